@@ -1,0 +1,8 @@
+"""Networks: plain `nn.Module`s that need torch alone. RGB in [0, 1] in and out."""
+
+from nlcl_plugin.archs.layer_generator_arch import LayerGenerator, convert_official_state_dict
+from nlcl_plugin.archs.patch_discriminator_arch import PatchDiscriminator
+from nlcl_plugin.archs.projection_heads_arch import ProjectionHeads
+from nlcl_plugin.archs.residual_unet_arch import ResidualUNet
+
+__all__ = ["LayerGenerator", "PatchDiscriminator", "ProjectionHeads", "ResidualUNet", "convert_official_state_dict"]

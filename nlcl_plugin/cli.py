@@ -1,0 +1,99 @@
+"""The `basicsr` command: `basicsr train -opt X.yml`, `basicsr test -opt X.yml`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from nlcl_plugin import __version__
+from nlcl_plugin.errors import InputError, TrainingStoppedError
+
+EXIT_CODES = """exit codes:
+  0  done
+  1  a fault of this software (with a traceback)
+  2  bad usage, option or input
+  3  done, but some files were skipped
+  4  training stopped itself (NaN, collapse)
+  5  interrupted, state saved
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: Arguments, `sys.argv[1:]` by default.
+
+    Returns:
+        The exit code.
+    """
+    arguments = _parser().parse_args(argv)
+    warnings.showwarning = _show_warning
+    try:
+        return _run(arguments)
+    except InputError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except TrainingStoppedError as error:
+        print(f"stopped: {error}", file=sys.stderr)
+        return 4
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    # Imported late, so that --help and usage errors don't wait for them.
+    from nlcl_plugin.engine.launch import start
+    from nlcl_plugin.engine.test import test
+    from nlcl_plugin.engine.train import train
+
+    is_train = arguments.command == "train"
+    options = start(
+        arguments.opt,
+        is_train=is_train,
+        launcher=arguments.launcher,
+        auto_resume=arguments.auto_resume,
+        debug=arguments.debug,
+        force_yml=arguments.force_yml,
+    )
+    return train(options, arguments.opt) if is_train else test(options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="basicsr",
+        description="Train and test image restoration models from option files: BasicSR's and nlcl_plugin's.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"nlcl_plugin {__version__} (BasicSR {version('basicsr')})"
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{train,test}")
+    for name, text in (
+        ("train", "train a model; output goes to experiments/ and tb_logger/ in the current folder"),
+        ("test", "run a trained model on images; output goes to results/ in the current folder"),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("-opt", "--opt", required=True, metavar="FILE", help="option file (YAML)")
+        command.add_argument("--launcher", choices=("none", "pytorch", "slurm"), default="none", help="job launcher")
+        command.add_argument("--auto_resume", action="store_true", help="go on from the newest training state")
+        command.add_argument("--debug", action="store_true", help="short intervals and no TensorBoard")
+        command.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+        command.add_argument(
+            "--force_yml",
+            nargs="+",
+            metavar="BLOCK:KEY=VALUE",
+            help="set options, such as train:total_iter=1000 path:resume_state=~",
+        )
+    return parser
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+    if issubclass(category, UserWarning):
+        print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

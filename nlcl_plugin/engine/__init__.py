@@ -1,0 +1,1 @@
+"""BasicSR's runtime made reliable: options, launch, training, testing, summary."""

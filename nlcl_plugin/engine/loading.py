@@ -1,0 +1,41 @@
+"""Faults of single files, told by name."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import cv2
+
+from nlcl_plugin.errors import InputError
+
+
+@contextlib.contextmanager
+def explained(dataset: Any) -> Iterator[None]:
+    """Turn a failure while reading a dataset into one line that names the unreadable file.
+
+    Stock datasets fail with an AttributeError that names no file. Files are looked through only after a failure.
+
+    Args:
+        dataset: A dataset; if it has BasicSR's `paths`, these are tried.
+
+    Raises:
+        InputError: If the dataset raised one (also in a loader worker), or a file turns out to be unreadable.
+    """
+    try:
+        yield
+    except InputError as error:
+        # A loader worker's error arrives with its traceback as text, the message in the last line.
+        last = str(error).strip().splitlines()[-1]
+        raise InputError(last.removeprefix(f"{InputError.__module__}.{InputError.__name__}: ")) from error
+    except Exception as error:
+        for path in _files(dataset):
+            if cv2.imread(path) is None:
+                raise InputError(f"{path}: not a readable image; repair it or take it out of the folder") from error
+        raise
+
+
+def _files(dataset: Any) -> Iterator[str]:
+    for entry in getattr(dataset, "paths", ()):
+        yield from (str(value) for value in (entry.values() if isinstance(entry, dict) else (entry,)))

@@ -1,0 +1,175 @@
+"""Read an option file: safe YAML, overrides from the command line, and the fields BasicSR adds at run time."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+import torch
+import yaml
+
+from nlcl_plugin.errors import InputError
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that reads 1e-4 as a number and refuses a key that stands twice.
+
+    BasicSR's own loader can run code that stands in an option file.
+    """
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+$"),  # YAML 1.1 wants a dot and a sign: 1e-4 was a string
+    list("-+0123456789."),
+)
+
+
+def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
+    for key in keys:
+        if keys.count(key) > 1:
+            line = node.start_mark.line + 1
+            raise InputError(f"{node.start_mark.name}: the key {key!r} stands twice in the block at line {line}")
+    return {key: loader.construct_object(value, deep=True) for key, (_, value) in zip(keys, node.value, strict=True)}
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
+
+
+def load_yaml(path: str) -> dict[str, Any]:
+    """Load an option file.
+
+    Args:
+        path: A YAML file.
+
+    Returns:
+        The options as plain dicts.
+
+    Raises:
+        InputError: If the file is missing, not YAML, or not a mapping.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            options = yaml.load(file, Loader=_Loader)  # noqa: S506  a SafeLoader
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the option file {path!r}: {getattr(error, 'strerror', None) or error}") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(options, dict):
+        raise InputError(f"{path} must hold a mapping of options, but holds {type(options).__name__}")
+    return options
+
+
+def override(options: dict[str, Any], entries: list[str]) -> None:
+    """Set options in place, as `--force_yml` does; nothing is evaluated.
+
+    Args:
+        options: The options.
+        entries: Items `block:key=value`, the value in YAML; the block must exist, the key may be new.
+
+    Raises:
+        InputError: If an item is malformed or its block doesn't exist.
+    """
+    for entry in entries:
+        keys, separator, text = entry.partition("=")
+        path = [key.strip() for key in keys.split(":")]
+        if not separator or not all(path):
+            raise InputError(f"--force_yml: expected block:key=value, but received {entry!r}")
+        try:
+            value = yaml.load(text, Loader=_Loader)  # noqa: S506  a SafeLoader
+        except yaml.YAMLError as error:
+            raise InputError(f"--force_yml {entry!r}: the value is not valid YAML") from error
+        block: Any = options
+        for depth, key in enumerate(path[:-1]):
+            if not isinstance(block.get(key), dict):
+                raise InputError(f"--force_yml {entry!r}: there is no block {':'.join(path[: depth + 1])!r}")
+            block = block[key]
+        block[path[-1]] = value
+
+
+def complete(options: dict[str, Any], *, root: str, is_train: bool, auto_resume: bool, debug: bool) -> None:
+    """Add, in place, what BasicSR's own parser adds: phases, folders and the number of GPUs.
+
+    Args:
+        options: Options as read, with `name` and `datasets`.
+        root: Folder that gets `experiments/`, `results/` and `tb_logger/`.
+        is_train: Train or test.
+        auto_resume: Whether to go on from the newest state.
+        debug: Whether to shorten all intervals, as BasicSR does.
+    """
+    if debug and not options["name"].startswith("debug"):
+        options["name"] = f"debug_{options['name']}"
+    options.update(is_train=is_train, auto_resume=auto_resume, root_path=root)
+    options.setdefault("scale", 1)
+    if options.get("num_gpu", "auto") == "auto":
+        options["num_gpu"] = torch.cuda.device_count()
+    for name, dataset in options["datasets"].items():
+        dataset.setdefault("name", name)
+        dataset["phase"] = name.split("_")[0]
+        dataset["scale"] = options["scale"]
+        dataset.setdefault("io_backend", {"type": "disk"})
+        dataset.setdefault("manual_seed", options.get("manual_seed"))
+        for key in ("dataroot_gt", "dataroot_lq"):
+            if dataset.get(key) is not None:
+                dataset[key] = os.path.expanduser(str(dataset[key]))
+        if dataset.get("pin_memory") and not torch.cuda.is_available():
+            dataset["pin_memory"] = False  # pinning needs a GPU; torch would warn at every epoch
+    paths = options["path"] = options.get("path") or {}
+    for key, value in paths.items():
+        if value is not None and ("pretrain_network" in key or "resume_state" in key):
+            paths[key] = newest_checkpoint(os.path.expanduser(value), key)
+    if is_train:
+        experiment = os.path.join(root, "experiments", options["name"])
+        paths["experiments_root"] = experiment
+        paths["models"] = os.path.join(experiment, "models")
+        paths["training_states"] = os.path.join(experiment, "training_states")
+        paths["visualization"] = os.path.join(experiment, "visualization")
+        paths["log"] = experiment
+        logger = options["logger"] = options.get("logger") or {}
+        logger.setdefault("print_freq", 100)
+        logger.setdefault("save_checkpoint_freq", 5000)
+        logger.setdefault("use_tb_logger", False)
+        if "debug" in options["name"]:
+            logger.update(print_freq=1, save_checkpoint_freq=8)
+            if options.get("val"):
+                options["val"]["val_freq"] = 8
+    else:
+        results = os.path.join(root, "results", options["name"])
+        paths["results_root"] = paths["log"] = results
+        paths["visualization"] = os.path.join(results, "visualization")
+    if options.get("val") is not None or not is_train:
+        val = options["val"] = options.get("val") or {}
+        val.setdefault("save_img", not is_train)
+        val.setdefault("suffix", None)
+        val.setdefault("val_freq", 5000)
+
+
+def newest_checkpoint(path: str, key: str) -> str:
+    """Resolve a checkpoint path; a folder stands for its newest checkpoint of that network.
+
+    Args:
+        path: A file, or a folder such as `experiments/NAME/models`.
+        key: The option, such as `pretrain_network_g`.
+
+    Returns:
+        The file: `net_g_latest.pth` if there is one, else the one of the most iterations.
+
+    Raises:
+        InputError: If there is none.
+    """
+    if os.path.isfile(path):
+        return path
+    if not os.path.isdir(path):
+        raise InputError(f"path.{key}: there is no file or folder {path!r}; train first, or give another path")
+    stem = f"net_{key.rpartition('_')[2]}_" if "pretrain_network" in key else ""
+    suffix = ".pth" if stem else ".state"
+    found: dict[float, str] = {}
+    for name in os.listdir(path):
+        label = name[len(stem) : -len(suffix)]
+        if name.startswith(stem) and name.endswith(suffix) and (label == "latest" or label.isdigit()):
+            found[float("inf") if label == "latest" else int(label)] = name
+    if not found:
+        raise InputError(f"path.{key}: the folder {path!r} holds no {stem or '*'}*{suffix}")
+    return os.path.join(path, found[max(found)])

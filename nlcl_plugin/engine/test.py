@@ -1,0 +1,50 @@
+"""Testing: derain every test dataset, save images, figures and one comparison picture."""
+
+from __future__ import annotations
+
+from os import path as osp
+from typing import Any
+
+from basicsr.data import build_dataloader, build_dataset
+from basicsr.models import build_model
+from basicsr.utils import make_exp_dirs
+
+from nlcl_plugin.engine.loading import explained
+from nlcl_plugin.engine.summary import derained_rows
+from nlcl_plugin.engine.montage import save_montage
+from nlcl_plugin.engine.train import start_logger
+
+COMPARED = 4  # images in the comparison picture
+
+
+def test(opt: dict[str, Any]) -> int:
+    """Test the model of an option file.
+
+    Args:
+        opt: Options of `engine.launch.start`.
+
+    Returns:
+        The exit code 0.
+
+    Raises:
+        InputError: If a file is unreadable.
+    """
+    make_exp_dirs(opt)
+    logger = start_logger(opt, "test")
+    loaders = []
+    for _, options in sorted(opt["datasets"].items()):
+        dataset = build_dataset(options)
+        loaders.append(build_dataloader(dataset, options, num_gpu=opt["num_gpu"], dist=opt["dist"]))
+        logger.info(f"Number of test images in {options['name']}: {len(dataset)}")
+    model = build_model(opt)
+    for loader in loaders:
+        name = loader.dataset.opt["name"]
+        with explained(loader.dataset):
+            model.validation(loader, current_iter=opt["name"], tb_logger=None, save_img=opt["val"]["save_img"])
+        if opt["rank"] == 0 and opt["scale"] == 1:
+            rows = [row for _, row in zip(range(COMPARED), derained_rows(model, loader), strict=False)]
+            path = osp.join(opt["path"]["results_root"], f"{name}_comparison.png")
+            save_montage(path, rows)
+            logger.info(f"Comparison picture: {path}")
+    logger.info(f"Results: {opt['path']['results_root']}")
+    return 0

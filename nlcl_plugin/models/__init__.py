@@ -1,0 +1,1 @@
+"""BasicSR training models."""

@@ -1,0 +1,143 @@
+"""The `train` block of `NLCLModel`'s option file: every key, its type, range, default and meaning."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Fraction = Field(ge=0, le=1)
+Range = tuple[float, float]
+
+
+class Block(BaseModel):
+    """A block of options that refuses unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Built(BaseModel):
+    """A block with a `type` whose other keys are arguments of that type's constructor."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    type: str = Field(description="Name in the registry.")
+
+    def build_options(self) -> dict[str, Any]:
+        """What BasicSR's `build_*` functions take."""
+        return {"type": self.type, **(self.model_extra or {})}
+
+
+class OptimizerOptions(Built):
+    """An optimizer: `type`, `lr` and the arguments of its constructor."""
+
+    lr: float = Field(gt=0, description="Learning rate.")
+
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of the optimizer's constructor but the parameters."""
+        return {"lr": self.lr, **(self.model_extra or {})}
+
+
+class LossOptions(Built):
+    """A loss of BasicSR's registry; `type` and the loss's own arguments."""
+
+    ramp_iter: int = Field(0, ge=0, description="Iterations over which the weight rises linearly from 0 to full.")
+
+    def weight_at(self, current_iter: int) -> float:
+        """Factor of the ramp at an iteration (counted from 1)."""
+        return min(1.0, current_iter / self.ramp_iter) if self.ramp_iter else 1.0
+
+
+class LocationSampling(Block):
+    """Which places location contrast compares."""
+
+    taps: tuple[int, ...] = Field((0, 2, 4, 8, 12), min_length=1, description="Feature taps of net_g.")
+    num_patches: int = Field(256, ge=2, description="Places an image.")
+    on_clean: bool = Field(True, description="Also compare B(C) with C, as CUT's identity term does.")
+
+
+class LayerSampling(Block):
+    """Which patches layer contrast compares."""
+
+    taps: tuple[int, ...] = Field((0, 3, 7, 11), min_length=1, description="Feature taps of net_d.")
+    num_queries: int = Field(1, ge=1, description="Query patches an image; each has neighbours of its own.")
+    num_image_patches: int = Field(8, ge=2, description="Neighbours of a query in B, the query included.")
+    num_rain_patches: int = Field(128, ge=2, description="Neighbours of a query in R, the query included.")
+    patch_size: int = Field(16, ge=1, description="Side of a patch in pixels.")
+    search_size: int = Field(40, ge=1, description="Side of the search window in pixels.")
+
+
+class LocationLossOptions(LossOptions):
+    """Location contrast."""
+
+    sampling: LocationSampling = Field(LocationSampling(), description="Which places are compared.")
+
+
+class LayerLossOptions(LossOptions):
+    """Layer contrast."""
+
+    sampling: LayerSampling = Field(LayerSampling(), description="Which patches are compared.")
+
+
+class RestorerOptions(Block):
+    """Stage 2: a fresh network learns on pseudo-pairs of clean images and extracted rain; stage 1 stands still."""
+
+    start_iter: int = Field(ge=0, description="Iterations of stage 1; stage 2 begins with the next.")
+    pixel_opt: LossOptions = Field(LossOptions(type="L1Loss"), description="Loss between output and clean image.")
+    gain: Range = Field((0.7, 1.3), description="Range of the factor on each rain layer.")
+    threshold: float = Field(0.03, ge=0, le=1, description="Rain below this, in [0, 1], is set to 0: it is texture.")
+    resize: Range = Field((0.7, 1.4), description="Range of the factor by which rain layers are resized.")
+    flip: bool = Field(True, description="Flip rain layers, horizontally and vertically.")
+    layers: int = Field(1, ge=1, description="Rain layers of as many images that one composite may carry (maximum).")
+    rain_free: float = Field(0.1, ge=0, le=1, description="Fraction of pairs without rain, which keep clean images.")
+    screen: float = Field(0.0, ge=0, le=1, description="Fraction of pairs blended by C + R (1 - C), not clip(C + R).")
+
+    @model_validator(mode="after")
+    def _check(self) -> RestorerOptions:
+        for name in ("gain", "resize"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise ValueError(f"{name} must be [low, high] with 0 < low <= high, but received [{low}, {high}]")
+        return self
+
+
+class TrainOptions(Block):
+    """The `train` block of NLCLModel."""
+
+    total_iter: int = Field(gt=0, description="Iterations, stage 2 included.")
+    warmup_iter: int = Field(-1, description="Iterations of linear learning-rate warm-up; -1 for none.")
+    ema_decay: float = Field(0.0, ge=0, lt=1, description="Decay of the moving average of the networks; 0 for none.")
+    optim_g: OptimizerOptions = Field(description="Optimizer of net_g and net_r.")
+    optim_d: OptimizerOptions | None = Field(None, description="Optimizer of net_d; optim_g's options by default.")
+    optim_p: OptimizerOptions | None = Field(None, description="Optimizer of net_p; optim_g's options by default.")
+    optim_s: OptimizerOptions | None = Field(None, description="Optimizer of net_s; needed with restorer_opt.")
+    scheduler: Built = Field(description="LinearDecayLR (ours) or a scheduler of BasicSR.")
+    gan_opt: LossOptions | None = Field(None, description="Adversarial loss: B against unpaired clean images.")
+    location_opt: LocationLossOptions | None = Field(None, description="Location contrast of B and O.")
+    layer_opt: LayerLossOptions | None = Field(None, description="Layer contrast (NLCL) of B and R.")
+    consistency_opt: LossOptions | None = Field(None, description="B + R against O; two_branch only.")
+    fidelity_opt: LossOptions | None = Field(None, description="B against O.")
+    identity_opt: LossOptions | None = Field(None, description="B(C) against C.")
+    relay_opt: LossOptions | None = Field(None, description="Re-lay (ours): B(clip(C + sg(R))) against C.")
+    restorer_opt: RestorerOptions | None = Field(None, description="Stage 2: a restorer on pseudo-pairs.")
+    min_mean_rain: float = Field(
+        0.001, ge=0, le=1, description="Training stops when the running mean of |R| stays below this; 0 never stops."
+    )
+    collapse_iter: int = Field(200, ge=1, description="Iterations before min_mean_rain is looked at.")
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainOptions:
+        losses = (self.gan_opt, self.location_opt, self.layer_opt, self.consistency_opt, self.fidelity_opt)
+        if not any((*losses, self.identity_opt, self.relay_opt)):
+            raise ValueError("no loss is given: add at least gan_opt")
+        if self.layer_opt is not None and self.gan_opt is None:
+            raise ValueError("layer_opt takes its features from net_d, which only gan_opt trains: add gan_opt")
+        if self.restorer_opt is not None:
+            if self.optim_s is None:
+                raise ValueError("restorer_opt needs optim_s")
+            if self.restorer_opt.start_iter >= self.total_iter:
+                raise ValueError(
+                    f"restorer_opt.start_iter ({self.restorer_opt.start_iter}) must be below total_iter "
+                    f"({self.total_iter})"
+                )
+        return self

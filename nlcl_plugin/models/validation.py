@@ -1,0 +1,133 @@
+"""Validation and testing of models that split an image into layers."""
+
+from __future__ import annotations
+
+import csv
+from os import path as osp
+from typing import Any
+
+import numpy as np
+from basicsr.metrics import calculate_metric
+from basicsr.utils import get_root_logger, imwrite, tensor2img
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+# Computed when the option file names no metrics: these with ground truth, NIQE without.
+PAIRED_METRICS = {
+    "psnr": {"type": "calculate_psnr", "crop_border": 0, "test_y_channel": False},
+    "ssim": {"type": "calculate_ssim", "crop_border": 0, "test_y_channel": False},
+}
+BLIND_METRICS = {"niqe": {"type": "calculate_niqe", "crop_border": 0, "better": "lower"}}
+NIQE_MIN_SIDE = 192  # two blocks of 96 pixels a side; NIQE fits a Gaussian over the blocks
+
+
+class ValidationMixin:
+    """Validation for a BasicSR model whose visuals are `lq`, `result`, `rain` and, where it is known, `gt`.
+
+    PSNR and SSIM where there is ground truth, NIQE where there is none, unless `val.metrics` says otherwise. In
+    testing the derained images are saved under their own names and the figures of each image in `metrics.csv`.
+    """
+
+    opt: dict[str, Any]
+
+    def dist_validation(self, dataloader: DataLoader, current_iter: int, tb_logger: Any, save_img: bool) -> None:
+        """Validate on the first process."""
+        if self.opt["rank"] == 0:
+            self.nondist_validation(dataloader, current_iter, tb_logger, save_img)
+
+    def nondist_validation(self, dataloader: DataLoader, current_iter: int, tb_logger: Any, save_img: bool) -> None:
+        """Derain every image of a dataset, save pictures and log the metrics.
+
+        Args:
+            dataloader: Loader with batch size 1.
+            current_iter: Iteration, or the name of the test.
+            tb_logger: TensorBoard writer or None.
+            save_img: Whether to save pictures.
+        """
+        name = dataloader.dataset.opt["name"]  # type: ignore[attr-defined]
+        rows: list[dict[str, Any]] = []
+        wanted = self.opt.get("val", {}).get("pbar", not self.opt["is_train"])
+        hidden = None if wanted else True  # None hides the bar where there is no terminal
+        for index, data in enumerate(tqdm(dataloader, unit="image", desc=name, disable=hidden)):
+            self.feed_data(data)  # type: ignore[attr-defined]
+            self.test()  # type: ignore[attr-defined]
+            visuals = self.get_current_visuals()  # type: ignore[attr-defined]
+            images = {key: tensor2img(value) for key, value in visuals.items()}  # BGR, 8 bit
+            image_name = self._image_name(dataloader, data["lq_path"][0], index)
+            rows.append({"image": image_name, **self._measure(images)})
+            if save_img:
+                self._save_pictures(images, name, image_name, current_iter)
+        self._log_metrics(name, rows, current_iter, tb_logger)
+        if not self.opt["is_train"] and rows:
+            folder = self.opt["path"]["visualization"]
+            _write_csv(osp.join(osp.dirname(folder), f"{name}_metrics.csv"), rows)
+
+    def _image_name(self, dataloader: DataLoader, path: str, index: int) -> str:
+        """Path of an image below its root, without suffix, so that equal names in sub-folders stay apart."""
+        root = dataloader.dataset.opt.get("dataroot_lq") or ""  # type: ignore[attr-defined]
+        relative = osp.relpath(path, root) if path.startswith(root) and osp.isabs(path) == osp.isabs(root) else path
+        return osp.splitext(relative)[0]
+
+    def _measure(self, images: dict[str, np.ndarray]) -> dict[str, float]:
+        paired = "gt" in images
+        metrics = self.opt.get("val", {}).get("metrics") or (PAIRED_METRICS if paired else BLIND_METRICS)
+        values: dict[str, float] = {}
+        for name, options in metrics.items():
+            blind = options["type"] == "calculate_niqe"
+            if not blind and not paired:
+                continue
+            if blind and min(images["result"].shape[:2]) < NIQE_MIN_SIDE:
+                continue
+            data = {"img": images["result"]}
+            if not blind:
+                data["img2"] = images["gt"]
+            values[name] = float(calculate_metric(data, {k: v for k, v in options.items() if k != "better"}))
+            if blind:
+                values[f"{name}_rainy"] = float(
+                    calculate_metric({"img": images["lq"]}, {k: v for k, v in options.items() if k != "better"})
+                )
+        return values
+
+    def _save_pictures(self, images: dict[str, np.ndarray], dataset: str, image: str, current_iter: Any) -> None:
+        strip = np.concatenate([images["lq"], images["result"], images["rain"]], axis=1)
+        folder = osp.join(self.opt["path"]["visualization"], dataset)
+        if self.opt["is_train"]:
+            imwrite(strip, osp.join(folder, image, f"{osp.basename(image)}_{current_iter}.png"))
+            return
+        suffix = self.opt.get("val", {}).get("suffix")
+        imwrite(images["result"], osp.join(folder, f"{image}_{suffix}.png" if suffix else f"{image}.png"))
+        imwrite(strip, osp.join(f"{folder}_layers", f"{image}.png"))
+
+    def _log_metrics(self, dataset: str, rows: list[dict[str, Any]], current_iter: Any, tb_logger: Any) -> None:
+        means = {
+            key: float(np.mean([row[key] for row in rows if key in row]))
+            for key in sorted({key for row in rows for key in row if key != "image"})
+        }
+        parts = []
+        for key, value in means.items():
+            best = self._keep_best(dataset, key, value, current_iter)
+            parts.append(f"{key} {value:.4f} (best {best['val']:.4f} @ {best['iter']})")
+            if tb_logger:
+                tb_logger.add_scalar(f"metrics/{dataset}/{key}", value, current_iter)
+        get_root_logger().info(f"Validation {dataset} ({len(rows)} images): {', '.join(parts) or 'no metric applies'}")
+        self.metric_results = means
+
+    def _keep_best(self, dataset: str, metric: str, value: float, current_iter: Any) -> dict[str, Any]:
+        if not hasattr(self, "best_metric_results"):
+            self.best_metric_results: dict[str, dict[str, dict[str, Any]]] = {}
+        options = (self.opt.get("val", {}).get("metrics") or {}).get(metric, {})
+        lower = options.get("better", "lower" if metric.startswith("niqe") else "higher") == "lower"
+        record = self.best_metric_results.setdefault(dataset, {})
+        best = record.get(metric)
+        if best is None or (value <= best["val"] if lower else value >= best["val"]):
+            record[metric] = {"better": "lower" if lower else "higher", "val": value, "iter": current_iter}
+        return record[metric]
+
+
+def _write_csv(path: str, rows: list[dict[str, Any]]) -> None:
+    columns = ["image", *sorted({key for row in rows for key in row if key != "image"})]
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+

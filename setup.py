@@ -1,0 +1,41 @@
+"""Packaging of nlcl_plugin; settings of tools are in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "nlcl_plugin/__init__.py").read_text(encoding="utf-8"))
+
+setup(
+    name="nlcl_plugin",
+    version=VERSION.group(1),
+    description="Unpaired image deraining (NLCL) as a plugin for BasicSR and MMEngine",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    # BasicSR 1.4.2, its last release, cannot be built on Python 3.13.
+    python_requires=">=3.10,<3.13",
+    packages=find_packages(include=["nlcl_plugin", "nlcl_plugin.*"]),
+    package_data={"nlcl_plugin": ["py.typed"]},
+    install_requires=[
+        "basicsr==1.4.2",
+        "mmengine>=0.10.7",
+        "torch>=2.2",
+        "torchvision>=0.17",
+        "opencv-python",
+        "lmdb",
+        "addict",
+        "pyyaml",
+        "numpy",
+        "pillow>=10.1",
+        "pydantic>=2",
+        "scikit-image>=0.22",  # the demo's photographs are inside its wheel
+        "tqdm",
+    ],
+    extras_require={
+        "test": ["pytest", "ruff", "mypy", "types-PyYAML", "types-tqdm"],
+    },
+    entry_points={"console_scripts": ["basicsr=nlcl_plugin.cli:main"]},
+)

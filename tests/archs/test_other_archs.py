@@ -1,0 +1,96 @@
+import copy
+
+import pytest
+import torch
+
+from nlcl_plugin.archs import PatchDiscriminator, ProjectionHeads, ResidualUNet
+
+
+def receptive_field(net, size=128):
+    """Side of the input square that one central logit sees, by the gradient. IN looks everywhere, so it is taken out."""
+    net = copy.deepcopy(net)
+    for index, layer in enumerate(net.layers):
+        if isinstance(layer, torch.nn.InstanceNorm2d):
+            net.layers[index] = torch.nn.Identity()
+    x = torch.rand(1, 3, size, size, requires_grad=True)
+    logits = net(x)
+    logits[0, 0, logits.shape[2] // 2, logits.shape[3] // 2].backward()
+    rows = x.grad.abs().sum(dim=(0, 1, 3)).nonzero()
+    return int(rows.max() - rows.min() + 1)
+
+
+def test_strided_discriminator_sees_70_pixels():
+    assert receptive_field(PatchDiscriminator(num_feat=4, antialias=False)) == 70
+
+
+def test_discriminator_taps_of_the_released_code_are_the_convolutions():
+    net = PatchDiscriminator(num_feat=4)
+    assert all(isinstance(net.layers[i], torch.nn.Conv2d) for i in (0, 3, 7, 11))
+    assert net.tap_channels((0, 3, 7, 11)) == [4, 8, 16, 32]
+    logits, features = net(torch.rand(2, 3, 64, 48), taps=(11, 0))
+    assert [f.shape[1] for f in features] == [32, 4]
+    torch.testing.assert_close(net(torch.rand(2, 3, 64, 48)).shape, logits.shape)
+
+
+def test_discriminator_features_only_equal_those_of_the_whole_pass():
+    net, x = PatchDiscriminator(num_feat=4), torch.rand(1, 3, 64, 64)
+    whole, alone = net(x, taps=(3, 7))[1], net(x, taps=(3, 7), features_only=True)
+    assert all(torch.equal(a, b) for a, b in zip(whole, alone, strict=True))
+
+
+def test_antialiased_halving_drops_what_half_the_pixels_cannot_hold():
+    stripes = torch.ones(1, 4, 16, 16)
+    stripes[..., 1::2] = -1  # alternating columns alias to a constant when every second one is taken
+    blur = next(layer for layer in PatchDiscriminator(num_feat=4).layers if hasattr(layer, "kernel"))
+    assert (stripes[..., ::2] == 1).all()
+    assert blur(stripes).abs().max() < 1e-6
+    torch.testing.assert_close(blur(torch.full((1, 4, 9, 9), 0.3)), torch.full((1, 4, 5, 5), 0.3))
+
+
+def test_too_small_image_says_what_to_do():
+    with pytest.raises(ValueError, match="cannot judge 8×8 pixels"):
+        PatchDiscriminator(num_feat=4)(torch.rand(1, 3, 8, 8))
+
+
+def test_discriminator_refuses_wrong_arguments():
+    with pytest.raises(ValueError, match="at least 1, but received 0"):
+        PatchDiscriminator(num_layers=0)
+    with pytest.raises(ValueError, match=r"\[0, 14\], but received \[15\]"):
+        PatchDiscriminator(num_feat=4)(torch.rand(1, 3, 64, 64), taps=(15,))
+
+
+def test_heads_exist_before_the_first_forward_and_give_unit_vectors():
+    heads = ProjectionHeads([4, 6], num_feat=8)
+    assert len(list(heads.parameters())) == 8
+    outputs = heads([torch.rand(2, 3, 4), torch.rand(2, 5, 6)])
+    assert [tuple(z.shape) for z in outputs] == [(2, 3, 8), (2, 5, 8)]
+    for z in outputs:
+        torch.testing.assert_close(z.norm(dim=-1), torch.ones(z.shape[:2]))
+
+
+def test_heads_refuse_a_wrong_number_of_taps():
+    with pytest.raises(ValueError, match="features of 2 taps, but received 1"):
+        ProjectionHeads([4, 6])([torch.rand(1, 2, 4)])
+    with pytest.raises(ValueError, match="in_channels is empty"):
+        ProjectionHeads([])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 64), (33, 50)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_unet_takes_any_size_and_starts_near_the_identity(size, channels):
+    torch.manual_seed(0)
+    x = torch.rand(2, 3, *size)
+    output = ResidualUNet(num_feat=8, num_out_ch=channels)(x)
+    assert output.shape == x.shape
+    assert (output - x).abs().max() < 0.1
+
+
+def test_unet_result_far_from_a_cut_does_not_depend_on_it():
+    torch.manual_seed(0)
+    net, x = ResidualUNet(num_feat=4, num_block=1), torch.rand(1, 3, 160, 160)
+    torch.testing.assert_close(net(x)[..., :32, :32], net(x[..., :128, :128])[..., :32, :32], atol=1e-6, rtol=0)
+
+
+def test_unet_refuses_odd_channels():
+    with pytest.raises(ValueError, match="1 or 3, but received 2"):
+        ResidualUNet(num_out_ch=2)

@@ -1,0 +1,91 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from nlcl_plugin.losses import LocationContrastLoss, location_contrast
+
+
+def embeddings(*shape, seed=0, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    return F.normalize(torch.randn(*shape, generator=generator, dtype=dtype), dim=-1)
+
+
+def by_loops(queries, keys, temperature, negatives, kept):
+    """One item: for each place the positive against all, the nearest or the farthest other keys."""
+    total = 0.0
+    n = len(queries)
+    for i in range(n):
+        others = [j for j in range(n) if j != i]
+        if negatives != "random":
+            others.sort(key=lambda j: float(keys[i] @ keys[j]), reverse=negatives == "similar")
+            others = others[:kept]
+        positive = torch.exp(queries[i] @ keys[i] / temperature)
+        total = total - torch.log(
+            positive / (positive + sum(torch.exp(queries[i] @ keys[j] / temperature) for j in others))
+        )
+    return total / n
+
+
+@pytest.mark.parametrize(("negatives", "kept"), [("random", None), ("similar", 3), ("dissimilar", 3), ("similar", 8)])
+def test_equals_the_loop_in_value_and_gradient(negatives, kept):
+    queries = embeddings(2, 9, 5).requires_grad_()
+    keys = embeddings(2, 9, 5, seed=1)
+    value = LocationContrastLoss(negatives=negatives, num_negatives=kept)([queries], [keys])
+    expected = sum(by_loops(queries[b], keys[b], 0.07, negatives, kept) for b in range(2)) / 2
+    assert value.item() == pytest.approx(expected.item(), rel=1e-9)
+    got, wanted = torch.autograd.grad(value, queries)[0], torch.autograd.grad(expected, queries)[0]
+    torch.testing.assert_close(got, wanted, atol=1e-9, rtol=1e-7)
+
+
+def test_all_negatives_by_similarity_equal_random():
+    queries, keys = embeddings(2, 6, 5), embeddings(2, 6, 5, seed=1)
+    everything = location_contrast(queries, keys)
+    for negatives in ("similar", "dissimilar"):
+        chosen = location_contrast(queries, keys, negatives=negatives, num_negatives=5)
+        torch.testing.assert_close(chosen, everything)
+
+
+def test_similar_negatives_are_the_hardest_when_output_equals_input():
+    keys = embeddings(1, 40, 5)
+    similar = location_contrast(keys, keys, negatives="similar", num_negatives=8)
+    dissimilar = location_contrast(keys, keys, negatives="dissimilar", num_negatives=8)
+    assert similar > dissimilar
+
+
+def test_keys_get_no_gradient():
+    queries, keys = embeddings(1, 4, 5).requires_grad_(), embeddings(1, 4, 5, seed=1).requires_grad_()
+    LocationContrastLoss()([queries], [keys]).backward()
+    assert queries.grad is not None
+    assert keys.grad is None
+
+
+def test_gradcheck_in_double_precision():
+    queries, keys = embeddings(2, 5, 4).requires_grad_(), embeddings(2, 5, 4, seed=1)
+    assert torch.autograd.gradcheck(lambda q: location_contrast(q, keys, temperature=0.5), (queries,))
+
+
+def test_autocast_computes_in_fp32():
+    queries, keys = embeddings(1, 8, 16, dtype=torch.float32), embeddings(1, 8, 16, seed=1, dtype=torch.float32)
+    expected = LocationContrastLoss()([queries], [keys])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert LocationContrastLoss()([queries], [keys]) == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [({"negatives": "hard"}, "random, similar, dissimilar"), ({"temperature": -1}, "must be positive")],
+)
+def test_wrong_arguments_are_refused(arguments, match):
+    with pytest.raises(ValueError, match=match):
+        LocationContrastLoss(**arguments)
+
+
+def test_impossible_inputs_are_refused():
+    with pytest.raises(ValueError, match=r"num_negatives must lie in \[1, 3\] for 4 places, but received 9"):
+        LocationContrastLoss(negatives="similar", num_negatives=9)([embeddings(1, 4, 5)], [embeddings(1, 4, 5)])
+    with pytest.raises(ValueError, match="at least two places"):
+        LocationContrastLoss()([embeddings(1, 1, 5)], [embeddings(1, 1, 5)])
+    with pytest.raises(ValueError, match=r"received \(1, 4, 5\) and \(1, 3, 5\)"):
+        LocationContrastLoss()([embeddings(1, 4, 5)], [embeddings(1, 3, 5)])
+    with pytest.raises(ValueError, match="received 0 and 0"):
+        LocationContrastLoss()([], [])

@@ -1,0 +1,35 @@
+import pytest
+import torch
+
+from nlcl_plugin.losses import RelayLoss, lay_rain
+
+
+def test_additive_composite_is_the_clipped_sum():
+    clean = torch.tensor([0.2, 0.9]).view(1, 1, 1, 2).expand(1, 3, 1, 2)
+    rain = torch.tensor([0.3, 0.3]).view(1, 1, 1, 2)
+    assert lay_rain(clean, rain)[0, 0, 0].tolist() == pytest.approx([0.5, 1.0])
+
+
+def test_screen_composite_never_leaves_the_range_and_darkens_nothing():
+    clean, rain = torch.rand(2, 3, 5, 7), torch.rand(2, 1, 5, 7)
+    composite = lay_rain(clean, rain, blend="screen")
+    torch.testing.assert_close(composite, 1 - (1 - clean) * (1 - rain))
+    assert (composite >= clean - 1e-6).all()
+
+
+def test_rain_gets_no_gradient():
+    rain = torch.full((1, 1, 2, 2), 0.1, requires_grad=True)
+    clean = torch.zeros(1, 3, 2, 2, requires_grad=True)
+    lay_rain(clean, rain).sum().backward()
+    assert rain.grad is None
+    assert clean.grad is not None
+
+
+def test_unknown_blend_is_refused():
+    with pytest.raises(ValueError, match="additive or screen, but received 'multiply'"):
+        lay_rain(torch.zeros(1, 3, 2, 2), torch.zeros(1, 1, 2, 2), blend="multiply")
+
+
+def test_loss_is_the_weighted_mean_absolute_difference():
+    derained, clean = torch.rand(2, 3, 4, 4), torch.rand(2, 3, 4, 4)
+    assert RelayLoss(loss_weight=8.0)(derained, clean).item() == pytest.approx(8 * (derained - clean).abs().mean().item())
