@@ -1,0 +1,233 @@
+"""Read and write image files: RGB, height × width × channel, float32 in [0, 1] at every public boundary."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from uuid import uuid4
+
+import cv2
+import numpy as np
+import torch
+
+from nlcl_plugin.errors import InputError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
+
+_FLOAT_TOLERANCE = 1e-4  # a float image may overshoot [0, 1] by rounding, not by being in other units
+
+
+def list_images(root: str | os.PathLike[str]) -> list[str]:
+    """List the images below a folder, in a fixed order.
+
+    Sub-folders are searched and links are followed. Hidden files and folders are left out, since they hold thumbnails,
+    checkpoints and other leftovers.
+
+    Args:
+        root: The folder.
+
+    Returns:
+        Paths relative to `root`, with forward slashes, sorted.
+
+    Raises:
+        InputError: If `root` is missing, is not a folder, cannot be read or holds no image.
+    """
+    root = Path(root)
+    if not root.exists():
+        raise InputError(f"{root}: no such folder; expected a folder of images, correct the path")
+    if not root.is_dir():
+        raise InputError(f"{root}: this is a file, expected a folder of images; give the folder that holds it")
+    names = sorted(_walk(root, "", ()))
+    if not names:
+        endings = ", ".join(suffix.lstrip(".") for suffix in IMAGE_SUFFIXES)
+        raise InputError(f"{root}: no image in this folder or below it; looked for files ending in {endings}")
+    return names
+
+
+def _walk(folder: Path, prefix: str, ancestors: tuple[tuple[int, int], ...]) -> list[str]:
+    try:
+        status = folder.stat()
+        entries = list(os.scandir(folder))
+    except OSError as error:
+        raise InputError(f"{folder}: this folder cannot be read ({error.strerror}); check its permissions") from error
+    # A link may lead back to a folder we are in. Only that makes a loop: two links to one folder are two folders to us,
+    # so that what is listed does not depend on the order of the search.
+    identity = (status.st_dev, status.st_ino)
+    if identity in ancestors:
+        return []
+    names = []
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            names += _walk(folder / entry.name, f"{prefix}{entry.name}/", (*ancestors, identity))
+        elif entry.is_file() and entry.name.lower().endswith(IMAGE_SUFFIXES):
+            names.append(prefix + entry.name)
+    return names
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """Read a file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its content.
+
+    Raises:
+        InputError: If it cannot be read.
+    """
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); expected an image file") from error
+
+
+def decode_raw(data: bytes, source: str) -> np.ndarray:
+    """Decode an image and keep its pixel type, so that a crop can be taken before anything is converted.
+
+    Grey images become RGB, an alpha channel is dropped, and the orientation noted in EXIF is applied.
+
+    Args:
+        data: The content of an image file.
+        source: The file's name, for messages.
+
+    Returns:
+        An (H, W, 3) RGB array of uint8, uint16, or float32 in [0, 1].
+
+    Raises:
+        InputError: If the data is empty or is no image, or its pixel type or its values are not supported.
+    """
+    if not data:
+        raise InputError(f"{source}: empty, expected an image; remove or replace it")
+    # OpenCV writes what it dislikes about a broken file to stderr; our message replaces that.
+    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    except cv2.error:  # for example more pixels than OpenCV accepts
+        bgr = None
+    finally:
+        cv2.utils.logging.setLogLevel(level)
+    if bgr is None:
+        raise InputError(f"{source}: cannot be decoded as an image; it is broken or of another kind, replace it")
+    if bgr.dtype in (np.float32, np.float64):
+        if not np.isfinite(bgr).all():
+            raise InputError(f"{source}: has values that are not finite; expected floats in [0, 1], replace it")
+        low, high = float(bgr.min()), float(bgr.max())
+        if low < -_FLOAT_TOLERANCE or high > 1 + _FLOAT_TOLERANCE:
+            raise InputError(f"{source}: has float values from {low:g} to {high:g}; expected [0, 1], rescale it")
+        bgr = np.clip(bgr, 0, 1).astype(np.float32)
+    elif bgr.dtype not in (np.uint8, np.uint16):
+        raise InputError(f"{source}: has {bgr.dtype} pixels; expected 8-bit, 16-bit or float ones, convert it")
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+
+
+def to_float(image: np.ndarray) -> np.ndarray:
+    """Scale an image to [0, 1].
+
+    Args:
+        image: An array of uint8, uint16, or floats in [0, 1].
+
+    Returns:
+        The float32 array.
+    """
+    if image.dtype == np.uint8:
+        return image.astype(np.float32) / 255
+    if image.dtype == np.uint16:
+        return image.astype(np.float32) / 65535
+    return image.astype(np.float32)
+
+
+def decode_image(data: bytes, source: str) -> np.ndarray:
+    """Decode an image; see `decode_raw` for what is accepted and for the errors.
+
+    Args:
+        data: The content of an image file.
+        source: The file's name, for messages.
+
+    Returns:
+        An (H, W, 3) RGB float32 array in [0, 1].
+    """
+    return to_float(decode_raw(data, source))
+
+
+def read_image(path: str | os.PathLike[str]) -> np.ndarray:
+    """Read an image file; see `decode_raw` for what is accepted and for the errors.
+
+    Args:
+        path: The file.
+
+    Returns:
+        An (H, W, 3) RGB float32 array in [0, 1].
+    """
+    return decode_image(read_bytes(path), str(path))
+
+
+def to_tensor(image: np.ndarray) -> torch.Tensor:
+    """Make a tensor of an image.
+
+    Args:
+        image: An (H, W, C) array of uint8, uint16, or floats in [0, 1].
+
+    Returns:
+        A (C, H, W) float32 tensor in [0, 1] with memory of its own.
+    """
+    # order="C" copies even what is float32 already: the array may be a view into a cached image.
+    return torch.from_numpy(np.array(to_float(image.transpose(2, 0, 1)), order="C"))
+
+
+def to_uint8(image: torch.Tensor | np.ndarray) -> np.ndarray:
+    """Make an 8-bit image: clip to [0, 1], then round.
+
+    Args:
+        image: A (C, H, W) tensor or an (H, W, C) array in [0, 1]; uint8 values are taken as they are.
+
+    Returns:
+        An (H, W, C) uint8 array.
+
+    Raises:
+        ValueError: If there are not three dimensions and three channels, or a value is not finite.
+    """
+    if isinstance(image, torch.Tensor):
+        image = image.detach().cpu()
+        array = (image if image.dtype == torch.uint8 else image.float()).numpy()
+        array = np.moveaxis(array, 0, -1) if array.ndim == 3 else array
+    else:
+        array = image
+    if array.ndim != 3 or array.shape[2] != 3:
+        raise ValueError(f"expected a (3, H, W) tensor or an (H, W, 3) array, got the shape {tuple(image.shape)}")
+    if array.dtype == np.uint8:
+        return np.ascontiguousarray(array)
+    if not np.isfinite(array).all():
+        raise ValueError("the image has values that are not finite and cannot be made 8-bit")
+    return np.ascontiguousarray(np.rint(np.clip(array.astype(np.float32), 0, 1) * 255).astype(np.uint8))
+
+
+def write_image(path: str | os.PathLike[str], rgb: torch.Tensor | np.ndarray) -> None:
+    """Write an 8-bit image file; a reader sees the old file or the whole new one, never a part.
+
+    Missing folders are made.
+
+    Args:
+        path: The file; its ending chooses the format.
+        rgb: A (3, H, W) tensor or an (H, W, 3) array in [0, 1], as for `to_uint8`.
+
+    Raises:
+        InputError: If the ending is not one of `IMAGE_SUFFIXES`.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
+        raise InputError(f"{path}: cannot write an image of this kind; end the name in {', '.join(IMAGE_SUFFIXES)}")
+    # Encoded in memory and written by Python, since OpenCV cannot open every Unicode path on every system.
+    done, encoded = cv2.imencode(path.suffix.lower(), cv2.cvtColor(to_uint8(rgb), cv2.COLOR_RGB2BGR))
+    if not done:
+        raise RuntimeError(f"{path}: OpenCV could not encode the image")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{uuid4().hex}.tmp"  # the same folder, since a rename cannot cross file systems
+    try:
+        temporary.write_bytes(encoded.tobytes())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,136 @@
+"""A small rain renderer: bright grey streaks, drawn from nothing but a random generator.
+
+It serves demonstrations and tests. It is not a model of real rain: there is no depth, no veil of mist, no lens and no
+motion of the background. What it does share with real rain is what unpaired learning needs: streaks of one dominant
+direction per image, of varied length, brightness and density, and only ever added light.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from nlcl_plugin.errors import InputError
+
+__all__ = ["BLEND_MODES", "MAX_RAIN", "blend", "render_rain"]
+
+MAX_RAIN = 0.8
+"""The brightest value of a rendered rain layer."""
+
+BLEND_MODES = ("additive", "screen")
+
+_STREAKS_PER_LAYER = 16  # different streaks that the drops of one layer choose from
+_LENGTH = (9.0, 25.0)  # pixels, before the scale of the layer
+_SCALE = (0.5, 1.6)
+_BLUR = (0.4, 0.8)  # pixels, before the scale of the layer
+_BRIGHTNESS = (0.3, 1.0)  # of one streak, relative to the peak of the layer
+_ANGLE_JITTER = 3.0  # degrees
+_LINE_SIGMA = 0.5  # pixels: an anti-aliased line, one pixel wide, before it is blurred
+
+
+def render_rain(
+    shape: tuple[int, int],
+    rng: np.random.Generator,
+    *,
+    max_angle: float = 40.0,
+    layers: tuple[int, int] = (2, 4),
+    density: tuple[float, float] = (0.0006, 0.0022),
+    amplitude: tuple[float, float] = (0.2, 0.55),
+) -> np.ndarray:
+    """Renders one grey rain layer.
+
+    All streaks of an image share a main angle, up to a jitter of some degrees. Each layer has its own scale, density
+    and brightness, as rain at several distances would; the brightest layer wins at each pixel.
+
+    Args:
+        shape: Height and width of the layer, pixels.
+        rng: Source of all randomness; the same state gives the same layer.
+        max_angle: The main angle is uniform in ±`max_angle` degrees from the vertical; 0 to 90.
+        layers: Fewest and most layers, both inclusive.
+        density: Range of the number of drops per pixel of one layer.
+        amplitude: Range of the peak brightness of one layer, in [0, 1].
+
+    Returns:
+        A float32 array of this shape with values in [0, 0.8].
+
+    Example:
+        >>> rain = render_rain((64, 64), np.random.default_rng(0))
+        >>> rain.shape, rain.dtype.name, bool(rain.min() == 0 and 0.2 <= rain.max() <= 0.8)
+        ((64, 64), 'float32', True)
+    """
+    height, width = shape
+    rain = np.zeros((height, width), np.float32)
+    main_angle = rng.uniform(-max_angle, max_angle)
+    for _ in range(rng.integers(layers[0], layers[1] + 1)):
+        scale = rng.uniform(*_SCALE)
+        count = rng.poisson(rng.uniform(*density) * height * width)
+        peak = rng.uniform(*amplitude)
+        streaks = [
+            np.float32(peak * rng.uniform(*_BRIGHTNESS))
+            * _streak(
+                length=scale * rng.uniform(*_LENGTH),
+                angle=main_angle + rng.normal(0.0, _ANGLE_JITTER),
+                blur=scale * rng.uniform(*_BLUR),
+            )
+            for _ in range(_STREAKS_PER_LAYER)
+        ]
+        # Centres reach beyond the border by the longest streak, so that the border is as rainy as the middle.
+        margin = max(streak.shape[0] for streak in streaks) // 2
+        grown = (height + 2 * margin) * (width + 2 * margin) / max(height * width, 1)
+        count = round(count * grown)
+        rows = rng.integers(-margin, height + margin, count)
+        columns = rng.integers(-margin, width + margin, count)
+        for row, column, kind in zip(rows, columns, rng.integers(0, len(streaks), count), strict=True):
+            _stamp(rain, streaks[kind], int(row), int(column))
+    return np.clip(rain, 0.0, MAX_RAIN)
+
+
+def blend(clean: np.ndarray, rain: np.ndarray, mode: str = "additive") -> np.ndarray:
+    """Puts a rain layer on a clean image.
+
+    `additive` is O = clip(B + R, 0, 1), the model that the rain layer of this package assumes. `screen` is
+    O = B + R(1 - B): streaks are weak on bright ground and never clip, so that O = B + R no longer holds with a grey R.
+
+    Args:
+        clean: (H, W, C) image B in [0, 1].
+        rain: (H, W) rain layer R in [0, 1], the same for all channels.
+        mode: `additive` or `screen`.
+
+    Returns:
+        The rainy image O, float32, (H, W, C), in [0, 1].
+
+    Raises:
+        InputError: The mode is neither of the two, or the sizes differ.
+    """
+    if mode not in BLEND_MODES:
+        raise InputError(f"blend mode is {mode!r}, expected one of: {', '.join(BLEND_MODES)}")
+    if clean.ndim != 3 or rain.shape != clean.shape[:2]:
+        raise InputError(f"image is {clean.shape} and rain is {rain.shape}, expected (H, W, C) and (H, W)")
+    image = clean.astype(np.float32, copy=False)
+    light = rain.astype(np.float32, copy=False)[..., None]
+    if mode == "screen":
+        return image + light * (1.0 - image)
+    return np.clip(image + light, 0.0, 1.0)
+
+
+def _streak(length: float, angle: float, blur: float) -> np.ndarray:
+    """One blurred line as a square array with an odd side and peak 1; the angle is in degrees from the vertical."""
+    sigma = math.hypot(_LINE_SIGMA, blur)
+    radius = math.ceil(length / 2 + 3 * sigma)
+    rows, columns = np.mgrid[-radius : radius + 1, -radius : radius + 1].astype(np.float32)
+    sine, cosine = math.sin(math.radians(angle)), math.cos(math.radians(angle))
+    along = columns * sine + rows * cosine
+    across = columns * cosine - rows * sine
+    beyond = np.maximum(np.abs(along) - length / 2, 0.0)
+    return np.exp(-(across**2 + beyond**2) / (2 * sigma**2)).astype(np.float32)
+
+
+def _stamp(canvas: np.ndarray, streak: np.ndarray, row: int, column: int) -> None:
+    """Draws a streak centred at a place, inside or outside of the canvas; the brighter value stays."""
+    radius = streak.shape[0] // 2
+    top, left = max(row - radius, 0), max(column - radius, 0)
+    place = canvas[top : max(row + radius + 1, 0), left : max(column + radius + 1, 0)]
+    if place.size:
+        y, x = top - (row - radius), left - (column - radius)
+        np.maximum(place, streak[y : y + place.shape[0], x : x + place.shape[1]], out=place)

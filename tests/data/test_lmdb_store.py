@@ -1,0 +1,255 @@
+import multiprocessing
+import os
+import pickle
+import threading
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
+import lmdb
+import pytest
+
+from nlcl_plugin.data import lmdb_store
+from nlcl_plugin.data.lmdb_store import LmdbImages, close_environment, open_environment
+from nlcl_plugin.errors import InputError
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+
+
+def write_lmdb(path, values, meta=None):
+    """Write BasicSR's layout by hand: values by key, and one meta line for each."""
+    environment = lmdb.open(str(path), map_size=1 << 26)
+    with environment.begin(write=True) as transaction:
+        for key, value in values.items():
+            transaction.put(key.encode(), value)
+    environment.close()
+    lines = [f"{key}.png (4,5,3) 1" for key in values] if meta is None else meta
+    (path / "meta_info.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def store(tmp_path):
+    path = write_lmdb(tmp_path / "store.lmdb", {f"{i:03d}": bytes([i]) * 3000 for i in range(40)})
+    yield path
+    close_environment(path)
+
+
+def read_all(images):
+    """Read everything; in a child process, the exit code says whether it was right."""
+    for i, key in enumerate(images.keys):
+        assert images.get(key) == bytes([i]) * 3000
+
+
+def in_child(check):
+    """Run a check in a forked process; it must end by itself and well."""
+    with warnings.catch_warnings():  # Python 3.12 warns of forks while threads run, which is what we test
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            check()
+            status = 0
+        finally:
+            os._exit(status)
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            assert status == 0
+            return
+        time.sleep(0.002)
+    os.kill(pid, 9)
+    os.waitpid(pid, 0)
+    pytest.fail("the child hangs")
+
+
+class TestKeys:
+    def test_are_what_stands_before_the_ending(self, tmp_path):
+        meta = {
+            "000.png (120,120,3) 1": "000",
+            "a/b/000.png (120, 120, 3) 1": "a/b/000",
+            "two words.PNG (1,1,3) 1": "two words",
+            "photo (2).jpg (120,120) 9": "photo (2)",
+            "photo (2,2,3) 1.jpeg (120,120,3) 9": "photo (2,2,3) 1",
+            "v1.2.final.png (1,1,3) 1": "v1.2.final",
+            "twice.png.png (1,1,3) 1": "twice.png",
+            "雨.webp": "雨",
+            "x.png (1,1,1)": "x",
+        }
+        path = write_lmdb(tmp_path / "x.lmdb", dict.fromkeys(meta.values(), b"v"), ["", *meta, "   "])
+        images = LmdbImages(path)
+        assert images.keys == list(meta.values())
+        assert {images.get(key) for key in images.keys} == {b"v"}
+
+    def test_mark_and_line_ends_of_windows_do_not_matter(self, tmp_path):
+        path = write_lmdb(tmp_path / "x.lmdb", {"a": b"v", "b": b"w"})
+        (path / "meta_info.txt").write_bytes("\ufeffa.png (1,1,3) 1\r\nb.png (1,1,3) 1\r\n".encode())
+        assert LmdbImages(path).keys == ["a", "b"]
+
+    @pytest.mark.parametrize("line", ["a (1,1,3) 1", "a.png 1,1,3", ".png (1,1,3) 1", "a.txt (1,1,3) 1"])
+    def test_refuses_other_lines(self, tmp_path, line):
+        path = write_lmdb(tmp_path / "x.lmdb", {"a": b"v"}, ["ok.png (1,1,3) 1", line])
+        with pytest.raises(InputError, match=r"meta_info\.txt: line 2 is .* expected 'name\.png \(h,w,c\) level'"):
+            LmdbImages(path)
+
+    def test_refuses_merged_names_empty_lists_and_other_text(self, tmp_path):
+        path = write_lmdb(tmp_path / "x.lmdb", {"a": b"v"}, ["a.png (1,1,3) 1", "b.png (1,1,3) 1", "a.png (1,1,3) 1"])
+        with pytest.raises(InputError, match="key 'a' is in the lines 1 and 3, so images have overwritten each other"):
+            LmdbImages(path)
+        (path / "meta_info.txt").write_text("\n")
+        with pytest.raises(InputError, match=r"meta_info\.txt: lists no image"):
+            LmdbImages(path)
+        (path / "meta_info.txt").write_bytes(b"\xff\xfe\x00")
+        with pytest.raises(InputError, match=r"meta_info\.txt: cannot be read as UTF-8"):
+            LmdbImages(path)
+
+
+class TestErrors:
+    def test_paths(self, tmp_path):
+        (tmp_path / "folder").mkdir()
+        (tmp_path / "file.lmdb").write_text("")
+        (tmp_path / "x.lmdb").mkdir()
+        with pytest.raises(InputError, match=r"folder: expected a folder whose name ends in \.lmdb"):
+            LmdbImages(tmp_path / "folder")
+        with pytest.raises(InputError, match=r"none\.lmdb: no such folder"):
+            LmdbImages(tmp_path / "none.lmdb")
+        with pytest.raises(InputError, match=r"file\.lmdb: this is a file"):
+            LmdbImages(tmp_path / "file.lmdb")
+        with pytest.raises(InputError, match=r"x\.lmdb: data\.mdb is missing"):
+            LmdbImages(tmp_path / "x.lmdb")
+        (tmp_path / "x.lmdb" / "data.mdb").write_bytes(b"")
+        with pytest.raises(InputError, match=r"x\.lmdb: meta_info\.txt is missing"):
+            LmdbImages(tmp_path / "x.lmdb")
+
+    @pytest.mark.parametrize("data", [b"", b"no database" * 1000])
+    def test_data_that_is_no_database(self, store, data):
+        (store / "data.mdb").write_bytes(data)
+        with pytest.raises(InputError, match=r"store\.lmdb: cannot be opened as an LMDB"):
+            LmdbImages(store)
+
+    def test_data_cut_short_is_refused_before_it_kills_the_process(self, store):
+        os.truncate(store / "data.mdb", os.path.getsize(store / "data.mdb") // 2)
+        with pytest.raises(InputError, match=r"store\.lmdb: data\.mdb is cut short, \d+ of \d+ bytes"):
+            LmdbImages(store)
+
+    def test_fewer_images_than_listed(self, store):
+        with (store / "meta_info.txt").open("a") as file:
+            file.write("more.png (1,1,3) 1\n")
+        with pytest.raises(InputError, match=r"holds 40 images, but its meta_info\.txt lists 41"):
+            LmdbImages(store)
+
+    def test_keys_without_an_image(self, tmp_path):
+        images = LmdbImages(write_lmdb(tmp_path / "x.lmdb", {"a": b"v", "none": b""}))
+        with pytest.raises(InputError, match=r"x\.lmdb: has no image with the key 'b'"):
+            images.get("b")
+        with pytest.raises(InputError, match=r"x\.lmdb: the image with the key 'none' is empty"):
+            images.get("none")
+        with pytest.raises(InputError, match=r"x\.lmdb: key '' cannot be read"):
+            images.get("")
+        with pytest.raises(InputError, match=r"x\.lmdb: has no image with the key 'aaa"):
+            images.get("a" * 600)  # longer than lmdb can store
+
+    def test_opened_elsewhere_in_this_process(self, store):
+        with lmdb.open(str(store), readonly=True, lock=False):
+            if int(lmdb.__version__.split(".")[0]) < 2:
+                pytest.skip("this lmdb does not notice")
+            with pytest.raises(InputError, match="close what else uses it in this process"):
+                LmdbImages(store)
+
+
+class TestSharing:
+    def test_every_path_to_it_shares_one_environment(self, store, tmp_path, monkeypatch):
+        (tmp_path / "link.lmdb").symlink_to(store)
+        monkeypatch.chdir(tmp_path)
+        for path in (store, f"{store}/", "store.lmdb", f"../{tmp_path.name}/store.lmdb", "link.lmdb"):
+            read_all(LmdbImages(path))
+        mine = [path for path in lmdb_store._environments if path.startswith(os.path.realpath(tmp_path))]
+        assert mine == [os.path.realpath(store)]
+
+    def test_can_be_written_again_once_closed(self, store):
+        read_all(images := LmdbImages(store))
+        close_environment(store)
+        close_environment(store)
+        write_lmdb(store, {"000": b"new"})
+        assert images.get("000") == b"new"
+
+    def test_is_read_only(self, store):
+        with pytest.raises(lmdb.ReadonlyError), open_environment(store).begin(write=True):
+            pass
+        read_all(LmdbImages(store))  # the lock is free
+
+    def test_threads(self, store):
+        images = [LmdbImages(store) for _ in range(4)]
+        close_environment(store)  # so that the threads race to open it
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(read_all, images * 10))
+
+    def test_pickles_without_the_environment(self, store):
+        images = LmdbImages(store)
+        twin = pickle.loads(pickle.dumps(images))  # noqa: S301
+        assert (twin.path, twin.keys) == (images.path, images.keys)
+        read_all(twin)
+
+    def test_spawned_process(self, store):
+        images = LmdbImages(store)
+        process = multiprocessing.get_context("spawn").Process(target=read_all, args=(images,))
+        process.start()
+        read_all(images)
+        process.join(30)
+        assert process.exitcode == 0
+
+
+@needs_fork
+class TestFork:
+    def test_child_and_parent_go_on_reading(self, store):
+        images = LmdbImages(store)
+        read_all(images)
+        parent_environment = lmdb_store._environments[os.path.realpath(store)]
+
+        def check():
+            read_all(images)
+            read_all(LmdbImages(store))
+            assert lmdb_store._environments[os.path.realpath(store)] is not parent_environment
+            in_child(lambda: read_all(images))
+            read_all(images)
+
+        in_child(check)
+        read_all(images)
+        assert lmdb_store._environments[os.path.realpath(store)] is parent_environment
+
+    def test_child_may_open_it_without_us(self, store):
+        images = LmdbImages(store)
+
+        def check():
+            with lmdb.open(str(store), readonly=True, lock=False) as environment, environment.begin() as transaction:
+                assert transaction.get(b"001") == images_1
+
+        images_1 = images.get("001")
+        in_child(check)
+
+    def test_while_threads_read(self, store):
+        images = LmdbImages(store)
+        done = threading.Event()
+
+        def work():
+            while not done.is_set():
+                read_all(images)
+
+        threads = [threading.Thread(target=work) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        try:
+            for _ in range(15):
+                in_child(lambda: read_all(images))
+        finally:
+            done.set()
+            for thread in threads:
+                thread.join()
+
+    def test_inside_a_transaction(self, store):
+        images = LmdbImages(store)
+        with open_environment(store).begin() as transaction:
+            in_child(lambda: read_all(images))
+            assert transaction.get(b"001") == images.get("001")

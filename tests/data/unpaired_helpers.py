@@ -1,0 +1,53 @@
+"""Small files for the tests of the unpaired dataset."""
+
+import os
+
+import lmdb
+import numpy as np
+
+from nlcl_plugin.data.image_io import write_image
+
+RAINY = ["a/000.png", "a/001.png", "b/000.png", "b/雨 2.png", "c.v1.png"]
+CLEAN = ["x/000.png", "x/001.png", "y.png"]
+
+
+def write_folder(root, names, seed, size=(12, 17)):
+    """Write small images of noise."""
+    rng = np.random.default_rng(seed)
+    for name in names:
+        write_image(root / name, rng.integers(0, 256, (*size, 3), dtype=np.uint8))
+    return root
+
+
+def pack(folder, names):
+    """Put a folder's files into an LMDB in BasicSR's layout, by hand."""
+    path = folder.with_name(folder.name + ".lmdb")
+    with lmdb.open(str(path), map_size=1 << 24) as environment, environment.begin(write=True) as transaction:
+        for name in names:
+            transaction.put(os.path.splitext(name)[0].encode(), (folder / name).read_bytes())
+    (path / "meta_info.txt").write_text("".join(f"{name} (12,17,3) 1\n" for name in names), encoding="utf-8")
+    return path
+
+
+def make_roots(root):
+    """Write the rainy and the clean images, as folders and as LMDBs."""
+    rainy, clean = write_folder(root / "rainy", RAINY, 1), write_folder(root / "clean", CLEAN, 2)
+    return {"disk": (rainy, clean), "lmdb": (pack(rainy, RAINY), pack(clean, CLEAN))}
+
+
+def options(roots, backend="disk", **changes):
+    rainy, clean = (str(root) for root in roots[backend])
+    opt = {
+        "name": "rain",
+        "type": "UnpairedImageDataset",
+        "phase": "train",
+        "dataroot_lq": rainy,
+        "dataroot_gt": clean,
+        "io_backend": {"type": backend},
+        "gt_size": 8,
+        "use_hflip": True,
+        "use_vflip": True,
+        "use_rot": True,
+        "batch_size_per_gpu": 2,
+    }
+    return {**opt, **changes}

@@ -1,0 +1,261 @@
+import copy
+
+import pytest
+import torch
+from basicsr.models import build_model
+
+import nlcl_plugin  # noqa: F401  registers the parts
+from nlcl_plugin.errors import InputError, TrainingStoppedError
+
+ADAM = {"type": "Adam", "lr": 1e-3}
+
+
+def options(tmp_path, decomposition="residual", **train):
+    two = decomposition == "two_branch"
+    generator = {"type": "LayerGenerator", "num_feat": 8, "num_block": 2}
+    opt = {
+        "name": "tiny",
+        "model_type": "NLCLModel",
+        "num_gpu": 0,
+        "dist": False,
+        "rank": 0,
+        "world_size": 1,
+        "is_train": True,
+        "decomposition": decomposition,
+        "network_g": {**generator, "layer": "image" if two else "residual", "num_out_ch": 3 if two else 1},
+        "network_r": {**generator, "layer": "rain"},
+        "network_d": {"type": "PatchDiscriminator", "num_feat": 8, "num_layers": 2, "antialias": False},
+        "network_p": {"type": "ProjectionHeads", "num_feat": 8},
+        "network_s": {"type": "ResidualUNet", "num_feat": 8, "num_block": 1},
+        "path": {"models": str(tmp_path), "training_states": str(tmp_path), "visualization": str(tmp_path / "v")},
+        "train": {
+            "total_iter": 8,
+            "ema_decay": 0.9,
+            "optim_g": ADAM,
+            "scheduler": {"type": "LinearDecayLR"},
+            "gan_opt": {"type": "GANLoss", "gan_type": "lsgan"},
+            "identity_opt": {"type": "L1Loss"},
+            "fidelity_opt": {"type": "L1Loss", "loss_weight": 0.1},
+            "relay_opt": {"type": "RelayLoss", "loss_weight": 8.0},
+            "location_opt": {
+                "type": "LocationContrastLoss",
+                "sampling": {"taps": [0, 2], "num_patches": 16},
+            },
+            "layer_opt": {
+                "type": "AsymmetricNLCLLoss",
+                "sampling": {
+                    "taps": [0, 2, 5],
+                    "num_queries": 2,
+                    "num_image_patches": 4,
+                    "num_rain_patches": 6,
+                    "patch_size": 8,
+                    "search_size": 16,
+                },
+            },
+            **train,
+        },
+    }
+    if two:
+        opt["train"].setdefault("consistency_opt", {"type": "MSELoss"})
+    return opt
+
+
+def batch(seed=0, n=2, size=32):
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "lq": torch.rand(n, 3, size, size, generator=generator),
+        "gt": torch.rand(n, 3, size, size, generator=generator),
+        "lq_path": [f"rainy/{i}.png" for i in range(n)],
+    }
+
+
+def build(opt):
+    torch.manual_seed(0)
+    return build_model(copy.deepcopy(opt))
+
+
+def step(model, current_iter, **kwargs):
+    torch.manual_seed(current_iter)
+    model.update_learning_rate(current_iter)
+    model.feed_data(batch(current_iter, **kwargs))
+    model.optimize_parameters(current_iter)
+    return model.get_current_log()
+
+
+RESTORER = {"restorer_opt": {"start_iter": 2}, "optim_s": ADAM}
+
+
+@pytest.mark.parametrize("decomposition", ["residual", "two_branch"])
+def test_every_trainable_tensor_of_every_network_changes(tmp_path, decomposition):
+    model = build(options(tmp_path, decomposition, **RESTORER))
+    labels = ["g", "d", "p", "s"] + (["r"] if decomposition == "two_branch" else [])
+    assert set(model.nets) == set(labels)
+    before = {label: copy.deepcopy(model.nets[label].state_dict()) for label in labels}
+    for current_iter in range(1, 6):
+        step(model, current_iter)
+    for label in labels:
+        for name, value in model.nets[label].named_parameters():
+            assert not torch.equal(value, before[label][name]), f"net_{label}: {name} never changes"
+
+
+@pytest.mark.parametrize("decomposition", ["residual", "two_branch"])
+def test_all_losses_are_logged_and_finite(tmp_path, decomposition):
+    log = step(build(options(tmp_path, decomposition)), 1)
+    expected = {"l_g_gan", "l_d", "l_location", "l_layer", "l_layer_above_floor", "l_identity", "l_fidelity", "l_relay"}
+    expected |= {"l_consistency"} if decomposition == "two_branch" else set()
+    assert set(log) == expected | {"mean_rain"}
+    assert log["l_layer_above_floor"] > 0
+    assert log["l_layer_above_floor"] < log["l_layer"]
+
+
+@pytest.mark.parametrize("size", [(32, 48), (40, 24)])
+def test_crops_need_not_be_square(tmp_path, size):
+    model = build(options(tmp_path))
+    model.feed_data({"lq": torch.rand(2, 3, *size), "gt": torch.rand(2, 3, *size), "lq_path": ["a", "b"]})
+    model.optimize_parameters(1)
+    assert all(torch.isfinite(torch.tensor(v)) for v in model.get_current_log().values())
+
+
+def test_losses_that_are_off_need_no_networks(tmp_path):
+    opt = options(tmp_path)
+    for key in ("gan_opt", "location_opt", "layer_opt", "identity_opt", "fidelity_opt"):
+        del opt["train"][key]
+    for key in ("network_d", "network_p", "network_s", "network_r"):
+        del opt[key]
+    assert set(step(build(opt), 1)) == {"l_relay", "mean_rain"}
+
+
+def test_generator_and_discriminator_run_no_more_often_than_needed(tmp_path):
+    model = build(options(tmp_path))
+    calls = {"g": 0, "d": 0, "p": 0}
+    for label in calls:
+        model.nets[label].register_forward_hook(lambda *_, label=label: calls.__setitem__(label, calls[label] + 1))
+    step(model, 1)
+    # g: O and C together, features of B and B(C) together, the composite. d: B and R together, then clean and B.
+    assert calls == {"g": 3, "d": 2, "p": 1}
+
+
+def test_ramps_scale_the_loss_that_is_minimised(tmp_path):
+    def gradient(ramp_iter):
+        model = build(options(tmp_path, gan_opt=None, location_opt=None, layer_opt=None, fidelity_opt=None,
+                              identity_opt=None, relay_opt={"type": "RelayLoss", "ramp_iter": ramp_iter},
+                              optim_g={"type": "SGD", "lr": 0.1}))  # fmt: skip
+        step(model, 1)
+        return model.net_g.head.weight.grad
+
+    torch.testing.assert_close(gradient(10) * 10, gradient(0))
+
+
+def test_stage_two_trains_only_the_restorer_which_then_derains(tmp_path):
+    model = build(options(tmp_path, **RESTORER))
+    for current_iter in (1, 2):
+        step(model, current_iter)
+        assert not model.restoring
+    held = {label: copy.deepcopy(model.nets[label].state_dict()) for label in ("g", "d", "p")}
+    for current_iter in (3, 4, 5):
+        assert set(step(model, current_iter)) == {"l_restorer", "mean_rain"}
+    for label, state in held.items():
+        assert all(torch.equal(v, state[k]) for k, v in model.nets[label].state_dict().items())
+    model.feed_data({"lq": batch()["lq"][:1]})
+    model.test()
+    assert torch.equal(model.output, model.averages["s"](model.lq))
+
+
+def test_learning_rate_of_each_stage_falls_over_its_own_iterations(tmp_path):
+    scheduler = {"type": "LinearDecayLR", "decay_from": 0.5}
+    restorer = {"restorer_opt": {"start_iter": 4}, "optim_s": {"type": "Adam", "lr": 1e-2}}
+    model = build(options(tmp_path, scheduler=scheduler, **restorer))
+    rates = []
+    for current_iter in range(1, 9):
+        step(model, current_iter)
+        rates.append(model.get_current_learning_rate()[0])
+    assert rates == pytest.approx([1e-3, 1e-3, 1e-3, 5e-4, 1e-2, 1e-2, 1e-2, 5e-3])
+
+
+def test_schedulers_of_basicsr_work(tmp_path):
+    model = build(options(tmp_path, scheduler={"type": "MultiStepLR", "milestones": [2], "gamma": 0.1}))
+    for current_iter in (1, 2, 3):
+        step(model, current_iter)
+    assert model.get_current_learning_rate() == pytest.approx([1e-4])
+
+
+def test_moving_average_follows_the_documented_rule(tmp_path):
+    model = build(options(tmp_path))
+    start = copy.deepcopy(model.net_g.head.weight.detach())
+    step(model, 1)
+    decay = min(0.9, 2 / 11)
+    expected = decay * start + (1 - decay) * model.net_g.head.weight.detach()
+    torch.testing.assert_close(model.averages["g"].head.weight, expected)
+
+
+def test_residual_layers_sum_to_the_rainy_image(tmp_path):
+    model = build(options(tmp_path))
+    model.feed_data(batch())
+    model.test()
+    torch.testing.assert_close(model.output + model.rain, model.lq)
+    assert (model.rain >= -1e-6).all()
+
+
+def test_empty_rain_layer_stops_the_training(tmp_path):
+    model = build(options(tmp_path, min_mean_rain=0.9, collapse_iter=3))
+    for current_iter in (1, 2):
+        step(model, current_iter)
+    with pytest.raises(TrainingStoppedError, match="the rain layer is empty"):
+        step(model, 3)
+
+
+def test_a_loss_that_is_not_a_number_stops_the_training_by_name(tmp_path):
+    model = build(options(tmp_path, layer_opt=None, location_opt=None))
+    model.feed_data({**batch(), "lq": torch.full((2, 3, 32, 32), float("nan"))})
+    with pytest.raises(TrainingStoppedError, match=r"l_g_gan is nan at iteration 1 \(images: rainy/0.png, rainy/1.png"):
+        model.optimize_parameters(1)
+
+
+@pytest.mark.parametrize("decomposition", ["residual", "two_branch"])
+def test_resuming_continues_as_if_nothing_happened(tmp_path, decomposition):
+    opt = options(tmp_path, decomposition, **RESTORER)
+    through = build(opt)
+    for current_iter in range(1, 7):
+        step(through, current_iter)
+    for stop in (1, 4):  # in either stage
+        first = build(opt)
+        for current_iter in range(1, stop + 1):
+            step(first, current_iter)
+        first.save(0, stop)
+        resumed_opt = copy.deepcopy(opt)
+        for label in first.nets:
+            resumed_opt["path"][f"pretrain_network_{label}"] = str(tmp_path / f"net_{label}_{stop}.pth")
+        second = build(resumed_opt)
+        second.resume_training(torch.load(tmp_path / f"{stop}.state", weights_only=True))
+        for current_iter in range(stop + 1, 7):
+            step(second, current_iter)
+        for label, net in through.nets.items():
+            for (name, a), b in zip(net.named_parameters(), second.nets[label].parameters(), strict=True):
+                torch.testing.assert_close(a, b, msg=lambda m, n=f"{label}.{name}": f"{n}: {m}")
+        for label, net in through.averages.items():
+            for a, b in zip(net.parameters(), second.averages[label].parameters(), strict=True):
+                torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"decomposition": "three"}, "residual, two_branch, but received 'three'"),
+        ({"network_d": None}, "network_d is missing"),
+        ({"network_g": {"type": "ResidualUNet"}}, "train.location_opt needs feature taps, which network_g of type"),
+    ],
+)
+def test_networks_that_do_not_fit_are_refused(tmp_path, change, match):
+    opt = {**options(tmp_path), **change}
+    opt = {key: value for key, value in opt.items() if value is not None}
+    with pytest.raises(InputError, match=match):
+        build(opt)
+
+
+def test_consistency_in_the_residual_form_and_wrong_taps_are_refused(tmp_path):
+    with pytest.raises(InputError, match="holds by construction"):
+        build(options(tmp_path, consistency_opt={"type": "MSELoss"}))
+    opt = options(tmp_path)
+    opt["train"]["layer_opt"]["sampling"]["taps"] = [0, 99]
+    with pytest.raises(InputError, match=r"train.layer_opt.sampling.taps: discriminator taps must lie in \[0, 8\]"):
+        build(opt)

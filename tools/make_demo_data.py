@@ -1,0 +1,28 @@
+"""Makes the demonstration data.
+
+Usage: python tools/make_demo_data.py --root datasets/demo
+"""
+
+import argparse
+import sys
+
+from nlcl_plugin.data.demo_data import make_demo_data
+from nlcl_plugin.errors import InputError
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Makes small unpaired rain data from photographs in scikit-image.")
+    parser.add_argument("--root", default="datasets/demo", help="folder to make (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all randomness (default: %(default)s)")
+    arguments = parser.parse_args()
+    try:
+        make_demo_data(arguments.root, seed=arguments.seed)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"demo data is in {arguments.root}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
