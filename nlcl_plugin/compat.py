@@ -69,8 +69,7 @@ def share_lmdb_environments() -> None:
 
     def get(self: Any, filepath: str, client_key: str) -> bytes | None:
         # Looked up at each read, so that a forked worker opens an environment of its own.
-        with open_environment(self._paths[client_key]).begin(write=False) as transaction:
-            return transaction.get(str(filepath).encode("ascii"))
+        return open_environment(self._paths[client_key]).get(str(filepath).encode("ascii"))
 
     LmdbBackend.__init__ = __init__
     LmdbBackend.get = get

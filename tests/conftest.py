@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import nlcl_plugin  # noqa: F401  before any test imports BasicSR, which it mends
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 

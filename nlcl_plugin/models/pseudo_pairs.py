@@ -49,8 +49,9 @@ def vary_rain(rain: Tensor, options: RestorerOptions) -> Tensor:
         rain = torch.where(_coin(batch, 0.5, rain) > 0, rain.flip(-1), rain)
         rain = torch.where(_coin(batch, 0.5, rain) > 0, rain.flip(-2), rain)
     scale = _uniform(1, options.resize, rain).item()
-    if scale != 1:
-        rain = F.interpolate(rain, scale_factor=scale, mode="bilinear", align_corners=False, antialias=scale < 1)
+    size = (max(1, round(height * scale)), max(1, round(width * scale)))
+    if size != (height, width):
+        rain = F.interpolate(rain, size=size, mode="bilinear", align_corners=False, antialias=scale < 1)
         rain = _fit(rain, height, width)
     return rain * _uniform(batch, options.gain, rain)
 

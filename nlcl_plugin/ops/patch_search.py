@@ -20,6 +20,7 @@ from torch import Tensor
 _ROUNDOFF = 2.0**-53  # of float64, in which scores and direct differences are computed
 _BLOCK_BYTES = 40 << 20  # of temporaries at a time
 _BLOCK_BYTES_CPU = 8 << 20  # a CPU is slower on blocks that leave its cache
+_Where = tuple[Tensor, Tensor, Tensor]  # per query: number of the image, first pixels of the patch and of the window
 
 
 @torch.no_grad()
@@ -41,8 +42,8 @@ def nonlocal_neighbours(
     ``s = search_size``, whose whole patch lies inside the image.
 
     Args:
-        features: Images or feature maps (B, C, H, W), floating point and finite. float16 and bfloat16 are taken
-            as float32.
+        features: Images or feature maps (B, C, H, W), floating point and finite, on any device that has float64.
+            float16 and bfloat16 are taken as float32.
         queries: Integer patch centres (B, Q, 2) as (row, column), each with its whole patch inside the image.
         patch_size: Side of a patch in pixels, at least 1.
         search_size: Side of the window of candidate centres in pixels, at least 1.
@@ -69,8 +70,8 @@ def nonlocal_neighbours(
         [0.0, 0.0, 0.0, 4.0]
     """
     features, queries = _checked(features, queries, patch_size, search_size, k)
-    batch, channels, height, width = features.shape
-    num, device = queries.shape[1], features.device
+    (batch, num), device = queries.shape[:2], features.device
+    height, width = features.shape[2:]
     # All windows have one shape: at a border a window moves inwards, and candidates that are too far are masked.
     window = (min(height, search_size + patch_size - 1), min(width, search_size + patch_size - 1))
     grid = (window[0] - patch_size + 1, window[1] - patch_size + 1)
@@ -102,7 +103,7 @@ def nonlocal_neighbours(
     for start in range(0, batch * num, step):
         part = slice(start, start + step)
         where = image[part], corner[part], origin[part]
-        score, margin = _scores(features, *where, window, patch_size)
+        score, margin = _scores(features, where, window, patch_size)
         if moved:
             score.masked_fill_(~(rows[part, :, None] & columns[part, None]), math.inf)
         score = score.flatten(1).scatter_(1, own[part], 0.0 if include_query else math.inf)
@@ -133,12 +134,11 @@ def _fft_length(size: int) -> int:
 
 
 def _block(device: torch.device, bytes_per_item: int) -> int:
+    """How many items of so many bytes are taken at a time."""
     return max(1, (_BLOCK_BYTES_CPU if device.type == "cpu" else _BLOCK_BYTES) // bytes_per_item)
 
 
-def _scores(
-    features: Tensor, image: Tensor, corner: Tensor, origin: Tensor, window: tuple[int, int], patch: int
-) -> tuple[Tensor, Tensor]:
+def _scores(features: Tensor, where: _Where, window: tuple[int, int], patch: int) -> tuple[Tensor, Tensor]:
     """Squared distances (N, rows, columns) of all patches of each window in float64, and their error bound (N, 1)."""
     area = 64 * window[0] * window[1]
     shape = _fft_length(window[0]), _fft_length(window[1])
@@ -148,10 +148,10 @@ def _scores(
     error = (64 * math.log2(shape[0] * shape[1]) + 8 * patch + 4 * features.shape[1] + 16) * _ROUNDOFF
     scores, margins = [], []
     step = _block(features.device, area * features.shape[1])
-    for where in zip(image.split(step), corner.split(step), origin.split(step), strict=True):
+    for some in zip(*(tensor.split(step) for tensor in where), strict=True):
         # The channels come in more than one part only when those of a single query do not fit a block.
-        parts = features.split(_block(features.device, area * len(where[0])), dim=1)
-        sums = zip(*(_transformed(part, *where, window, shape, patch) for part in parts), strict=True)
+        parts = features.split(_block(features.device, area * len(some[0])), dim=1)
+        sums = zip(*(_transformed(part, some, window, shape, patch) for part in parts), strict=True)
         spectrum, energy, norm = (functools.reduce(torch.add, terms) for terms in sums)
         twice = torch.fft.ifft2(spectrum).imag[:, patch - 1 : window[0], patch - 1 : window[1]]
         # The sums of a box filter have no cancellation (differences of running sums would): 0 comes out as 0.
@@ -163,15 +163,10 @@ def _scores(
 
 
 def _transformed(
-    features: Tensor,
-    image: Tensor,
-    corner: Tensor,
-    origin: Tensor,
-    window: tuple[int, int],
-    shape: tuple[int, int],
-    patch: int,
+    features: Tensor, where: _Where, window: tuple[int, int], shape: tuple[int, int], patch: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Sums over the channels: fft(z)^2 (N, *shape), energy of each pixel (N, *window) and of the query patch (N,)."""
+    image, corner, origin = where
     query = _crops(features, image, corner, patch, patch).double()
     # Values count from that of the patch's middle: smaller sums have smaller errors, and a flat patch is exactly 0.
     zero = query[:, :, patch // 2, patch // 2, None, None].clone()
@@ -185,14 +180,7 @@ def _transformed(
 
 
 def _nearest(
-    score: Tensor,
-    margin: Tensor,
-    own: Tensor,
-    k: int,
-    features: Tensor,
-    where: tuple[Tensor, Tensor, Tensor],
-    columns: int,
-    patch: int,
+    score: Tensor, margin: Tensor, own: Tensor, k: int, features: Tensor, where: _Where, columns: int, patch: int
 ) -> tuple[Tensor, Tensor]:
     """The k least distances (N, k) and their indices, from scores (N, M) that are off by at most ``margin``."""
     # What the rounding of a float64 sum of n values may part, relative to the sum: n roundoffs in each of the two
@@ -244,8 +232,13 @@ def _ordered(value: Tensor, index: Tensor, tie: float) -> tuple[Tensor, Tensor]:
 def _checked(features: Tensor, queries: Tensor, patch_size: int, search_size: int, k: int) -> tuple[Tensor, Tensor]:
     """Check the arguments; features as float32 or float64, queries as int64 on the features' device."""
     for name, number in (("patch_size", patch_size), ("search_size", search_size), ("k", k)):
+        if not isinstance(number, int):
+            raise TypeError(f"{name} must be an integer, got {number!r}")
         if number < 1:
             raise ValueError(f"{name} must be at least 1, got {number}")
+    for name, tensor in (("features", features), ("queries", queries)):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
     if not features.is_floating_point():
         raise TypeError(f"features must be floating point, got {features.dtype}")
     if queries.is_floating_point() or queries.is_complex() or queries.dtype == torch.bool:

@@ -87,13 +87,12 @@ def random_centres(
         )
     height, width = image_size
     if min(height, width) < patch_size:
-        raise ValueError(f"an image of {height} x {width} pixels is smaller than a patch of {patch_size} x {patch_size}")
-    source = torch.device("cpu") if generator is None else generator.device
-    if generator is None and device is not None:
-        source = torch.device(device)
+        raise ValueError(f"an image of {height} x {width} pixels is smaller than the patch_size {patch_size}")
+    source = device if generator is None else generator.device
     axes = [
         torch.randint(size - patch_size + 1, (batch, num), generator=generator, device=source) + patch_size // 2
         for size in (height, width)
     ]
-    # A generator only draws on its own device: the centres of a run are the same whatever device they end up on.
-    return torch.stack(axes, -1).to(source if device is None else device)
+    centres = torch.stack(axes, -1)
+    # A generator draws on its own device only: with a CPU generator a run gets the same centres on any device.
+    return centres if device is None else centres.to(device)

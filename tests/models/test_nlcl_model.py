@@ -4,7 +4,6 @@ import pytest
 import torch
 from basicsr.models import build_model
 
-import nlcl_plugin  # noqa: F401  registers the parts
 from nlcl_plugin.errors import InputError, TrainingStoppedError
 
 ADAM = {"type": "Adam", "lr": 1e-3}
