@@ -206,7 +206,7 @@ class UnpairedImageDataset(Dataset[dict[str, Any]]):
 
     def _wrong(self, key: str, expected: str) -> InputError:
         received = f"got {self.opt[key]!r}" if self.opt.get(key) is not None else "it is missing"
-        return InputError(f"dataset {self.opt.get('name', 'without a name')!r}: {key}: {received}, expected {expected}")
+        return InputError(f"{key}: {received}, expected {expected}")
 
 
 def reflect_to(image: np.ndarray, size: int) -> np.ndarray:

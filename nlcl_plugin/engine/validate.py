@@ -5,6 +5,7 @@ Unknown keys are refused in the blocks this package owns and in arguments of con
 
 from __future__ import annotations
 
+import copy
 import difflib
 import inspect
 import os
@@ -27,6 +28,7 @@ from nlcl_plugin.data.image_io import list_images
 from nlcl_plugin.data.lmdb_store import LmdbImages
 from nlcl_plugin.data.unpaired_image_dataset import UnpairedImageDataset
 from nlcl_plugin.errors import InputError
+from nlcl_plugin.models.nlcl_model import DECOMPOSITIONS
 
 TOP_KEYS = {
     "name", "model_type", "scale", "num_gpu", "manual_seed", "find_unused_parameters", "datasets", "path", "train",
@@ -38,6 +40,8 @@ LOADER_KEYS = {
 }  # fmt: skip
 VAL_KEYS = {"val_freq", "save_img", "pbar", "suffix", "metrics", "grids"}
 REQUIRED = {"name": str, "model_type": str, "datasets": dict}
+OPTIMIZERS = [name for name in dir(torch.optim) if name[0].isupper() and name != "Optimizer"]
+SCHEDULERS = ["LinearDecayLR", "MultiStepLR", "MultiStepRestartLR", "CosineAnnealingRestartLR"]
 FILLED_IN = {"ProjectionHeads": {"in_channels"}}  # arguments that the model adds
 
 
@@ -91,15 +95,24 @@ def check(options: dict[str, Any]) -> None:
         raise InputError(f"num_gpu: expected auto, 0 (CPU) or a count, but received {options['num_gpu']!r}")
     if options["num_gpu"] > 0 and not torch.cuda.is_available():
         raise InputError(f"num_gpu: {options['num_gpu']} asked for, but no GPU is there; use num_gpu: 0 or auto")
+    if ours is not None and options.get("decomposition") not in (None, *DECOMPOSITIONS):
+        raise InputError(
+            f"decomposition: expected one of {', '.join(DECOMPOSITIONS)}, but received {options['decomposition']!r}"
+        )
     for key in sorted(networks):
         _check_call(ARCH_REGISTRY, key, options[key])
-    if ours is not None and options["is_train"]:
-        _check_schema(ours, options["train"])
     if options["is_train"]:
         _check_numbers("train", options["train"])
+        if ours is not None:
+            _check_schema(ours, options["train"])
+    if options["is_train"]:
         if "total_iter" not in options["train"]:
             raise InputError("train.total_iter is missing: give the number of iterations")
         for key, block in options["train"].items():
+            if key.startswith("optim_") and block is not None:
+                _check_name(f"train.{key}.type", _type_of(f"train.{key}", block), OPTIMIZERS, "torch.optim has no")
+            if key == "scheduler":
+                _check_name(f"train.{key}.type", _type_of(f"train.{key}", block), SCHEDULERS, "no scheduler is named")
             if key.endswith("_opt") and isinstance(block, dict) and "type" in block:
                 _check_call(LOSS_REGISTRY, f"train.{key}", _loss_arguments(block, ours is not None))
     if options.get("val"):
@@ -142,6 +155,19 @@ def _check_dataset(where: str, dataset: dict[str, Any]) -> None:
             _ = LmdbImages(root) if kind == "lmdb" else list_images(root)
         except InputError as error:
             raise InputError(f"{where}.{key}: {error}") from error
+    _try(where, cls, copy.deepcopy(dataset))
+
+
+def _try(where: str, cls: Any, *args: Any, **kwargs: Any) -> None:
+    """Construct something cheap once, so that what its constructor refuses is told by the name of its block."""
+    try:
+        cls(*args, **kwargs)
+    except KeyError as error:
+        raise InputError(f"{where}.{error.args[0]} is missing: {cls.__name__} needs it") from error
+    except InputError as error:
+        raise InputError(f"{where}.{error}") from error  # our datasets name the key first
+    except (ValueError, TypeError, AssertionError, OSError) as error:
+        raise InputError(f"{where}: {' '.join(str(error).split())}") from error
 
 
 def _check_schema(schema: Any, block: dict[str, Any]) -> None:
@@ -185,6 +211,8 @@ def _check_call(registry: Registry, where: str, block: Any) -> None:
     needed = {key for key, p in parameters.items() if p.default is inspect.Parameter.empty}
     for key in sorted(needed - given - FILLED_IN.get(name, set())):
         raise InputError(f"{where}.{key} is missing: {name} needs it")
+    if cls.__module__.startswith("nlcl_plugin.") and name not in FILLED_IN:
+        _try(where, cls, **{key: value for key, value in block.items() if key != "type"})
 
 
 def _type_of(where: str, block: Any) -> str:
@@ -200,6 +228,11 @@ def _registered(registry: Registry, where: str, name: str) -> Any:
         if known in registry:
             return registry._obj_map[known]
     raise InputError(f"{where}: no {registry._name} is named {name!r}{_suggest(name, registry.keys())}")
+
+
+def _check_name(where: str, name: str, known: Iterable[str], complaint: str) -> None:
+    if name not in known:
+        raise InputError(f"{where}: {complaint} {name!r}{_suggest(name, known)}")
 
 
 def _unknown(where: str, block: dict[str, Any], known: Iterable[str], *, refuse: bool) -> None:

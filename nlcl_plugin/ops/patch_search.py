@@ -146,9 +146,13 @@ def _scores(features: Tensor, where: _Where, window: tuple[int, int], patch: int
     # at most twice that of the window (Higham, Accuracy and Stability of Numerical Algorithms, 24.1); the rest is
     # the sums of the box filter. Rounded up.
     error = (64 * math.log2(shape[0] * shape[1]) + 8 * patch + 4 * features.shape[1] + 16) * _ROUNDOFF
-    scores, margins = [], []
+    # Results go to tensors allocated beforehand: small ones kept between large temporaries fragment the heap.
+    score = features.new_empty(len(where[0]), *(size - patch + 1 for size in window), dtype=torch.float64)
+    margin = score.new_empty(len(score), 1)
     step = _block(features.device, area * features.shape[1])
-    for some in zip(*(tensor.split(step) for tensor in where), strict=True):
+    for start in range(0, len(score), step):
+        block = slice(start, start + step)
+        some = where[0][block], where[1][block], where[2][block]
         # The channels come in more than one part only when those of a single query do not fit a block.
         parts = features.split(_block(features.device, area * len(some[0])), dim=1)
         sums = zip(*(_transformed(part, some, window, shape, patch) for part in parts), strict=True)
@@ -157,9 +161,9 @@ def _scores(features: Tensor, where: _Where, window: tuple[int, int], patch: int
         # The sums of a box filter have no cancellation (differences of running sums would): 0 comes out as 0.
         box = energy.unfold(1, patch, 1).sum(-1).unfold(2, patch, 1).sum(-1)
         textured = (norm > 0).to(box.dtype)  # a flat patch has c.q = 0, whatever the FFT says
-        scores.append(box.add_(norm[:, None, None]).sub_(twice * textured[:, None, None]).clamp_(min=0))
-        margins.append(textured * energy.sum((1, 2)) * error)
-    return torch.cat(scores), torch.cat(margins)[:, None]
+        score[block] = box.add_(norm[:, None, None]).sub_(twice * textured[:, None, None]).clamp_(min=0)
+        margin[block, 0] = textured * energy.sum((1, 2)) * error
+    return score, margin
 
 
 def _transformed(
@@ -210,12 +214,13 @@ def _nearest(
 def _direct(features: Tensor, image: Tensor, corner: Tensor, at: Tensor, patch: int) -> Tensor:
     """Squared distances (N,) between the patches that start at ``corner`` and at ``at`` (N, 2), in float64."""
     step = _block(features.device, 24 * features.shape[1] * patch**2)
-    sums = []
-    for i, c, a in zip(image.split(step), corner.split(step), at.split(step), strict=True):
-        delta = _crops(features, i, a, patch, patch).double()
-        delta -= _crops(features, i, c, patch, patch)
-        sums.append(delta.square_().sum((1, 2, 3)))
-    return torch.cat(sums)
+    sums = torch.empty(len(image), dtype=torch.float64, device=features.device)
+    for start in range(0, len(sums), step):
+        block = slice(start, start + step)
+        delta = _crops(features, image[block], at[block], patch, patch).double()
+        delta -= _crops(features, image[block], corner[block], patch, patch)
+        sums[block] = delta.square_().sum((1, 2, 3))
+    return sums
 
 
 def _ordered(value: Tensor, index: Tensor, tie: float) -> tuple[Tensor, Tensor]:

@@ -100,7 +100,7 @@ class TestOptions:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"phase": "training"}, r"'rain': phase: got 'training', expected 'train', 'val' or 'test'"),
+            ({"phase": "training"}, r"phase: got 'training', expected 'train', 'val' or 'test'"),
             ({"scale": 4}, r"scale: got 4, expected 1"),
             ({"gt_size": None}, r"gt_size: it is missing, expected a whole number of at least 1"),
             ({"gt_size": 0}, r"gt_size: got 0, expected a whole number"),

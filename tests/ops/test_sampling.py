@@ -122,7 +122,7 @@ def test_random_centres_wrong_arguments():
         random_centres(1, 1, (15, 40), 16)
     with pytest.raises(ValueError, match="image of 40 x 15 pixels"):
         random_centres(1, 1, (40, 15), 16)
-    with pytest.raises(ValueError, match="patch_size must be at least 1.*got 0, 1 and 2"):
+    with pytest.raises(ValueError, match=r"patch_size must be at least 1.*got 0, 1 and 2"):
         random_centres(1, 2, (40, 40), 0)
     with pytest.raises(ValueError, match="batch and num at least 0, got 4, 1 and -2"):
         random_centres(1, -2, (40, 40), 4)

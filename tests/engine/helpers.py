@@ -1,0 +1,80 @@
+"""Small real folders and option files for tests that start the command."""
+
+import copy
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import yaml
+
+TINY = {
+    "name": "tiny",
+    "model_type": "NLCLModel",
+    "num_gpu": 0,
+    "manual_seed": 1,
+    "decomposition": "residual",
+    "datasets": {
+        "train": {
+            "type": "UnpairedImageDataset",
+            "dataroot_lq": "rainy",
+            "dataroot_gt": "clean",
+            "gt_size": 32,
+            "batch_size_per_gpu": 2,
+            "num_worker_per_gpu": 0,
+        },
+        "val": {"name": "pairs", "type": "PairedImageDataset", "dataroot_lq": "val_rainy", "dataroot_gt": "val_clean"},
+    },
+    "network_g": {"type": "LayerGenerator", "layer": "residual", "num_out_ch": 1, "num_feat": 8, "num_block": 1},
+    "network_d": {"type": "PatchDiscriminator", "num_feat": 8, "num_layers": 2, "antialias": False},
+    "network_s": {"type": "ResidualUNet", "num_feat": 8, "num_block": 1},
+    "train": {
+        "total_iter": 6,
+        "ema_decay": 0.9,
+        "optim_g": {"type": "Adam", "lr": 5e-4},
+        "optim_s": {"type": "Adam", "lr": 1e-3},
+        "scheduler": {"type": "LinearDecayLR"},
+        "gan_opt": {"type": "GANLoss", "gan_type": "lsgan"},
+        "relay_opt": {"type": "RelayLoss", "loss_weight": 8.0, "ramp_iter": 2},
+        "restorer_opt": {"start_iter": 3},
+    },
+    "val": {"val_freq": 100, "save_img": True},
+    "logger": {"print_freq": 2, "save_checkpoint_freq": 2},
+}
+
+
+def tiny_options(**changes):
+    return {**copy.deepcopy(TINY), **changes}
+
+
+def write_options(folder, options, name="options.yml"):
+    path = folder / name
+    path.write_text(yaml.safe_dump(options, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def make_folders(root, photograph):
+    """rainy/ (3 images), clean/ (5 other images, other names), val_rainy/ and val_clean/ (2 pairs)."""
+    for folder, count in (("rainy", 3), ("clean", 5), ("val_clean", 2)):
+        (root / folder).mkdir()
+        for i in range(count):
+            image = photograph(48, 56, seed=hash(folder) % 50 + i)
+            cv2.imwrite(str(root / folder / f"{folder}_{i}.png" if folder != "val_clean" else root / folder / f"{i}.png"), image)
+    (root / "val_rainy").mkdir()
+    for i in range(2):
+        image = cv2.imread(str(root / "val_clean" / f"{i}.png")).astype(int)
+        image[:, ::7] += 60
+        cv2.imwrite(str(root / "val_rainy" / f"{i}.png"), image.clip(0, 255).astype(np.uint8))
+
+
+def run(folder, *arguments, **kwargs):
+    """Run `python -m nlcl_plugin` in a folder; returns the finished process."""
+    return subprocess.run(
+        [sys.executable, "-m", "nlcl_plugin", *map(str, arguments)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        **kwargs,
+    )

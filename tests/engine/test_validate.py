@@ -1,0 +1,159 @@
+"""Every fault of an option file or its folders ends in one line that names it, before anything is built."""
+
+import copy
+import os
+
+import pytest
+from conftest import photograph
+from helpers import make_folders, tiny_options, write_options
+
+from nlcl_plugin.engine.launch import start
+from nlcl_plugin.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    make_folders(root, photograph)
+    (root / "empty").mkdir()
+    (root / "not.lmdb").mkdir()
+    (root / "file.txt").write_text("text")
+    return root
+
+
+@pytest.fixture
+def begin(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(folder)
+
+    def begin(options, **kwargs):
+        return start(str(write_options(tmp_path, options)), is_train=kwargs.pop("is_train", True), **kwargs)
+
+    return begin
+
+
+def changed(path, value):
+    """The tiny options with one value set; `path` is block:block:key, value None drops the key."""
+    options = tiny_options()
+    *blocks, key = path.split(":")
+    block = options
+    for name in blocks:
+        block = block[name]
+    if value is None:
+        del block[key]
+    else:
+        block[key] = value
+    return options
+
+
+def test_valid_options_come_back_complete(begin, folder):
+    options = begin(tiny_options())
+    assert options["path"]["models"] == os.path.join(folder, "experiments", "tiny", "models")
+    assert options["datasets"]["val"]["phase"] == "val"
+    assert (options["is_train"], options["dist"], options["rank"], options["world_size"]) == (True, False, 0, 1)
+
+
+FAULTS = [
+    ("name", None, "name: expected a text, but it is missing"),
+    ("name", "../up", "must be a plain folder name"),
+    ("train", None, "train: expected a block, but it is missing"),
+    ("path", "x", "path: expected a block"),
+    ("model_type", "NLCLModle", "model_type: no model is named 'NLCLModle'; did you mean 'NLCLModel'?"),
+    ("modle", 1, "modle: unknown option"),
+    ("num_gpu", "two", "num_gpu: expected auto"),
+    ("num_gpu", 64, "num_gpu: 64 asked for"),
+    ("manual_seed", "x", "manual_seed: expected a whole number"),
+    ("decomposition", "both", "residual, two_branch, but received 'both'"),
+    ("network_g:type", "LayerGenrator", "network_g.type: no arch is named 'LayerGenrator'; did you mean 'LayerGen"),
+    ("network_g:num_feet", 1, "network_g.num_feet: LayerGenerator has no such option; did you mean 'num_feat'?"),
+    ("network_g:layer", "snow", "network_g: layer must be one of"),
+    ("network_g:type", None, "network_g.type is missing"),
+    ("train:total_iter", None, "train.total_iter: field required"),
+    ("train:total_iter", "many", "train.total_iter: expected a number, but received the text 'many'"),
+    ("train:total_iter", -5, "train.total_iter: input should be greater than 0, but received -5"),
+    ("train:totl_iter", 5, "train.totl_iter: unknown option; did you mean 'total_iter'?"),
+    ("train:optim_s", None, "train: restorer_opt needs optim_s"),
+    ("train:optim_g", {"type": "Adam", "lr": "fast"}, "train.optim_g.lr: expected a number"),
+    ("train:optim_g", {"type": "Adan", "lr": 1e-3}, "train.optim_g.type: torch.optim has no 'Adan'; did you mean 'Adam'"),
+    ("train:restorer_opt:start_itr", 3, "train.restorer_opt.start_itr: unknown option; did you mean 'start_iter'?"),
+    ("train:restorer_opt:start_iter", 6, "must be below total_iter"),
+    ("train:gan_opt:gan_tipe", "x", "train.gan_opt.gan_tipe: GANLoss has no such option; did you mean 'gan_type'?"),
+    ("train:gan_opt:type", "GAN", "train.gan_opt.type: no loss is named 'GAN'"),
+    ("train:relay_opt:loss_weight", "8,0", "train.relay_opt.loss_weight: expected a number"),
+    (
+        "train:layer_opt",
+        {"type": "AsymmetricNLCLLoss", "temperature": -1},
+        "train.layer_opt: temperatures must be positive",
+    ),
+    (
+        "train:layer_opt",
+        {"type": "AsymmetricNLCLLoss", "sampling": {"patchsize": 3}},
+        "train.layer_opt.sampling.patchsize: unknown option; did you mean 'patch_size'?",
+    ),
+    ("train:scheduler", {"type": "Linear"}, "train.scheduler.type: no scheduler is named 'Linear'"),
+    ("val:metrics", {"psnr": {"type": "psnr"}}, "val.metrics.psnr.type: no metric is named 'psnr'"),
+    ("val:val_frequency", 3, "val.val_frequency: unknown option; did you mean 'val_freq'?"),
+    ("datasets:train:type", "UnpairedDataset", "datasets.train.type: no dataset is named 'UnpairedDataset'; did you"),
+    ("datasets:train:dataroot_lq", "nowhere", "datasets.train.dataroot_lq: .*nowhere"),
+    ("datasets:train:dataroot_lq", "empty", "datasets.train.dataroot_lq: .*empty"),
+    ("datasets:train:dataroot_lq", "file.txt", "datasets.train.dataroot_lq: .*file.txt"),
+    ("datasets:train:dataroot_gt", None, "datasets.train.dataroot_gt"),
+    ("datasets:train:gt_siz", 3, "datasets.train.gt_siz: unknown option; did you mean 'gt_size'?"),
+    ("datasets:train:gt_size", "big", "datasets.train.gt_size: expected a number"),
+    ("datasets:train:batch_size_per_gpu", None, "datasets.train.batch_size_per_gpu: expected a whole number"),
+    ("datasets:train:prefetch_mode", "cuda", "prefetch_mode: cuda needs a GPU"),
+    ("datasets:train:persistent_workers", True, "persistent_workers: needs num_worker_per_gpu"),
+    ("datasets:train:io_backend", {"type": "petrel"}, "io_backend.type: expected disk or lmdb, but received 'petrel'"),
+    ("datasets:train:io_backend", {"type": "lmdb"}, "datasets.train.dataroot_lq: .*rainy"),
+    ("datasets:val:dataroot_gt", "rainy", "datasets.val: .*"),
+    ("datasets:validation", {"type": "PairedImageDataset"}, "datasets.validation: name a dataset train or val"),
+    ("path", {"pretrain_network_g": "none.pth"}, "path.pretrain_network_g: there is no file or folder 'none.pth'"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "match"), FAULTS, ids=[f"{p}={v}"[:50] for p, v, _ in FAULTS])
+def test_fault_is_named(begin, path, value, match):
+    with pytest.raises(InputError, match=match) as caught:
+        begin(changed(path, value))
+    assert "\n" not in str(caught.value)
+
+
+def test_lmdb_that_is_none_is_named(begin):
+    options = tiny_options()
+    options["datasets"]["train"].update(dataroot_lq="not.lmdb", dataroot_gt="not.lmdb", io_backend={"type": "lmdb"})
+    with pytest.raises(InputError, match=r"datasets.train.dataroot_lq: .*not.lmdb"):
+        begin(options)
+
+
+def test_hanging_prefetch_combination_is_refused(begin):
+    options = tiny_options()
+    options["datasets"]["train"].update(prefetch_mode="cpu", persistent_workers=True, num_worker_per_gpu=1)
+    with pytest.raises(InputError, match="hangs for ever"):
+        begin(options)
+
+
+def test_unknown_keys_of_stock_models_are_warned_about(begin):
+    options = tiny_options(model_type="SRModel", colour="blue")
+    del options["network_d"], options["network_s"], options["decomposition"]
+    options["train"] = {"total_iter": 3, "optim_g": {"type": "Adam", "lr": 1e-4}, "pixel_opt": {"type": "L1Loss"}}
+    with pytest.warns(UserWarning, match="colour: unknown option"):
+        begin(options)
+
+
+def test_checking_changes_nothing_that_a_second_run_would_miss(begin):
+    options = tiny_options()
+    before = copy.deepcopy(options)
+    begin(options)
+    assert options == before
+
+
+def test_a_number_of_workers_is_not_needed(begin):
+    options = tiny_options()
+    del options["datasets"]["train"]["num_worker_per_gpu"]
+    assert begin(options)["datasets"]["train"]["num_worker_per_gpu"] == 0
+
+
+def test_torchrun_variables_are_asked_for(begin, monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with pytest.raises(InputError, match="RANK and WORLD_SIZE are not set; start with `torchrun"):
+        begin(tiny_options(), launcher="pytorch")
