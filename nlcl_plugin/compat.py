@@ -46,7 +46,7 @@ def restore_functional_tensor() -> None:
 
 
 def share_lmdb_environments() -> None:
-    """lmdb >= 2 refuses to open a path twice in a process, so training and validating on one LMDB died."""
+    """Lmdb >= 2 refuses to open a path twice in a process, so training and validating on one LMDB died."""
     from basicsr.utils.file_client import LmdbBackend
 
     from nlcl_plugin.data.lmdb_store import open_environment

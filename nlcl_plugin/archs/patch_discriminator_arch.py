@@ -1,5 +1,8 @@
-"""PatchGAN discriminator (Isola et al., CVPR 2017, arXiv 1611.07004), with anti-aliased downsampling (Zhang, ICML 2019,
-arXiv 1904.11486) as in CUT (Park et al., ECCV 2020, arXiv 2007.15651) and the released NLCL code."""
+"""PatchGAN discriminator (Isola et al., CVPR 2017, arXiv 1611.07004).
+
+With anti-aliased downsampling (Zhang, ICML 2019, arXiv 1904.11486), as in CUT (Park et al., ECCV 2020,
+arXiv 2007.15651) and the released NLCL code.
+"""
 
 from __future__ import annotations
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -26,6 +25,7 @@ class ProjectionHeads(nn.Module):
         Input: a list of (B, N_i, C_i), one entry a tap; output: a list of (B, N_i, num_feat) of unit length.
 
     Example:
+        >>> import torch
         >>> heads = ProjectionHeads([32, 64])
         >>> [tuple(z.shape) for z in heads([torch.rand(2, 5, 32), torch.rand(2, 7, 64)])]
         [(2, 5, 256), (2, 7, 256)]
@@ -55,4 +55,3 @@ class ProjectionHeads(nn.Module):
         if len(features) != len(self.heads):
             raise ValueError(f"expected features of {len(self.heads)} taps, but received {len(features)}")
         return [F.normalize(head(x), dim=-1) for head, x in zip(self.heads, features, strict=True)]
-

@@ -52,9 +52,11 @@ def load_yaml(path: str) -> dict[str, Any]:
     """
     try:
         with open(path, encoding="utf-8") as file:
-            options = yaml.load(file, Loader=_Loader)  # noqa: S506  a SafeLoader
+            options = yaml.load(file, Loader=_Loader)
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the option file {path!r}: {getattr(error, 'strerror', None) or error}") from error
+        raise InputError(
+            f"cannot read the option file {path!r}: {getattr(error, 'strerror', None) or error}"
+        ) from error
     except yaml.YAMLError as error:
         raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(options, dict):
@@ -78,7 +80,7 @@ def override(options: dict[str, Any], entries: list[str]) -> None:
         if not separator or not all(path):
             raise InputError(f"--force_yml: expected block:key=value, but received {entry!r}")
         try:
-            value = yaml.load(text, Loader=_Loader)  # noqa: S506  a SafeLoader
+            value = yaml.load(text, Loader=_Loader)
         except yaml.YAMLError as error:
             raise InputError(f"--force_yml {entry!r}: the value is not valid YAML") from error
         block: Any = options

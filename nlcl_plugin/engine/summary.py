@@ -85,9 +85,7 @@ def derained_rows(model: Any, loader: Any) -> Iterator[dict[str, np.ndarray]]:
         yield row
 
 
-def _measure(
-    model: Any, loader: Any
-) -> tuple[dict[str, Any], list[dict[str, np.ndarray]], list[dict[str, str]]]:
+def _measure(model: Any, loader: Any) -> tuple[dict[str, Any], list[dict[str, np.ndarray]], list[dict[str, str]]]:
     scores: dict[str, list[tuple[float, float]]] = {"rainy": [], "derained": [], "clean": []}
     filtered: dict[str, list[tuple[float, float]]] = {name: [] for name in FILTERS}
     rows: list[dict[str, np.ndarray]] = []

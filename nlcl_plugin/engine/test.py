@@ -10,8 +10,8 @@ from basicsr.models import build_model
 from basicsr.utils import make_exp_dirs
 
 from nlcl_plugin.engine.loading import explained
-from nlcl_plugin.engine.summary import derained_rows
 from nlcl_plugin.engine.montage import save_montage
+from nlcl_plugin.engine.summary import derained_rows
 from nlcl_plugin.engine.train import start_logger
 
 COMPARED = 4  # images in the comparison picture

@@ -46,7 +46,7 @@ FILLED_IN = {"ProjectionHeads": {"in_channels"}}  # arguments that the model add
 
 
 def check_shape(options: dict[str, Any], *, is_train: bool) -> None:
-    """Check what must hold before the run-time fields can be added.
+    """Check what must hold before the run-time fields can be added; drops datasets that are null.
 
     Args:
         options: Options as read.
@@ -66,7 +66,10 @@ def check_shape(options: dict[str, Any], *, is_train: bool) -> None:
         if options.get(key) is not None and not isinstance(options[key], dict):
             raise InputError(f"{key}: expected a block, but received {options[key]!r}")
     phases = ("train", "val") if is_train else ("test", "val")
-    for name, dataset in options["datasets"].items():
+    for name, dataset in list(options["datasets"].items()):
+        if dataset is None:  # `datasets:val_2=~` on the command line takes a dataset out
+            del options["datasets"][name]
+            continue
         if not isinstance(dataset, dict):
             raise InputError(f"datasets.{name}: expected a block, but received {dataset!r}")
         if name.split("_")[0] not in phases or (name.startswith("train") and name != "train"):
@@ -249,7 +252,15 @@ def _check_numbers(where: str, block: dict[str, Any]) -> None:
     for key, value in block.items():
         if isinstance(value, dict):
             _check_numbers(f"{where}.{key}", value)
-        elif isinstance(value, str) and key.rpartition("_")[2] in ("lr", "iter", "weight", "size", "gpu", "decay", "freq"):
+        elif isinstance(value, str) and key.rpartition("_")[2] in (
+            "lr",
+            "iter",
+            "weight",
+            "size",
+            "gpu",
+            "decay",
+            "freq",
+        ):
             raise InputError(f"{where}.{key}: expected a number, but received the text {value!r}")
 
 

@@ -68,9 +68,7 @@ def layer_contrast(
         return total / (n_image + n_rain)
 
 
-def layer_contrast_floor(
-    n_image: int, n_rain: int, *, weight_image: float = 1.0, weight_rain: float = 1.0
-) -> float:
+def layer_contrast_floor(n_image: int, n_rain: int, *, weight_image: float = 1.0, weight_rain: float = 1.0) -> float:
     """Value that `layer_contrast` cannot go below, approached as the layers separate and each becomes one point.
 
     It is the anchor-weighted mean of log(P - 1), P patches a layer: each anchor shares its denominator with P - 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +49,7 @@ class LayerEmbeddings:
         ):
             if loss is None:
                 continue
-            net = getattr(nets[label], "module", nets[label])
+            net: Any = getattr(nets[label], "module", nets[label])
             if not hasattr(net, "tap_channels"):
                 raise InputError(
                     f"train.{name} needs feature taps, which network_{label} of type {type(net).__name__} lacks: use "
@@ -143,7 +143,9 @@ def layer_places(
         Two lists of (B × num_queries, N, C): each query is an item of its own.
     """
     options = embed.layer
-    assert options is not None and features_image is not None and features_rain is not None
+    assert options is not None
+    assert features_image is not None
+    assert features_rain is not None
     size = (image.shape[-2], image.shape[-1])
     found: list[list[Tensor]] = []
     for layer, features, k in (

@@ -89,7 +89,9 @@ class NLCLModel(ValidationMixin, BaseModel):
             if label == "p":
                 options["in_channels"] = LayerEmbeddings.in_channels(self.train_opt, nets)
             net = self.model_to_device(build_network(options))
-            self._load(net, label, self.opt["path"].get(f"param_key_{label}", "params" if self.is_train else "params_ema"))
+            self._load(
+                net, label, self.opt["path"].get(f"param_key_{label}", "params" if self.is_train else "params_ema")
+            )
             setattr(self, f"net_{label}", net)
             nets[label] = net
             count = sum(p.numel() for p in net.parameters())
@@ -124,11 +126,11 @@ class NLCLModel(ValidationMixin, BaseModel):
             # A young average would still hold the random start: its decay grows to the full one.
             decay = min(self.train_opt.ema_decay, (self._age(label) + 1) / (self._age(label) + 10))
             net = self.get_bare_model(self.nets[label])
-            pairs = zip(self.averages[label].parameters(), net.parameters(), strict=True)
-            for average, current in pairs:
-                average.lerp_(current, 1 - decay)
-            for average, current in zip(self.averages[label].buffers(), net.buffers(), strict=True):
-                average.copy_(current)
+            average = self.averages[label]
+            for mean, parameter in zip(average.parameters(), net.parameters(), strict=True):
+                mean.lerp_(parameter, 1 - decay)
+            for copied, buffer in zip(average.buffers(), net.buffers(), strict=True):
+                copied.copy_(buffer)
 
     def _age(self, label: str) -> int:
         begin = self.train_opt.restorer_opt.start_iter if label == "s" and self.train_opt.restorer_opt else 0
@@ -202,7 +204,7 @@ class NLCLModel(ValidationMixin, BaseModel):
     def feed_data(self, data: dict[str, Any]) -> None:
         """Take a batch: `lq` rainy images, and `gt`: unpaired clean images in training, ground truth in validation."""
         self.lq = data["lq"].to(self.device, non_blocking=True)
-        self.gt = data["gt"].to(self.device, non_blocking=True) if "gt" in data else None
+        self.gt: Any = data["gt"].to(self.device, non_blocking=True) if "gt" in data else None
         self.lq_path = data.get("lq_path", [])
 
     def optimize_parameters(self, current_iter: int) -> None:
@@ -256,8 +258,10 @@ class NLCLModel(ValidationMixin, BaseModel):
             add("l_g_gan", t.gan_opt, self.cri_gan(judged, True))  # type: ignore[arg-type]
         compared = len(inputs) if on_clean else n
         embeddings = self.embed(
-            location=t.location_opt and image_places(outputs[:compared], [k[:compared] for k in keys], self.embed),
-            layer=t.layer_opt and layer_places(image, rain, features_b, features_r, self.embed),
+            location=image_places(outputs[:compared], [k[:compared] for k in keys], self.embed)
+            if t.location_opt
+            else None,
+            layer=layer_places(image, rain, features_b, features_r, self.embed) if t.layer_opt else None,
         )
         if t.location_opt is not None:
             add("l_location", t.location_opt, self.cri_location(*embeddings.location))

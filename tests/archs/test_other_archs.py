@@ -7,7 +7,7 @@ from nlcl_plugin.archs import PatchDiscriminator, ProjectionHeads, ResidualUNet
 
 
 def receptive_field(net, size=128):
-    """Side of the input square that one central logit sees, by the gradient. IN looks everywhere, so it is taken out."""
+    """Side of the square that one central logit sees, by the gradient. IN looks everywhere, so it is taken out."""
     net = copy.deepcopy(net)
     for index, layer in enumerate(net.layers):
         if isinstance(layer, torch.nn.InstanceNorm2d):

@@ -59,7 +59,9 @@ def make_folders(root, photograph):
         (root / folder).mkdir()
         for i in range(count):
             image = photograph(48, 56, seed=hash(folder) % 50 + i)
-            cv2.imwrite(str(root / folder / f"{folder}_{i}.png" if folder != "val_clean" else root / folder / f"{i}.png"), image)
+            cv2.imwrite(
+                str(root / folder / f"{folder}_{i}.png" if folder != "val_clean" else root / folder / f"{i}.png"), image
+            )
     (root / "val_rainy").mkdir()
     for i in range(2):
         image = cv2.imread(str(root / "val_clean" / f"{i}.png")).astype(int)

@@ -86,7 +86,9 @@ def test_interrupting_saves_the_state_and_says_so(folder):
     states = list((folder / "experiments/tiny/training_states").iterdir())
     assert len(states) == 1
     iteration = int(states[0].stem)
-    done = run(folder, "train", "-opt", "options.yml", "--auto_resume", "--force_yml", f"train:total_iter={iteration + 2}")
+    done = run(
+        folder, "train", "-opt", "options.yml", "--auto_resume", "--force_yml", f"train:total_iter={iteration + 2}"
+    )
     assert done.returncode == 0
     assert f"iteration {iteration}" in done.stderr
 
@@ -127,7 +129,10 @@ def test_unreadable_validation_image_of_a_stock_dataset_is_named(folder):
 
 def test_one_line_and_code_two_for_a_wrong_option_file(folder):
     done = run(folder, "train", "-opt", "nothing.yml")
-    assert (done.returncode, done.stderr) == (2, "error: cannot read the option file 'nothing.yml': No such file or directory\n")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: cannot read the option file 'nothing.yml': No such file or directory\n",
+    )
 
 
 def test_usage_help_and_version(folder):
@@ -240,7 +245,9 @@ def test_stock_option_file_of_a_stock_model_trains_and_tests(tmp_path):
 @pytest.mark.parametrize("start_method", ["fork", "spawn"])
 def test_someones_own_script_uses_the_stock_pipeline(folder, start_method):
     options = tiny_options(path={}, scale=1)
-    options["datasets"]["train"].update(num_worker_per_gpu=1, io_backend={"type": "disk"}, name="mine", dataset_enlarge_ratio=2)
+    options["datasets"]["train"].update(
+        num_worker_per_gpu=1, io_backend={"type": "disk"}, name="mine", dataset_enlarge_ratio=2
+    )
     options["datasets"]["val"]["io_backend"] = {"type": "disk"}
     options["logger"]["use_tb_logger"] = False
     write_options(folder, options)

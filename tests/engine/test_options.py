@@ -49,7 +49,9 @@ def test_missing_file_and_folder_are_named(tmp_path):
 
 def test_overrides_set_typed_values_and_may_add_keys():
     options = {"train": {"optim_g": {"lr": 1.0}}, "name": "a"}
-    override(options, ["train:optim_g:lr=2e-4", "name=b=c", "train:ema_decay=~", "train:milestones=[1, 2]", "debug=true"])
+    override(
+        options, ["train:optim_g:lr=2e-4", "name=b=c", "train:ema_decay=~", "train:milestones=[1, 2]", "debug=true"]
+    )
     assert options == {
         "train": {"optim_g": {"lr": 2e-4}, "ema_decay": None, "milestones": [1, 2]},
         "name": "b=c",

@@ -73,7 +73,11 @@ FAULTS = [
     ("train:totl_iter", 5, "train.totl_iter: unknown option; did you mean 'total_iter'?"),
     ("train:optim_s", None, "train: restorer_opt needs optim_s"),
     ("train:optim_g", {"type": "Adam", "lr": "fast"}, "train.optim_g.lr: expected a number"),
-    ("train:optim_g", {"type": "Adan", "lr": 1e-3}, "train.optim_g.type: torch.optim has no 'Adan'; did you mean 'Adam'"),
+    (
+        "train:optim_g",
+        {"type": "Adan", "lr": 1e-3},
+        "train.optim_g.type: torch.optim has no 'Adan'; did you mean 'Adam'",
+    ),
     ("train:restorer_opt:start_itr", 3, "train.restorer_opt.start_itr: unknown option; did you mean 'start_iter'?"),
     ("train:restorer_opt:start_iter", 6, "must be below total_iter"),
     ("train:gan_opt:gan_tipe", "x", "train.gan_opt.gan_tipe: GANLoss has no such option; did you mean 'gan_type'?"),

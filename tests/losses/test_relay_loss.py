@@ -32,4 +32,6 @@ def test_unknown_blend_is_refused():
 
 def test_loss_is_the_weighted_mean_absolute_difference():
     derained, clean = torch.rand(2, 3, 4, 4), torch.rand(2, 3, 4, 4)
-    assert RelayLoss(loss_weight=8.0)(derained, clean).item() == pytest.approx(8 * (derained - clean).abs().mean().item())
+    assert RelayLoss(loss_weight=8.0)(derained, clean).item() == pytest.approx(
+        8 * (derained - clean).abs().mean().item()
+    )

@@ -1,0 +1,60 @@
+"""Each repair of BasicSR, shown on the stock code it mends."""
+
+import random
+import sys
+
+import numpy as np
+import torch
+from basicsr.data import build_dataloader
+from basicsr.data.data_sampler import EnlargedSampler
+from torch.utils.data import Dataset
+
+from nlcl_plugin import compat
+from nlcl_plugin.data.sampler import SampleIndex
+
+
+class Numbers(Dataset):
+    """Random numbers as a stock dataset draws them: from the global generators."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return random.random(), np.random.rand(), float(torch.rand(()))  # noqa: NPY002
+
+
+def test_repairing_twice_changes_nothing():
+    before = (EnlargedSampler.__iter__, sys.modules["torchvision.transforms.functional_tensor"])
+    compat.repair_basicsr()
+    assert (EnlargedSampler.__iter__, sys.modules["torchvision.transforms.functional_tensor"]) == before
+
+
+def test_loader_workers_draw_anew_in_every_epoch_and_alike_for_the_same_seed():
+    def epochs(seed):
+        torch.manual_seed(seed)
+        options = {"phase": "train", "batch_size_per_gpu": 2, "num_worker_per_gpu": 1}
+        loader = build_dataloader(Numbers(), options, num_gpu=0, sampler=None, seed=0)
+        return [[torch.stack(batch).tolist() for batch in loader] for _ in range(2)]
+
+    first, second = epochs(0)
+    assert first != second
+    assert epochs(0) == [first, second]
+
+
+def test_sampler_keeps_the_stock_order_and_tells_the_epoch():
+    sampler = EnlargedSampler(range(5), num_replicas=2, rank=1, ratio=2)
+    sampler.set_epoch(3)
+    drawn = list(sampler)
+    generator = torch.Generator().manual_seed(3)
+    stock = [v % 5 for v in torch.randperm(10, generator=generator).tolist()[1:10:2]]
+    assert drawn == stock
+    assert all(isinstance(index, SampleIndex) and index.epoch == 3 for index in drawn)
+    other = EnlargedSampler(range(5), num_replicas=2, rank=0, ratio=2)
+    other.set_epoch(3)
+    assert {i.draw for i in drawn} | {i.draw for i in other} == set(range(10))
+
+
+def test_grey_conversion_is_torchvisions():
+    from torchvision.transforms.functional import rgb_to_grayscale
+
+    assert sys.modules["torchvision.transforms.functional_tensor"].rgb_to_grayscale is rgb_to_grayscale

@@ -1,0 +1,120 @@
+"""What importing the package promises."""
+
+import ast
+import doctest
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from basicsr.utils.registry import (
+    ARCH_REGISTRY,
+    DATASET_REGISTRY,
+    LOSS_REGISTRY,
+    MODEL_REGISTRY,
+    Registry,
+)
+
+import nlcl_plugin
+from nlcl_plugin.registry import register, register_in_basicsr
+
+NAMES = {
+    ARCH_REGISTRY: ("LayerGenerator", "PatchDiscriminator", "ProjectionHeads", "ResidualUNet"),
+    LOSS_REGISTRY: ("AsymmetricNLCLLoss", "LocationContrastLoss", "RelayLoss"),
+    DATASET_REGISTRY: ("UnpairedImageDataset",),
+    MODEL_REGISTRY: ("NLCLModel",),
+}
+
+
+def python(code, cwd=None):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=cwd)
+
+
+def test_every_public_part_is_registered_and_registering_again_is_fine():
+    register_in_basicsr()
+    for registry, names in NAMES.items():
+        for name in names:
+            assert registry.get(name).__name__ == name
+
+
+def test_a_name_that_another_class_took_is_an_error_that_names_both():
+    registry = Registry("arch")
+    registry.register(type("LayerGenerator", (), {"__module__": "other.package"}))
+    with pytest.raises(RuntimeError, match=r"already registered in BasicSR's arch registry by other\.package"):
+        register(registry, ARCH_REGISTRY.get("LayerGenerator"))
+
+
+BLOCKED = """
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in {blocked!r}:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Blocker())
+import importlib.util
+real = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name in {blocked!r} else real(name, package)
+"""
+
+
+def test_losses_archs_and_ops_need_torch_alone():
+    blocked = {"basicsr", "mmengine", "torchvision", "cv2", "lmdb", "yaml", "pydantic", "skimage"}
+    code = BLOCKED.format(blocked=blocked) + (
+        "import torch\n"
+        "from nlcl_plugin.archs import LayerGenerator\n"
+        "from nlcl_plugin.losses import AsymmetricNLCLLoss, LocationContrastLoss\n"
+        "from nlcl_plugin.ops import nonlocal_neighbours\n"
+        "net = LayerGenerator(num_feat=8, num_block=1)\n"
+        "image = net(torch.rand(1, 3, 32, 32))\n"
+        "centres, _ = nonlocal_neighbours(image, torch.tensor([[[16, 16]]]), patch_size=8, search_size=12, k=4)\n"
+        "print(tuple(centres.shape))\n"
+    )
+    done = python(code)
+    assert done.stdout == "(1, 1, 4, 2)\n", done.stderr
+
+
+def test_a_broken_basicsr_raises_instead_of_passing_for_absent(tmp_path):
+    (tmp_path / "basicsr").mkdir()
+    (tmp_path / "basicsr" / "__init__.py").write_text("raise OSError('broken installation')")
+    done = python(f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import nlcl_plugin")
+    assert "broken installation" in done.stderr
+
+
+def imported_names(file):
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+
+
+@pytest.mark.parametrize("folder", ["ops", "losses", "archs"])
+def test_pure_parts_import_no_framework(folder):
+    forbidden = ("basicsr", "mmengine", "nlcl_plugin.data", "nlcl_plugin.models", "nlcl_plugin.engine")
+    files = list((Path(nlcl_plugin.__file__).parent / folder).glob("*.py"))
+    assert len(files) > 2
+    for file in files:
+        assert not [name for name in imported_names(file) if name.startswith(forbidden)], file
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "nlcl_plugin.archs.layer_generator_arch",
+        "nlcl_plugin.archs.patch_discriminator_arch",
+        "nlcl_plugin.archs.projection_heads_arch",
+        "nlcl_plugin.archs.residual_unet_arch",
+        "nlcl_plugin.losses.layer_contrast_loss",
+        "nlcl_plugin.losses.location_contrast_loss",
+        "nlcl_plugin.losses.relay_loss",
+        "nlcl_plugin.metrics.classical_filters",
+        "nlcl_plugin.models.schedulers",
+        "nlcl_plugin.ops.patch_search",
+        "nlcl_plugin.ops.sampling",
+    ],
+)
+def test_examples_in_docstrings_print_what_they_say(module):
+    results = doctest.testmod(importlib.import_module(module))
+    assert results.failed == 0
+    assert results.attempted > 0
