@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-CELL_WIDTH = 320  # pixels; larger images are shrunk, small ones doubled until they fill it
+CELL_WIDTH = 400  # pixels, of every picture in a grid
 BAR = 22  # height of a line of text
 GAP = 6
 

@@ -223,13 +223,14 @@ class NLCLModel(ValidationMixin, BaseModel):
         if starting:
             get_root_logger().info("Stage 2: the rain networks stand still, the restorer learns on pseudo-pairs.")
         losses = self._restorer_step() if self.restoring else self._unpaired_step()
-        for name, value in losses.items():
-            if not torch.isfinite(value):
-                raise TrainingStoppedError(
-                    f"{name} is {value.item()} at iteration {current_iter} (images: {', '.join(self.lq_path)}); "
-                    "lower the learning rate or the loss weights; the last checkpoint is kept"
-                )
         self.log_dict = self.reduce_loss_dict(losses)
+
+    def _require_finite(self, name: str, value: Tensor) -> None:
+        if not torch.isfinite(value):
+            raise TrainingStoppedError(
+                f"{name} is {value.item()} at iteration {self.current_iter} (images: {', '.join(self.lq_path)}); "
+                "lower the learning rate or the loss weights; the last checkpoint is kept"
+            )
 
     def _unpaired_step(self) -> OrderedDict[str, Tensor]:
         t, rainy, clean, n = self.train_opt, self.lq, self.gt, self.lq.shape[0]
@@ -238,6 +239,7 @@ class NLCLModel(ValidationMixin, BaseModel):
 
         def add(name: str, options: LossOptions, value: Tensor) -> None:
             nonlocal total
+            self._require_finite(name, value)  # at once: the network's weights are still good
             losses[name] = value.detach()
             total = total + options.weight_at(self.current_iter) * value
 
@@ -297,6 +299,7 @@ class NLCLModel(ValidationMixin, BaseModel):
         net = self.nets["d"].requires_grad_(True)
         real, fake = net(torch.cat((clean, image))).chunk(2)
         loss = 0.5 * (self.cri_gan(real, True, is_disc=True) + self.cri_gan(fake, False, is_disc=True))
+        self._require_finite("l_d", loss)
         self.optimizer["d"].zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer["d"].step()
@@ -322,6 +325,7 @@ class NLCLModel(ValidationMixin, BaseModel):
             rain = self._rain_layer(self._steady("g"), self.lq)
             rainy = make_pseudo_rainy(self.gt, rain, options)
         loss = self.cri_pix(self.nets["s"](rainy), self.gt)
+        self._require_finite("l_restorer", loss)
         self.optimizer["s"].zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer["s"].step()

@@ -106,7 +106,8 @@ class ValidationMixin:
         parts = []
         for key, value in means.items():
             best = self._keep_best(dataset, key, value, current_iter)
-            parts.append(f"{key} {value:.4f} (best {best['val']:.4f} @ {best['iter']})")
+            since = f" (best {best['val']:.4f} @ {best['iter']})" if self.opt["is_train"] else ""
+            parts.append(f"{key} {value:.4f}{since}")
             if tb_logger:
                 tb_logger.add_scalar(f"metrics/{dataset}/{key}", value, current_iter)
         get_root_logger().info(f"Validation {dataset} ({len(rows)} images): {', '.join(parts) or 'no metric applies'}")

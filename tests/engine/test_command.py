@@ -35,7 +35,7 @@ def test_training_then_testing_leaves_everything_a_user_expects(folder):
     assert isinstance(summary["mean_rain"], float)
     assert "derain(clean)" in done.stderr + done.stdout
     picture = cv2.imread(str(experiment / "summary.png"))
-    assert picture.shape[1] > 4 * 320
+    assert picture.shape[1] > 4 * 400
 
     test = {key: tiny_options()[key] for key in ("name", "model_type", "num_gpu", "network_s")}
     test["datasets"] = {"test": {"name": "mine", "type": "UnpairedImageDataset", "dataroot_lq": "rainy"}}
