@@ -45,6 +45,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from nlcl_plugin.data.image_io import read_image, write_image
 from nlcl_plugin.data.rain_renderer import blend, render_rain
 from nlcl_plugin.errors import InputError
 
@@ -334,27 +335,22 @@ def _read_photograph(photograph: Photograph) -> np.ndarray:
     except ImportError as error:
         raise InputError("demo data is cut from photographs in scikit-image: pip install scikit-image") from error
     path = Path(os.path.dirname(skimage.__file__)) / "data" / photograph.file
-    try:
-        coded = np.frombuffer(path.read_bytes(), np.uint8)
-    except OSError as error:
-        raise InputError(f"photograph {path} can't be read ({error}); reinstall scikit-image from its wheel") from error
-    image = cv2.imdecode(coded, cv2.IMREAD_COLOR)
-    if image is None or image.shape[:2] != (photograph.height, photograph.width):
-        size = "unreadable" if image is None else f"{image.shape[1]}x{image.shape[0]}"
+    if not path.is_file():
+        raise InputError(f"photograph {path} is missing; reinstall scikit-image from its wheel")
+    image = read_image(path)
+    if image.shape[:2] != (photograph.height, photograph.width):
         raise InputError(
-            f"photograph {path} is {size}, expected {photograph.width}x{photograph.height}; "
-            "install scikit-image 0.19 to 0.26"
+            f"photograph {path} is {image.shape[1]}x{image.shape[0]}, expected {photograph.width}x{photograph.height}; "
+            "install scikit-image 0.22 to 0.26"
         )
-    return image[..., ::-1].astype(np.float32) / np.float32(255)
+    return image
 
 
 def _write_folder(folder: Path, images: Iterator[np.ndarray]) -> None:
     """Writes float RGB images as 0001.png, 0002.png, ..."""
     folder.mkdir()
     for number, image in enumerate(images, 1):
-        coded = np.round(np.clip(image, 0.0, 1.0) * 255).astype(np.uint8)
-        _, data = cv2.imencode(".png", np.ascontiguousarray(coded[..., ::-1]))
-        (folder / f"{number:04d}.png").write_bytes(data.tobytes())
+        write_image(folder / f"{number:04d}.png", image)
 
 
 def _licences() -> str:

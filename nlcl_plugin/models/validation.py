@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from os import path as osp
 from typing import Any
 
@@ -46,14 +47,15 @@ class ValidationMixin:
         """
         name = dataloader.dataset.opt["name"]  # type: ignore[attr-defined]
         rows: list[dict[str, Any]] = []
+        names: set[str] = set()
         wanted = self.opt.get("val", {}).get("pbar", not self.opt["is_train"])
         hidden = None if wanted else True  # None hides the bar where there is no terminal
-        for index, data in enumerate(tqdm(dataloader, unit="image", desc=name, disable=hidden)):
+        for data in tqdm(dataloader, unit="image", desc=name, disable=hidden):
             self.feed_data(data)  # type: ignore[attr-defined]
             self.test()  # type: ignore[attr-defined]
             visuals = self.get_current_visuals()  # type: ignore[attr-defined]
             images = {key: tensor2img(value) for key, value in visuals.items()}  # BGR, 8 bit
-            image_name = self._image_name(dataloader, data["lq_path"][0], index)
+            image_name = _output_name(data["lq_path"][0], dataloader.dataset.opt.get("dataroot_lq"), names)  # type: ignore[attr-defined]
             rows.append({"image": image_name, **self._measure(images)})
             if save_img:
                 self._save_pictures(images, name, image_name, current_iter)
@@ -61,12 +63,6 @@ class ValidationMixin:
         if not self.opt["is_train"] and rows:
             folder = self.opt["path"]["visualization"]
             _write_csv(osp.join(osp.dirname(folder), f"{name}_metrics.csv"), rows)
-
-    def _image_name(self, dataloader: DataLoader, path: str, index: int) -> str:
-        """Path of an image below its root, without suffix, so that equal names in sub-folders stay apart."""
-        root = dataloader.dataset.opt.get("dataroot_lq") or ""  # type: ignore[attr-defined]
-        relative = osp.relpath(path, root) if path.startswith(root) and osp.isabs(path) == osp.isabs(root) else path
-        return osp.splitext(relative)[0]
 
     def _measure(self, images: dict[str, np.ndarray]) -> dict[str, float]:
         paired = "gt" in images
@@ -123,6 +119,18 @@ class ValidationMixin:
         if best is None or (value <= best["val"] if lower else value >= best["val"]):
             record[metric] = {"better": "lower" if lower else "higher", "val": value, "iter": current_iter}
         return record[metric]
+
+
+def _output_name(path: str, root: str | None, taken: set[str]) -> str:
+    """Name of an image's output: its path below the root without suffix, which stays where two would be one."""
+    inside = root is not None and osp.abspath(path).startswith(osp.abspath(root) + os.sep)
+    # Never an absolute path: joined to the output folder it would lead out of it.
+    relative = osp.relpath(path, root) if inside else osp.basename(path)
+    name = osp.splitext(relative)[0]
+    if name in taken:
+        name = relative
+    taken.add(name)
+    return name
 
 
 def _write_csv(path: str, rows: list[dict[str, Any]]) -> None:
