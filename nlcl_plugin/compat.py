@@ -6,8 +6,10 @@ import `nlcl_plugin` first.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
+import re
 import sys
 from collections.abc import Iterator
 from types import ModuleType
@@ -17,6 +19,8 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from nlcl_plugin.errors import InputError
 
 
 def repair_basicsr() -> None:
@@ -28,6 +32,8 @@ def repair_basicsr() -> None:
     launch_without_gpu()
     wrap_networks_without_gpu()
     resume_without_gpu()
+    save_whole_files()
+    pass_on_prefetch_errors()
 
 
 def restore_functional_tensor() -> None:
@@ -82,7 +88,7 @@ def draw_anew_every_epoch() -> None:
     """
     from basicsr.data.data_sampler import EnlargedSampler
 
-    from nlcl_plugin.data.sampler import SampleIndex
+    from nlcl_plugin.data.sampler import SampleIndex, with_epoch
 
     if getattr(EnlargedSampler.__iter__, "knows_epoch", False):
         return
@@ -90,11 +96,8 @@ def draw_anew_every_epoch() -> None:
     def __iter__(self: Any) -> Iterator[SampleIndex]:  # noqa: N807
         generator = torch.Generator().manual_seed(self.epoch)
         draws = torch.randperm(self.total_size, generator=generator).tolist()
-        size = len(self.dataset)
-        return iter(
-            SampleIndex(draw % size, epoch=self.epoch, draw=draw)
-            for draw in draws[self.rank : self.total_size : self.num_replicas]
-        )
+        own = draws[self.rank : self.total_size : self.num_replicas]
+        return iter(with_epoch(own, epoch=self.epoch, size=len(self.dataset)))
 
     __iter__.knows_epoch = True  # type: ignore[attr-defined]
     EnlargedSampler.__iter__ = __iter__
@@ -171,11 +174,69 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
     if opt["auto_resume"]:
         folder = opt["path"]["training_states"]
         names = os.listdir(folder) if os.path.isdir(folder) else []
-        iterations = [int(name[: -len(".state")]) for name in names if name.endswith(".state")]
+        iterations = [int(name.removesuffix(".state")) for name in names if re.fullmatch(r"\d+\.state", name)]
         if iterations:
             path = opt["path"]["resume_state"] = os.path.join(folder, f"{max(iterations)}.state")
     if path is None:
         return None
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    check_resume(opt, state["iter"])
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        iteration = state["iter"]
+    except Exception as error:  # torch.load raises nearly anything on a file that is no checkpoint
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: not a training state ({reason}); delete it to resume from the one before") from error
+    check_resume(opt, iteration)
     return state
+
+
+def save_whole_files() -> None:
+    """Checkpoints were written under their final name and errors swallowed: a kill left half a file to resume from."""
+    from basicsr.models import base_model
+
+    # BasicSR's module calls `torch.save`; only there it now means `save`, so that its own code stays in use.
+    base_model.torch = _TorchWithWholeSaves("torch")
+
+
+class _TorchWithWholeSaves(ModuleType):
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+    @staticmethod
+    def save(content: Any, path: str) -> None:
+        """`torch.save` to a temporary file that gets its name when it is whole and on the disk."""
+        temporary = f"{path}.{os.getpid()}.tmp"
+        try:
+            with open(temporary, "wb") as file:
+                torch.save(content, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.remove(temporary)
+            # BasicSR tries again on an Exception and then goes on without a checkpoint; this ends the run instead.
+            raise SystemExit(f"error: cannot save {path}: {error}") from error
+
+
+def pass_on_prefetch_errors() -> None:
+    """With `prefetch_mode: cpu`, an unreadable image ended the loading thread and training waited for ever."""
+    from basicsr.data.prefetch_dataloader import PrefetchGenerator
+
+    def run(self: Any) -> None:
+        try:
+            for item in self.generator:
+                self.queue.put(item)
+            self.queue.put(None)
+        except Exception as error:
+            self.queue.put(error)
+
+    def __next__(self: Any) -> Any:  # noqa: N807
+        item = self.queue.get()
+        if item is None:
+            raise StopIteration
+        if isinstance(item, Exception):
+            raise item
+        return item
+
+    PrefetchGenerator.run = run
+    PrefetchGenerator.__next__ = __next__

@@ -26,7 +26,7 @@ def main() -> int:
         temporary = f"{arguments.output}.tmp"
         torch.save({"params": converted}, temporary)
         os.replace(temporary, arguments.output)
-    except (OSError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
+    except (OSError, ValueError, RuntimeError, EOFError, IndexError, pickle.UnpicklingError) as error:
         print(f"error: {arguments.input}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     layer = "rain" if "Rain" in os.path.basename(arguments.input) else "image"

@@ -2,20 +2,14 @@
 
 Everything random about a sample comes from (seed, epoch, draw), where the draw is the sample's place in the epoch
 before it is shuffled. So it depends neither on the number of loader workers nor on which rank or worker loads the
-sample, and a resumed run continues as if it had not stopped.
+sample.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
 import numpy as np
-
-from nlcl_plugin.errors import InputError
-
-# Kinds of random streams, so that shuffling an epoch and augmenting its samples share no numbers.
-_SHUFFLE, _SAMPLE = 0, 1
 
 
 class SampleIndex(int):
@@ -61,39 +55,6 @@ def with_epoch(draws: Iterable[int], *, epoch: int, size: int) -> list[SampleInd
     return [SampleIndex(draw % size, epoch=epoch, draw=draw) for draw in draws]
 
 
-def epoch_indices(
-    size: int, *, epoch: int, seed: int = 0, ratio: float = 1, world_size: int = 1, rank: int = 0
-) -> list[SampleIndex]:
-    """List what one rank loads in one epoch.
-
-    The partition is that of BasicSR's `EnlargedSampler`: the epoch has `size * ratio` draws, filled up to the same
-    number for each rank, and no two ranks have a draw in common. Only the order is another one: it depends on the
-    seed too.
-
-    Args:
-        size: The dataset's size.
-        epoch: The epoch.
-        seed: The seed of the run, equal on all ranks.
-        ratio: How many times an epoch goes through the dataset (`dataset_enlarge_ratio`).
-        world_size: The number of ranks.
-        rank: This rank.
-
-    Returns:
-        The rank's indices.
-
-    Raises:
-        InputError: If `ratio` is not positive.
-        ValueError: If there is no such rank, or the dataset is empty.
-    """
-    if not ratio > 0:
-        raise InputError(f"dataset_enlarge_ratio: got {ratio}, expected a number above 0")
-    if size < 1 or not 0 <= rank < world_size:
-        raise ValueError(f"expected size >= 1 and 0 <= rank < world_size, got {size=}, {rank=}, {world_size=}")
-    total = math.ceil(size * ratio / world_size) * world_size
-    draws = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_SHUFFLE, epoch))).permutation(total)
-    return with_epoch(draws[rank::world_size].tolist(), epoch=epoch, size=size)
-
-
 def sample_generator(seed: int, index: int) -> np.random.Generator:
     """Make the generator for everything random about one sample.
 
@@ -106,4 +67,4 @@ def sample_generator(seed: int, index: int) -> np.random.Generator:
     """
     epoch, draw = (index.epoch, index.draw) if isinstance(index, SampleIndex) else (0, int(index))
     # A spawn key, since SeedSequence([seed, epoch]) and SeedSequence([seed, epoch, 0]) are the same stream.
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_SAMPLE, epoch, draw)))
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(epoch, draw)))

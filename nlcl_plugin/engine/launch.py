@@ -12,6 +12,7 @@ from basicsr.utils.dist_util import get_dist_info, init_dist
 
 from nlcl_plugin.data.demo_data import make_demo_data
 from nlcl_plugin.engine.options import complete, load_yaml, override
+from nlcl_plugin.engine.rehearsal import rehearse
 from nlcl_plugin.engine.validate import check, check_shape
 from nlcl_plugin.errors import InputError
 
@@ -55,9 +56,13 @@ def start(
     if not isinstance(options["manual_seed"], int):
         raise InputError(f"manual_seed: expected a whole number, but received {options['manual_seed']!r}")
     if options.get("demo_data"):
+        if not isinstance(options["demo_data"], str):
+            raise InputError(f"demo_data: expected a folder, but received {options['demo_data']!r}")
         make_demo_data(options["demo_data"])
     complete(options, root=root or os.getcwd(), is_train=is_train, auto_resume=auto_resume, debug=debug)
     check(options)
+    if is_train:
+        rehearse(options)
     set_random_seed(options["manual_seed"] + options["rank"])
     torch.backends.cudnn.benchmark = True
     return options

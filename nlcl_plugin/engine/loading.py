@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,7 +32,7 @@ def explained(dataset: Any) -> Iterator[None]:
         raise InputError(last.removeprefix(f"{InputError.__module__}.{InputError.__name__}: ")) from error
     except Exception as error:
         for path in _files(dataset):
-            if cv2.imread(path) is None:
+            if os.path.isfile(path) and cv2.imread(path) is None:
                 raise InputError(f"{path}: not a readable image; repair it or take it out of the folder") from error
         raise
 

@@ -29,6 +29,8 @@ _Loader.add_implicit_resolver(
 def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
     for key in keys:
+        if not isinstance(key, str):
+            raise InputError(f"{node.start_mark.name}: the key {key!r} is no text; put it in quotes")
         if keys.count(key) > 1:
             line = node.start_mark.line + 1
             raise InputError(f"{node.start_mark.name}: the key {key!r} stands twice in the block at line {line}")
@@ -121,6 +123,8 @@ def complete(options: dict[str, Any], *, root: str, is_train: bool, auto_resume:
     paths = options["path"] = options.get("path") or {}
     for key, value in paths.items():
         if value is not None and ("pretrain_network" in key or "resume_state" in key):
+            if not isinstance(value, str):
+                raise InputError(f"path.{key}: expected a path, but received {value!r}")
             paths[key] = newest_checkpoint(os.path.expanduser(value), key)
     if is_train:
         experiment = os.path.join(root, "experiments", options["name"])
@@ -141,11 +145,11 @@ def complete(options: dict[str, Any], *, root: str, is_train: bool, auto_resume:
         results = os.path.join(root, "results", options["name"])
         paths["results_root"] = paths["log"] = results
         paths["visualization"] = os.path.join(results, "visualization")
-    if options.get("val") is not None or not is_train:
+    if options.get("val") is not None or not is_train or any(name != "train" for name in options["datasets"]):
         val = options["val"] = options.get("val") or {}
         val.setdefault("save_img", not is_train)
         val.setdefault("suffix", None)
-        val.setdefault("val_freq", 5000)
+        val.setdefault("val_freq", 5000)  # no block `val` still means a validation at the end
 
 
 def newest_checkpoint(path: str, key: str) -> str:

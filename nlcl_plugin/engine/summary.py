@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from nlcl_plugin.data.image_io import to_uint8
 from nlcl_plugin.engine.montage import save_montage
-from nlcl_plugin.metrics.classical_filters import FILTERS
+from nlcl_plugin.metrics.classical_filters import FILTERS, best_filter
 
 MAX_PAIRS = 100  # pairs a summary looks at, evenly spread: classical filters on thousands of photographs take hours
 SHOWN = 4  # rows of the picture
@@ -86,38 +86,43 @@ def derained_rows(model: Any, loader: Any) -> Iterator[dict[str, np.ndarray]]:
 
 
 def _measure(model: Any, loader: Any) -> tuple[dict[str, Any], list[dict[str, np.ndarray]], list[dict[str, str]]]:
-    scores: dict[str, list[tuple[float, float]]] = {"rainy": [], "derained": [], "clean": []}
-    filtered: dict[str, list[tuple[float, float]]] = {name: [] for name in FILTERS}
+    dataset = loader.dataset
+    chosen = np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), MAX_PAIRS)).astype(int))
+    first = dataset[int(chosen[0])]
+    if "gt" not in first or first["gt"].shape != first["lq"].shape or first["gt"].shape[0] != 3:
+        return {}, [], []
+
+    def pairs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        # disable=None hides the bar where there is no terminal
+        for index in tqdm(chosen, desc=f"filters on {dataset.opt['name']}", unit="image", disable=None, leave=False):
+            data = dataset[int(index)]
+            yield data["lq"].permute(1, 2, 0).numpy(), data["gt"].permute(1, 2, 0).numpy()
+
+    baseline, _ = best_filter(pairs())
+    scores: dict[str, list[tuple[float, float]]] = {key: [] for key in ("rainy", "baseline", "derained", "clean")}
     rows: list[dict[str, np.ndarray]] = []
     captions: list[dict[str, str]] = []
     mean_rain: list[float] = []
-    dataset = loader.dataset
-    chosen = np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), MAX_PAIRS)).astype(int))
-    # disable=None hides the bar where there is no terminal
     for index in tqdm(chosen, desc=f"summary of {dataset.opt['name']}", unit="image", disable=None, leave=False):
         data = torch.utils.data.default_collate([dataset[int(index)]])
-        if "gt" not in data or data["gt"].shape != data["lq"].shape:
-            return {}, [], []
         row = next(derained_rows(model, [data]))
-        truth = row["ground truth"]
-        clean = to_uint8(_derain(model, {**data, "lq": data["gt"]})["result"][0])
-        for key, image in (("rainy", row["rainy"]), ("derained", row["derained"]), ("clean", clean)):
-            scores[key].append(_score(image, truth))
-        rainy = data["lq"][0].permute(1, 2, 0).numpy()
-        for name, apply in FILTERS.items():
-            filtered[name].append(_score(to_uint8(apply(rainy)), truth))
+        images = {
+            "rainy": row["rainy"],
+            "baseline": to_uint8(FILTERS[baseline](data["lq"][0].permute(1, 2, 0).numpy())),
+            "derained": row["derained"],
+            "clean": to_uint8(_derain(model, {**data, "lq": data["gt"]})["result"][0]),
+        }
+        for key, image in images.items():
+            scores[key].append(_score(image, row["ground truth"]))
         mean_rain.append(float(np.mean(row["rainy"].astype(float) - row["derained"]) / 255))
         if len(rows) < SHOWN:
             rows.append(row)
-            captions.append({key: f"{scores[name][-1][0]:.1f} dB" for key, name in (("rainy",) * 2, ("derained",) * 2)})
-    best = max(filtered, key=lambda name: float(np.mean([psnr for psnr, _ in filtered[name]])))
-    scores["baseline"] = filtered[best]
-    order = ("rainy", "baseline", "derained", "clean")
+            captions.append({key: f"{scores[key][-1][0]:.1f} dB" for key in ("rainy", "derained")})
     figures = {
-        "psnr": {key: float(np.mean([psnr for psnr, _ in scores[key]])) for key in order},
-        "ssim": {key: float(np.mean([ssim for _, ssim in scores[key]])) for key in order},
+        "psnr": {key: float(np.mean([psnr for psnr, _ in values])) for key, values in scores.items()},
+        "ssim": {key: float(np.mean([ssim for _, ssim in values])) for key, values in scores.items()},
         "mean_rain": float(np.mean(mean_rain)),
-        "baseline": best,
+        "baseline": baseline,
         "images": len(chosen),
     }
     return figures, rows, captions
@@ -132,5 +137,6 @@ def _derain(model: Any, data: dict[str, Any]) -> dict[str, torch.Tensor]:
 def _score(image: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
     if np.array_equal(image, truth):
         return 100.0, 1.0  # equal images have no finite PSNR, which JSON could not hold
-    psnr = calculate_psnr(image, truth, crop_border=0)
-    return float(psnr), float(calculate_ssim(image, truth, crop_border=0))
+    psnr = float(calculate_psnr(image, truth, crop_border=0))
+    # The window of SSIM has 11 pixels; a smaller image has no value.
+    return psnr, float(calculate_ssim(image, truth, crop_border=0)) if min(image.shape[:2]) >= 11 else 0.0

@@ -13,6 +13,7 @@ from nlcl_plugin.engine.loading import explained
 from nlcl_plugin.engine.montage import save_montage
 from nlcl_plugin.engine.summary import derained_rows
 from nlcl_plugin.engine.train import start_logger
+from nlcl_plugin.models.validation import ValidationMixin
 
 COMPARED = 4  # images in the comparison picture
 
@@ -41,7 +42,7 @@ def test(opt: dict[str, Any]) -> int:
         name = loader.dataset.opt["name"]
         with explained(loader.dataset):
             model.validation(loader, current_iter=opt["name"], tb_logger=None, save_img=opt["val"]["save_img"])
-        if opt["rank"] == 0 and opt["scale"] == 1:
+        if opt["rank"] == 0 and isinstance(model, ValidationMixin):
             rows = [row for _, row in zip(range(COMPARED), derained_rows(model, loader), strict=False)]
             path = osp.join(opt["path"]["results_root"], f"{name}_comparison.png")
             save_montage(path, rows)

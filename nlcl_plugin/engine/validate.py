@@ -32,16 +32,22 @@ from nlcl_plugin.models.nlcl_model import DECOMPOSITIONS
 
 TOP_KEYS = {
     "name", "model_type", "scale", "num_gpu", "manual_seed", "find_unused_parameters", "datasets", "path", "train",
-    "val", "logger", "dist_params", "crop_border", "decomposition", "demo_data",
+    "val", "logger", "dist_params", "decomposition", "demo_data",
 }  # fmt: skip
 LOADER_KEYS = {
     "name", "type", "phase", "scale", "io_backend", "num_worker_per_gpu", "batch_size_per_gpu", "use_shuffle",
     "dataset_enlarge_ratio", "prefetch_mode", "num_prefetch_queue", "pin_memory", "persistent_workers", "manual_seed",
 }  # fmt: skip
-VAL_KEYS = {"val_freq", "save_img", "pbar", "suffix", "metrics", "grids"}
+VAL_KEYS = {"val_freq", "save_img", "pbar", "suffix", "metrics"}
 REQUIRED = {"name": str, "model_type": str, "datasets": dict}
 OPTIMIZERS = [name for name in dir(torch.optim) if name[0].isupper() and name != "Optimizer"]
-SCHEDULERS = ["LinearDecayLR", "MultiStepLR", "MultiStepRestartLR", "CosineAnnealingRestartLR"]
+SCHEDULERS = ["MultiStepLR", "MultiStepRestartLR", "CosineAnnealingRestartLR"]
+PATH_KEYS = {"resume_state", "ignore_resume_networks", "experiments_root", "results_root", "models"} | {
+    "training_states", "visualization", "log"
+}  # fmt: skip
+PATH_PREFIXES = ("pretrain_network_", "param_key_", "strict_load_")
+LOGGER_KEYS = {"print_freq", "save_checkpoint_freq", "use_tb_logger", "wandb"}
+DIST_KEYS = {"backend", "port"}
 FILLED_IN = {"ProjectionHeads": {"in_channels"}}  # arguments that the model adds
 
 
@@ -113,18 +119,41 @@ def check(options: dict[str, Any]) -> None:
             raise InputError("train.total_iter is missing: give the number of iterations")
         for key, block in options["train"].items():
             if key.startswith("optim_") and block is not None:
-                _check_name(f"train.{key}.type", _type_of(f"train.{key}", block), OPTIMIZERS, "torch.optim has no")
+                names = OPTIMIZERS if ours is not None else ["Adam"]
+                _check_name(f"train.{key}.type", _type_of(f"train.{key}", block), names, "torch.optim has no")
             if key == "scheduler":
-                _check_name(f"train.{key}.type", _type_of(f"train.{key}", block), SCHEDULERS, "no scheduler is named")
+                names = [*SCHEDULERS, "LinearDecayLR"] if ours is not None else SCHEDULERS
+                _check_name(f"train.{key}.type", _type_of(f"train.{key}", block), names, "no scheduler is named")
             if key.endswith("_opt") and isinstance(block, dict) and "type" in block:
                 _check_call(LOSS_REGISTRY, f"train.{key}", _loss_arguments(block, ours is not None))
-    if options.get("val"):
-        if ours is not None:
-            _unknown("val.", options["val"], VAL_KEYS, refuse=True)
-        for name, metric in (options["val"].get("metrics") or {}).items():
-            _registered(METRIC_REGISTRY, f"val.metrics.{name}.type", _type_of(f"val.metrics.{name}", metric))
+    paths = PATH_KEYS | {key for key in options["path"] if key.startswith(PATH_PREFIXES)}
+    for block, known in (("path", paths), ("logger", LOGGER_KEYS), ("dist_params", DIST_KEYS), ("val", VAL_KEYS)):
+        _unknown(f"{block}.", options.get(block) or {}, known, refuse=ours is not None)
+    for where in ("logger.print_freq", "logger.save_checkpoint_freq", "val.val_freq"):
+        block, key = where.split(".")
+        if options.get(block):
+            _check_count(where, options[block].get(key, 1))
+    metrics = (options.get("val") or {}).get("metrics") or {}
+    if not isinstance(metrics, dict):
+        raise InputError(f"val.metrics: expected a block with a block for each metric, but received {metrics!r}")
+    for name, metric in metrics.items():
+        _check_metric(f"val.metrics.{name}", metric)
     for name, dataset in options["datasets"].items():
         _check_dataset(f"datasets.{name}", dataset)
+
+
+def _check_count(where: str, value: Any) -> None:
+    # 5e3 is a float that means a count
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 1 or value != int(value):
+        raise InputError(f"{where}: expected a whole number of at least 1, but received {value!r}")
+
+
+def _check_metric(where: str, metric: Any) -> None:
+    function = _registered(METRIC_REGISTRY, f"{where}.type", _type_of(where, metric))
+    for key, parameter in inspect.signature(function).parameters.items():
+        needed = parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
+        if needed and key not in ("img", "img2") and key not in metric:
+            raise InputError(f"{where}.{key} is missing: {metric['type']} needs it")
 
 
 def _check_dataset(where: str, dataset: dict[str, Any]) -> None:
@@ -132,11 +161,18 @@ def _check_dataset(where: str, dataset: dict[str, Any]) -> None:
     if cls is UnpairedImageDataset:
         _unknown(f"{where}.", dataset, LOADER_KEYS | set(UnpairedImageDataset.OPTION_KEYS), refuse=True)
     _check_numbers(where, dataset)
+    if not isinstance(dataset["name"], str):
+        raise InputError(f"{where}.name: expected a text, but received {dataset['name']!r}; put it in quotes")
     if dataset["phase"] == "train":
+        ratio = dataset.get("dataset_enlarge_ratio", 1)
+        if not isinstance(ratio, int | float) or ratio <= 0:
+            raise InputError(f"{where}.dataset_enlarge_ratio: expected a number above 0, but received {ratio!r}")
         for key, default in (("batch_size_per_gpu", None), ("num_worker_per_gpu", 0)):
             value = dataset.setdefault(key, default) if default is not None else dataset.get(key)
             if not isinstance(value, int) or value < (1 if default is None else 0):
                 raise InputError(f"{where}.{key}: expected a whole number, but received {value!r}")
+    if dataset.get("num_prefetch_queue") is not None:
+        _check_count(f"{where}.num_prefetch_queue", dataset["num_prefetch_queue"])
     prefetch = dataset.get("prefetch_mode")
     if prefetch not in (None, "cpu", "cuda"):
         raise InputError(f"{where}.prefetch_mode: expected cpu, cuda or ~, but received {prefetch!r}")
@@ -169,7 +205,7 @@ def _try(where: str, cls: Any, *args: Any, **kwargs: Any) -> None:
         raise InputError(f"{where}.{error.args[0]} is missing: {cls.__name__} needs it") from error
     except InputError as error:
         raise InputError(f"{where}.{error}") from error  # our datasets name the key first
-    except (ValueError, TypeError, AssertionError, OSError) as error:
+    except (ValueError, TypeError, AssertionError, OSError, RuntimeError) as error:
         raise InputError(f"{where}: {' '.join(str(error).split())}") from error
 
 

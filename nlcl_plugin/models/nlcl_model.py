@@ -54,11 +54,14 @@ class NLCLModel(ValidationMixin, BaseModel):
         self.current_iter = 0
         if not self.is_train:
             self.restoring = "network_s" in opt
-            self.nets = self._build_nets(["s" if self.restoring else "g"])
+            label = "s" if self.restoring else "g"
+            if f"network_{label}" in opt and not opt["path"].get(f"pretrain_network_{label}"):
+                raise InputError(f"path.pretrain_network_{label} is missing: give the checkpoint to test")
+            self.nets = self._build_nets([label])
             return
         self.train_opt = TrainOptions.model_validate(opt["train"])
         self.restoring = False
-        self.mean_rain = torch.zeros((), device=self.device)
+        self.mean_rain: Tensor | None = None  # running mean of |R|
         self.nets = self._build_nets(self._needed_nets())
         self.embed = LayerEmbeddings(self.train_opt, self.nets)
         self.averages = self._build_averages()
@@ -100,8 +103,17 @@ class NLCLModel(ValidationMixin, BaseModel):
 
     def _load(self, net: nn.Module, label: str, param_key: str) -> None:
         path = self.opt["path"].get(f"pretrain_network_{label}")
-        if path is not None:
+        if path is None:
+            return
+        try:
             self.load_network(net, path, self.opt["path"].get(f"strict_load_{label}", True), param_key)
+        except KeyError as error:
+            raise InputError(f"{path}: holds no weights under {error}; set path.param_key_{label}") from error
+        except Exception as error:  # torch.load raises nearly anything on a file that is no checkpoint
+            reason = " ".join(str(error).split())[:300]
+            raise InputError(
+                f"path.pretrain_network_{label}: {path} does not fit network_{label} or is no checkpoint ({reason})"
+            ) from error
 
     def _build_averages(self) -> dict[str, nn.Module]:
         """Moving averages of the networks whose output is used; they are what tests and extracts rain."""
@@ -182,11 +194,12 @@ class NLCLModel(ValidationMixin, BaseModel):
             warmup_iter: Iterations of linear warm-up at the start of stage 1; -1 for none.
         """
         restorer = self.train_opt.restorer_opt
-        begin = restorer.start_iter if restorer is not None and current_iter > restorer.start_iter else 0
+        second = restorer is not None and current_iter > restorer.start_iter
+        begin = restorer.start_iter if restorer is not None and second else 0
         for name, scheduler in zip(self.optimizer, self.schedulers, strict=True):
-            if (name == "s") == (begin > 0) and current_iter > begin + 1:
+            if (name == "s") == second and current_iter > begin + 1:
                 scheduler.step()
-        if current_iter < warmup_iter and begin == 0:
+        if current_iter < warmup_iter and not second:
             self._set_lr([[rate * current_iter / warmup_iter for rate in rates] for rates in self._get_init_lr()])
 
     def get_optimizer(self, optim_type: str, params: Any, lr: float, **kwargs: Any) -> torch.optim.Optimizer:
@@ -309,8 +322,9 @@ class NLCLModel(ValidationMixin, BaseModel):
         """Running mean of |R|; R = 0 is a stable trap, where no time should be spent."""
         t = self.train_opt
         mean = rain.detach().abs().mean()
-        self.mean_rain = mean if self.current_iter == 1 else torch.lerp(self.mean_rain, mean, 0.05)
-        if self.current_iter >= t.collapse_iter and self.mean_rain < t.min_mean_rain:
+        self.mean_rain = mean if self.mean_rain is None else torch.lerp(self.mean_rain, mean, 0.05)
+        last = t.restorer_opt is not None and self.current_iter == t.restorer_opt.start_iter
+        if (self.current_iter >= t.collapse_iter or last) and self.mean_rain < t.min_mean_rain:
             raise TrainingStoppedError(
                 f"the rain layer is empty (mean |R| {self.mean_rain.item():.5f} < min_mean_rain {t.min_mean_rain} at "
                 f"iteration {self.current_iter}): the generator copies its input; ramp identity, fidelity and the "

@@ -13,6 +13,8 @@ from basicsr.utils import get_root_logger, imwrite, tensor2img
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from nlcl_plugin.errors import InputError
+
 # Computed when the option file names no metrics: these with ground truth, NIQE without.
 PAIRED_METRICS = {
     "psnr": {"type": "calculate_psnr", "crop_border": 0, "test_y_channel": False},
@@ -56,7 +58,7 @@ class ValidationMixin:
             visuals = self.get_current_visuals()  # type: ignore[attr-defined]
             images = {key: tensor2img(value) for key, value in visuals.items()}  # BGR, 8 bit
             image_name = _output_name(data["lq_path"][0], dataloader.dataset.opt.get("dataroot_lq"), names)  # type: ignore[attr-defined]
-            rows.append({"image": image_name, **self._measure(images)})
+            rows.append({"image": image_name, **self._measure(image_name, images)})
             if save_img:
                 self._save_pictures(images, name, image_name, current_iter)
         self._log_metrics(name, rows, current_iter, tb_logger)
@@ -64,7 +66,7 @@ class ValidationMixin:
             folder = self.opt["path"]["visualization"]
             _write_csv(osp.join(osp.dirname(folder), f"{name}_metrics.csv"), rows)
 
-    def _measure(self, images: dict[str, np.ndarray]) -> dict[str, float]:
+    def _measure(self, image: str, images: dict[str, np.ndarray]) -> dict[str, float]:
         paired = "gt" in images
         metrics = self.opt.get("val", {}).get("metrics") or (PAIRED_METRICS if paired else BLIND_METRICS)
         values: dict[str, float] = {}
@@ -74,6 +76,11 @@ class ValidationMixin:
                 continue
             if blind and min(images["result"].shape[:2]) < NIQE_MIN_SIDE:
                 continue
+            if not blind and images["gt"].shape != images["result"].shape:
+                raise InputError(
+                    f"{image}: the derained image is {_size(images['result'])} and its ground truth "
+                    f"{_size(images['gt'])}; pairs must have one size"
+                )
             data = {"img": images["result"]}
             if not blind:
                 data["img2"] = images["gt"]
@@ -119,6 +126,10 @@ class ValidationMixin:
         if best is None or (value <= best["val"] if lower else value >= best["val"]):
             record[metric] = {"better": "lower" if lower else "higher", "val": value, "iter": current_iter}
         return record[metric]
+
+
+def _size(image: np.ndarray) -> str:
+    return f"{image.shape[1]}×{image.shape[0]}"
 
 
 def _output_name(path: str, root: str | None, taken: set[str]) -> str:

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
-from unpaired_helpers import CLEAN, RAINY, make_roots, options
+from unpaired_helpers import CLEAN, RAINY, epoch_indices, make_roots, options
 
 from nlcl_plugin.data.image_io import to_uint8
-from nlcl_plugin.data.sampler import SampleIndex, epoch_indices
+from nlcl_plugin.data.sampler import SampleIndex
 from nlcl_plugin.data.unpaired_image_dataset import UnpairedImageDataset
 
 

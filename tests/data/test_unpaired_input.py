@@ -5,9 +5,8 @@ from collections import Counter
 import cv2
 import numpy as np
 import pytest
-from unpaired_helpers import RAINY, make_roots, options, write_folder
+from unpaired_helpers import RAINY, epoch_indices, make_roots, options, write_folder
 
-from nlcl_plugin.data.sampler import epoch_indices
 from nlcl_plugin.data.unpaired_image_dataset import UnpairedImageDataset, reflect_to
 from nlcl_plugin.errors import InputError
 

@@ -55,13 +55,16 @@ def write_options(folder, options, name="options.yml"):
 
 def make_folders(root, photograph):
     """rainy/ (3 images), clean/ (5 other images, other names), val_rainy/ and val_clean/ (2 pairs)."""
-    for folder, count in (("rainy", 3), ("clean", 5), ("val_clean", 2)):
+    for seed, (folder, names) in enumerate(
+        (
+            ("rainy", [f"rainy_{i}" for i in range(3)]),
+            ("clean", [f"clean_{i}" for i in range(5)]),
+            ("val_clean", ["0", "1"]),
+        )
+    ):
         (root / folder).mkdir()
-        for i in range(count):
-            image = photograph(48, 56, seed=hash(folder) % 50 + i)
-            cv2.imwrite(
-                str(root / folder / f"{folder}_{i}.png" if folder != "val_clean" else root / folder / f"{i}.png"), image
-            )
+        for i, name in enumerate(names):
+            cv2.imwrite(str(root / folder / f"{name}.png"), photograph(48, 56, seed=10 * seed + i))
     (root / "val_rainy").mkdir()
     for i in range(2):
         image = cv2.imread(str(root / "val_clean" / f"{i}.png")).astype(int)
@@ -69,7 +72,7 @@ def make_folders(root, photograph):
         cv2.imwrite(str(root / "val_rainy" / f"{i}.png"), image.clip(0, 255).astype(np.uint8))
 
 
-def run(folder, *arguments, **kwargs):
+def run(folder, *arguments, timeout=300):
     """Run `python -m nlcl_plugin` in a folder; returns the finished process."""
     return subprocess.run(
         [sys.executable, "-m", "nlcl_plugin", *map(str, arguments)],
@@ -77,6 +80,5 @@ def run(folder, *arguments, **kwargs):
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
-        **kwargs,
+        timeout=timeout,
     )

@@ -13,6 +13,8 @@ import torch
 from conftest import photograph
 from helpers import make_folders, run, tiny_options, write_options
 
+from nlcl_plugin.archs import ResidualUNet
+
 
 @pytest.fixture
 def folder(tmp_path):
@@ -54,19 +56,57 @@ def test_training_then_testing_leaves_everything_a_user_expects(folder):
     assert len((results / "mine_metrics.csv").read_text().splitlines()) == 1 + 3
 
 
-def test_resuming_ends_with_the_weights_of_an_uninterrupted_run(folder):
-    options = tiny_options()
-    write_options(folder, options)
-    assert run(folder, "train", "-opt", "options.yml").returncode == 0
-    through = torch.load(folder / "experiments/tiny/models/net_g_latest.pth", weights_only=True)["params"]
-    os.rename(folder / "experiments", folder / "before")
-
+def test_resuming_goes_on_at_the_saved_iteration_in_the_same_folder(folder):
+    write_options(folder, tiny_options())
     assert run(folder, "train", "-opt", "options.yml", "--force_yml", "train:total_iter=4").returncode == 0
+    held = torch.load(folder / "experiments/tiny/models/net_g_4.pth", weights_only=True)["params"]
     done = run(folder, "train", "-opt", "options.yml", "--auto_resume")
+    assert done.returncode == 0, done.stderr
     assert "Resuming from epoch" in done.stderr
+    assert ", iteration 4." in done.stderr
+    # Stage 2 began after iteration 3, so the generator stands still and only the restorer goes on.
     resumed = torch.load(folder / "experiments/tiny/models/net_g_latest.pth", weights_only=True)["params"]
-    assert resumed.keys() == through.keys()
+    assert all(torch.equal(resumed[key], held[key]) for key in held)
+    restorers = [
+        torch.load(folder / f"experiments/tiny/models/net_s_{name}.pth", weights_only=True)["params"]["head.weight"]
+        for name in ("4", "latest")
+    ]
+    assert not torch.equal(*restorers)
     assert not list((folder / "experiments").glob("*archived*"))
+
+
+def test_torn_training_state_is_named(folder):
+    write_options(folder, tiny_options())
+    assert run(folder, "train", "-opt", "options.yml").returncode == 0
+    state = folder / "experiments/tiny/training_states/6.state"
+    state.write_bytes(state.read_bytes()[:100])
+    done = run(folder, "train", "-opt", "options.yml", "--auto_resume")
+    assert done.returncode == 2
+    assert "6.state: not a training state" in done.stderr.splitlines()[-1]
+    assert not list((folder / "experiments/tiny").rglob("*.tmp"))
+
+
+def test_a_wrong_option_leaves_the_experiment_before_it_in_place(folder):
+    write_options(folder, tiny_options())
+    assert run(folder, "train", "-opt", "options.yml").returncode == 0
+    before = sorted(path.name for path in (folder / "experiments").rglob("*"))
+    options = tiny_options()
+    del options["network_d"]
+    write_options(folder, options)
+    done = run(folder, "train", "-opt", "options.yml")
+    assert done.returncode == 2
+    assert "network_d is missing" in done.stderr
+    assert sorted(path.name for path in (folder / "experiments").rglob("*")) == before
+
+
+def test_unreadable_image_ends_the_run_also_with_cpu_prefetch(folder):
+    (folder / "rainy" / "broken.png").write_bytes(b"nothing")
+    options = tiny_options()
+    options["datasets"]["train"]["prefetch_mode"] = "cpu"
+    write_options(folder, options)
+    done = run(folder, "train", "-opt", "options.yml", timeout=120)
+    assert done.returncode == 2
+    assert "rainy/broken.png" in done.stderr.splitlines()[-1]
 
 
 def test_interrupting_saves_the_state_and_says_so(folder):
@@ -109,7 +149,9 @@ def test_unreadable_image_is_named_in_one_line(folder, command):
     options = tiny_options()
     options["datasets"]["train"]["num_worker_per_gpu"] = 1  # errors of workers arrive with their traceback as text
     if command == "test":
+        torch.save({"params": ResidualUNet(num_feat=8, num_block=1).state_dict()}, folder / "net_s.pth")
         options["datasets"] = {"test": {"type": "UnpairedImageDataset", "dataroot_lq": "rainy"}}
+        options["path"] = {"pretrain_network_s": "net_s.pth"}
     write_options(folder, options)
     done = run(folder, command, "-opt", "options.yml")
     assert done.returncode == 2, done.stderr

@@ -203,6 +203,44 @@ def test_empty_rain_layer_stops_the_training(tmp_path):
         step(model, 3)
 
 
+def test_a_resumed_run_with_faint_rain_is_not_taken_for_a_collapse(tmp_path):
+    model = build(options(tmp_path, min_mean_rain=0.005, collapse_iter=3))
+    assert 0.005 < step(model, 100)["mean_rain"] < 0.02  # the first step of this process, beyond collapse_iter
+
+
+def test_an_empty_rain_layer_is_noticed_before_stage_two(tmp_path):
+    model = build(options(tmp_path, min_mean_rain=0.9, **RESTORER))
+    step(model, 1)
+    with pytest.raises(TrainingStoppedError, match="the rain layer is empty"):
+        step(model, 2)
+
+
+def test_restorer_alone_has_a_falling_learning_rate(tmp_path):
+    restorer = {"restorer_opt": {"start_iter": 0}, "optim_s": ADAM}
+    model = build(options(tmp_path, **restorer))
+    rates = []
+    for current_iter in range(1, 9):
+        step(model, current_iter)
+        rates.append(model.get_current_learning_rate()[0])
+    assert rates == pytest.approx([1e-3] * 5 + [7.5e-4, 5e-4, 2.5e-4])
+
+
+def test_testing_without_a_checkpoint_is_refused(tmp_path):
+    opt = {**options(tmp_path), "is_train": False}
+    with pytest.raises(InputError, match="is missing: give the checkpoint to test"):
+        build(opt)
+
+
+def test_checkpoint_of_another_network_is_refused_by_name(tmp_path):
+    torch.save({"params": {"a": torch.zeros(1)}}, tmp_path / "other.pth")
+    torch.save({"weights": {}}, tmp_path / "unnamed.pth")
+    for name, match in (("other.pth", "does not fit network_g"), ("unnamed.pth", "holds no weights under 'params'")):
+        opt = options(tmp_path)
+        opt["path"]["pretrain_network_g"] = str(tmp_path / name)
+        with pytest.raises(InputError, match=match):
+            build(opt)
+
+
 def test_a_loss_that_is_not_a_number_stops_the_training_by_name(tmp_path):
     model = build(options(tmp_path, layer_opt=None, location_opt=None))
     model.feed_data({**batch(), "lq": torch.full((2, 3, 32, 32), float("nan"))})
