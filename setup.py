@@ -11,7 +11,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (HERE / "nlcl_plugin/__init__.py").
 setup(
     name="nlcl_plugin",
     version=VERSION.group(1),
-    description="Unpaired image deraining (NLCL) as a plugin for BasicSR and MMEngine",
+    description="Unpaired image deraining (NLCL) as a plugin for BasicSR",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

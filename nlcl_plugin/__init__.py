@@ -1,4 +1,4 @@
-"""nlcl_plugin: learn to remove rain from photographs without pairs, inside BasicSR and MMEngine.
+"""nlcl_plugin: learn to remove rain from photographs without pairs, inside BasicSR.
 
 Importing the package mends what breaks BasicSR 1.4.2 today and registers all parts in its registries. Where BasicSR is
 not installed, `nlcl_plugin.ops`, `nlcl_plugin.losses` and `nlcl_plugin.archs` work with torch alone.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from typing import Any
 
 import torch
@@ -109,7 +110,11 @@ def complete(options: dict[str, Any], *, root: str, is_train: bool, auto_resume:
     options.setdefault("scale", 1)
     if options.get("num_gpu", "auto") == "auto":
         options["num_gpu"] = torch.cuda.device_count()
-    for name, dataset in options["datasets"].items():
+    for name, dataset in list(options["datasets"].items()):
+        if dataset.pop("optional", False) and not _roots_exist(dataset):
+            warnings.warn(f"datasets.{name} is left out: its folders don't exist and it is optional", stacklevel=2)
+            del options["datasets"][name]
+            continue
         dataset.setdefault("name", name)
         dataset["phase"] = name.split("_")[0]
         dataset["scale"] = options["scale"]
@@ -152,6 +157,11 @@ def complete(options: dict[str, Any], *, root: str, is_train: bool, auto_resume:
         val.setdefault("val_freq", 5000)  # no block `val` still means a validation at the end
 
 
+def _roots_exist(dataset: dict[str, Any]) -> bool:
+    roots = [dataset[key] for key in ("dataroot_lq", "dataroot_gt") if dataset.get(key) is not None]
+    return all(os.path.exists(os.path.expanduser(str(root))) for root in roots)
+
+
 def newest_checkpoint(path: str, key: str) -> str:
     """Resolve a checkpoint path; a folder stands for its newest checkpoint of that network.
 
@@ -160,7 +170,7 @@ def newest_checkpoint(path: str, key: str) -> str:
         key: The option, such as `pretrain_network_g`.
 
     Returns:
-        The file: `net_g_latest.pth` if there is one, else the one of the most iterations.
+        The file, or the one in the folder that was written last.
 
     Raises:
         InputError: If there is none.
@@ -171,11 +181,8 @@ def newest_checkpoint(path: str, key: str) -> str:
         raise InputError(f"path.{key}: there is no file or folder {path!r}; train first, or give another path")
     stem = f"net_{key.rpartition('_')[2]}_" if "pretrain_network" in key else ""
     suffix = ".pth" if stem else ".state"
-    found: dict[float, str] = {}
-    for name in os.listdir(path):
-        label = name[len(stem) : -len(suffix)]
-        if name.startswith(stem) and name.endswith(suffix) and (label == "latest" or label.isdigit()):
-            found[float("inf") if label == "latest" else int(label)] = name
+    pattern = re.compile(rf"{re.escape(stem)}(latest|\d+){re.escape(suffix)}")
+    found = [entry for entry in os.scandir(path) if pattern.fullmatch(entry.name)]
     if not found:
         raise InputError(f"path.{key}: the folder {path!r} holds no {stem or '*'}*{suffix}")
-    return os.path.join(path, found[max(found)])
+    return max(found, key=lambda entry: (entry.stat().st_mtime_ns, entry.name)).path

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from nlcl_plugin.engine.options import load_yaml, newest_checkpoint, override
@@ -83,8 +85,10 @@ def test_overrides_are_never_evaluated():
 
 
 def test_folder_of_checkpoints_stands_for_the_newest(tmp_path):
-    for name in ("net_g_100.pth", "net_g_90.pth", "net_s_latest.pth", "net_s_5.pth", "net_g_best.pth.tmp"):
+    names = ("net_g_90.pth", "net_g_latest.pth", "net_g_100.pth", "net_s_5.pth", "net_s_latest.pth", "net_g_9.pth.tmp")
+    for age, name in enumerate(names):
         (tmp_path / name).touch()
+        os.utime(tmp_path / name, (1000 + age, 1000 + age))
     assert newest_checkpoint(str(tmp_path), "pretrain_network_g") == str(tmp_path / "net_g_100.pth")
     assert newest_checkpoint(str(tmp_path), "pretrain_network_s") == str(tmp_path / "net_s_latest.pth")
     assert newest_checkpoint(str(tmp_path / "net_s_5.pth"), "pretrain_network_s") == str(tmp_path / "net_s_5.pth")

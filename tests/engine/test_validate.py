@@ -165,6 +165,15 @@ def test_checking_leaves_no_trace(begin, folder):
     assert sorted(folder.rglob("*")) == before
 
 
+def test_optional_dataset_is_left_out_with_a_warning_where_it_is_missing(begin):
+    options = tiny_options()
+    options["datasets"]["val"]["optional"] = True
+    assert "val" in begin(options)["datasets"]
+    options["datasets"]["val"]["dataroot_gt"] = "nowhere"
+    with pytest.warns(UserWarning, match="datasets.val is left out"):
+        assert list(begin(options)["datasets"]) == ["train"]
+
+
 def test_null_takes_a_dataset_out(begin):
     assert list(begin(tiny_options(), force_yml=["datasets:val=~"])["datasets"]) == ["train"]
 
