@@ -66,6 +66,8 @@ class UnpairedImageDataset(Dataset[dict[str, Any]]):
             - cache (bool): Keep all decoded images in the memory of each process. Default: False. For small sets;
               loader workers each fill a cache of their own, so use it with `num_worker_per_gpu: 0` or with
               `persistent_workers: true`.
+            - on_error (str): `raise` (the default), or `skip`: in training, the next image takes the place of one that
+              cannot be read, and the sample tells it in `skipped`.
             - scale (int): 1 or absent; there is nothing to enlarge.
 
             Others, such as the loader's, are left alone.
@@ -94,6 +96,7 @@ class UnpairedImageDataset(Dataset[dict[str, Any]]):
         "manual_seed",
         "seed",
         "cache",
+        "on_error",
     )
 
     def __init__(self, opt: dict[str, Any]) -> None:
@@ -106,6 +109,9 @@ class UnpairedImageDataset(Dataset[dict[str, Any]]):
             raise self._wrong("scale", "1, as derained images keep their size; remove the key")
         seed_key = "manual_seed" if opt.get("manual_seed") is not None else "seed"
         self._seed = self._integer(seed_key, minimum=0, default=0)
+        if opt.get("on_error") not in (None, "raise", "skip"):
+            raise self._wrong("on_error", "'raise' or 'skip'")
+        self._skips = opt.get("on_error") == "skip" and self._training
         self._cache: dict[str, np.ndarray] | None = {} if self._flag("cache") else None
 
         if self._training:
@@ -135,22 +141,39 @@ class UnpairedImageDataset(Dataset[dict[str, Any]]):
         """
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} of {len(self)} images")  # what ends a plain loop over the dataset
-        rainy = self._load(self._rainy, self._rainy.names[index])
+        skipped: list[str] = []
+        rainy, rainy_path = self._load_from(self._rainy, int(index), skipped)
         if not self._training:
             # Never the clean images, even where given: they show other scenes and are no ground truth to measure with.
-            return {"lq": to_tensor(rainy), "lq_path": self.paths[index]}
+            return {"lq": to_tensor(rainy), "lq_path": rainy_path}
         rng = sample_generator(self._seed, index)
-        partner = self._clean.names[rng.integers(len(self._clean.names))]
-        return {
+        clean, clean_path = self._load_from(self._clean, int(rng.integers(len(self._clean.names))), skipped)
+        sample = {
             "lq": self._augment(rainy, rng),
-            "gt": self._augment(self._load(self._clean, partner), rng),
-            "lq_path": self.paths[index],
-            "gt_path": os.path.join(self._clean.root, partner),
+            "gt": self._augment(clean, rng),
+            "lq_path": rainy_path,
+            "gt_path": clean_path,
         }
+        # Text, as a loader makes batches of it whatever its length.
+        return {**sample, "skipped": "\n".join(skipped)} if self._skips else sample
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the cached images behind on the way to a loader worker."""
         return {**self.__dict__, "_cache": None if self._cache is None else {}}
+
+    def _load_from(self, source: _Source, position: int, skipped: list[str]) -> tuple[np.ndarray, str]:
+        """Load the image at a position, or the next readable one; its path comes with it."""
+        count = len(source.names)
+        for attempt in range(count if self._skips else 1):
+            name = source.names[(position + attempt) % count]
+            path = os.path.join(source.root, name)
+            try:
+                return self._load(source, name), path
+            except InputError:
+                if not self._skips:
+                    raise
+                skipped.append(path)
+        raise InputError(f"{source.root}: none of its {count} images can be read")
 
     def _load(self, source: _Source, name: str) -> np.ndarray:
         path = os.path.join(source.root, name)

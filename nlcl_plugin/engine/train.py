@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import time
+from dataclasses import dataclass, field
 from os import path as osp
 from types import FrameType
 from typing import Any
@@ -25,7 +26,7 @@ from nlcl_plugin.engine.loading import explained
 from nlcl_plugin.engine.summary import summarise
 from nlcl_plugin.errors import InputError, TrainingStoppedError
 
-INTERRUPTED = 5
+SKIPPED, INTERRUPTED = 3, 5  # exit codes
 
 
 def train(opt: dict[str, Any], option_file: str) -> int:
@@ -36,7 +37,7 @@ def train(opt: dict[str, Any], option_file: str) -> int:
         option_file: Where they came from; copied into the experiment folder.
 
     Returns:
-        The exit code: 0, or 5 if a signal ended the training after its state was saved.
+        The exit code: 0; 3 if unreadable images were skipped; 5 if a signal ended the training, its state saved.
 
     Raises:
         InputError: If a file is unreadable or there are too few images for a batch.
@@ -70,28 +71,29 @@ def train(opt: dict[str, Any], option_file: str) -> int:
         logger.info(f"Resuming from epoch {epoch}, iteration {current_iter}.")
 
     prefetcher = CUDAPrefetcher(train_loader, opt) if _prefetch(opt) == "cuda" else CPUPrefetcher(train_loader)
-    message_logger = MessageLogger(opt, current_iter + 1, tb_logger)
-    message_logger.max_iters += 1  # it counts one iteration too few and would end with an ETA of minus one day
+    loop = _Loop(opt, model, prefetcher, sampler, val_loaders, tb_logger, epoch, current_iter)
     with StopRequest() as stop:
         try:
-            epoch, current_iter = _iterate(
-                opt, model, prefetcher, sampler, val_loaders, message_logger, tb_logger, epoch, current_iter, stop
-            )
+            loop.run(stop)
         except TrainingStoppedError as error:
             logger.error(f"Training stopped: {error}")
             raise
         if stop.requested:
-            model.save(epoch, current_iter)
-            logger.info(f"Interrupted: state of iteration {current_iter} saved; go on with --auto_resume.")
+            model.save(loop.epoch, loop.current_iter)
+            logger.info(f"Interrupted: state of iteration {loop.current_iter} saved; go on with --auto_resume.")
             return INTERRUPTED
     logger.info(f"End of training ({total_iter} iterations). Saving the latest model.")
     model.save(epoch=-1, current_iter=-1)
     if opt.get("val"):
-        _validate(opt, model, val_loaders, current_iter, tb_logger)
+        loop.validate()
         if opt["rank"] == 0:
             summarise(model, val_loaders, opt)
     if tb_logger:
         tb_logger.close()
+    if loop.skipped:
+        listed = "\n".join(f"  {path}" for path in sorted(loop.skipped))
+        logger.warning(f"Trained without {len(loop.skipped)} files that could not be read:\n{listed}")
+        return SKIPPED
     return 0
 
 
@@ -108,58 +110,74 @@ def start_logger(opt: dict[str, Any], kind: str) -> logging.Logger:
     return logger
 
 
-def _iterate(
-    opt: dict[str, Any],
-    model: Any,
-    prefetcher: Any,
-    sampler: Any,
-    val_loaders: list[Any],
-    message_logger: Any,
-    tb_logger: Any,
-    epoch: int,
-    current_iter: int,
-    stop: StopRequest,
-) -> tuple[int, int]:
-    """Iterate to `total_iter` or until a stop is requested; returns the epoch and iteration reached."""
-    total_iter = int(opt["train"]["total_iter"])
-    logger = get_root_logger()
-    data_timer, iter_timer = AvgTimer(), AvgTimer()
-    start = time.time()
-    while current_iter < total_iter and not stop.requested:
-        sampler.set_epoch(epoch)
-        with explained(sampler.dataset):
-            prefetcher.reset()
-            batch = prefetcher.next()
-        while batch is not None and current_iter < total_iter and not stop.requested:
-            data_timer.record()
-            current_iter += 1
-            model.update_learning_rate(current_iter, warmup_iter=opt["train"].get("warmup_iter", -1))
-            model.feed_data(batch)
-            model.optimize_parameters(current_iter)
-            iter_timer.record()
-            if current_iter % opt["logger"]["print_freq"] == 0:
-                times = {"time": iter_timer.get_avg_time(), "data_time": data_timer.get_avg_time()}
-                rates = {"lrs": model.get_current_learning_rate()}
-                message_logger({"epoch": epoch, "iter": current_iter, **rates, **times, **model.get_current_log()})
-            if current_iter % opt["logger"]["save_checkpoint_freq"] == 0:
-                logger.info("Saving models and training states.")
-                model.save(epoch, current_iter)
-            if opt.get("val") and current_iter % opt["val"]["val_freq"] == 0 and current_iter < total_iter:
-                _validate(opt, model, val_loaders, current_iter, tb_logger)
-            data_timer.start()
-            iter_timer.start()
-            with explained(sampler.dataset):
-                batch = prefetcher.next()
-        if batch is None:
-            epoch += 1
-    logger.info(f"Time consumed: {datetime.timedelta(seconds=int(time.time() - start))}")
-    return epoch, current_iter
+@dataclass
+class _Loop:
+    """Iterations of a training, and where they are."""
 
+    opt: dict[str, Any]
+    model: Any
+    prefetcher: Any
+    sampler: Any
+    val_loaders: list[Any]
+    tb_logger: Any
+    epoch: int
+    current_iter: int
+    skipped: set[str] = field(default_factory=set)
 
-def _validate(opt: dict[str, Any], model: Any, loaders: list[Any], current_iter: int, tb_logger: Any) -> None:
-    for loader in loaders:
-        with explained(loader.dataset):
-            model.validation(loader, current_iter, tb_logger, opt["val"]["save_img"])
+    def run(self, stop: StopRequest) -> None:
+        """Iterate to `total_iter` or until a stop is requested."""
+        total_iter = int(self.opt["train"]["total_iter"])
+        self._message = MessageLogger(self.opt, self.current_iter + 1, self.tb_logger)
+        self._message.max_iters += 1  # it counts one iteration too few and would end with an ETA of minus one day
+        self._data_timer, self._iter_timer = AvgTimer(), AvgTimer()
+        start = time.time()
+        while self.current_iter < total_iter and not stop.requested:
+            self.sampler.set_epoch(self.epoch)
+            batch = self._next(first=True)
+            while batch is not None and self.current_iter < total_iter and not stop.requested:
+                self._step(batch)
+                # The last validation comes after the last checkpoint.
+                if self.current_iter < total_iter and self.opt.get("val") and self._is_due("val", "val_freq"):
+                    self.validate()
+                self._data_timer.start()
+                self._iter_timer.start()
+                batch = self._next()
+            if batch is None:
+                self.epoch += 1
+        get_root_logger().info(f"Time consumed: {datetime.timedelta(seconds=int(time.time() - start))}")
+
+    def validate(self) -> None:
+        """Validate on every validation dataset."""
+        for loader in self.val_loaders:
+            with explained(loader.dataset):
+                self.model.validation(loader, self.current_iter, self.tb_logger, self.opt["val"]["save_img"])
+
+    def _next(self, first: bool = False) -> Any:
+        with explained(self.sampler.dataset):
+            if first:
+                self.prefetcher.reset()
+            batch = self.prefetcher.next()
+        for paths in (batch or {}).get("skipped", ()):
+            self.skipped.update(filter(None, paths.split("\n")))
+        return batch
+
+    def _is_due(self, block: str, key: str) -> bool:
+        return self.current_iter % int(self.opt[block][key]) == 0
+
+    def _step(self, batch: Any) -> None:
+        self._data_timer.record()
+        self.current_iter += 1
+        self.model.update_learning_rate(self.current_iter, warmup_iter=self.opt["train"].get("warmup_iter", -1))
+        self.model.feed_data(batch)
+        self.model.optimize_parameters(self.current_iter)
+        self._iter_timer.record()
+        if self._is_due("logger", "print_freq"):
+            times = {"time": self._iter_timer.get_avg_time(), "data_time": self._data_timer.get_avg_time()}
+            place = {"epoch": self.epoch, "iter": self.current_iter, "lrs": self.model.get_current_learning_rate()}
+            self._message({**place, **times, **self.model.get_current_log()})
+        if self._is_due("logger", "save_checkpoint_freq"):
+            get_root_logger().info("Saving models and training states.")
+            self.model.save(self.epoch, self.current_iter)
 
 
 def _prefetch(opt: dict[str, Any]) -> str | None:

@@ -5,7 +5,7 @@ from collections import Counter
 import cv2
 import numpy as np
 import pytest
-from unpaired_helpers import RAINY, epoch_indices, make_roots, options, write_folder
+from unpaired_helpers import CLEAN, RAINY, epoch_indices, make_roots, options, write_folder
 
 from nlcl_plugin.data.unpaired_image_dataset import UnpairedImageDataset, reflect_to
 from nlcl_plugin.errors import InputError
@@ -130,3 +130,32 @@ class TestOptions:
         for index in (5, -1):
             with pytest.raises(IndexError, match=f"index {index} of 5 images"):
                 dataset[index]
+
+
+class TestSkipping:
+    def test_the_next_image_takes_the_place_of_a_broken_one(self, tmp_path):
+        rainy = write_folder(tmp_path / "rainy", RAINY, seed=0)
+        clean = write_folder(tmp_path / "clean", CLEAN, seed=1)
+        options = {"phase": "train", "dataroot_lq": str(rainy), "dataroot_gt": str(clean), "gt_size": 8}
+        whole = UnpairedImageDataset({**options, "on_error": "skip"})
+        before = [whole[i] for i in range(len(whole))]
+        assert all(sample["skipped"] == "" for sample in before)
+
+        (rainy / RAINY[1]).write_bytes(b"broken")
+        with pytest.raises(InputError, match="001"):
+            UnpairedImageDataset(options)[1]
+        skipping = UnpairedImageDataset({**options, "on_error": "skip"})
+        sample = skipping[1]
+        assert sample["lq_path"] == skipping.paths[2]
+        assert sample["skipped"] == skipping.paths[1]
+        assert sample["gt_path"] == before[1]["gt_path"]
+        assert all(skipping[i]["lq"].equal(before[i]["lq"]) for i in (0, 2, 3, 4))
+
+    def test_a_folder_of_broken_images_alone_is_an_error(self, tmp_path):
+        rainy = write_folder(tmp_path / "rainy", RAINY, seed=0)
+        clean = write_folder(tmp_path / "clean", CLEAN, seed=1)
+        for name in CLEAN:
+            (clean / name).write_bytes(b"broken")
+        options = {"phase": "train", "dataroot_lq": str(rainy), "dataroot_gt": str(clean), "gt_size": 8}
+        with pytest.raises(InputError, match="none of its 3 images can be read"):
+            UnpairedImageDataset({**options, "on_error": "skip"})[0]

@@ -160,6 +160,17 @@ def test_unreadable_image_is_named_in_one_line(folder, command):
     assert "rainy/broken.png" in done.stderr.splitlines()[-1]
 
 
+def test_skipping_unreadable_images_trains_on_the_rest_and_lists_them(folder):
+    (folder / "rainy" / "broken.png").write_bytes(b"nothing")
+    options = tiny_options()
+    options["datasets"]["train"].update(on_error="skip", num_worker_per_gpu=1)
+    write_options(folder, options)
+    done = run(folder, "train", "-opt", "options.yml")
+    assert done.returncode == 3, done.stderr
+    assert "Trained without 1 files that could not be read:\n  rainy/broken.png" in done.stderr
+    assert (folder / "experiments/tiny/summary.json").is_file()
+
+
 def test_unreadable_validation_image_of_a_stock_dataset_is_named(folder):
     (folder / "val_clean" / "1.png").write_bytes(b"not an image")
     options = tiny_options()
