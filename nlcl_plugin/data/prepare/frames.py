@@ -1,0 +1,86 @@
+"""Videos as images: the sharpest frame of each window."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import cv2
+import numpy as np
+
+from nlcl_plugin.data.prepare.model import Source
+from nlcl_plugin.errors import InputError
+
+
+def sharpness(bgr: np.ndarray) -> float:
+    """The variance of the Laplacian: low where a frame is blurred by motion or defocus."""
+    return float(cv2.Laplacian(cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY), cv2.CV_64F).var())
+
+
+def choose(video: Source, every: int) -> Iterator[tuple[Source, bytes]]:
+    """Take the sharpest of every so many frames.
+
+    Args:
+        video: The video.
+        every: The length of a window; the last one may be shorter.
+
+    Yields:
+        The frames and their PNG files.
+
+    Raises:
+        InputError: If the video cannot be read.
+    """
+    best: tuple[float, int, np.ndarray] | None = None
+    count = 0
+    for number, frame in _read(video.path):
+        count += 1
+        sharp = sharpness(frame)
+        if best is None or sharp > best[0]:
+            best = (sharp, number, frame)
+        if (number + 1) % every == 0:
+            yield _frame(video, best[1]), _encode(best[2])
+            best = None
+    if best is not None:
+        yield _frame(video, best[1]), _encode(best[2])
+    if not count:
+        raise InputError(f"{video.path}: no frame of this video can be read; convert it, for example to MP4")
+
+
+def extract(path: str, parts: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+    """Read frames that were chosen before, in one pass, since seeking is not exact in all videos.
+
+    Args:
+        path: The video.
+        parts: The frames, as `frame=N`.
+
+    Yields:
+        Each frame and its PNG file.
+    """
+    wanted = {int(part.removeprefix("frame=")): part for part in parts}
+    for number, frame in _read(path, stop=max(wanted)):
+        if number in wanted:
+            yield wanted[number], _encode(frame)
+
+
+def _read(path: str, stop: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
+    capture = cv2.VideoCapture(path)
+    try:
+        number = 0
+        while stop is None or number <= stop:
+            done, frame = capture.read()
+            if not done:
+                return
+            yield number, frame
+            number += 1
+    finally:
+        capture.release()
+
+
+def _frame(video: Source, number: int) -> Source:
+    return Source(video.path, video.name, f"frame={number}")
+
+
+def _encode(bgr: np.ndarray) -> bytes:
+    done, encoded = cv2.imencode(".png", bgr)
+    if not done:
+        raise RuntimeError("OpenCV could not encode a PNG")
+    return encoded.tobytes()

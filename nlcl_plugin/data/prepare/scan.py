@@ -1,0 +1,91 @@
+"""Find the images and videos of a dataset."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path, PurePosixPath
+
+from nlcl_plugin.data.image_io import IMAGE_SUFFIXES
+from nlcl_plugin.data.prepare.model import Source, Split
+from nlcl_plugin.errors import InputError
+
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv")
+
+
+def natural_key(name: str) -> tuple[list[str | int], str]:
+    """Sort `2.png` before `10.png`; the name itself decides between `1.png` and `01.png`."""
+    # Pieces alternate between text and number, so that only like is compared with like.
+    return [int(piece) if piece.isdecimal() else piece for piece in re.split(r"(\d+)", name)], name
+
+
+def folder(path: str | os.PathLike[str]) -> Path:
+    """Check that a folder is there.
+
+    Raises:
+        InputError: If it is not.
+    """
+    path = Path(path).expanduser()
+    if not path.is_dir():
+        kind = "a file" if path.exists() else "not there"
+        raise InputError(f"{path}: this is {kind}, expected a folder; correct the path")
+    return path
+
+
+def find(root: Path, prefix: str = "", *, videos: bool = False) -> list[Source]:
+    """List the images below a folder.
+
+    Hidden files and folders are left out, links are followed, the case of endings is of no matter.
+
+    Args:
+        root: The folder.
+        prefix: What to put in front of the names.
+        videos: List videos too.
+
+    Returns:
+        The images in natural order.
+    """
+    endings = IMAGE_SUFFIXES + VIDEO_SUFFIXES if videos else IMAGE_SUFFIXES
+    names = (name for name in sorted(_walk(root), key=natural_key) if name.lower().endswith(endings))
+    return [Source(str(root / name), prefix + name) for name in names]
+
+
+def is_video(source: Source) -> bool:
+    """Whether a file is a video, by its ending."""
+    return source.path.lower().endswith(VIDEO_SUFFIXES)
+
+
+def stem(name: str) -> str:
+    """A relative path without its ending."""
+    return str(PurePosixPath(name).with_suffix(""))
+
+
+def split_of(name: str) -> Split | None:
+    """The split that the folders of a path speak of, such as `GT-RAIN_train/x.png` or `validation/x.png`."""
+    for part in reversed(PurePosixPath(name).parts[:-1]):
+        if found := re.search(r"(?<![a-z])(train|val|test)(?:idation|ing|[AB]|_?set)?(?![a-z])", part, re.IGNORECASE):
+            return found[1].lower()  # type: ignore[return-value]
+        if found := re.match(r"Rain(Train|Test)[LH]", part):
+            return found[1].lower()  # type: ignore[return-value]
+    return None
+
+
+def _walk(root: Path) -> list[str]:
+    def fail(error: OSError) -> None:
+        raise InputError(f"{error.filename}: this folder cannot be read ({error.strerror}); check its permissions")
+
+    names: list[str] = []
+    for current, folders, files in os.walk(root, followlinks=True, onerror=fail):
+        here = Path(current)
+        real = here.resolve()
+        # A link that leads back to a folder we are in would never end.
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".")
+            and not ((here / name).is_symlink() and real.is_relative_to((here / name).resolve()))
+        ]
+        relative = here.relative_to(root).as_posix()
+        prefix = "" if relative == "." else relative + "/"
+        names += [prefix + name for name in files if not name.startswith(".") and (here / name).is_file()]
+    return names

@@ -1,0 +1,64 @@
+"""Small datasets for the tests of the preparation."""
+
+import hashlib
+import importlib.util
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from nlcl_plugin.data.image_io import write_image
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def tool():
+    """The script as a module."""
+    spec = importlib.util.spec_from_file_location("prepare_tool", REPOSITORY / "tools" / "prepare_rain_dataset.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def scene(seed, size=(40, 56)):
+    """A photograph-like image that resembles no other seed's, uint8 RGB."""
+    small = np.random.default_rng(seed).integers(0, 256, (7, 7, 3), dtype=np.uint8)
+    return cv2.resize(small, size[::-1], interpolation=cv2.INTER_CUBIC)
+
+
+def rain(image, seed):
+    """The same with thin streaks."""
+    rng = np.random.default_rng(seed)
+    rainy = image.copy()
+    for _ in range(12):
+        x, y = int(rng.integers(image.shape[1])), int(rng.integers(image.shape[0]))
+        cv2.line(rainy, (x, y), (x + 2, y + 8), (230, 230, 230), 1)
+    return rainy
+
+
+def write_pair(rainy_path, clean_path, seed, drop=0):
+    write_image(rainy_path, rain(scene(seed), 1000 * seed + drop))
+    if not Path(clean_path).exists():
+        write_image(clean_path, scene(seed))
+
+
+def records(output):
+    return [json.loads(line) for line in (output / "manifest.jsonl").read_text().splitlines()]
+
+
+def tree(root):
+    """All files below a folder and their hashes, and all folders."""
+    return {
+        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+        for path in sorted(root.rglob("*"))
+    }
+
+
+def names(output, folder):
+    return sorted(path.name for path in (output / folder).iterdir())
+
+
+def run_tool(arguments):
+    """For child processes: run the script and leave."""
+    raise SystemExit(tool().main(arguments))
