@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
+from nlcl_plugin.data.parallel import map_in_order
 from nlcl_plugin.data.prepare import frames
 from nlcl_plugin.data.prepare.contact_sheet import draw_summary
-from nlcl_plugin.data.prepare.inspection import in_threads, produce
+from nlcl_plugin.data.prepare.inspection import produce
 from nlcl_plugin.data.prepare.model import FOLDERS, Item, Plan, Report, escape, examples
 from nlcl_plugin.errors import InputError
 
@@ -64,7 +65,7 @@ def execute(
         def place(group: list[Item]) -> list[str]:
             return list(_place(group, output, copy))
 
-        for done in in_threads(place, _groups(plan), jobs, "writing", progress):
+        for done in map_in_order(place, _groups(plan), jobs=jobs, title="writing", progress=progress):
             for kind in done:
                 setattr(report, kind, getattr(report, kind) + 1)
         _write(output / SUMMARY, draw_summary(plan, output))

@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, TypeVar
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from nlcl_plugin.data.image_io import decode_raw, read_bytes, to_float
+from nlcl_plugin.data.parallel import map_in_order
 from nlcl_plugin.data.prepare import frames
 from nlcl_plugin.data.prepare.hashing import dhash
 from nlcl_plugin.data.prepare.model import Collection, Drop, Facts, Shot, Source
 from nlcl_plugin.data.prepare.scan import is_video
 from nlcl_plugin.errors import InputError
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 def inspect(
@@ -53,7 +46,8 @@ def inspect(
     facts: dict[Source, Facts] = {}
     chosen: dict[Source, list[Source]] = {}
     unreadable = []
-    for source, result in zip(sources, in_threads(read, sources, jobs, "reading", progress), strict=True):
+    results = map_in_order(read, sources, jobs=jobs, title="reading", progress=progress)
+    for source, result in zip(sources, results, strict=True):
         if isinstance(result, InputError):
             # The message begins with the file's name, which the drop has already.
             reason = str(result).removeprefix(f"{source.label}: ").removeprefix(f"{source.path}: ")
@@ -113,29 +107,3 @@ def facts_of(data: bytes, source: Source) -> Facts:
         brightness=float(image.mean(dtype=np.float64)),
         modified=os.stat(source.path).st_mtime_ns,
     )
-
-
-def in_threads(function: Any, arguments: Iterable[T], jobs: int, title: str, progress: bool | None) -> list[Any]:
-    """Map in threads, in order, with a progress bar; the first error stops all."""
-    arguments = list(arguments)
-    bar = tqdm(total=len(arguments), desc=title, unit="file", disable=None if progress is None else not progress)
-    pool = ThreadPoolExecutor(jobs)
-    try:
-        with bar, _silent_opencv():
-            results = []
-            for result in pool.map(function, arguments):
-                results.append(result)
-                bar.update()
-            return results
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def _silent_opencv() -> Any:
-    # decode_raw sets and restores this level; between threads the level it restores may be another's.
-    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    try:
-        yield
-    finally:
-        cv2.utils.logging.setLogLevel(level)

@@ -1,0 +1,67 @@
+"""Work on many image files in threads: OpenCV, zlib and hashing release Python's lock."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+import cv2
+from tqdm import tqdm
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def map_in_order(
+    function: Callable[[T], R],
+    arguments: Iterable[T],
+    *,
+    jobs: int,
+    title: str,
+    total: int | None = None,
+    progress: bool | None = None,
+) -> Iterator[R]:
+    """Map in threads; results come in the order of the arguments, and only a few wait in memory.
+
+    Args:
+        function: What to do with each; it may run in several threads at once.
+        arguments: Taken from the caller's thread, a few ahead of the results.
+        jobs: The number of threads.
+        title: What the progress bar says.
+        total: The number of arguments, if it is known and they have no length.
+        progress: False shows no progress bar, None shows one on a terminal.
+
+    Yields:
+        The results. The first error is raised in its place and ends the rest.
+    """
+    if total is None:
+        arguments = list(arguments)
+        total = len(arguments)
+    bar = tqdm(total=total, desc=title, unit="file", disable=None if progress is None else not progress)
+    pool = ThreadPoolExecutor(jobs)
+    waiting: deque[Future[R]] = deque()
+    try:
+        with bar, _silent_opencv():
+            for argument in arguments:
+                waiting.append(pool.submit(function, argument))
+                if len(waiting) > 4 * jobs:
+                    yield waiting.popleft().result()
+                    bar.update()
+            while waiting:
+                yield waiting.popleft().result()
+                bar.update()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _silent_opencv() -> Iterator[None]:
+    # decode_raw sets and restores this level; between threads the level it restores may be another's.
+    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        cv2.utils.logging.setLogLevel(level)
