@@ -5,7 +5,9 @@ Usage: python tools/prepare_rain_dataset.py SOURCE... --layout NAME --output DIR
        python tools/prepare_rain_dataset.py --pair-by stem --rainy DIR --clean DIR --output DIR
 
 Files are hard links where possible: to change one changes the source; --copy makes copies. Run the same command again
-after an interruption. Halves of images and frames of videos become PNG.
+after an interruption; what was read is kept in .facts.jsonl in the output, so that only changed images are read again.
+(It holds paths of this machine and can be deleted; manifest.jsonl holds none.)
+Halves of images and frames of videos become PNG.
 
 Exit codes: 0 done, 2 bad usage or input, 3 done but unreadable images were skipped, 5 interrupted.
 """
@@ -13,13 +15,24 @@ Exit codes: 0 done, 2 bad usage or input, 3 done but unreadable images were skip
 import argparse
 import re
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 from nlcl_plugin.data.prepare import LAYOUTS, Choices, Collection, Settings, collect, execute, inspect, make_plan
-from nlcl_plugin.data.prepare.execute import check_output
 from nlcl_plugin.data.prepare.model import escape
+from nlcl_plugin.data.prepare.output_folder import FACTS, SUMMARY, at_work, begun, check_output
 from nlcl_plugin.errors import InputError
+
+_ONLY_FOR = {
+    "rainy_name": ["pairs"],
+    "clean_name": ["pairs"],
+    "rainy_regex": ["pairs"],
+    "clean_regex": ["pairs"],
+    "list": ["pairs", "SPA-Data"],
+    "rain_side": ["side-by-side"],
+    "paired_val": ["trainA/trainB"],
+}
 
 
 def main(argv=None) -> int:
@@ -40,8 +53,8 @@ def _run(arguments: argparse.Namespace) -> int:
         rainy=arguments.rainy,
         clean=arguments.clean,
         pair_by=arguments.pair_by,
-        rainy_name=arguments.rainy_name,
-        clean_name=arguments.clean_name,
+        rainy_name=arguments.rainy_name or "{}",
+        clean_name=arguments.clean_name or "{}",
         rainy_regex=arguments.rainy_regex,
         clean_regex=arguments.clean_regex,
         list_file=arguments.list,
@@ -51,9 +64,18 @@ def _run(arguments: argparse.Namespace) -> int:
     collection = collect(arguments.layout, arguments.sources, choices)
     if arguments.scene:
         collection = _name_scenes(collection, arguments.scene)
-    collection, facts, unreadable = inspect(collection, every=arguments.every, jobs=arguments.jobs)
-    if arguments.strict and unreadable:
-        raise InputError(escape(f"{unreadable[0].label}: {unreadable[0].reason}"))
+    output = Path(arguments.output).expanduser()
+    check_output(output)
+    with nullcontext() if arguments.dry_run else at_work(output):
+        collection, facts, unreadable = inspect(
+            collection,
+            every=arguments.every,
+            jobs=arguments.jobs,
+            strict=arguments.strict,
+            cache=output / FACTS,
+            # Of another preparation nothing may change, and whether it is one is not known yet.
+            keep=not (arguments.dry_run or begun(output)),
+        )
     settings = Settings(
         val_fraction=arguments.val_fraction,
         val_split=arguments.val_split,
@@ -64,15 +86,16 @@ def _run(arguments: argparse.Namespace) -> int:
         allow_leakage=arguments.allow_leakage,
     )
     plan = make_plan(collection, facts, unreadable, settings)
-    output = Path(arguments.output)
+    if arguments.strict and plan.twins:
+        raise InputError(escape(plan.notes[-1]))
     if arguments.dry_run:
-        check_output(plan, output)
+        check_output(output, plan)
         print("\n".join([*plan.describe(), "dry run: nothing was changed"]))
         return 3 if plan.unreadable else 0
     report = execute(plan, output, copy=arguments.copy, jobs=arguments.jobs)
     print("\n".join(plan.describe()))
-    print(f"{output}: {report.linked} linked, {report.written} written, {report.kept} there already")
-    print(f"look at {output / 'summary.png'}")
+    print(escape(f"{output}: {report.linked} linked, {report.written} written, {report.kept} there already"))
+    print(escape(f"look at {output / SUMMARY}"))
     return report.exit_code
 
 
@@ -94,10 +117,14 @@ def _check(arguments: argparse.Namespace) -> None:
         if value is not None and not (low <= value and (high is None or value <= high)):
             wanted = f"from {low} to {high}" if high is not None else f"of at least {low}"
             raise InputError(f"--{name.replace('_', '-')}: got {value}, expected a number {wanted}")
-    output = Path(arguments.output).resolve()
-    for source in (*arguments.sources, arguments.rainy, arguments.clean):
+    for name, layouts in _ONLY_FOR.items():
+        if getattr(arguments, name) not in (None, False) and arguments.layout not in layouts:
+            raise InputError(f"--{name.replace('_', '-')}: is for {' and '.join(layouts)} only; remove it")
+    output = Path(arguments.output).expanduser().resolve()
+    for source in filter(None, (*arguments.sources, arguments.rainy, arguments.clean)):
         # Or the next run would find the output among its images.
-        if source and (output.is_relative_to(Path(source).resolve()) or Path(source).resolve().is_relative_to(output)):
+        place = Path(source).expanduser().resolve()
+        if output.is_relative_to(place) or place.is_relative_to(output):
             raise InputError(f"--output {arguments.output}: overlaps with {source}; choose a folder outside")
 
 
@@ -126,8 +153,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--rainy", metavar="DIR", help="rainy images or videos")
     add("--clean", metavar="DIR", help="clean images or videos")
     add("--pair-by", choices=("stem", "affix", "regex", "list", "order"), help="how --rainy and --clean pair")
-    add("--rainy-name", default="{}", metavar="FORM", help="affix: rainy names without ending, such as {}_rain")
-    add("--clean-name", default="{}", metavar="FORM", help="affix: clean names without ending, such as {}_clean")
+    add("--rainy-name", metavar="FORM", help="affix: rainy names without ending, such as {}_rain")
+    add("--clean-name", metavar="FORM", help="affix: clean names without ending, such as {}_clean")
     add("--rainy-regex", metavar="REGEX", help="regex: its groups are what pairs share")
     add("--clean-regex", metavar="REGEX", help="regex: for clean paths (default: the same)")
     add("--list", metavar="FILE", help="list, SPA-Data: 'rainy_path clean_path' on each line")
@@ -150,7 +177,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--allow-leakage", action="store_true", help="go on when training and validation share images")
     add("--every", type=int, default=15, metavar="N", help="videos: the sharpest of every N frames (default: 15)")
     add("--copy", action="store_true", help="copy files instead of linking them")
-    add("--strict", action="store_true", help="an unreadable image ends the run")
+    add("--strict", action="store_true", help="an unreadable image ends the run, twins in unpaired training too")
     add("--dry-run", action="store_true", help="print the plan and change nothing")
     add("--jobs", type=int, default=2, metavar="N", help="threads (default: %(default)s)")
     return parser

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import json
+import multiprocessing
 from pathlib import Path
 
 import cv2
@@ -62,3 +63,13 @@ def names(output, folder):
 def run_tool(arguments):
     """For child processes: run the script and leave."""
     raise SystemExit(tool().main(arguments))
+
+
+def start_tool(arguments):
+    """Run the script in a process of its own, which can be killed."""
+    # A fork of this process would take over OpenCV's locks in whatever state they are in.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["prepare_helpers", "nlcl_plugin.data.prepare"])
+    process = context.Process(target=run_tool, args=(arguments,))
+    process.start()
+    return process

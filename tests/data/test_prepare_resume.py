@@ -1,12 +1,11 @@
 """Runs that are killed, repeated, or pointed at a folder of somebody else."""
 
-import multiprocessing
 import os
 import random
 import time
 
 import pytest
-from prepare_helpers import records, run_tool, scene, tool, tree, write_image, write_pair
+from prepare_helpers import records, scene, start_tool, tool, tree, write_image, write_pair
 
 
 @pytest.fixture
@@ -17,18 +16,9 @@ def command(tmp_path):
     return [str(tmp_path / "s"), "--layout", "Outdoor-Rain", "--copy", "--keep-twins"]
 
 
-def start(arguments):
-    # A fork of this process would take over OpenCV's locks in whatever state they are in.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["prepare_helpers", "nlcl_plugin.data.prepare"])
-    process = context.Process(target=run_tool, args=(arguments,))
-    process.start()
-    return process
-
-
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_runs_are_finished_by_the_next(command, tmp_path, kills):
-    process = start([*command, "--output", str(tmp_path / "whole")])
+    process = start_tool([*command, "--output", str(tmp_path / "whole")])
     process.join()
     assert process.exitcode == 0
     whole = tree(tmp_path / "whole")
@@ -36,7 +26,7 @@ def test_killed_runs_are_finished_by_the_next(command, tmp_path, kills):
     unfinished = 0
     for number in range(kills):
         output = tmp_path / f"killed{number}"
-        process = start([*command, "--output", str(output)])
+        process = start_tool([*command, "--output", str(output)])
         # A time alone would miss the writing on a busy machine: so many files, and a moment more.
         wanted = rng.randrange(len(whole))
         while process.is_alive() and sum(1 for _ in output.rglob("*")) < wanted:
@@ -98,8 +88,9 @@ def test_links_and_copies_give_the_same_tree(command, tmp_path):
     assert tool().main([*command, "--output", str(tmp_path / "links")]) == 0
     assert tree(tmp_path / "copies") == tree(tmp_path / "links")
     line = records(tmp_path / "links")[0]
-    assert os.path.samefile(tmp_path / "links" / line["path"], line["source"])
-    assert not os.path.samefile(tmp_path / "copies" / line["path"], line["source"])
+    source = tmp_path / "s" / line["source"]
+    assert os.path.samefile(tmp_path / "links" / line["path"], source)
+    assert not os.path.samefile(tmp_path / "copies" / line["path"], source)
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "rainy/other.png", "rainy/sub/x.png"])

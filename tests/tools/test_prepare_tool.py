@@ -39,6 +39,10 @@ def test_the_command_reports_a_fault_in_one_line(repository, tmp_path):
         (["SOURCE", "--layout", "GT-RAIN", "--val-fraction", "nan"], "--val-fraction: got nan"),
         (["SOURCE", "--layout", "GT-RAIN", "--jobs", "0"], "--jobs: got 0"),
         (["SOURCE", "--layout", "GT-RAIN", "--output", "SOURCE/out"], "overlaps"),
+        (["SOURCE", "--layout", "GT-RAIN", "--rainy", "SOURCE", "--clean", "SOURCE"], "not --rainy and --clean"),
+        (["SOURCE", "--layout", "GT-RAIN", "--list", "x.txt"], "--list: is for pairs and SPA-Data only"),
+        (["SOURCE", "--layout", "LHP-Rain", "--paired-val"], "--paired-val: is for trainA/trainB only"),
+        (["SOURCE", "--layout", "Outdoor-Rain", "--rainy-name", "{}_r"], "--rainy-name: is for pairs only"),
     ],
 )
 def test_bad_usage(main, tmp_path, monkeypatch, capsys, arguments, words):

@@ -10,6 +10,8 @@ import numpy as np
 from nlcl_plugin.data.prepare.model import Source
 from nlcl_plugin.errors import InputError
 
+_ENOUGH = 0.9  # of the frames that the file announces, since some only estimate them
+
 
 def sharpness(bgr: np.ndarray) -> float:
     """The variance of the Laplacian: low where a frame is blurred by motion or defocus."""
@@ -30,7 +32,7 @@ def choose(video: Source, every: int) -> Iterator[tuple[Source, bytes]]:
         InputError: If the video cannot be read.
     """
     best: tuple[float, int, np.ndarray] | None = None
-    count = 0
+    count, announced = 0, _announced(video.path)
     for number, frame in _read(video.path):
         count += 1
         sharp = sharpness(frame)
@@ -43,6 +45,8 @@ def choose(video: Source, every: int) -> Iterator[tuple[Source, bytes]]:
         yield _frame(video, best[1]), _encode(best[2])
     if not count:
         raise InputError(f"{video.path}: no frame of this video can be read; convert it, for example to MP4")
+    if count < _ENOUGH * announced:
+        raise InputError(f"{video.path}: reading ends after {count} of {announced} frames; mend or convert the video")
 
 
 def extract(path: str, parts: Iterable[str]) -> Iterator[tuple[str, bytes]]:
@@ -59,6 +63,14 @@ def extract(path: str, parts: Iterable[str]) -> Iterator[tuple[str, bytes]]:
     for number, frame in _read(path, stop=max(wanted)):
         if number in wanted:
             yield wanted[number], _encode(frame)
+
+
+def _announced(path: str) -> int:
+    capture = cv2.VideoCapture(path)
+    try:
+        return int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    finally:
+        capture.release()
 
 
 def _read(path: str, stop: int | None = None) -> Iterator[tuple[int, np.ndarray]]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from nlcl_plugin.data.prepare import pairing
-from nlcl_plugin.data.prepare.model import Collection, Drop, Shot, Source, Split
+from nlcl_plugin.data.prepare.model import Collection, Drop, Shot, Source, Split, escape
 from nlcl_plugin.data.prepare.scan import find, natural_key, split_of, stem
 from nlcl_plugin.errors import InputError
 
@@ -33,24 +33,45 @@ def below(source: Source) -> str:
 
 def prefix(root: Path, sources: list[Path]) -> str:
     """What to put in front of the names below one of several folders."""
-    # Several folders may hold the same names; their places in the command tell them apart.
+    # Several folders may hold the same names; their places in the command tell them apart. The name of a single one is
+    # of no matter, so that scenes and hence splits are the same wherever the dataset lies.
     return f"{sources.index(root) + 1}-{root.resolve().name}/" if len(sources) > 1 else ""
 
 
-def named(root: Path, sources: list[Path]) -> list[Source]:
-    """List a folder's images, with its own name in front."""
-    # The folder's own name may tell the split, as in GT-RAIN_train or RainTrainL; it is put in front for that.
-    front = prefix(root, sources) or f"{root.resolve().name}/"
-    return find(root, front)
+def split_below(root: Path, folder: str) -> Split | None:
+    """The split that a folder below a root or else the root itself speaks of, such as RainTrainL."""
+    return split_of(f"{root.resolve().name}/{folder}/x")
 
 
-def by_folder(sources: list[Path]) -> dict[str, list[Source]]:
+def by_folder(root: Path, sources: list[Path]) -> dict[str, list[Source]]:
     """List images by the folder they are in."""
     groups: dict[str, list[Source]] = {}
-    for root in sources:
-        for source in named(root, sources):
-            groups.setdefault(str(PurePosixPath(source.name).parent), []).append(source)
+    for source in find(root, prefix(root, sources)):
+        groups.setdefault(str(PurePosixPath(source.name).parent), []).append(source)
     return groups
+
+
+def role_folders(
+    images: list[Source], rainy_names: tuple[str, ...], clean_names: tuple[str, ...]
+) -> dict[Source, int | None]:
+    """Say which part of each path is the folder that gives the role: the first that stands beside one of the other.
+
+    So `data/gt/1.png` is clean beside `data/in/1.png`, though `data` is a name of rainy folders too.
+    """
+    places: dict[Source, list[tuple[int, str, bool]]] = {}
+    sides: set[tuple[str, bool]] = set()
+    for source in images:
+        parts = PurePosixPath(source.name).parts
+        places[source] = [
+            (number, "/".join(parts[:number]), part.lower() in clean_names)
+            for number, part in enumerate(parts[:-1])
+            if part.lower() in rainy_names + clean_names
+        ]
+        sides.update((base, clean) for _, base, clean in places[source])
+    return {
+        source: next((number for number, base, clean in found if (base, not clean) in sides), None)
+        for source, found in places.items()
+    }
 
 
 def sibling_folders(
@@ -61,26 +82,24 @@ def sibling_folders(
 ) -> Collection:
     """Find pairs of folders that stand side by side, at any depth."""
     collection = Collection()
-    groups: dict[str, tuple[list[Source], list[Source]]] = {}
     for root in sources:
-        for source in named(root, sources):
-            parts = PurePosixPath(source.name).parts
-            known = rainy_names + clean_names
-            place = next((i for i, part in enumerate(parts[:-1]) if part.lower() in known), None)
+        groups: dict[str, tuple[list[Source], list[Source]]] = {}
+        full: dict[Source, Source] = {}
+        for source, place in role_folders(find(root, prefix(root, sources)), rainy_names, clean_names).items():
             if place is None:
-                collection.drops.append(Drop(source.label, f"in none of the folders {', '.join(known)}"))
+                reason = f"in no folder {' or '.join(rainy_names)} beside a folder {' or '.join(clean_names)}"
+                collection.drops.append(Drop(source.label, reason))
                 continue
-            group = groups.setdefault("/".join(parts[:place]), ([], []))
+            parts = PurePosixPath(source.name).parts
             # The name below the folder, so that equal names are equal on both sides.
-            group[parts[place].lower() in clean_names].append(Source(source.path, "/".join(parts[place + 1 :])))
-    for base in sorted(groups, key=natural_key):
-        rainy, clean = groups[base]
-        try:
-            paired, drops = pair(rainy, clean)
-        except InputError as error:
-            raise InputError(f"{base}: {error}") from error
-        split = split_of(f"{base}/x")
-        full = {source: Source(source.path, f"{base}/{source.name}") for source in rainy + clean}
-        paired = [(full[one], full[other]) for one, other in paired]
-        collection.extend(Collection(pairing.make_shots(paired, split=split), drops))
+            short = Source(source.path, "/".join(parts[place + 1 :]))
+            full[short] = source
+            groups.setdefault("/".join(parts[:place]), ([], []))[parts[place].lower() in clean_names].append(short)
+        for base in sorted(groups, key=natural_key):
+            try:
+                paired, drops = pair(*groups[base])
+            except InputError as error:
+                raise InputError(escape(f"{base or root}: {error}")) from error
+            paired = [(full[one], full[other]) for one, other in paired]
+            collection.extend(Collection(pairing.make_shots(paired, split=split_below(root, base)), drops))
     return collection

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import cv2
 import numpy as np
 
 BITS = 128
+_CELLS = 2**23
 _FLAT = 0.004  # about one grey level of 255: below, the hash is that of the noise
 
 
@@ -29,22 +32,29 @@ def dhash(rgb: np.ndarray) -> int | None:
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
-def distances(one: int, others: np.ndarray) -> np.ndarray:
+def signs(hashes: list[int]) -> np.ndarray:
+    """Make an (N, 128) float32 array of hashes, with −1 and 1 for their bits."""
+    table = np.frombuffer(b"".join(value.to_bytes(BITS // 8, "big") for value in hashes), np.uint8)
+    return np.unpackbits(table.reshape(-1, BITS // 8), axis=1).astype(np.float32) * 2 - 1
+
+
+def distances(ones: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Count the bits in which hashes differ.
 
     Args:
-        one: A hash.
-        others: An (N, 16) uint8 array as of `as_bytes`.
+        ones: An (N, 128) array as of `signs`.
+        others: An (M, 128) array of the same.
 
     Returns:
-        N counts.
+        (N, M) counts, float32.
     """
-    return _POPCOUNT[others ^ np.frombuffer(one.to_bytes(16, "big"), np.uint8)].sum(axis=1)
+    # A product counts the bits that agree minus those that differ. It is exact, as all are small whole numbers, and
+    # compares 30,000 images with 30,000 in seconds.
+    return (BITS - ones @ others.T) / 2
 
 
-def as_bytes(hashes: list[int]) -> np.ndarray:
-    """Make an (N, 16) uint8 array of hashes."""
-    return np.frombuffer(b"".join(value.to_bytes(16, "big") for value in hashes), np.uint8).reshape(-1, 16)
-
-
-_POPCOUNT = np.array([bin(value).count("1") for value in range(256)], np.int64)
+def blocks(rows: int, columns: int) -> Iterator[slice]:
+    """Divide the rows of a table of distances so that each part takes little memory."""
+    step = max(_CELLS // max(columns, 1), 1)
+    for start in range(0, rows, step):
+        yield slice(start, min(start + step, rows))

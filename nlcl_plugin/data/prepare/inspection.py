@@ -5,21 +5,29 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import replace
+from pathlib import Path
 
-import cv2
 import numpy as np
 
-from nlcl_plugin.data.image_io import decode_raw, read_bytes, to_float
+from nlcl_plugin.data.image_io import decode_raw, encode_png, read_bytes, to_float
 from nlcl_plugin.data.parallel import map_in_order
 from nlcl_plugin.data.prepare import frames
+from nlcl_plugin.data.prepare.cache import FactsCache
 from nlcl_plugin.data.prepare.hashing import dhash
-from nlcl_plugin.data.prepare.model import Collection, Drop, Facts, Shot, Source
+from nlcl_plugin.data.prepare.model import Collection, Drop, Facts, Shot, Source, escape
 from nlcl_plugin.data.prepare.scan import is_video
 from nlcl_plugin.errors import InputError
 
 
 def inspect(
-    collection: Collection, *, every: int = 15, jobs: int = 1, progress: bool | None = None
+    collection: Collection,
+    *,
+    every: int = 15,
+    jobs: int = 1,
+    strict: bool = False,
+    cache: Path | None = None,
+    keep: bool = True,
+    progress: bool | None = None,
 ) -> tuple[Collection, dict[Source, Facts], list[Drop]]:
     """Read all images of a collection and choose the frames of its videos.
 
@@ -27,38 +35,65 @@ def inspect(
         collection: What a layout found.
         every: Of every so many frames of a video, the sharpest is taken.
         jobs: The number of threads; decoding and hashing release Python's lock.
+        strict: End at the first image that cannot be read.
+        cache: A file of what earlier runs have read; see `FactsCache`.
+        keep: Write what is read to it.
         progress: False shows no progress bar, None shows one on a terminal.
 
     Returns:
         The collection with frames in the place of videos, the facts of each image, and what could not be read.
-    """
-    videos = {shot.source for shot in collection.shots if is_video(shot.source)}
-    sources = list(dict.fromkeys(shot.source for shot in collection.shots))
 
-    def read(source: Source) -> dict[Source, Facts] | InputError:
+    Raises:
+        InputError: If `strict` and an image cannot be read.
+    """
+    sources = list(dict.fromkeys(shot.source for shot in collection.shots))
+    known = FactsCache(cache, every)
+
+    def read(source: Source) -> tuple[str, dict[Source, Facts]] | InputError:
         try:
-            if source in videos:
-                return {one: facts_of(data, one) for one, data in frames.choose(source, every)}
-            return {source: facts_of(produce(source), source)}
+            # Before the reading: a file that changes during it is found out when it is linked or copied.
+            status = os.stat(source.path)
+            key = known.key(source, status)
+            return key, known.find(key, source) or _facts(source, status, every)
+        except OSError as error:
+            failure = InputError(f"{source.path}: cannot be read ({error.strerror}); expected an image file")
         except InputError as error:
-            return error
+            failure = error
+        if strict:
+            raise InputError(escape(str(failure))) from failure
+        return failure
 
     facts: dict[Source, Facts] = {}
     chosen: dict[Source, list[Source]] = {}
     unreadable = []
+    keys = []
     results = map_in_order(read, sources, jobs=jobs, title="reading", progress=progress)
-    for source, result in zip(sources, results, strict=True):
-        if isinstance(result, InputError):
+    try:
+        for source, result in zip(sources, results, strict=True):
+            if not isinstance(result, InputError):
+                key, images = result
+                if keep:
+                    known.add(key, images)
+                keys.append(key)
+                facts.update(images)
+                chosen[source] = list(images)
+                continue
             # The message begins with the file's name, which the drop has already.
             reason = str(result).removeprefix(f"{source.label}: ").removeprefix(f"{source.path}: ")
             unreadable.append(Drop(source.label, reason))
-        else:
-            facts.update(result)
-            chosen[source] = list(result)
+    finally:
+        known.close()
+    if keep and facts:
+        known.keep(keys)
     shots: list[Shot] = []
     for shot in collection.shots:
         shots += [replace(shot, source=one) for one in chosen[shot.source]] if shot.source in chosen else [shot]
-    return Collection(shots, collection.drops), facts, unreadable
+    return replace(collection, shots=shots), facts, unreadable
+
+
+def _facts(source: Source, status: os.stat_result, every: int) -> dict[Source, Facts]:
+    images = frames.choose(source, every) if is_video(source) else [(source, produce(source))]
+    return {one: facts_of(data, one, status.st_mtime_ns) for one, data in images}
 
 
 def produce(source: Source) -> bytes:
@@ -77,22 +112,13 @@ def produce(source: Source) -> bytes:
     return encode_png(image[:, :half] if source.part == "left" else image[:, -half:])
 
 
-def encode_png(rgb: np.ndarray) -> bytes:
-    """Encode without loss; floats become 16-bit."""
-    if rgb.dtype == np.float32:
-        rgb = np.rint(rgb * 65535).astype(np.uint16)
-    done, encoded = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
-    if not done:
-        raise RuntimeError("OpenCV could not encode a PNG")
-    return encoded.tobytes()
-
-
-def facts_of(data: bytes, source: Source) -> Facts:
+def facts_of(data: bytes, source: Source, modified: int) -> Facts:
     """Look at an image.
 
     Args:
         data: The content of the output file.
         source: Where it comes from.
+        modified: The source's time of change in ns before it was read.
 
     Raises:
         InputError: If it is no image.
@@ -105,5 +131,5 @@ def facts_of(data: bytes, source: Source) -> Facts:
         height=image.shape[0],
         dhash=dhash(image),
         brightness=float(image.mean(dtype=np.float64)),
-        modified=os.stat(source.path).st_mtime_ns,
+        modified=modified,
     )

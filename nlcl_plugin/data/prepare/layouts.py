@@ -7,10 +7,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from nlcl_plugin.data.image_io import IMAGE_SUFFIXES
 from nlcl_plugin.data.prepare import pairing
-from nlcl_plugin.data.prepare.grouping import below, by_folder, named, prefix, sibling_folders, unpaired
-from nlcl_plugin.data.prepare.model import Collection, Drop, Source, Split, escape
-from nlcl_plugin.data.prepare.scan import find, folder, split_of, stem
+from nlcl_plugin.data.prepare.grouping import (
+    below,
+    by_folder,
+    prefix,
+    role_folders,
+    sibling_folders,
+    split_below,
+    unpaired,
+)
+from nlcl_plugin.data.prepare.model import Collection, Drop, Source, Split, escape, examples
+from nlcl_plugin.data.prepare.scan import VIDEO_SUFFIXES, find, folder, split_of, stem, walk
 from nlcl_plugin.errors import InputError
 
 
@@ -84,37 +93,28 @@ def spa_data(sources: list[Path], choices: Choices) -> Collection:
             raise InputError(f"{root}: no list of pairs (*.txt) in this folder; give it with --list FILE")
         front = prefix(root, sources)
         images = {source.name.removeprefix(front): source for source in find(root, front)}
-        listed: set[str] = set()
+        used: set[Source] = set()
         for list_file in lists:
-            split = split_of(list_file.name + "/x")
-            found = []
-            for names in pairing.read_pair_list(list_file):
-                listed.update(names)
-                missing = [name for name in names if name not in images]
-                if missing:
-                    reason = f"listed, but {pairing.missing_part(names, missing)} missing"
-                    collection.drops.append(Drop(f"{list_file}: {' '.join(names)}", reason))
-                else:
-                    found.append((images[names[0]], images[names[1]]))
-            found = pairing.check_once(found, list_file)
+            found, drops = pairing.match_list(list_file, images, images)
+            collection.drops += drops
+            used.update(source for pair in found for source in pair)
             scenes = {
                 twin: front + _spa_scene(rainy.name.removeprefix(front), twin.name.removeprefix(front))
                 for rainy, twin in reversed(found)
             }
-            collection.shots += pairing.make_shots(found, scenes.__getitem__, split)
-        unlisted = [source for name, source in images.items() if name not in listed]
-        collection.drops += [Drop(source.label, "in no pair of the list") for source in unlisted]
+            collection.shots += pairing.make_shots(found, scenes.__getitem__, split_of(list_file.name + "/x"))
+        collection.drops += [Drop(s.label, pairing.UNLISTED) for s in images.values() if s not in used]
     return collection
 
 
 def _spa_scene(rainy: str, clean: str) -> str:
-    # real_world/000/... is a video; rain/1.png and gt/1.png below one folder are not.
-    common = []
-    for one, other in zip(PurePosixPath(rainy).parts[:-1], PurePosixPath(clean).parts[:-1], strict=False):
-        if one != other:
-            break
-        common.append(one)
-    return "/".join(common[:2]) if len(common) >= 2 else stem(clean)
+    """The video of a tile, as in `real_world/000/000-f/000-f_x_y.png`; a test image is a scene of its own."""
+    folders, others = (PurePosixPath(name).parts[:-1] for name in (rainy, clean))
+    for place, name in enumerate(folders):
+        if name.lower() in ("rain", "rainy", "input"):
+            return "/".join(folders[: place + 2]) if len(folders) > place + 1 else stem(clean)
+    of_video = len(folders) > 2 or (len(folders) == 2 and folders == others[:2])
+    return "/".join(folders[:2]) if of_video else stem(clean)
 
 
 def real_rain_1k(sources: list[Path], choices: Choices) -> Collection:
@@ -123,15 +123,22 @@ def real_rain_1k(sources: list[Path], choices: Choices) -> Collection:
 
 
 def lhp_rain(sources: list[Path], choices: Choices) -> Collection:
-    """LHP-Rain: `<split>/{input,gt}`, by equal names if all are equal, or else in sorted order, as its loader does."""
+    """LHP-Rain: `<split>/{input,gt}`, by equal names, or in sorted order, as its loader does, if none are equal."""
+    notes = []
 
     def pair(rainy: list[Source], clean: list[Source]) -> tuple[list[tuple[Source, Source]], list[Drop]]:
-        if {stem(source.name) for source in rainy} == {stem(source.name) for source in clean}:
+        # One missing file would shift all pairs after it, so order is for names that say nothing.
+        if {stem(source.name) for source in rainy} & {stem(source.name) for source in clean}:
             return pairing.by_stem(rainy, clean)
-        by_name = [sorted(images, key=lambda source: source.name) for images in (rainy, clean)]
-        return pairing.by_order(*by_name)
+        rainy, clean = (sorted(images, key=lambda source: source.name) for images in (rainy, clean))
+        found, drops = pairing.by_order(rainy, clean)
+        if found:
+            notes.append(f"paired in sorted order, such as {found[0][0].label} with {found[0][1].label}: look at some")
+        return found, drops
 
-    return sibling_folders(sources, ("input",), ("gt", "target"), pair)
+    collection = sibling_folders(sources, ("input",), ("gt", "target"), pair)
+    collection.notes += notes
+    return collection
 
 
 def rain1400(sources: list[Path], choices: Choices) -> Collection:
@@ -153,7 +160,8 @@ def outdoor_rain(sources: list[Path], choices: Choices) -> Collection:
 def gt_rain(sources: list[Path], choices: Choices) -> Collection:
     """GT-RAIN: scene folders of `…-R-000.png` with one `…-C-000.png` for all, or one for each."""
     collection = Collection()
-    for images in by_folder(sources).values():
+    scenes = [(root, images) for root in sources for images in by_folder(root, sources).values()]
+    for root, images in scenes:
         frames: dict[str, dict[int, Source]] = {"R": {}, "C": {}}
         for source in images:
             found = re.search(r"-([RC])-(\d+)$", stem(source.name), re.IGNORECASE)
@@ -167,9 +175,10 @@ def gt_rain(sources: list[Path], choices: Choices) -> Collection:
         used = {source for pair in paired for source in pair}
         collection.drops += [Drop(s.label, pairing.NO_CLEAN) for s in rainy.values() if s not in used]
         collection.drops += [Drop(s.label, pairing.NO_RAINY) for s in clean.values() if s not in used]
-        scene = str(PurePosixPath(images[0].name).parent)
-        split = split_of(images[0].name)
-        collection.shots += pairing.make_shots(paired, dict.fromkeys(clean.values(), scene).__getitem__, split)
+        scene = PurePosixPath(images[0].name).parent
+        # A place may be called Train Station: the folder above the scene's tells the split.
+        split = split_below(root, str(scene.parent))
+        collection.shots += pairing.make_shots(paired, dict.fromkeys(clean.values(), str(scene)).__getitem__, split)
     return collection
 
 
@@ -178,17 +187,20 @@ def rain100(sources: list[Path], choices: Choices) -> Collection:
     groups: dict[tuple[str, Split | None], tuple[list[Source], list[Source]]] = {}
     keys: dict[Source, int] = {}
     collection = Collection()
-    for source in (source for root in sources for source in named(root, sources)):
+    places = [
+        (root, source, place)
+        for root in sources
+        for source, place in role_folders(find(root, prefix(root, sources)), ("rain", "rainy"), ("norain",)).items()
+    ]
+    for root, source, place in places:
         path = PurePosixPath(stem(source.name))
         found = re.fullmatch(r"(norain|rain)-?(\d+)(?:x\d+)?", path.name, re.IGNORECASE)
         if not found:
             collection.drops.append(Drop(source.label, "neither rain-N nor norain-N by its name"))
             continue
         # In the new form rainy images are called norain too: the folder decides, where it says anything.
-        parts = path.parts[:-1]
-        place = next((i for i, part in enumerate(parts) if part.lower() in ("rain", "rainy", "norain")), len(parts))
-        word = parts[place] if place < len(parts) else found[1]
-        group = groups.setdefault(("/".join(parts[:place]), split_of(source.name)), ([], []))
+        base, word = (path.parts[:-1], found[1]) if place is None else (path.parts[:place], path.parts[place])
+        group = groups.setdefault(("/".join(base), split_below(root, str(path.parent))), ([], []))
         group[word.lower() == "norain"].append(source)
         keys[source] = int(found[2])
     for (_, split), (rainy, clean) in groups.items():
@@ -203,9 +215,11 @@ def side_by_side(sources: list[Path], choices: Choices) -> Collection:
         raise InputError("side-by-side: say which half is rainy with --rain-side left or --rain-side right")
     clean_side = "left" if choices.rain_side == "right" else "right"
     collection = Collection()
-    for source in (source for root in sources for source in named(root, sources)):
+    images = [(root, source) for root in sources for source in find(root, prefix(root, sources))]
+    for root, source in images:
         halves = [Source(source.path, source.name, side) for side in (choices.rain_side, clean_side)]
-        collection.shots += pairing.make_shots([(halves[0], halves[1])], split=split_of(source.name))
+        split = split_below(root, str(PurePosixPath(source.name).parent))
+        collection.shots += pairing.make_shots([(halves[0], halves[1])], split=split)
     return collection
 
 
@@ -243,6 +257,10 @@ LAYOUTS: dict[str, Layout] = {
 }
 
 
+_BY_ROLE = ("two-folders", "Outdoor-Rain", "pairs")
+_DOCUMENTS = (".txt", ".md", ".csv", ".json", ".pdf", ".html")
+
+
 def collect(layout: str, sources: list[str], choices: Choices | None = None) -> Collection:
     """Find the images of a dataset; nothing but names and lists is read.
 
@@ -261,15 +279,37 @@ def collect(layout: str, sources: list[str], choices: Choices | None = None) -> 
     if layout not in LAYOUTS:
         raise InputError(f"layout: got {layout!r}, expected one of {', '.join(LAYOUTS)}")
     roots = [folder(source) for source in sources]
-    if not roots and not (choices.rainy and choices.clean):
+    by_role = [folder(path) for path in (choices.rainy, choices.clean) if path]
+    if by_role and layout not in _BY_ROLE:
+        raise InputError(f"layout {layout}: takes the dataset's folder, not --rainy and --clean; give that alone")
+    if not roots and len(by_role) < 2:
         raise InputError(f"layout {layout}: no folder given; give the dataset's folder, or --rainy and --clean")
     collection = LAYOUTS[layout](roots, choices)
+    _account(collection, roots + by_role)
     if not collection.shots:
         wanted = (LAYOUTS[layout].__doc__ or "").splitlines()[0]
         where = ", ".join(map(str, roots)) or f"{choices.rainy}, {choices.clean}"
         left = f"; left out {len(collection.drops)}, such as {collection.drops[0].label}" if collection.drops else ""
         raise InputError(escape(f"{where}: no images of layout {layout} ({wanted}){left}; correct the path or layout"))
     return collection
+
+
+def _account(collection: Collection, roots: list[Path]) -> None:
+    """Add what lies in the folders and a layout passed over, so that nothing is left out silently."""
+    known = {source.path for shot in collection.shots for source in (shot.source, shot.twin) if source}
+    known.update(drop.label for drop in collection.drops)
+    others = []
+    for path in dict.fromkeys(str(root / name) for root in roots for name in walk(root)):
+        if path in known:
+            continue
+        if path.lower().endswith(IMAGE_SUFFIXES):
+            collection.drops.append(Drop(path, "where this layout does not look"))
+        elif path.lower().endswith(VIDEO_SUFFIXES):
+            collection.drops.append(Drop(path, "a video where this layout takes images"))
+        elif not path.lower().endswith(_DOCUMENTS):
+            others.append(path)
+    if others:
+        collection.notes.append(f"{len(others)} files are no images or videos by their endings: {examples(others)}")
 
 
 def _role_folders(sources: list[Path], choices: Choices) -> tuple[Path, Path]:

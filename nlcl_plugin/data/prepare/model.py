@@ -18,7 +18,7 @@ FOLDERS = {
 }
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Source:
     """An image before it is prepared: a file, half of one, or a frame of a video.
 
@@ -34,8 +34,13 @@ class Source:
 
     @property
     def label(self) -> str:
-        """How messages and the manifest call it."""
+        """How messages call it."""
         return f"{self.path}#{self.part}" if self.part else self.path
+
+    @property
+    def place(self) -> str:
+        """How the manifest calls it: the same wherever the dataset lies."""
+        return f"{self.name}#{self.part}" if self.part else self.name
 
 
 @dataclass(frozen=True)
@@ -67,15 +72,17 @@ class Drop:
 
 @dataclass
 class Collection:
-    """All that a layout found, and what it left out."""
+    """All that a layout found, what it left out, and what else a user should know of it."""
 
     shots: list[Shot] = field(default_factory=list)
     drops: list[Drop] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def extend(self, other: Collection) -> None:
         """Take in what was found elsewhere."""
         self.shots += other.shots
         self.drops += other.drops
+        self.notes += other.notes
 
 
 @dataclass(frozen=True)
@@ -89,7 +96,7 @@ class Facts:
         height: In pixels.
         dhash: The perceptual hash; None for an image without structure, which resembles every other such image.
         brightness: The mean of all pixels and channels in [0, 1].
-        modified: The source file's time of change in ns, to notice changes between plan and execution.
+        modified: The source file's time of change in ns before it was read, to notice changes until the execution.
     """
 
     bytes: int
@@ -142,7 +149,7 @@ class Item:
         """Its line in the manifest."""
         return {
             "path": self.path,
-            "source": self.source.label,
+            "source": self.source.place,
             "bytes": self.facts.bytes,
             "sha256": self.facts.sha256,
             "width": self.facts.width,
@@ -163,12 +170,14 @@ class Plan:
         drops: What is left out.
         unreadable: What could not be read.
         notes: What else a user should know, one line each.
+        twins: Unpaired training images that show one scene with and without rain, said in the notes too.
     """
 
     items: list[Item]
     drops: list[Drop]
     unreadable: list[Drop]
     notes: list[str]
+    twins: list[tuple[Item, Item]] = field(default_factory=list)
 
     def manifest(self) -> str:
         """The manifest: one JSON line per file."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import unicodedata
 from collections import Counter
 from pathlib import PurePosixPath
 
@@ -11,6 +12,7 @@ from nlcl_plugin.data.prepare.model import Source
 
 _UNSAFE = set('%/\\:*?"<>|')
 _ENDINGS = {".jpeg": ".jpg", ".tif": ".tiff"}
+_RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}  # Windows
 _LONGEST = 200  # bytes; file systems take 255, and a key in an LMDB, temporary names and endings need room
 
 
@@ -21,12 +23,12 @@ def output_names(sources: list[Source]) -> dict[Source, str]:
     lower-case. What some systems cannot store becomes %XX.
 
     Args:
-        sources: The images; the result does not depend on their order.
+        sources: The images; the result depends neither on their order nor on where the dataset lies.
 
     Returns:
-        A name for each; no two are alike, whatever the case of letters and whatever the ending.
+        A name for each; no two are alike, whatever the case, the Unicode form of letters, and the ending.
     """
-    sources = sorted(set(sources))
+    sources = sorted(set(sources), key=lambda source: (source.name, source.part, source.path))
     short = {source: _safe(PurePosixPath(source.name).name, source) for source in sources}
     # Endings don't count, since an LMDB's keys have none.
     counts = Counter(_key(name) for name in short.values())
@@ -39,16 +41,17 @@ def output_names(sources: list[Source]) -> dict[Source, str]:
         if source in names:
             continue
         name = _safe("__".join(part for part in PurePosixPath(source.name).parts if part != "/"), source)
-        if _key(name) in taken:  # one.png beside one.jpg, A beside a
-            mark = hashlib.sha256(repr((source.path, source.part)).encode()).hexdigest()[:12]
-            name = f"{os.path.splitext(name)[0]}-{mark}{os.path.splitext(name)[1]}"
+        whole, attempt = os.path.splitext(name), 0
+        while _key(name) in taken:  # one.png beside one.jpg, A beside a
+            mark = hashlib.sha256(repr((source.name, source.part, attempt)).encode()).hexdigest()[:12]
+            name, attempt = f"{whole[0]}-{mark}{whole[1]}", attempt + 1
         names[source] = name
         taken.add(_key(name))
     return names
 
 
 def _key(name: str) -> str:
-    return os.path.splitext(name)[0].casefold()
+    return unicodedata.normalize("NFC", os.path.splitext(name)[0]).casefold()
 
 
 def _safe(name: str, source: Source) -> str:
@@ -57,7 +60,8 @@ def _safe(name: str, source: Source) -> str:
     if source.part.startswith("frame="):
         stem += f"_{int(source.part.removeprefix('frame=')):06d}"
     safe = "".join(c if c.isprintable() and c not in _UNSAFE else _percent(c) for c in stem)
-    safe = ("%2E" + safe[1:]) if safe.startswith(".") else safe  # hidden files are no images to most readers
+    if safe.startswith(".") or safe.split(".")[0].rstrip().lower() in _RESERVED:  # hidden files, and Windows' devices
+        safe = f"%{ord(safe[0]):02X}{safe[1:]}"
     if len(safe.encode()) > _LONGEST:
         mark = hashlib.sha256(os.fsencode(stem)).hexdigest()[:12]
         safe = safe.encode()[: _LONGEST - 13].decode(errors="ignore") + "-" + mark

@@ -13,6 +13,7 @@ from nlcl_plugin.errors import InputError
 
 NO_CLEAN = "rainy image without a clean partner"
 NO_RAINY = "clean image without a rainy partner"
+UNLISTED = "in no whole pair of the list"
 Key = Callable[[Source], Hashable | None]
 
 
@@ -173,39 +174,40 @@ def by_list(
     Raises:
         InputError: If the file cannot be read or a line is not of that form.
     """
-    by_name = {source.name: source for source in rainy}, {source.name: source for source in clean}
-    pairs, drops = [], []
-    for names in read_pair_list(list_file):
-        found = [index.get(name) for index, name in zip(by_name, names, strict=True)]
-        if found[0] and found[1]:
-            pairs.append((found[0], found[1]))
-        else:
-            missing = [name for name, source in zip(names, found, strict=True) if source is None]
-            drops.append(Drop(f"{list_file}: {' '.join(names)}", f"listed, but {missing_part(names, missing)} missing"))
+    pairs, drops = match_list(list_file, {s.name: s for s in rainy}, {s.name: s for s in clean})
     used = {source for pair in pairs for source in pair}
-    unlisted = [source for source in dict.fromkeys(rainy + clean) if source not in used]
-    return check_once(pairs, list_file), drops + [Drop(source.label, "in no pair of the list") for source in unlisted]
+    return pairs, drops + [Drop(s.label, UNLISTED) for s in dict.fromkeys(rainy + clean) if s not in used]
 
 
-def missing_part(names: tuple[str, str], missing: list[str]) -> str:
-    """Say which image of a listed pair is missing."""
-    if len(missing) == 2:
-        return "both images are"
-    return "the rainy image is" if missing[0] == names[0] else "the clean image is"
+def match_list(
+    list_file: Path, rainy: dict[str, Source], clean: dict[str, Source]
+) -> tuple[list[tuple[Source, Source]], list[Drop]]:
+    """Find the images of a list of pairs; a line that is repeated counts once.
 
+    Args:
+        list_file: The list, as for `read_pair_list`.
+        rainy: The rainy images by their names in the list.
+        clean: The clean images by theirs.
 
-def check_once(pairs: list[tuple[Source, Source]], list_file: Path) -> list[tuple[Source, Source]]:
-    """Refuse a list that gives a rainy image two clean ones; a line that is repeated counts once.
+    Returns:
+        The pairs, and the lines of which an image is missing.
 
     Raises:
-        InputError: If it does.
+        InputError: If the list cannot be read or gives a rainy image two clean ones.
     """
-    pairs = list(dict.fromkeys(pairs))
+    pairs, drops = [], []
+    for names in dict.fromkeys(read_pair_list(list_file)):
+        one, other = rainy.get(names[0]), clean.get(names[1])
+        if one and other:
+            pairs.append((one, other))
+        else:
+            missing = "the clean image is" if one else "the rainy image is" if other else "both images are"
+            drops.append(Drop(f"{list_file}: {' '.join(names)}", f"listed, but {missing} missing"))
     seen: dict[Source, Source] = {}
-    twice = [rainy.name for rainy, twin in pairs if seen.setdefault(rainy, twin) != twin]
+    twice = [shot.name for shot, twin in pairs if seen.setdefault(shot, twin) != twin]
     if twice:
         raise InputError(f"{list_file}: gives two clean images to {escape(examples(twice))}; expected one, correct it")
-    return pairs
+    return pairs, drops
 
 
 def read_pair_list(list_file: Path) -> list[tuple[str, str]]:
@@ -222,7 +224,7 @@ def read_pair_list(list_file: Path) -> list[tuple[str, str]]:
         InputError: If it cannot be read, holds no pair, or a line is not of that form or leaves the folder.
     """
     try:
-        lines = list_file.read_text(encoding="utf-8-sig").splitlines()
+        lines = list_file.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{list_file}: cannot be read ({error}); expected a text file of pairs") from error
     endings = "|".join(re.escape(ending) for ending in IMAGE_SUFFIXES)
@@ -238,7 +240,7 @@ def read_pair_list(list_file: Path) -> list[tuple[str, str]]:
         if len(names) != 2 or any(".." in PurePosixPath(name).parts or not name for name in names):
             raise InputError(
                 f"{list_file}, line {number}: got {escape(line.strip()[:200])!r}, expected 'rainy_path clean_path' "
-                "below the folder; correct it"
+                "below the folder; correct it, or give the right list with --list"
             )
         pairs.append((names[0], names[1]))
     if not pairs:

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from nlcl_plugin.data.prepare.leakage import find_leaks, find_near_duplicates
+from nlcl_plugin.data.prepare.leakage import TWIN_BITS, find_leaks, find_near_duplicates, find_twins
 from nlcl_plugin.data.prepare.model import (
     FOLDERS,
     Collection,
@@ -62,7 +62,9 @@ def make_plan(
         InputError: If nothing remains, training would lack one side, or splits share images.
     """
     settings = settings or Settings()
-    state = _State([shot for shot in collection.shots if shot.source in facts], list(collection.drops), [])
+    state = _State(
+        [shot for shot in collection.shots if shot.source in facts], list(collection.drops), list(collection.notes)
+    )
     _drop_broken_pairs(state, facts)
     _drop_near_duplicates(state, facts, settings)
     _drop_lonely_clean(state, {shot.twin for shot in collection.shots if shot.twin})
@@ -80,7 +82,14 @@ def make_plan(
                 f"training would have no {role} image; give more scenes, a smaller --val-fraction or --keep-twins"
             )
     _check_leaks(items, settings, state.notes)
-    return Plan(items, state.drops, list(unreadable), state.notes)
+    twins = [] if settings.keep_twins else find_twins(items)
+    if twins:
+        state.notes.append(
+            f"{len(twins)} rainy images of training, which is meant to be unpaired, show a scene that is among the "
+            f"clean ones by name or looks: {_pairs(twins)}; remove one side, prepare them with --pair-by, or name the "
+            "scenes with --scene (--keep-twins if this is wanted)"
+        )
+    return Plan(items, state.drops, list(unreadable), state.notes, twins)
 
 
 def _drop_broken_pairs(state: _State, facts: dict[Source, Facts]) -> None:
@@ -153,6 +162,8 @@ def _split(state: _State, settings: Settings) -> None:
         left = [shot.source for shot in state.shots if shot.split in other]
         state.drop(dict.fromkeys(left, f"of the dataset's {other.pop()} split (--val-split chooses between them)"))
         state.shots = [replace(shot, split="val" if shot.split == wanted else "train") for shot in state.shots]
+        if all(shot.split == "val" for shot in state.shots):
+            state.notes.append(f"all images are of the dataset's {wanted} split, for validation: see --val-fraction")
         return
     if settings.val_split:
         raise InputError(f"--val-split {settings.val_split}: works with the dataset's own splits only; remove it")
@@ -171,9 +182,11 @@ def _split(state: _State, settings: Settings) -> None:
 
 
 def _part_twins(state: _State, seed: int) -> None:
-    """Keep the clean images of one half of the training scenes with pairs, and the rainy ones of the other."""
+    """Of the training scenes with both, keep the clean images of one half and the rainy ones of the other."""
     train = [shot for shot in state.shots if shot.split == "train"]
-    paired = _shuffled({shot.scene for shot in train if shot.twin}, seed, "twins")
+    # By scene, not by pair: --scene may say that unpaired images show the same.
+    rainy, clean = ({shot.scene for shot in train if shot.role == role} for role in ("rainy", "clean"))
+    paired = _shuffled(rainy & clean, seed, "twins")
     if not paired:
         return
     if len(paired) == 1 and len({shot.role for shot in train if shot.scene not in paired}) < 2:
@@ -225,14 +238,19 @@ def _items(shots: list[Shot], facts: dict[Source, Facts]) -> list[Item]:
 
 def _check_leaks(items: list[Item], settings: Settings, notes: list[str]) -> None:
     leaks = find_leaks(items, settings.leakage_bits)
-    if not leaks:
-        return
-    text = f"{len(leaks)} validation images are in training too, or nearly: " + examples(
-        [f"{one.source.label} = {other.source.label}" for one, other in leaks]
-    )
-    if not settings.allow_leakage:
-        raise InputError(escape(f"{text}; name the scenes with --scene, mend the data, or --allow-leakage"))
-    notes.append(text)
+    if leaks:
+        text = f"{len(leaks)} validation images are in training too, or nearly: {_pairs(leaks)}"
+        if not settings.allow_leakage:
+            raise InputError(escape(f"{text}; name the scenes with --scene, mend the data, or --allow-leakage"))
+        notes.append(text)
+    found = {one.path for one, _ in leaks}
+    alike = [(one, other) for one, other in find_leaks(items, TWIN_BITS) if one.path not in found]
+    if alike:
+        notes.append(f"{len(alike)} validation images look like training ones, with other rain: {_pairs(alike)}")
+
+
+def _pairs(found: list[tuple[Item, Item]]) -> str:
+    return examples([f"{one.source.label} = {other.source.label}" for one, other in found])
 
 
 def _shuffled(scenes: Iterable[str], seed: int, purpose: str) -> list[str]:

@@ -35,7 +35,8 @@ def folder(path: str | os.PathLike[str]) -> Path:
 def find(root: Path, prefix: str = "", *, videos: bool = False) -> list[Source]:
     """List the images below a folder.
 
-    Hidden files and folders are left out, links are followed, the case of endings is of no matter.
+    Hidden files and folders are left out, links are followed, the case of endings is of no matter. A link to nothing
+    is listed, so that it will be missed when it is read.
 
     Args:
         root: The folder.
@@ -46,7 +47,7 @@ def find(root: Path, prefix: str = "", *, videos: bool = False) -> list[Source]:
         The images in natural order.
     """
     endings = IMAGE_SUFFIXES + VIDEO_SUFFIXES if videos else IMAGE_SUFFIXES
-    names = (name for name in sorted(_walk(root), key=natural_key) if name.lower().endswith(endings))
+    names = (name for name in sorted(walk(root), key=natural_key) if name.lower().endswith(endings))
     return [Source(str(root / name), prefix + name) for name in names]
 
 
@@ -63,29 +64,39 @@ def stem(name: str) -> str:
 def split_of(name: str) -> Split | None:
     """The split that the folders of a path speak of, such as `GT-RAIN_train/x.png` or `validation/x.png`."""
     for part in reversed(PurePosixPath(name).parts[:-1]):
-        if found := re.search(r"(?<![a-z])(train|val|test)(?:idation|ing|[AB]|_?set)?(?![a-z])", part, re.IGNORECASE):
+        if found := re.search(r"(?<![a-z])(train|val|test)(id|idation|ing|[AB]|_?set)?(?![a-z])", part, re.IGNORECASE):
             return found[1].lower()  # type: ignore[return-value]
         if found := re.match(r"Rain(Train|Test)[LH]", part):
             return found[1].lower()  # type: ignore[return-value]
     return None
 
 
-def _walk(root: Path) -> list[str]:
-    def fail(error: OSError) -> None:
-        raise InputError(f"{error.filename}: this folder cannot be read ({error.strerror}); check its permissions")
+def walk(root: Path) -> list[str]:
+    """List all files below a folder, but hidden ones, as relative paths with forward slashes.
 
-    names: list[str] = []
-    for current, folders, files in os.walk(root, followlinks=True, onerror=fail):
-        here = Path(current)
-        real = here.resolve()
-        # A link that leads back to a folder we are in would never end.
-        folders[:] = [
-            name
-            for name in folders
-            if not name.startswith(".")
-            and not ((here / name).is_symlink() and real.is_relative_to((here / name).resolve()))
-        ]
-        relative = here.relative_to(root).as_posix()
-        prefix = "" if relative == "." else relative + "/"
-        names += [prefix + name for name in files if not name.startswith(".") and (here / name).is_file()]
+    Raises:
+        InputError: If a folder cannot be read.
+    """
+    return _walk(root, "", ())
+
+
+def _walk(folder: Path, prefix: str, ancestors: tuple[tuple[int, int], ...]) -> list[str]:
+    try:
+        status = folder.stat()
+        entries = sorted(os.listdir(folder))
+    except OSError as error:
+        raise InputError(f"{folder}: this folder cannot be read ({error.strerror}); check its permissions") from error
+    # A link may lead back to a folder we are in, directly or through another link.
+    identity = (status.st_dev, status.st_ino)
+    if identity in ancestors:
+        return []
+    names = []
+    for entry in entries:
+        if entry.startswith("."):
+            continue
+        path = folder / entry
+        if path.is_dir():
+            names += _walk(path, f"{prefix}{entry}/", (*ancestors, identity))
+        elif path.is_file() or path.is_symlink():  # no pipes, which would be read for ever
+            names.append(prefix + entry)
     return names

@@ -1,0 +1,93 @@
+"""Image files of every kind, and what an LMDB holds, for the tests of the LMDB tools."""
+
+import importlib.util
+import io
+import json
+import sys
+from pathlib import Path
+
+import cv2
+import lmdb
+import numpy as np
+from PIL import Image
+
+from nlcl_plugin.data import lmdb_create
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def tool(name):
+    """A script as a module."""
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "tools" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def create_in_small_batches(arguments):
+    """What a child process runs."""
+    lmdb_create.BATCH_IMAGES = 3
+    sys.exit(tool("create_lmdb").main(arguments))
+
+
+def create(root, output, **options):
+    """Make an LMDB in silence."""
+    return lmdb_create.create_lmdb(root, output, progress=False, tell=lambda line: None, **options)
+
+
+def noise(size, seed=0, channels=3, dtype=np.uint8):
+    shape = (*size, channels) if channels > 1 else size
+    return np.random.default_rng(seed).integers(0, np.iinfo(dtype).max + 1, shape, dtype=dtype)
+
+
+def with_pillow(image, kind, **options):
+    buffer = io.BytesIO()
+    image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def with_opencv(image, ending):
+    done, data = cv2.imencode(ending, image)
+    assert done
+    return data.tobytes()
+
+
+def turned(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+def write_files(root, files):
+    for name, data in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+    return root
+
+
+def some_images(count, size=(40, 56)):
+    """PNG and JPEG files in two folders, of different sizes, one of them broken."""
+    files = {}
+    for i in range(count):
+        image = noise((size[0] + i % 3, size[1] - i % 5), seed=i)
+        ending = ".png" if i % 3 else ".jpg"
+        files[f"{'ab'[i % 2]}/{i:03d}{ending}"] = with_opencv(image, ending)
+    files["b/broken.png"] = b"no image"
+    return files
+
+
+def values(path):
+    """Every value of an LMDB by its key, read without our code."""
+    with lmdb.open(str(path), readonly=True, lock=False) as environment, environment.begin() as transaction:
+        return {bytes(key).decode(): bytes(value) for key, value in transaction.cursor()}
+
+
+def records(path):
+    return [json.loads(line) for line in (path / "keys.jsonl").read_text().splitlines()]
+
+
+def contents(path):
+    """All that two LMDBs have in common if they are the same; `data.mdb` may have its pages in another order."""
+    names = {item.name for item in path.iterdir()} - {"data.mdb", "lock.mdb"}
+    return values(path), {name: (path / name).read_bytes() for name in names}

@@ -1,0 +1,323 @@
+"""What goes into an LMDB, and who can read it."""
+
+import os
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from basicsr.data.data_util import paired_paths_from_lmdb, paths_from_lmdb
+from basicsr.data.paired_image_dataset import PairedImageDataset
+from basicsr.utils import FileClient, imfrombytes
+from lmdb_helpers import (
+    contents,
+    create,
+    noise,
+    records,
+    some_images,
+    turned,
+    values,
+    with_opencv,
+    with_pillow,
+    write_files,
+)
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from torch.utils.data import DataLoader
+from unpaired_helpers import epoch_indices, options
+
+from nlcl_plugin.data import lmdb_building, lmdb_create
+from nlcl_plugin.data.image_io import decode_raw, list_images
+from nlcl_plugin.data.lmdb_encode import Cut, encode_image
+from nlcl_plugin.data.lmdb_store import close_environment
+from nlcl_plugin.data.unpaired_image_dataset import UnpairedImageDataset
+from nlcl_plugin.errors import InputError
+
+RGB, GREY = noise((9, 7)), noise((9, 7), channels=1)
+RGBA = np.dstack([RGB, GREY])
+GREY_16, RGB_16 = noise((9, 7), channels=1, dtype=np.uint16), noise((9, 7), dtype=np.uint16)
+PALETTE = Image.fromarray(RGB).quantize(16)
+# The file, whether it stays as it is, the value's channels, and its pixel type.
+KINDS = {
+    "png": (with_pillow(RGB, "PNG"), True, 3, np.uint8),
+    "grey png": (with_pillow(GREY, "PNG"), True, 1, np.uint8),
+    "RGBA png": (with_pillow(RGBA, "PNG"), True, 4, np.uint8),
+    "grey png with alpha": (with_pillow(RGBA[..., :2].copy(), "PNG"), True, 4, np.uint8),
+    "palette png": (with_pillow(PALETTE, "PNG"), True, 3, np.uint8),
+    "palette png with alpha": (with_pillow(PALETTE, "PNG", transparency=3), True, 4, np.uint8),
+    "1-bit png": (with_pillow(Image.fromarray(GREY).convert("1"), "PNG"), True, 1, np.uint8),
+    "16-bit grey png": (with_opencv(GREY_16, ".png"), True, 1, np.uint16),
+    "16-bit png": (with_opencv(RGB_16, ".png"), True, 3, np.uint16),
+    "png with exif": (with_pillow(RGB, "PNG", exif=turned(1)), True, 3, np.uint8),
+    "turned png": (with_pillow(RGB, "PNG", exif=turned(6)), False, 3, np.uint8),
+    "jpg": (with_pillow(RGB, "JPEG"), False, 3, np.uint8),
+    "grey jpg": (with_pillow(GREY, "JPEG"), False, 1, np.uint8),
+    "turned jpg": (with_pillow(RGB, "JPEG", exif=turned(6)), False, 3, np.uint8),
+    "CMYK jpg": (with_pillow(Image.fromarray(RGB).convert("CMYK"), "JPEG"), False, 3, np.uint8),
+    "RGBA webp": (with_pillow(RGBA, "WEBP", lossless=True), False, 3, np.uint8),
+    "grey bmp": (with_opencv(GREY, ".bmp"), False, 1, np.uint8),
+    "RGBA tif": (with_pillow(RGBA, "TIFF"), False, 3, np.uint8),
+    "16-bit tif": (with_opencv(RGB_16, ".tif"), False, 3, np.uint16),
+    "float tif": (with_opencv((RGB / 255).astype(np.float32), ".tif"), False, 3, np.uint16),
+    "grey float tif": (with_opencv((GREY / 255).astype(np.float32), ".tif"), False, 1, np.uint16),
+    "ppm": (with_opencv(RGB, ".ppm"), False, 3, np.uint8),
+}
+
+
+class TestValues:
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_show_the_picture_of_the_file(self, kind):
+        data, copied, channels, dtype = KINDS[kind]
+        encoded = encode_image(data, kind)
+        (value,) = encoded.values
+        assert (encoded.copied, value.data == data) == (copied, copied)
+        expected = decode_raw(data, kind)
+        if expected.dtype == np.float32:
+            expected = np.rint(expected.astype(np.float64) * 65535).astype(np.uint16)
+        assert value.shape == (*expected.shape[:2], channels)
+        assert expected.shape[:2] == ((7, 9) if "turned" in kind else (9, 7))
+        shown = decode_raw(value.data, kind)
+        assert shown.dtype == dtype
+        np.testing.assert_array_equal(shown, expected)
+        # A stock reader sees the same, in 8 bits.
+        scale = 257 if dtype == np.uint16 else 1
+        stock = imfrombytes(value.data)[..., ::-1].astype(int) * scale
+        assert np.abs(stock - expected).max() < scale
+        stored = cv2.imdecode(np.frombuffer(value.data, np.uint8), cv2.IMREAD_UNCHANGED)
+        assert (1 if stored.ndim == 2 else stored.shape[2]) == channels
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_of_sub_images_are_parts_of_that_picture(self, kind):
+        data, _, channels, _ = KINDS[kind]
+        whole = decode_raw(encode_image(data, kind).values[0].data, kind)
+        encoded = encode_image(data, kind, Cut(4, 3))
+        assert not encoded.copied
+        assert [value.box for value in encoded.values] == Cut(4, 3).boxes(*whole.shape[:2])
+        for value in encoded.values:
+            top, left, height, width = value.box
+            np.testing.assert_array_equal(decode_raw(value.data, kind), whole[top : top + height, left : left + width])
+            assert value.shape == (4, 4, min(channels, 3))
+
+    def test_the_letters_of_exif_elsewhere_change_nothing(self):
+        text = PngInfo()
+        text.add_text("Comment", "eXIf")
+        data = with_pillow(RGB, "PNG", pnginfo=text)
+        assert b"eXIf" in data
+        assert encode_image(data, "x").values[0].data == data
+
+    @pytest.mark.parametrize("kind", ["png", "RGBA png", "16-bit png"])
+    def test_a_png_that_is_not_whole_is_refused(self, kind):
+        data = KINDS[kind][0]
+        flipped = bytearray(data)
+        flipped[len(data) // 2] ^= 1
+        for broken in (data[:-20], data[: len(data) // 2], data[:30], data[:10], bytes(flipped)):
+            with pytest.raises(InputError, match="x: cannot be decoded"):
+                encode_image(broken, "x")
+
+
+class TestCreate:
+    def test_folder_holds_basicsrs_layout_and_the_mapping(self, tmp_path):
+        files = {"a/x.png": KINDS["grey png"][0], "a/x.jpg": KINDS["turned jpg"][0], "雨 1.png": KINDS["RGBA png"][0]}
+        root, path = write_files(tmp_path / "in", files), tmp_path / "x.lmdb"
+        report = create(root, path)
+        assert (report.images, report.values, report.copied, report.encoded, report.exit_code) == (3, 3, 2, 1, 0)
+        assert sorted(os.listdir(path)) == ["build.json", "data.mdb", "keys.jsonl", "lock.mdb", "meta_info.txt"]
+        assert sorted(os.listdir(tmp_path)) == ["in", "x.lmdb"]
+        assert (path / "meta_info.txt").read_text().splitlines() == [
+            "a/x==jpg.png (7,9,3) 1",
+            "a/x==png.png (9,7,1) 1",
+            "=E9=9B=A8=201.png (9,7,4) 1",
+        ]
+        stored = values(path)
+        assert stored["a/x==png"] == files["a/x.png"]
+        assert [record["source"] for record in records(path)] == list_images(root)
+        for record in records(path):
+            assert record["bytes"] == len(stored.pop(record["key"]))
+            assert record["box"] is None
+        assert not stored
+
+    def test_sub_images_are_named_as_by_basicsr(self, tmp_path):
+        root = write_files(
+            tmp_path / "in", {"a.png": with_opencv(noise((8, 11)), ".png"), "b.png": with_opencv(noise((4, 5)), ".png")}
+        )
+        report = create(root, tmp_path / "x.lmdb", cut=Cut(5, 4))
+        assert (report.images, report.values, report.notes) == (2, 7, {"smaller than the crop": 1})
+        lines = (tmp_path / "x.lmdb" / "meta_info.txt").read_text().splitlines()
+        assert lines == [*[f"a_s00{i}.png (5,5,3) 1" for i in range(1, 7)], "b_s001.png (4,5,3) 1"]
+        boxes = {record["key"]: record["box"] for record in records(tmp_path / "x.lmdb")}
+        assert boxes["a_s005"] == [3, 4, 5, 5]
+        assert boxes["b_s001"] is None
+        assert values(tmp_path / "x.lmdb")["b_s001"] == (root / "b.png").read_bytes()
+
+    def test_the_result_depends_on_neither_threads_nor_batches_nor_the_map(self, tmp_path, monkeypatch):
+        root = write_files(tmp_path / "in", some_images(30))
+        create(root, tmp_path / "a.lmdb", cut=Cut(20, 15), jobs=1)
+        monkeypatch.setattr(lmdb_create, "BATCH_BYTES", 20_000)
+        monkeypatch.setattr(lmdb_building, "FIRST_MAP_BYTES", 1 << 15)
+        commits = []
+        commit = lmdb_building.Building.commit
+        monkeypatch.setattr(
+            lmdb_building.Building, "commit", lambda self, batch: (commits.append(batch.bytes), commit(self, batch))
+        )
+        report = create(root, tmp_path / "b.lmdb", cut=Cut(20, 15), jobs=3)
+        assert contents(tmp_path / "a.lmdb") == contents(tmp_path / "b.lmdb")
+        assert report.exit_code == 3
+        assert [one.source for one in report.skipped] == ["b/broken.png"]
+        largest = max(
+            sum(r["bytes"] for r in records(tmp_path / "b.lmdb") if r["source"] == s) for s in list_images(root)
+        )
+        assert len(commits) > 5
+        assert max(commits) < 20_000 + largest  # what is held in memory
+        assert sum(commits) == report.bytes > 1 << 18
+
+    def test_links_are_followed_and_the_input_may_be_beside_or_around_the_output(self, tmp_path):
+        write_files(tmp_path / "elsewhere", {"sub/a.png": KINDS["png"][0]})
+        (tmp_path / "in").symlink_to(tmp_path / "elsewhere")
+        (tmp_path / "elsewhere" / "b.png").symlink_to(tmp_path / "elsewhere" / "sub" / "a.png")
+        create(tmp_path / "in", tmp_path / "in" / "x.lmdb")
+        before = contents(tmp_path / "in" / "x.lmdb")
+        assert create(tmp_path / "in", tmp_path / "in" / "x.lmdb").already_made
+        assert set(before[0]) == {"b", "sub/a"}
+        (tmp_path / "big").mkdir()
+        (tmp_path / "link.lmdb").symlink_to(tmp_path / "big" / "y.lmdb")
+        create(tmp_path / "in", tmp_path / "link.lmdb")
+        assert contents(tmp_path / "big" / "y.lmdb")[0] == before[0]
+
+    def test_unreadable_files_are_skipped_or_with_strict_fatal(self, tmp_path):
+        root = write_files(tmp_path / "in", {"a.png": b"", "b.png": KINDS["png"][0], "c.png": KINDS["png"][0][:-20]})
+        report = create(root, tmp_path / "x.lmdb")
+        assert [(one.source, one.reason.split(";")[0]) for one in report.skipped] == [
+            ("a.png", "empty, expected an image"),
+            ("c.png", "cannot be decoded as an image"),
+        ]
+        again = create(root, tmp_path / "x.lmdb")
+        assert (again.already_made, again.skipped, again.exit_code) == (True, report.skipped, 3)
+        with pytest.raises(InputError, match=r"a\.png: empty"):
+            create(root, tmp_path / "x.lmdb", strict=True)
+        with pytest.raises(InputError, match=r"a\.png: empty"):
+            create(root, tmp_path / "y.lmdb", strict=True)
+        assert not (tmp_path / "y.lmdb").exists()
+        (root / "b.png").unlink()
+        with pytest.raises(InputError, match=r"none of its 2 images can be read; the first, a\.png, empty"):
+            create(root, tmp_path / "z.lmdb")
+        assert not list(tmp_path.glob("z*"))
+
+    @pytest.mark.parametrize("change", ["write", "remove"])
+    def test_a_file_that_changes_meanwhile_is_named(self, tmp_path, monkeypatch, change):
+        root = write_files(tmp_path / "in", {f"{i}.png": KINDS["png"][0] for i in range(9)})
+        read = lmdb_create.read_bytes
+
+        def read_and_change(path):
+            data = read(path)
+            if path.endswith("5.png"):
+                (root / "5.png").unlink() if change == "remove" else (root / "5.png").write_bytes(data + b"x")
+            return data
+
+        monkeypatch.setattr(lmdb_create, "read_bytes", read_and_change)
+        with pytest.raises(InputError, match=r"5\.png: changed while the LMDB was being made"):
+            create(root, tmp_path / "x.lmdb")
+        assert not (tmp_path / "x.lmdb").exists()
+
+    def test_bad_outputs(self, tmp_path):
+        root = write_files(tmp_path / "in", {"a.png": KINDS["png"][0]})
+        (tmp_path / "file.lmdb").write_text("")
+        (tmp_path / "own.lmdb").mkdir()
+        (tmp_path / "own.lmdb" / "a.png").write_bytes(KINDS["png"][0])
+        for output, words in [
+            ("x", r"x: expected a name that ends in \.lmdb"),
+            ("file.lmdb", r"file\.lmdb: is a file"),
+            ("file.lmdb/x.lmdb", "cannot be written"),
+            ("own.lmdb", "exists, and is not made of these images"),
+        ]:
+            with pytest.raises(InputError, match=words):
+                create(root, tmp_path / output)
+        with pytest.raises(InputError, match=r"own\.lmdb: holds a\.png, so it is not an LMDB to replace"):
+            create(root, tmp_path / "own.lmdb", overwrite=True)
+        with pytest.raises(InputError, match="are in it"):
+            create(tmp_path / "own.lmdb", tmp_path / "own.lmdb", overwrite=True)
+        assert sorted(os.listdir(tmp_path)) == ["file.lmdb", "in", "own.lmdb"]
+
+
+class TestReaders:
+    @pytest.fixture
+    def lmdbs(self, tmp_path):
+        sides = {}
+        for side in ("lq", "gt"):
+            seed = 0 if side == "lq" else 10
+            files = {f"s/{i}.png": with_opencv(noise((24, 30), seed + i), ".png") for i in range(4)}
+            sides[side] = tmp_path / f"{side}.lmdb"
+            create(write_files(tmp_path / side, files), sides[side], cut=Cut(16, 14))
+        yield sides
+        for path in sides.values():
+            close_environment(path)
+
+    def test_stock_functions(self, lmdbs, tmp_path):
+        keys = [f"s/{i}_s00{j}" for i in range(4) for j in (1, 2, 3, 4)]
+        assert paths_from_lmdb(str(lmdbs["lq"])) == keys
+        pairs = paired_paths_from_lmdb([str(lmdbs["lq"]), str(lmdbs["gt"])], ["lq", "gt"])
+        assert pairs == [{"lq_path": key, "gt_path": key} for key in keys]
+        client = FileClient("lmdb", db_paths=str(lmdbs["lq"]))
+        shown = imfrombytes(client.get("s/2_s004"))
+        np.testing.assert_array_equal(shown, cv2.imread(str(tmp_path / "lq" / "s" / "2.png"))[8:24, 14:30])
+
+    def test_stock_dataset_for_training_and_validation_at_once(self, lmdbs, tmp_path):
+        opt = {
+            "dataroot_gt": str(lmdbs["gt"]),
+            "dataroot_lq": str(lmdbs["lq"]),
+            "scale": 1,
+            "gt_size": 8,
+            "use_hflip": True,
+            "use_rot": True,
+        }
+        for phase in ("train", "val"):
+            dataset = PairedImageDataset({**opt, "phase": phase, "io_backend": {"type": "lmdb"}})
+            assert len(dataset) == 16
+            assert dataset[5]["lq"].shape == (3, *((8, 8) if phase == "train" else (16, 16)))
+        np.testing.assert_array_equal(
+            dataset[0]["gt"].numpy() * 255,
+            decode_raw((tmp_path / "gt/s/0.png").read_bytes(), "")[:16, :16].transpose(2, 0, 1),
+        )
+
+
+class TestUnpairedDataset:
+    """Folder and LMDB are the same to training."""
+
+    @pytest.fixture(scope="class")
+    def roots(self, tmp_path_factory):
+        root = tmp_path_factory.mktemp("unpaired")
+        files = {f"{kind}.{kind.split()[-1]}": data for kind, (data, *_) in KINDS.items() if "float" not in kind}
+        rainy = {f"a/雨 {name}": data for name, data in files.items()} | {
+            f"b.v1/{i}.png": files["png.png"] for i in (1, 2)
+        }
+        folders = [write_files(root / "rainy", rainy), write_files(root / "clean", files)]
+        packed = [folder.with_suffix(".lmdb") for folder in folders]
+        for folder, path in zip(folders, packed, strict=True):
+            create(folder, path)
+        return {"disk": folders, "lmdb": packed}
+
+    @staticmethod
+    def batches(roots, backend, start=None):
+        dataset = UnpairedImageDataset(options(roots, backend, manual_seed=7, gt_size=6))
+        loader = DataLoader(
+            dataset,
+            batch_size=4,
+            sampler=epoch_indices(len(dataset), epoch=3),
+            num_workers=2 if start else 0,
+            multiprocessing_context=start,
+        )
+        return [(batch["lq"], batch["gt"]) for batch in loader]
+
+    @pytest.mark.parametrize("start", [None, "fork", "spawn"])
+    def test_batches_are_identical(self, roots, start):
+        expected, received = self.batches(roots, "disk"), self.batches(roots, "lmdb", start)
+        assert len(expected) >= 5
+        for one, other in zip(expected, received, strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+    def test_training_and_validation_on_one_lmdb(self, roots):
+        train = UnpairedImageDataset(options(roots, "lmdb"))
+        val = UnpairedImageDataset(options(roots, "lmdb", phase="val"))
+        disk = UnpairedImageDataset(options(roots, "disk", phase="val"))
+        for index in range(len(val)):
+            assert train[index]["lq_path"] == val[index]["lq_path"]
+            assert torch.equal(val[index]["lq"], disk[index]["lq"])

@@ -1,0 +1,212 @@
+"""Runs that are killed, repeated or in each other's way."""
+
+import multiprocessing
+import os
+import random
+import time
+
+import lmdb
+import pytest
+from lmdb_helpers import contents, create, create_in_small_batches, noise, some_images, with_opencv, write_files
+
+from nlcl_plugin.data import lmdb_building, lmdb_create
+from nlcl_plugin.data.image_io import list_images
+from nlcl_plugin.data.lmdb_create import create_lmdb
+from nlcl_plugin.data.lmdb_encode import Cut
+from nlcl_plugin.data.lmdb_store import LmdbImages, close_environment
+from nlcl_plugin.errors import InputError
+
+PNG, JPEG = (with_opencv(noise((9, 7)), ending) for ending in (".png", ".jpg"))
+CUT = ["--crop", "24", "--step", "20"]
+
+
+def start(arguments):
+    # A fork of this process would take over OpenCV's locks in whatever state they are in.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["nlcl_plugin.data.lmdb_create", "nlcl_plugin.data.prepare"])
+    process = context.Process(target=create_in_small_batches, args=(arguments,))
+    process.start()
+    return process
+
+
+@pytest.fixture
+def root(tmp_path):
+    return write_files(tmp_path / "in", some_images(60, size=(60, 90)))
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_runs_are_finished_by_the_next(root, tmp_path, kills):
+    command = ["--input", str(root), *CUT, "--output"]
+    process = start([*command, str(tmp_path / "whole.lmdb")])
+    process.join()
+    assert process.exitcode == 3  # one image is broken
+    whole = contents(tmp_path / "whole.lmdb")
+    size = len(whole[1]["keys.jsonl"])
+    rng = random.Random(0)
+    resumed = 0
+    for number in range(kills):
+        path = tmp_path / f"killed{number}.lmdb"
+        journal = tmp_path / f"killed{number}.lmdb.building" / "keys.jsonl"
+        process = start([*command, str(path)])
+        # A time alone would miss the writing on a busy machine: so many bytes, and a moment more.
+        wanted = rng.randrange(size)
+        while process.is_alive() and not (journal.exists() and journal.stat().st_size >= wanted):
+            time.sleep(0.0005)
+        time.sleep(rng.uniform(0, 0.01))
+        process.kill()
+        process.join()
+        if path.exists():
+            assert contents(path) == whole
+        said = []
+        report = create_lmdb(root, path, cut=Cut(24, 20), progress=False, tell=said.append)
+        resumed += any("going on with image" in line for line in said)
+        assert report.exit_code == 3
+        assert contents(path) == whole
+        assert not journal.parent.exists()
+    assert resumed
+
+
+def test_every_step_may_be_the_last(root, tmp_path, monkeypatch):
+    """Stop at each write to the disk in turn, as a kill would, and go on: meets every state of the folder."""
+    for name in list_images(root)[12:-1]:
+        (root / name).unlink()
+    monkeypatch.setattr(lmdb_create, "BATCH_IMAGES", 3)
+    create(root, tmp_path / "whole.lmdb", cut=Cut(24, 20))
+    former = write_files(tmp_path / "former", {"x.png": PNG})
+    whole, path, steps, real = contents(tmp_path / "whole.lmdb"), tmp_path / "x.lmdb", 0, {}
+    commit = lmdb_building.Building.commit
+    finished = False
+    while not finished:
+        create(former, path, overwrite=True)
+        before, left = contents(path), [steps]
+
+        def stop_or(function, left=left):
+            def step(*arguments, **keywords):
+                left[0] -= 1
+                if left[0] < 0:
+                    raise KeyboardInterrupt
+                return function(*arguments, **keywords)
+
+            return step
+
+        with monkeypatch.context() as patch:
+            for name in ("fsync", "replace", "rename", "unlink"):
+                patch.setattr(os, name, stop_or(real.setdefault(name, getattr(os, name))))
+            patch.setattr(lmdb_building.Building, "commit", stop_or(commit))
+            try:
+                create(root, path, cut=Cut(24, 20), overwrite=True)
+                finished = True
+            except KeyboardInterrupt:
+                pass
+        if path.exists():  # between two renames, it is not: then the next run puts it back
+            assert contents(path) in (before, whole)
+        create(root, path, cut=Cut(24, 20), overwrite=True)
+        assert contents(path) == whole
+        assert sorted(os.listdir(tmp_path)) == ["former", "in", "whole.lmdb", "x.lmdb"]
+        steps += 1
+    assert steps > 25
+
+
+def test_torn_journals_are_mended(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(lmdb_create, "BATCH_IMAGES", 5)
+    create(root, tmp_path / "whole.lmdb", cut=Cut(24, 20))
+    whole = contents(tmp_path / "whole.lmdb")
+    lines = whole[1]["keys.jsonl"].splitlines(keepends=True)
+    for torn in (b"", b"".join(lines[:7]), b"".join(lines[:100]) + lines[100][:30], b"".join(lines) + b"\0" * 99):
+        path = tmp_path / "x.lmdb"
+        create(root, path, cut=Cut(24, 20), overwrite=True)
+        os.rename(path, tmp_path / "x.lmdb.building")
+        (tmp_path / "x.lmdb.building" / "keys.jsonl").write_bytes(torn)
+        (tmp_path / "x.lmdb.building" / "meta_info.txt").unlink()
+        create(root, path, cut=Cut(24, 20))
+        assert contents(path) == whole
+
+
+def test_another_setting_or_source_begins_anew(root, tmp_path, monkeypatch):
+    path = tmp_path / "x.lmdb"
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    for change in ("setting", "source", "new source"):
+        with monkeypatch.context() as patch:
+            patch.setattr(lmdb_create, "_count", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                create(root, path, cut=Cut(30, 30))
+        if change == "source":
+            write_files(root, {"a/000.jpg": JPEG})
+        elif change == "new source":
+            write_files(root, {"a/0.png": PNG})
+        cut = Cut(30, 15) if change == "setting" else Cut(30, 30)
+        said = []
+        create_lmdb(root, path, cut=cut, progress=False, tell=said.append)
+        assert said == [f"{path}.building: was begun with other images or settings; it is built anew"]
+        create(root, tmp_path / f"{change}.lmdb", cut=cut)
+        assert contents(path) == contents(tmp_path / f"{change}.lmdb")
+        with pytest.raises(InputError, match="give --overwrite to replace it"):
+            create(root, path)
+        assert not list(tmp_path.glob("*.building"))
+        (path / "build.json").unlink()
+        create(write_files(tmp_path / "tiny", {"x.png": PNG}), path, overwrite=True)
+        for item in path.iterdir():
+            item.unlink()
+        path.rmdir()
+
+
+def test_two_runs_at_once(root, tmp_path):
+    path = tmp_path / "x.lmdb"
+    command = ["--input", str(root), *CUT, "--output", str(path)]
+    both = [start(command), start(command)]
+    for process in both:
+        process.join()
+    assert sorted(process.exitcode for process in both) in ([2, 3], [3, 3])
+    create(root, tmp_path / "whole.lmdb", cut=Cut(24, 20))
+    assert contents(path) == contents(tmp_path / "whole.lmdb")
+
+
+def test_a_second_run_is_refused_while_one_is_at_work(root, tmp_path):
+    with lmdb_building.locked(tmp_path / "x.lmdb.building"):
+        with pytest.raises(InputError, match="another run is at work in this folder"):
+            create(root, tmp_path / "x.lmdb")
+        assert (tmp_path / "x.lmdb.building").exists()
+    create(root, tmp_path / "x.lmdb")
+
+
+def test_overwriting_keeps_the_old_one_until_the_new_is_whole_and_readers_follow(root, tmp_path):
+    path = tmp_path / "x.lmdb"
+    create(root, path)
+    images = LmdbImages(path)
+    before = images.get("a/000")
+    broken = write_files(tmp_path / "broken", {"a.png": b"x"})
+    with pytest.raises(InputError, match="none of its 1 images"):
+        create(broken, path, overwrite=True)
+    assert images.get("a/000") == before
+    create(write_files(tmp_path / "other", {"a/000.png": PNG}), path, overwrite=True)
+    assert images.get("a/000") == PNG
+    close_environment(path)
+    assert create(tmp_path / "other", path).already_made
+
+
+def test_the_old_one_is_put_back_after_a_kill_between_the_renames(root, tmp_path):
+    path = tmp_path / "x.lmdb"
+    create(root, path)
+    before = contents(path)
+    os.rename(path, tmp_path / "x.lmdb.replaced")
+    with pytest.raises(InputError, match="give --overwrite to replace it"):
+        create(root, path, cut=Cut(24, 20))
+    assert contents(path) == before
+    assert sorted(os.listdir(tmp_path)) == ["in", "x.lmdb"]
+
+
+def test_a_value_that_does_not_read_back_stops_the_run(root, tmp_path, monkeypatch):
+    write_meta = lmdb_create._count
+
+    def damage(folder, report):
+        with lmdb.open(str(folder)) as environment, environment.begin(write=True) as transaction:
+            transaction.put(b"a/000_s002", b"other")
+        write_meta(folder, report)
+
+    monkeypatch.setattr(lmdb_create, "_count", damage)
+    with pytest.raises(InputError, match="does not read back as it was written; remove this folder"):
+        create(root, tmp_path / "x.lmdb", cut=Cut(24, 20))
+    assert not (tmp_path / "x.lmdb").exists()

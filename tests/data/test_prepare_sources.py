@@ -1,0 +1,265 @@
+"""Files as they are found in the wild: formats, names, links, other file systems, videos."""
+
+import errno
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from prepare_helpers import names, rain, records, scene, tool, write_image, write_pair
+
+from nlcl_plugin.data import read_image
+from nlcl_plugin.data.prepare import Choices, Source, collect, frames
+from nlcl_plugin.data.prepare.pairing import by_leading_id
+from nlcl_plugin.data.prepare.scan import find, natural_key, split_of
+
+
+@pytest.fixture
+def command(tmp_path):
+    for seed in range(2):
+        write_image(tmp_path / "c" / f"clean{seed}.png", scene(90 + seed))
+        write_image(tmp_path / "r" / f"rainy{seed}.png", scene(80 + seed))
+    folders = ["--rainy", str(tmp_path / "r"), "--clean", str(tmp_path / "c")]
+    return ["--layout", "two-folders", *folders, "--output", str(tmp_path / "out")]
+
+
+def save(path, array, **options):
+    Image.fromarray(array).save(path, **options)
+
+
+def turned(path):
+    """What is upright in EXIF's eyes lies on its side in the file."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    save(path, np.rot90(scene(1)).copy(), exif=exif)
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("turned.JPG", turned),
+        ("rgba.PNG", lambda path: save(path, np.dstack([scene(1), np.full((40, 56), 9, np.uint8)]))),
+        ("grey.Bmp", lambda path: save(path, scene(1)[..., 0])),
+        ("deep.TIF", lambda path: path.write_bytes(cv2.imencode(".tif", scene(1).astype(np.uint16) * 257)[1])),
+        ("deep.png", lambda path: path.write_bytes(cv2.imencode(".png", scene(1).astype(np.uint16) * 257)[1])),
+        ("jpeg.JPEG", lambda path: save(path, scene(1))),
+        ("web.WebP", lambda path: save(path, scene(1))),
+    ],
+)
+def test_formats_pass_unchanged_and_upright(command, tmp_path, name, make):
+    make(tmp_path / "r" / name)
+    assert tool().main(command) == 0
+    line = next(line for line in records(tmp_path / "out") if line["source"] == f"rainy/{name}")
+    assert (line["width"], line["height"]) == (56, 40)
+    stem, ending = os.path.splitext(name)
+    lower = {".jpeg": ".jpg", ".tif": ".tiff"}.get(ending.lower(), ending.lower())
+    assert line["path"] == f"rainy/{stem}{lower}"
+    assert (tmp_path / "out" / line["path"]).read_bytes() == (tmp_path / "r" / name).read_bytes()
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_halves_keep_their_pixels(tmp_path, deep):
+    factor = 257 if deep else 1
+    for seed in range(4):
+        both = np.hstack([rain(scene(seed), seed), np.zeros((40, 1, 3), np.uint8), scene(seed)])
+        path = tmp_path / "s" / f"{seed}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(cv2.imencode(".png", both[..., ::-1].astype(np.uint16 if deep else np.uint8) * factor)[1])
+    command = [str(tmp_path / "s"), "--layout", "side-by-side", "--rain-side", "left", "--keep-twins"]
+    assert tool().main([*command, "--output", str(tmp_path / "out")]) == 0
+    for line in records(tmp_path / "out"):
+        seed = int(line["source"][0])
+        expected = scene(seed) if line["role"] == "clean" else rain(scene(seed), seed)
+        assert np.abs(read_image(tmp_path / "out" / line["path"]) - expected.astype(np.float32) / 255).max() < 1e-6
+
+
+def test_a_turned_image_pairs_with_an_upright_one(tmp_path, capsys):
+    for seed in range(3):
+        write_pair(tmp_path / "r" / f"{seed}.jpg", tmp_path / "c" / f"{seed}.png", seed)
+    (tmp_path / "r" / "1.jpg").unlink()
+    turned(tmp_path / "r" / "1.jpg")
+    command = ["--pair-by", "stem", "--rainy", str(tmp_path / "r"), "--clean", str(tmp_path / "c"), "--keep-twins"]
+    assert tool().main([*command, "--output", str(tmp_path / "out")]) == 0
+    assert "differs in size" not in capsys.readouterr().out
+    assert len(records(tmp_path / "out")) == 6
+
+
+def test_a_link_that_fails_becomes_a_copy(command, tmp_path, capsys, monkeypatch):
+    def link(source, target, **options):
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    monkeypatch.setattr(os, "link", link)
+    assert tool().main(command) == 0
+    assert "0 linked, 4 written" in capsys.readouterr().out
+    for line in records(tmp_path / "out"):
+        path = tmp_path / "out" / line["path"]
+        assert path.stat().st_nlink == 1
+        assert path.read_bytes() == (tmp_path / line["source"][0] / os.path.basename(line["source"])).read_bytes()
+
+
+def test_copies_to_another_file_system(command, tmp_path, capsys):
+    if not os.path.isdir("/dev/shm") or os.stat("/dev/shm").st_dev == os.stat(tmp_path).st_dev:
+        pytest.skip("needs a second file system, such as /dev/shm")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        assert tool().main([*command[:-1], folder]) == 0
+        assert "0 linked, 4 written" in capsys.readouterr().out
+        assert tool().main([*command[:-1], folder]) == 0
+        assert "4 there already" in capsys.readouterr().out
+        assert len(records(Path(folder))) == 4
+
+
+@pytest.mark.parametrize(
+    "name", ["雨 天 é.png", "a.b..c .png", "  x.png", "'\"$&;.png", "-n.png", "con.png", "x\ty.png"]
+)
+def test_names_of_all_kinds(command, tmp_path, name):
+    write_image(tmp_path / "r" / name, scene(1))
+    assert tool().main(command) == 0
+    line = next(line for line in records(tmp_path / "out") if line["source"] == f"rainy/{name}")
+    assert (tmp_path / "out" / line["path"]).read_bytes() == (tmp_path / "r" / name).read_bytes()
+
+
+def test_links_are_followed_and_a_link_to_nothing_is_missed(command, tmp_path, capsys):
+    for seed in range(2):
+        write_image(tmp_path / "elsewhere" / f"{seed}.png", scene(seed))
+    (tmp_path / "r" / "one.png").symlink_to(tmp_path / "elsewhere" / "0.png")
+    (tmp_path / "r" / "folder").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "r" / "lost.png").symlink_to(tmp_path / "nowhere.png")
+    assert tool().main(command) == 3
+    assert f"No such file or directory); expected an image file: {tmp_path / 'r' / 'lost.png'}" in (
+        capsys.readouterr().out
+    )
+    found = {line["path"]: tmp_path / "out" / line["path"] for line in records(tmp_path / "out")}
+    assert {"rainy/one.png", "rainy/0.png", "rainy/1.png"} <= set(found)
+    assert not any(path.is_symlink() for path in found.values())
+    assert os.path.samefile(found["rainy/one.png"], tmp_path / "elsewhere" / "0.png")
+
+
+def test_folders_that_link_to_each_other_end(tmp_path):
+    write_image(tmp_path / "a" / "1.png", scene(1))
+    write_image(tmp_path / "b" / "2.png", scene(2))
+    (tmp_path / "a" / "to_b").symlink_to(tmp_path / "b")
+    (tmp_path / "b" / "to_a").symlink_to(tmp_path / "a")
+    assert [source.name for source in find(tmp_path / "a")] == ["1.png", "to_b/2.png"]
+    os.mkfifo(tmp_path / "a" / "pipe.png")
+    assert len(find(tmp_path / "a")) == 2
+
+
+def test_strict_ends_at_the_first_unreadable_image(command, tmp_path, capsys):
+    (tmp_path / "r" / "bad.png").write_bytes(b"none")
+    assert tool().main([*command, "--strict"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {tmp_path / 'r' / 'bad.png'}: cannot be decoded")
+    assert len(error.splitlines()) == 1
+    (tmp_path / "r" / "bad.png").unlink()
+    assert tool().main([*command, "--strict"]) == 0
+
+
+def write_video(path, count, size=(56, 40)):
+    path.parent.mkdir(exist_ok=True)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, size)
+    for number in range(count):
+        blur = np.random.default_rng(number).uniform(0.3, 3)
+        writer.write(cv2.GaussianBlur(scene(number), (0, 0), blur))
+    writer.release()
+
+
+@pytest.mark.parametrize("every", [1, 3, 7, 50])
+def test_chosen_frames_against_a_slow_reference(tmp_path, every):
+    write_video(tmp_path / "walk.avi", 17)
+    capture = cv2.VideoCapture(str(tmp_path / "walk.avi"))
+    all_frames = [capture.read()[1] for _ in range(17)]
+    capture.release()
+    sharp = [cv2.Laplacian(cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY), cv2.CV_64F).var() for frame in all_frames]
+    expected = [max(range(start, min(start + every, 17)), key=sharp.__getitem__) for start in range(0, 17, every)]
+    video = Source(str(tmp_path / "walk.avi"), "walk.avi")
+    chosen = list(frames.choose(video, every))
+    assert [source.part for source, _ in chosen] == [f"frame={number}" for number in expected]
+    again = dict(frames.extract(video.path, [source.part for source, _ in chosen]))
+    for number, (source, data) in zip(expected, chosen, strict=True):
+        assert np.array_equal(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), all_frames[number])
+        assert again[source.part] == data
+
+
+def test_a_video_that_is_cut_short_is_unreadable(command, tmp_path, capsys):
+    write_video(tmp_path / "r" / "walk.avi", 30)
+    data = (tmp_path / "r" / "walk.avi").read_bytes()
+    (tmp_path / "r" / "walk.avi").write_bytes(data[: len(data) // 2])
+    assert tool().main(command) == 3
+    text = capsys.readouterr().out
+    assert "of 30 frames" in text
+    assert names(tmp_path / "out", "rainy") == ["rainy0.png", "rainy1.png"]
+
+
+def test_natural_order():
+    ordered = ["1.png", "2.png", "10.png", "a/1_2.png", "a/1_10.png", "a/2.png", "b.png"]
+    assert sorted(sorted(ordered), key=natural_key) == ordered
+    assert sorted(["01.png", "1.png"], key=natural_key) == sorted(["1.png", "01.png"], key=natural_key)
+
+
+def test_pairs_by_order_follow_the_numbers(tmp_path):
+    for seed in (1, 2, 10):
+        write_pair(tmp_path / "r" / f"{seed}.png", tmp_path / "c" / f"gt_{seed:03}.png", seed)
+    choices = Choices(rainy=str(tmp_path / "r"), clean=str(tmp_path / "c"), pair_by="order")
+    shots = collect("pairs", [], choices).shots
+    assert [(s.source.name, s.twin.name) for s in shots if s.twin] == [
+        ("1.png", "gt_001.png"),
+        ("2.png", "gt_002.png"),
+        ("10.png", "gt_010.png"),
+    ]
+
+
+def test_many_rainy_images_find_the_longest_name_they_begin_with():
+    rainy = ["1_1", "1_14", "12_3", "1-2_5", "0001_0.95_0.04", "a/1_1", "1", "13", "x_1"]
+    clean = ["1", "1-2", "0001", "a/1", "7"]
+    sources = [[Source(f"/{name}.png", f"{name}.png") for name in side] for side in (rainy, clean)]
+    paired, drops = by_leading_id(*sources)
+    assert [(one.name[:-4], other.name[:-4]) for one, other in paired] == [
+        ("1_1", "1"),
+        ("1_14", "1"),
+        ("1-2_5", "1-2"),
+        ("0001_0.95_0.04", "0001"),
+        ("a/1_1", "a/1"),
+        ("1", "1"),
+    ]
+    assert [drop.label for drop in drops] == ["/12_3.png", "/13.png", "/x_1.png", "/7.png"]
+
+
+@pytest.mark.parametrize(
+    ("path", "split"),
+    [
+        ("GT-RAIN_train/x.png", "train"),
+        ("validation/x.png", "val"),
+        ("valid/x.png", "val"),
+        ("test_a/data/x.png", "test"),
+        ("RainTrainL/x.png", "train"),
+        ("real_test_1000.txt/x", "test"),
+        ("valley/x.png", None),
+        ("constraint/x.png", None),
+        ("train.png", None),
+    ],
+)
+def test_folders_speak_of_splits(path, split):
+    assert split_of(path) == split
+
+
+def test_the_same_data_elsewhere_gives_the_same_manifest(tmp_path, monkeypatch):
+    for seed in range(10):
+        write_pair(tmp_path / "a" / "in" / f"{seed}_1.png", tmp_path / "a" / "gt" / f"{seed}.png", seed)
+        write_pair(
+            tmp_path / "a" / "in" / "sub" / f"{seed}_1.png", tmp_path / "a" / "gt" / f"sub/{seed}.png", 50 + seed
+        )
+        write_pair(tmp_path / "a" / "in" / f"{seed}_1.jpg", tmp_path / "a" / "gt" / f"{seed}.png", 70 + seed)
+    shutil.copytree(tmp_path / "a", tmp_path / "moved" / "data")
+    monkeypatch.chdir(tmp_path / "moved")
+    manifests = []
+    for number, source in enumerate((tmp_path / "a", tmp_path / "moved" / "data", "data")):
+        output = tmp_path / f"out{number}"
+        assert tool().main([str(source), "--layout", "Outdoor-Rain", "--output", str(output)]) == 0
+        manifests.append((output / "manifest.jsonl").read_bytes())
+    assert manifests[0] == manifests[1] == manifests[2]
+    assert str(tmp_path).encode() not in manifests[0]
+    assert tool().main([str(tmp_path / "a"), "--layout", "Outdoor-Rain", "--output", str(output)]) == 0

@@ -1,0 +1,311 @@
+"""What real copies of the named datasets do to a tool: odd folders, stray files, scenes that leak, hidden twins."""
+
+import os
+
+import numpy as np
+import pytest
+from layout_trees import PAIRED, UNPAIRED, gt_rain, outdoor_rain, rain200_new, real_rain_1k
+from prepare_helpers import names, rain, records, scene, tool, write_image, write_pair
+
+from nlcl_plugin.data.prepare import Choices, Facts, Item, Shot, Source, collect
+from nlcl_plugin.data.prepare.hashing import BITS
+from nlcl_plugin.data.prepare.leakage import find_alike, find_near_duplicates
+from nlcl_plugin.data.prepare.names import output_names
+
+
+def run(layout, source, output, *options):
+    return tool().main([str(source), "--layout", layout, "--output", str(output), *options])
+
+
+@pytest.mark.parametrize("layout", [*PAIRED, *UNPAIRED])
+def test_every_file_is_used_or_named(layout, tmp_path):
+    arguments, _ = (PAIRED | UNPAIRED)[layout](tmp_path / "s")
+    folders = [path for path in [tmp_path / "s", *(tmp_path / "s").rglob("*")] if path.is_dir()]
+    folders.append(tmp_path / "s" / "odd")
+    below = [folder for folder in folders if layout != "two-folders" or folder not in (tmp_path / "s", folders[-1])]
+    for number, folder in enumerate(below):
+        write_image(folder / f"stray{number}.png", scene(60 + number))
+        (folder / f"film{number}.mp4").write_bytes(b"")
+        (folder / f"anim{number}.gif").write_bytes(b"GIF89a")
+    options = dict(zip(arguments[::2], arguments[1::2], strict=True)) if layout == "two-folders" else {}
+    choices = Choices(
+        rainy=str(options["--rainy"]) if options else None,
+        clean=str(options["--clean"]) if options else None,
+        rain_side="right",
+        paired_val="paired" in layout,
+    )
+    collection = collect(layout.split()[0], [] if options else [str(tmp_path / "s")], choices)
+    used = {source.path for shot in collection.shots for source in (shot.source, shot.twin) if source}
+    said = {drop.label for drop in collection.drops}
+    for folder in below:
+        for path in folder.glob("*"):
+            if path.suffix not in (".gif", ".txt") and path.is_file():
+                assert (str(path) in used) != (str(path) in said), path
+    assert f"{len(below)} files are no images or videos by their endings" in collection.notes[-1]
+
+
+@pytest.mark.parametrize("name", ["data", "rain", "gt"])
+@pytest.mark.parametrize(
+    ("layout", "build"), [("Outdoor-Rain", outdoor_rain), ("Rain100/200", rain200_new), ("RealRain-1k", real_rain_1k)]
+)
+@pytest.mark.parametrize("deeper", [False, True])
+def test_folders_above_may_have_the_names_of_roles(layout, build, name, deeper, tmp_path):
+    _, pairs = build(tmp_path / "s" / name)
+    source = tmp_path / "s" if deeper else tmp_path / "s" / name
+    assert run(layout, source, tmp_path / "out", "--keep-twins") == 0
+    assert sum(line["role"] == "rainy" for line in records(tmp_path / "out")) == pairs
+
+
+def test_roles_are_told_by_the_folder_that_has_a_sibling(tmp_path):
+    for seed in range(4):
+        write_pair(tmp_path / "s" / "rain" / "data" / f"{seed}_1.png", tmp_path / "s/clean/data" / f"{seed}.png", seed)
+    assert run("Outdoor-Rain", tmp_path / "s", tmp_path / "out", "--keep-twins") == 0
+    assert len(records(tmp_path / "out")) == 8
+
+
+def test_a_scene_may_be_called_test(tmp_path):
+    gt_rain(tmp_path / "s")
+    (tmp_path / "s" / "GT-RAIN_train" / "Place_0").rename(tmp_path / "s" / "GT-RAIN_train" / "Test_Track_1-1")
+    (tmp_path / "s" / "GT-RAIN_val" / "Place_4").rename(tmp_path / "s" / "GT-RAIN_val" / "Train_Station_1-1")
+    assert run("GT-RAIN", tmp_path / "s", tmp_path / "out", "--keep-twins") == 0
+    scenes = {line["scene"].split("/")[-1]: line["split"] for line in records(tmp_path / "out")}
+    assert (scenes["Test_Track_1-1"], scenes["Train_Station_1-1"]) == ("train", "val")
+
+
+def test_a_dataset_of_one_split_says_so(tmp_path, capsys):
+    real_rain_1k(tmp_path / "s")
+    assert run("RealRain-1k", tmp_path / "s" / "RealRain-1k-L" / "test", tmp_path / "out") == 0
+    assert "note: all images are of the dataset's test split, for validation" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("rainy", "clean"),
+    [
+        ("real_world/{v:03}/{v:03}-{f}/{v:03}-{f}_{t}_0.png", "real_world/{v:03}/gt/{v:03}_{t}_0.png"),
+        ("real_world/{v:03}/{v:03}-{f}/{v:03}-{f}_{t}_0.png", "real_world_gt/{v:03}/{v:03}_{t}_0.png"),
+        ("real_world/{v:03}/{v:03}-{f}_{t}.png", "real_world/{v:03}/gt_{t}.png"),
+        ("train/rain/{v:03}/{f}_{t}.png", "train/gt/{v:03}/{t}.png"),
+    ],
+)
+def test_tiles_of_one_video_stay_together(tmp_path, rainy, clean):
+    lines = []
+    for v in range(8):
+        for t in range(3):
+            for f in range(2):
+                files = [form.format(v=v, f=f, t=t) for form in (rainy, clean)]
+                write_pair(tmp_path / "s" / files[0], tmp_path / "s" / files[1], 10 * v + t, f)
+                lines.append(f"/{files[0]} /{files[1]}")
+    (tmp_path / "s" / "real_world.txt").write_text("\n".join(lines))
+    assert run("SPA-Data", tmp_path / "s", tmp_path / "out", "--val-fraction", "0.4", "--keep-twins") == 0
+    videos = {}
+    for line in records(tmp_path / "out"):
+        video = next(part for part in line["source"].split("/") if len(part) == 3 and part.isdigit())
+        videos.setdefault(video, set()).add((line["split"], line["scene"]))
+    assert len(videos) == 8
+    assert all(len(found) == 1 for found in videos.values())
+    assert {split for found in videos.values() for split, _ in found} == {"train", "val"}
+
+
+def test_test_images_of_one_folder_are_scenes_of_their_own(tmp_path):
+    lines = []
+    for seed in range(6):
+        files = f"real_test_1000/rain/{seed:03}.png", f"real_test_1000/gt/{seed:03}gt.png"
+        write_pair(*(tmp_path / "s" / name for name in files), seed)
+        lines.append("/{} /{}\r".format(*files))
+    (tmp_path / "s" / "real_test_1000.txt").write_text("\n".join(lines), encoding="utf-8-sig")
+    assert run("SPA-Data", tmp_path / "s", tmp_path / "out") == 0
+    lines = records(tmp_path / "out")
+    assert len({line["scene"] for line in lines}) == 6
+    assert {line["split"] for line in lines} == {"val"}
+
+
+def test_a_listed_image_without_its_partner_is_named(tmp_path, capsys):
+    for seed in range(4):
+        write_pair(tmp_path / "s" / f"r{seed}.png", tmp_path / "s" / f"c{seed}.png", seed)
+    (tmp_path / "s" / "r9.png").write_bytes((tmp_path / "s" / "r0.png").read_bytes())
+    pairs = [f"r{seed}.png c{seed}.png" for seed in range(4)] + ["r9.png c9.png", "r8.png c8.png", "r8.png c0.png"]
+    (tmp_path / "s" / "list.txt").write_text("\n".join(pairs))
+    assert run("SPA-Data", tmp_path / "s", tmp_path / "out", "--keep-twins") == 0
+    text = capsys.readouterr().out
+    assert "1 × listed, but the clean image is missing" in text
+    assert "1 × listed, but both images are missing" in text
+    assert "1 × listed, but the rainy image is missing" in text
+    assert f"1 × in no whole pair of the list: {tmp_path / 's' / 'r9.png'}" in text
+
+
+def test_a_missing_file_does_not_shift_the_pairs_that_follow(tmp_path, capsys):
+    for seed in range(6):
+        write_pair(tmp_path / "s/input" / f"{seed}.png", tmp_path / "s/gt" / f"{seed}.png", seed)
+    (tmp_path / "s/input/1.png").unlink()
+    (tmp_path / "s/gt/4.png").unlink()  # the counts are equal
+    assert run("LHP-Rain", tmp_path / "s", tmp_path / "out", "--keep-twins") == 0
+    text = capsys.readouterr().out
+    assert "1 × rainy image without a clean partner" in text
+    assert "1 × clean image without a rainy partner" in text
+    assert len(records(tmp_path / "out")) == 8
+
+
+def test_pairs_by_order_are_said_to_be(tmp_path, capsys):
+    for seed in range(4):
+        write_pair(tmp_path / "s/input" / f"r{seed}.png", tmp_path / "s/gt" / f"g{seed}.png", seed)
+    assert run("LHP-Rain", tmp_path / "s", tmp_path / "out", "--keep-twins") == 0
+    assert "note: paired in sorted order, such as" in capsys.readouterr().out
+
+
+def test_layers_that_are_no_images_of_rain_are_named(tmp_path, capsys):
+    for seed in range(1, 5):
+        write_pair(
+            tmp_path / "s/RainTrainL" / f"rain-{seed}.png", tmp_path / "s/RainTrainL" / f"norain-{seed}.png", seed
+        )
+        write_image(tmp_path / "s/RainTrainL" / f"rainstreak-{seed}.png", scene(50 + seed))
+        write_image(tmp_path / "s/RainTrainL" / f"rainregion-{seed}.png", scene(60 + seed))
+    assert run("Rain100/200", tmp_path / "s", tmp_path / "out", "--keep-twins") == 0
+    assert "8 × neither rain-N nor norain-N by its name" in capsys.readouterr().out
+    assert len(records(tmp_path / "out")) == 8
+
+
+@pytest.mark.parametrize("layout", ["two-folders", "trainA/trainB"])
+def test_twins_among_unpaired_images_are_warned_of(tmp_path, capsys, layout):
+    rainy, clean = (tmp_path / name for name in ("trainA", "trainB"))
+    for seed in range(6):
+        write_image(rainy / f"a{seed}.png", rain(scene(seed, (160, 220)), seed))
+    for seed in range(3, 9):
+        write_image(clean / f"b{seed}.png", scene(seed, (160, 220)))
+    command = ["--layout", layout, "--output", str(tmp_path / "out")]
+    command += ["--rainy", str(rainy), "--clean", str(clean)] if layout == "two-folders" else [str(tmp_path)]
+    if layout == "trainA/trainB":
+        command[3] = str(tmp_path.parent / f"{tmp_path.name}-out")
+    assert tool().main(command) == 0
+    text = capsys.readouterr().out
+    assert "note: 3 rainy images of training" in text
+    assert f"{rainy / 'a3.png'} = {clean / 'b3.png'}, {rainy / 'a4.png'} = {clean / 'b4.png'}" in text
+    assert tool().main([*command, "--strict"]) == 2
+    assert "--keep-twins if this is wanted" in capsys.readouterr().err
+    assert tool().main([*command, "--strict", "--keep-twins"]) == 0
+    assert "note" not in capsys.readouterr().out
+
+
+def test_named_scenes_part_the_twins_of_unpaired_images(tmp_path, capsys):
+    for seed in range(6):
+        write_image(tmp_path / "r" / f"a{seed}.png", rain(scene(seed, (160, 220)), seed))
+        write_image(tmp_path / "c" / f"b{seed}.png", scene(seed, (160, 220)))
+    command = ["--layout", "two-folders", "--rainy", str(tmp_path / "r"), "--clean", str(tmp_path / "c")]
+    assert tool().main([*command, "--output", str(tmp_path / "out"), "--scene", r"(\d)\.", "--strict"]) == 0
+    assert "note" not in capsys.readouterr().out
+    kept = [{name[1] for name in names(tmp_path / "out", folder)} for folder in ("rainy", "clean")]
+    assert [len(scenes) for scenes in kept] == [3, 3]
+    assert not kept[0] & kept[1]
+
+
+def veiled(image, strength):
+    """Coarse noise, as heavy rain is to a perceptual hash."""
+    noise = np.random.default_rng(0).normal(0, strength, (12, 16, 1)).repeat(14, 0).repeat(14, 1)
+    return np.clip(image + noise[: image.shape[0], : image.shape[1]], 0, 255).astype(np.uint8)
+
+
+def test_heavy_rain_hides_a_twin_from_all_but_its_name(tmp_path, capsys):
+    image = scene(1, (160, 220))
+    write_image(tmp_path / "r" / "1.png", veiled(image, 60))
+    write_image(tmp_path / "r" / "2.png", scene(3, (160, 220)))
+    write_image(tmp_path / "c" / "other.png", image)
+    write_image(tmp_path / "c" / "2.png", scene(2, (160, 220)))
+    command = ["--layout", "two-folders", "--rainy", str(tmp_path / "r"), "--clean", str(tmp_path / "c")]
+    assert tool().main([*command, "--output", str(tmp_path / "others")]) == 0
+    assert "note" not in capsys.readouterr().out
+    (tmp_path / "c" / "other.png").rename(tmp_path / "c" / "1.png")
+    assert tool().main([*command, "--output", str(tmp_path / "same")]) == 0
+    assert "note: 1 rainy images of training" in capsys.readouterr().out
+
+
+def test_a_scene_in_training_and_validation_with_other_rain_is_warned_of(tmp_path, capsys):
+    for split, seeds in (("train", range(4)), ("val", (3, 8))):
+        for seed in seeds:
+            image = scene(seed, (160, 220))
+            clean = image if split == "train" else veiled(image, 20)
+            write_image(tmp_path / "s" / split / "input" / f"{split}{seed}.png", rain(clean, len(split)))
+            write_image(tmp_path / "s" / split / "target" / f"{split}{seed}.png", clean)
+    assert run("RealRain-1k", tmp_path / "s", tmp_path / "out", "--keep-twins") == 0
+    assert "note: 2 validation images look like training ones, with other rain" in capsys.readouterr().out
+
+
+def random_hash(rng, near=None):
+    if near is None:
+        return int.from_bytes(rng.bytes(16), "big")
+    for bit in rng.choice(BITS, rng.integers(0, 12), replace=False):
+        near ^= 1 << int(bit)
+    return near
+
+
+def hashed(count, seed=0):
+    """Images in clusters, of which some have no hash."""
+    rng = np.random.default_rng(seed)
+    centres = [random_hash(rng) for _ in range(max(count // 5, 1))]
+    facts = {}
+    for number in range(count):
+        value = None if number % 17 == 3 else random_hash(rng, centres[int(rng.integers(len(centres)))])
+        source = Source(f"/{seed}/{number}.png", f"{seed}/{number}.png")
+        facts[source] = Facts(1, f"{seed}-{number}", 8, 8, value, 0.5, 0)
+    return facts
+
+
+@pytest.mark.parametrize("bits", [0, 4, 9, 128])
+def test_near_duplicates_against_a_slow_reference(monkeypatch, bits):
+    monkeypatch.setattr("nlcl_plugin.data.prepare.hashing._CELLS", 5000)  # many blocks
+    facts = hashed(300)
+    expected, kept = {}, []
+    for source, fact in facts.items():
+        apart = [bin(fact.dhash ^ facts[one].dhash).count("1") for one in kept] if fact.dhash is not None else []
+        if apart and min(apart) <= bits:
+            expected[source] = kept[apart.index(min(apart))]
+        elif fact.dhash is not None:
+            kept.append(source)
+    assert find_near_duplicates([Shot(s, "rainy", "") for s in facts], facts, bits) == expected
+    assert bits == 0 or expected
+
+
+@pytest.mark.parametrize("bits", [0, 4, 9, 128])
+def test_images_on_two_sides_against_a_slow_reference(monkeypatch, bits):
+    monkeypatch.setattr("nlcl_plugin.data.prepare.hashing._CELLS", 5000)
+    facts = hashed(300)
+    items = [Item(source.name, source, fact, "", "train", "rainy", None) for source, fact in facts.items()]
+    ones, others = items[::3], items[1::3]
+    expected = []
+    for one in ones:
+        known = [other for other in others if None not in (one.facts.dhash, other.facts.dhash)]
+        apart = [bin(one.facts.dhash ^ other.facts.dhash).count("1") for other in known]
+        if apart and min(apart) <= bits:
+            expected.append((one.path, known[apart.index(min(apart))].path))
+    assert [(one.path, other.path) for one, other in find_alike(ones, others, bits)] == expected
+    assert find_alike(ones, [], bits) == find_alike([], others, bits) == []
+
+
+def test_many_images_are_compared_in_a_moment():
+    rng = np.random.default_rng(0)
+    facts = {
+        Source(f"/{number}", f"{number}"): Facts(1, f"{number}", 8, 8, random_hash(rng), 0.5, 0)
+        for number in range(12_000)
+    }
+    start = os.times()
+    assert find_near_duplicates([Shot(source, "rainy", "") for source in facts], facts, 6) == {}
+    assert os.times().user - start.user < 5  # of the processor, as others may be at work on this machine
+
+
+def test_output_names_depend_on_names_only():
+    given = ["a/x.png", "b/x.png", "a/x.jpg", "A/X.png", "a__x.png", "y\u0301.png", "ý.png", "CON.png", "aux .tif"]
+    at = [output_names([Source(f"{root}/{name}", name) for name in given]) for root in ("/m", "/z/deep", "")]
+    values = [{source.name: name for source, name in found.items()} for found in at]
+    assert values[0] == values[1] == values[2]
+    assert len({name.lower().rsplit(".", 1)[0] for name in values[0].values()}) == len(given)
+    assert (values[0]["CON.png"], values[0]["aux .tif"]) == ("%43ON.png", "%61ux .tiff")
+    same = [Source("/one/x.png", "x.png"), Source("/two/x.png", "x.png"), Source("/three/x.png", "x.png")]
+    assert len(set(output_names(same).values())) == 3
+
+
+def test_several_folders_of_one_dataset(tmp_path):
+    gt_rain(tmp_path / "s")
+    folders = [str(tmp_path / "s" / f"GT-RAIN_{split}") for split in ("train", "val")]
+    command = [*folders, "--layout", "GT-RAIN", "--keep-twins"]
+    assert tool().main([*command, "--output", str(tmp_path / "two")]) == 0
+    assert run("GT-RAIN", tmp_path / "s", tmp_path / "one", "--keep-twins") == 0
+    for folder in ("rainy", "clean", "val_rainy", "val_clean"):
+        assert names(tmp_path / "one", folder) == names(tmp_path / "two", folder)
