@@ -12,6 +12,9 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from nlcl_plugin.archs.precision import full_precision
 
 LAYERS = ("image", "rain", "residual")
 
@@ -48,6 +51,8 @@ class LayerGenerator(nn.Module):
         layer: What the output is. `image`: B = (y + 1) / 2. `rain`: R = y / 2. `residual` (ours):
             B = O - R with R = softplus(10 y - 2) / 10 >= 0, so that B + R = O holds exactly, the rain only brightens,
             and training starts near R = 0.
+        checkpointing: Keep no activations inside the residual blocks for the backward pass but compute them again:
+            less memory, more time, the same gradients.
 
     Raises:
         ValueError: If `layer` is unknown or the channels do not fit.
@@ -72,6 +77,7 @@ class LayerGenerator(nn.Module):
         num_feat: int = 32,
         num_block: int = 16,
         layer: str = "image",
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
         if layer not in LAYERS:
@@ -81,6 +87,7 @@ class LayerGenerator(nn.Module):
         self.layer = layer
         self.num_feat = num_feat
         self.num_block = num_block
+        self.checkpointing = checkpointing
         self.head = nn.Conv2d(num_in_ch, num_feat, 3, padding=1)
         self.blocks = nn.ModuleList(_ResidualBlock(num_feat) for _ in range(num_block))
         self.tail1 = nn.Conv2d(num_feat, num_feat, 3, padding=1)
@@ -129,7 +136,9 @@ class LayerGenerator(nn.Module):
             if index > deepest:
                 break
             if 1 <= index <= self.num_block:
-                out = self.blocks[index - 1](out)
+                block = self.blocks[index - 1]
+                again = self.checkpointing and torch.is_grad_enabled()
+                out = checkpoint(block, out, use_reentrant=False) if again else block(out)
             elif index == self.num_block + 1:
                 out = self.tail2(F.relu(_instance_norm(self.tail1(out))))
             if index in wanted:
@@ -137,7 +146,7 @@ class LayerGenerator(nn.Module):
         features = [found[tap] for tap in wanted]
         if features_only:
             return features
-        layer = self._to_layer(self.last(out), x)
+        layer = self._to_layer(full_precision(self.last, out), x)
         return layer if taps is None else (layer, features)
 
     def _to_layer(self, y: Tensor, x: Tensor) -> Tensor:

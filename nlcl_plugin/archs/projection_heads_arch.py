@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -54,4 +55,6 @@ class ProjectionHeads(nn.Module):
         """
         if len(features) != len(self.heads):
             raise ValueError(f"expected features of {len(self.heads)} taps, but received {len(features)}")
-        return [F.normalize(head(x), dim=-1) for head, x in zip(self.heads, features, strict=True)]
+        projected = [head(x) for head, x in zip(self.heads, features, strict=True)]
+        # In half precision unit vectors would be off by what a low temperature makes visible in the logits.
+        return [F.normalize(z.to(torch.promote_types(z.dtype, torch.float32)), dim=-1) for z in projected]

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nlcl_plugin.archs.precision import full_precision
+
 
 class _ResidualBlock(nn.Module):
     """conv-ReLU-conv with an identity skip, without norm."""
@@ -79,4 +81,4 @@ class ResidualUNet(nn.Module):
         # Upsampling to the size of the skip makes any image size work.
         out = self.dec2(e2 + F.relu(self.up2(F.interpolate(out, size=e2.shape[-2:], mode="nearest"))))
         out = self.dec1(e1 + F.relu(self.up1(F.interpolate(out, size=e1.shape[-2:], mode="nearest"))))
-        return x - self.last(out)
+        return x - full_precision(self.last, out)

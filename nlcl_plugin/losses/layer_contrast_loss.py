@@ -14,6 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from nlcl_plugin.losses.gather import gather_rows
+
 FORMS = ("out",)
 ASYMMETRIES = ("none", "fixed")
 
@@ -26,6 +28,8 @@ def layer_contrast(
     temperature_rain: float = 0.07,
     weight_image: float = 1.0,
     weight_rain: float = 1.0,
+    image_negatives: Tensor | None = None,
+    rain_negatives: Tensor | None = None,
 ) -> Tensor:
     """Supervised contrast (L_out) between the patches of two layers, for each item of a batch by itself.
 
@@ -40,6 +44,9 @@ def layer_contrast(
         temperature_rain: Temperature of the rain anchors.
         weight_image: Weight of each image anchor in the mean over all anchors.
         weight_rain: Weight of each rain anchor.
+        image_negatives: Negatives of the image anchors (M, D), the same for all items; by default the rain patches of
+            the anchor's own item.
+        rain_negatives: Negatives of the rain anchors (M, D); by default the image patches of the anchor's own item.
 
     Returns:
         The loss (B,), one value an item: sum over anchors of weight × loss, over the number of anchors.
@@ -52,17 +59,16 @@ def layer_contrast(
     with torch.autocast(image.device.type, enabled=False):
         dtype = torch.promote_types(image.dtype, torch.float32)
         image, rain = image.to(dtype), rain.to(dtype)
-        everything = torch.cat((image, rain), dim=1)
         total = image.new_zeros(image.shape[0])
-        for anchors, offset, temperature, weight in (
-            (image, 0, temperature_image, weight_image),
-            (rain, n_image, temperature_rain, weight_rain),
+        for anchors, negatives, temperature, weight in (
+            (image, rain if image_negatives is None else image_negatives.to(dtype), temperature_image, weight_image),
+            (rain, image if rain_negatives is None else rain_negatives.to(dtype), temperature_rain, weight_rain),
         ):
             n = anchors.shape[1]
-            logits = anchors @ everything.transpose(1, 2) / temperature  # (B, n, N_image + N_rain)
-            itself = torch.zeros(n, n_image + n_rain, dtype=torch.bool, device=logits.device)
-            itself[torch.arange(n), offset + torch.arange(n)] = True
-            log_denominator = logits.masked_fill(itself, -math.inf).logsumexp(dim=-1)
+            itself = torch.eye(n, dtype=torch.bool, device=anchors.device)
+            own = (anchors @ anchors.transpose(1, 2) / temperature).masked_fill(itself, -math.inf)  # (B, n, n)
+            other = anchors @ negatives.transpose(-2, -1) / temperature  # (B, n, M)
+            log_denominator = torch.cat((own, other), dim=-1).logsumexp(dim=-1)
             similarity = (anchors * (anchors.sum(dim=1, keepdim=True) - anchors)).sum(dim=-1) / temperature
             total = total + weight * (log_denominator - similarity / (n - 1)).sum(dim=-1)
         return total / (n_image + n_rain)
@@ -104,6 +110,8 @@ class AsymmetricNLCLLoss(nn.Module):
         temperature_rain: Temperature of the rain anchors, with `asymmetry="fixed"`.
         weight_image: Weight of the image anchors, with `asymmetry="fixed"`.
         weight_rain: Weight of the rain anchors, with `asymmetry="fixed"`.
+        gather_negatives: Take the negatives from all images of the batch and, in distributed training, of all
+            processes, with their gradients; positives stay within the image. All processes must call the loss alike.
 
     Raises:
         ValueError: If a name is unknown, a temperature is not positive, a weight is negative, or a per-layer value is
@@ -127,6 +135,7 @@ class AsymmetricNLCLLoss(nn.Module):
         temperature_rain: float | None = None,
         weight_image: float = 1.0,
         weight_rain: float = 1.0,
+        gather_negatives: bool = False,
     ) -> None:
         super().__init__()
         if form not in FORMS:
@@ -143,6 +152,7 @@ class AsymmetricNLCLLoss(nn.Module):
         self.temperature_rain = temperature if temperature_rain is None else temperature_rain
         self.weight_image = weight_image
         self.weight_rain = weight_rain
+        self.gather_negatives = gather_negatives
         if min(self.temperature_image, self.temperature_rain) <= 0:
             raise ValueError(
                 f"temperatures must be positive, but received {self.temperature_image} (image) and "
@@ -173,6 +183,8 @@ class AsymmetricNLCLLoss(nn.Module):
                 temperature_rain=self.temperature_rain,
                 weight_image=self.weight_image,
                 weight_rain=self.weight_rain,
+                image_negatives=gather_rows(rain).flatten(0, 1) if self.gather_negatives else None,
+                rain_negatives=gather_rows(image).flatten(0, 1) if self.gather_negatives else None,
             ).mean()
             for image, rain in zip(image_embeddings, rain_embeddings, strict=True)
         ]

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from nlcl_plugin.losses.gather import gather_rows
+
 NEGATIVES = ("random", "similar", "dissimilar")
 
 
@@ -22,6 +24,7 @@ def location_contrast(
     temperature: float = 0.07,
     negatives: str = "random",
     num_negatives: int | None = None,
+    all_keys: Tensor | None = None,
 ) -> Tensor:
     """InfoNCE whose positive is the key at the query's place and whose negatives are keys at other places of the image.
 
@@ -36,6 +39,8 @@ def location_contrast(
             place (as in the released code, which samples all places among the nearest neighbours of one patch).
             `dissimilar`: those least like it, as the paper's figure draws it.
         num_negatives: How many negatives `similar` and `dissimilar` keep; half of the others by default.
+        all_keys: Keys (M, D) of several images, `keys` among them, all of which but the positive are negatives; for
+            `random` only.
 
     Returns:
         The loss (B,), the mean over places.
@@ -53,13 +58,18 @@ def location_contrast(
     kept = max(1, (n - 1) // 2) if num_negatives is None else num_negatives
     if not 1 <= kept <= n - 1:
         raise ValueError(f"num_negatives must lie in [1, {n - 1}] for {n} places, but received {kept}")
+    if all_keys is not None and negatives != "random":
+        raise ValueError(f"keys of other images go with negatives: random, but received {negatives!r}")
     with torch.autocast(queries.device.type, enabled=False):
         dtype = torch.promote_types(queries.dtype, torch.float32)
         queries, keys = queries.to(dtype), keys.detach().to(dtype)
         logits = queries @ keys.transpose(1, 2) / temperature  # (B, N, N), the positives on the diagonal
         if negatives != "random":
             logits = logits.masked_fill(~_chosen(keys, kept, similar=negatives == "similar"), -math.inf)
-        return (logits.logsumexp(dim=-1) - logits.diagonal(dim1=1, dim2=2)).mean(dim=-1)
+        positives = logits.diagonal(dim1=1, dim2=2)
+        if all_keys is not None:
+            logits = queries @ all_keys.detach().to(dtype).T / temperature  # (B, N, M)
+        return (logits.logsumexp(dim=-1) - positives).mean(dim=-1)
 
 
 def _chosen(keys: Tensor, kept: int, *, similar: bool) -> Tensor:
@@ -80,9 +90,11 @@ class LocationContrastLoss(nn.Module):
         temperature: Temperature.
         negatives: `random`, `similar` or `dissimilar`.
         num_negatives: How many negatives `similar` and `dissimilar` keep; half of the others by default.
+        gather_negatives: Take the negatives from all images of the batch and, in distributed training, of all
+            processes (the option of CUT, over processes too); for `random`. All processes must call the loss alike.
 
     Raises:
-        ValueError: If `negatives` is unknown or the temperature is not positive.
+        ValueError: If `negatives` is unknown or doesn't go with `gather_negatives`, or the temperature is not positive.
 
     Example:
         >>> loss = LocationContrastLoss(temperature=1.0)
@@ -96,16 +108,20 @@ class LocationContrastLoss(nn.Module):
         temperature: float = 0.07,
         negatives: str = "random",
         num_negatives: int | None = None,
+        gather_negatives: bool = False,
     ) -> None:
         super().__init__()
         if negatives not in NEGATIVES:
             raise ValueError(f"negatives must be one of {', '.join(NEGATIVES)}, but received {negatives!r}")
         if temperature <= 0:
             raise ValueError(f"temperature must be positive, but received {temperature}")
+        if gather_negatives and negatives != "random":
+            raise ValueError(f"gather_negatives goes with negatives: random, but received {negatives!r}")
         self.loss_weight = loss_weight
         self.temperature = temperature
         self.negatives = negatives
         self.num_negatives = num_negatives
+        self.gather_negatives = gather_negatives
 
     def forward(self, queries: Sequence[Tensor], keys: Sequence[Tensor]) -> Tensor:
         """Mean over taps and batch, times `loss_weight`.
@@ -126,7 +142,12 @@ class LocationContrastLoss(nn.Module):
             )
         values = [
             location_contrast(
-                q, k, temperature=self.temperature, negatives=self.negatives, num_negatives=self.num_negatives
+                q,
+                k,
+                temperature=self.temperature,
+                negatives=self.negatives,
+                num_negatives=self.num_negatives,
+                all_keys=gather_rows(k.detach()).flatten(0, 1) if self.gather_negatives else None,
             ).mean()
             for q, k in zip(queries, keys, strict=True)
         ]

@@ -161,3 +161,33 @@ def test_wrong_shapes_are_refused(image, rain, match):
 def test_unequal_numbers_of_taps_are_refused():
     with pytest.raises(ValueError, match="received 1 and 2"):
         AsymmetricNLCLLoss()([embeddings(1, 3, 4)], [embeddings(1, 3, 4)] * 2)
+
+
+def gathered_by_loops(image, rain, temperature):
+    """Positives within an item, negatives the other layer's patches of all items."""
+    total = 0.0
+    for b in range(len(image)):
+        for anchors, negatives in ((image[b], rain.flatten(0, 1)), (rain[b], image.flatten(0, 1))):
+            for i, anchor in enumerate(anchors):
+                own = [torch.exp(anchor @ p / temperature) for j, p in enumerate(anchors) if j != i]
+                denominator = sum(own) + sum(torch.exp(anchor @ p / temperature) for p in negatives)
+                total = total - sum(torch.log(positive / denominator) for positive in own) / len(own)
+    return total / (len(image) * (image.shape[1] + rain.shape[1]))
+
+
+def test_gathered_negatives_are_those_of_all_images_in_value_and_gradient():
+    image = embeddings(3, 4, 6).requires_grad_()
+    rain = embeddings(3, 5, 6, seed=1).requires_grad_()
+    value = AsymmetricNLCLLoss(gather_negatives=True)([image], [rain])
+    expected = gathered_by_loops(image, rain, 0.07)
+    assert value.item() == pytest.approx(expected.item(), rel=1e-9)
+    got = torch.autograd.grad(value, (image, rain))
+    wanted = torch.autograd.grad(expected, (image, rain))
+    for a, b in zip(got, wanted, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-9, rtol=1e-7)
+
+
+def test_gathering_changes_nothing_for_one_image():
+    image, rain = embeddings(1, 4, 6), embeddings(1, 5, 6, seed=1)
+    alone = AsymmetricNLCLLoss()([image], [rain])
+    torch.testing.assert_close(AsymmetricNLCLLoss(gather_negatives=True)([image], [rain]), alone)

@@ -89,3 +89,25 @@ def test_impossible_inputs_are_refused():
         LocationContrastLoss()([embeddings(1, 4, 5)], [embeddings(1, 3, 5)])
     with pytest.raises(ValueError, match="received 0 and 0"):
         LocationContrastLoss()([], [])
+
+
+def test_gathered_negatives_are_the_keys_of_all_images_in_value_and_gradient():
+    queries = embeddings(2, 4, 5).requires_grad_()
+    keys = embeddings(2, 4, 5, seed=1)
+    value = LocationContrastLoss(gather_negatives=True)([queries], [keys])
+    expected = 0.0
+    for b in range(2):
+        for i in range(4):
+            every = sum(torch.exp(queries[b, i] @ key / 0.07) for key in keys.flatten(0, 1))
+            expected = expected - torch.log(torch.exp(queries[b, i] @ keys[b, i] / 0.07) / every) / 8
+    assert value.item() == pytest.approx(expected.item(), rel=1e-9)
+    got, wanted = torch.autograd.grad(value, queries)[0], torch.autograd.grad(expected, queries)[0]
+    torch.testing.assert_close(got, wanted, atol=1e-9, rtol=1e-7)
+
+
+def test_gathering_goes_with_random_negatives_only():
+    with pytest.raises(ValueError, match="gather_negatives goes with negatives: random, but received 'similar'"):
+        LocationContrastLoss(negatives="similar", gather_negatives=True)
+    keys = embeddings(1, 4, 5)
+    with pytest.raises(ValueError, match="keys of other images go with negatives: random"):
+        location_contrast(keys, keys, negatives="similar", all_keys=keys[0])
