@@ -31,6 +31,7 @@ setup(
         "numpy",
         "pillow>=10.1",
         "pydantic>=2",
+        "safetensors>=0.4",
         "scikit-image>=0.22",  # the demo's photographs are inside its wheel
         "tqdm",
     ],

@@ -33,18 +33,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     warnings.showwarning = _show_warning
     try:
-        return _run(arguments)
+        return _run(arguments) if arguments.launcher == "none" else _run_recorded(arguments)
     except InputError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        _say(f"error: {' '.join(str(error).split())}")
         return 2
     except TrainingStoppedError as error:
-        print(f"stopped: {error}", file=sys.stderr)
+        _say(f"stopped: {error}")
         return 4
+
+
+def _run_recorded(arguments: argparse.Namespace) -> int:
+    from torch.distributed.elastic.multiprocessing.errors import record
+
+    # torchrun's last words are then the error of the process that failed first.
+    return record(_run)(arguments) or 0
 
 
 def _run(arguments: argparse.Namespace) -> int:
     # Imported late, so that --help and usage errors don't wait for them.
     from nlcl_plugin.engine.launch import start
+    from nlcl_plugin.engine.process_group import part
     from nlcl_plugin.engine.test import test
     from nlcl_plugin.engine.train import train
 
@@ -56,8 +64,9 @@ def _run(arguments: argparse.Namespace) -> int:
         auto_resume=arguments.auto_resume,
         debug=arguments.debug,
         force_yml=arguments.force_yml,
+        local_rank=arguments.local_rank,
     )
-    return train(options, arguments.opt) if is_train else test(options)
+    return part(train(options, arguments.opt) if is_train else test(options))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -70,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--version", action="version", version=f"nlcl_plugin {__version__} (BasicSR {version('basicsr')})"
     )
+    _add_local_rank(parser, default=None)
     commands = parser.add_subparsers(dest="command", required=True, metavar="{train,test}")
     for name, text in (
         ("train", "train a model; output goes to experiments/ and tb_logger/ in the current folder"),
@@ -80,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--launcher", choices=("none", "pytorch", "slurm"), default="none", help="job launcher")
         command.add_argument("--auto_resume", action="store_true", help="go on from the newest training state")
         command.add_argument("--debug", action="store_true", help="short intervals and no TensorBoard")
-        command.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+        _add_local_rank(command, default=argparse.SUPPRESS)
         command.add_argument(
             "--force_yml",
             nargs="+",
@@ -90,9 +100,21 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_local_rank(parser: argparse.ArgumentParser, default: str | None) -> None:
+    # torch.distributed.launch puts it before the command; others may put it behind.
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=default, help=argparse.SUPPRESS)
+
+
 def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
     if issubclass(category, UserWarning):
-        print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+        _say(f"warning: {' '.join(str(message).split())}")
+
+
+def _say(line: str) -> None:
+    from nlcl_plugin.engine.process_group import rank_in_environment
+
+    rank = rank_in_environment()
+    print(f"[rank {rank}] {line}" if rank != "0" else line, file=sys.stderr)
 
 
 if __name__ == "__main__":

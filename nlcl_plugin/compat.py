@@ -6,12 +6,11 @@ import `nlcl_plugin` first.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
-import re
+import subprocess
 import sys
-from collections.abc import Iterator
+from datetime import timedelta
 from types import ModuleType
 from typing import Any
 
@@ -20,6 +19,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
+from nlcl_plugin.data.files import written_whole
 from nlcl_plugin.errors import InputError
 
 
@@ -33,6 +33,7 @@ def repair_basicsr() -> None:
     wrap_networks_without_gpu()
     resume_without_gpu()
     save_whole_files()
+    hold_the_whole_state()
     pass_on_prefetch_errors()
 
 
@@ -82,25 +83,17 @@ def share_lmdb_environments() -> None:
 
 
 def draw_anew_every_epoch() -> None:
-    """Datasets cannot know the epoch, so an unpaired one would draw the same partners and crops in each.
+    """Datasets could not know the epoch, and an epoch could not be gone on with in its middle.
 
-    The sampler yields `SampleIndex` (an int that knows its epoch and draw) in the same order as before.
+    In the place of `EnlargedSampler`; in one process the order of the images is the same.
     """
-    from basicsr.data.data_sampler import EnlargedSampler
+    import basicsr.data.data_sampler
+    import basicsr.train
 
-    from nlcl_plugin.data.sampler import SampleIndex, with_epoch
+    from nlcl_plugin.data.sampler import EpochSampler
 
-    if getattr(EnlargedSampler.__iter__, "knows_epoch", False):
-        return
-
-    def __iter__(self: Any) -> Iterator[SampleIndex]:  # noqa: N807
-        generator = torch.Generator().manual_seed(self.epoch)
-        draws = torch.randperm(self.total_size, generator=generator).tolist()
-        own = draws[self.rank : self.total_size : self.num_replicas]
-        return iter(with_epoch(own, epoch=self.epoch, size=len(self.dataset)))
-
-    __iter__.knows_epoch = True  # type: ignore[attr-defined]
-    EnlargedSampler.__iter__ = __iter__
+    basicsr.data.data_sampler.EnlargedSampler = EpochSampler
+    basicsr.train.EnlargedSampler = EpochSampler
 
 
 def reseed_workers_every_epoch() -> None:
@@ -119,20 +112,61 @@ def _seed_worker(worker_id: int, num_workers: int, rank: int, seed: int) -> None
 
 
 def launch_without_gpu() -> None:
-    """`init_dist` divided by the number of GPUs, used the global rank as device, and ignored the port."""
+    """`init_dist` divided by the number of GPUs, used the global rank as device, and ignored the port.
+
+    Under Slurm it took whatever a shell printed for the first host's name, and overruled MASTER_ADDR.
+    """
     import basicsr.utils.dist_util
 
     basicsr.utils.dist_util._init_dist_pytorch = _init_process_group
+    basicsr.utils.dist_util._init_dist_slurm = _init_process_group_of_slurm
 
 
-def _init_process_group(backend: str, port: int | None = None, **kwargs: Any) -> None:
+def _init_process_group(backend: str, port: int | None = None, timeout: float | None = None, **kwargs: Any) -> None:
     if port is not None:
         os.environ.setdefault("MASTER_PORT", str(port))
+    if timeout is not None:
+        kwargs["timeout"] = timedelta(seconds=timeout)
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", os.environ["RANK"])) % torch.cuda.device_count())
     elif backend == "nccl":
         backend = "gloo"
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if attempt != "0":
+        # torchrun keeps its store over restarts, and torch 2.15 finds the addresses of the dead processes in it.
+        store, rank, world_size = next(torch.distributed.rendezvous("env://"))
+        kwargs.update(
+            store=torch.distributed.PrefixStore(f"restart_{attempt}", store), rank=rank, world_size=world_size
+        )
     torch.distributed.init_process_group(backend=backend, **kwargs)
+
+
+def _init_process_group_of_slurm(backend: str, port: int | None = None, **kwargs: Any) -> None:
+    environment = os.environ
+    environment["RANK"] = environment["SLURM_PROCID"]
+    environment["WORLD_SIZE"] = environment["SLURM_NTASKS"]
+    environment["LOCAL_RANK"] = environment.get("SLURM_LOCALID", environment["SLURM_PROCID"])
+    if "MASTER_ADDR" not in environment:
+        environment["MASTER_ADDR"] = _first_host_of_slurm()
+    _init_process_group(backend, port=29500 if port is None else port, **kwargs)
+
+
+def _first_host_of_slurm() -> str:
+    # The step's hosts, as srun can be told to use a part of the job's.
+    names = ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST", "SLURM_NODELIST")
+    hosts = next((os.environ[name] for name in names if os.environ.get(name)), None)
+    if hosts is None:
+        raise InputError(f"--launcher slurm: none of {', '.join(names)} is set; start with srun, or set MASTER_ADDR")
+    command = ["scontrol", "show", "hostnames", hosts]
+    try:
+        shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.split()
+        reason = "it shows none"
+    except (OSError, subprocess.SubprocessError) as error:
+        shown = []
+        reason = " ".join(str(getattr(error, "stderr", None) or error).split())
+    if not shown:
+        raise InputError(f"--launcher slurm: `{' '.join(command)}` fails ({reason}); set MASTER_ADDR to the first host")
+    return shown[0]
 
 
 def wrap_networks_without_gpu() -> None:
@@ -160,62 +194,63 @@ def resume_without_gpu() -> None:
 
 
 def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
-    """Load the training state to resume from, if there is one.
+    """Load the training state to resume from, as `engine.checkpoint.load_resume_state` does."""
+    from nlcl_plugin.engine import checkpoint  # late: it needs BasicSR, repaired
 
-    Args:
-        opt: Options with `auto_resume` and `path`; `path.resume_state` and the networks' `pretrain_network_*` are set.
-
-    Returns:
-        The state, or None for a fresh start.
-    """
-    from basicsr.utils import check_resume
-
-    path = opt["path"].get("resume_state")
-    if opt["auto_resume"]:
-        folder = opt["path"]["training_states"]
-        names = os.listdir(folder) if os.path.isdir(folder) else []
-        iterations = [int(name.removesuffix(".state")) for name in names if re.fullmatch(r"\d+\.state", name)]
-        if iterations:
-            path = opt["path"]["resume_state"] = os.path.join(folder, f"{max(iterations)}.state")
-    if path is None:
-        return None
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        iteration = state["iter"]
-    except Exception as error:  # torch.load raises nearly anything on a file that is no checkpoint
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path}: not a training state ({reason}); delete it to resume from the one before") from error
-    check_resume(opt, iteration)
-    return state
+    return checkpoint.load_resume_state(opt)
 
 
 def save_whole_files() -> None:
-    """Checkpoints were written under their final name and errors swallowed: a kill left half a file to resume from."""
+    """A kill left half a checkpoint under its final name, errors were swallowed, and loading one could run code."""
     from basicsr.models import base_model
 
-    # BasicSR's module calls `torch.save`; only there it now means `save`, so that its own code stays in use.
-    base_model.torch = _TorchWithWholeSaves("torch")
+    # BasicSR's module calls `torch.save` and `torch.load`; only there they now mean these.
+    base_model.torch = _TorchWithSafeFiles("torch")
 
 
-class _TorchWithWholeSaves(ModuleType):
+class _TorchWithSafeFiles(ModuleType):
     def __getattr__(self, name: str) -> Any:
         return getattr(torch, name)
 
     @staticmethod
     def save(content: Any, path: str) -> None:
         """`torch.save` to a temporary file that gets its name when it is whole and on the disk."""
-        temporary = f"{path}.{os.getpid()}.tmp"
         try:
-            with open(temporary, "wb") as file:
+            with written_whole(path) as file:
                 torch.save(content, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                os.remove(temporary)
+        except (OSError, RuntimeError) as error:  # torch raises the latter when a disk is full
             # BasicSR tries again on an Exception and then goes on without a checkpoint; this ends the run instead.
             raise SystemExit(f"error: cannot save {path}: {error}") from error
+
+    @staticmethod
+    def load(path: str | os.PathLike[str], **kwargs: Any) -> Any:
+        """`torch.load` of tensors and plain values only; a .safetensors file has its weights under `params`."""
+        if str(path).endswith(".safetensors"):
+            from nlcl_plugin.engine.checkpoint import load_weights
+
+            return {"params": load_weights(path)}
+        return torch.load(path, **{**kwargs, "weights_only": True})
+
+
+def hold_the_whole_state() -> None:
+    """Training states held optimizers and schedules only; what else a model has goes in by `extra_state`."""
+    from basicsr.models.base_model import BaseModel
+    from basicsr.utils.dist_util import master_only
+
+    @master_only
+    def save_training_state(self: Any, epoch: int, current_iter: int) -> None:
+        if current_iter == -1:  # the last networks need no state
+            return
+        state = {
+            "epoch": epoch,
+            "iter": current_iter,
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "schedulers": [scheduler.state_dict() for scheduler in self.schedulers],
+            **getattr(self, "extra_state", {}),
+        }
+        _TorchWithSafeFiles.save(state, os.path.join(self.opt["path"]["training_states"], f"{current_iter}.state"))
+
+    BaseModel.save_training_state = save_training_state
 
 
 def pass_on_prefetch_errors() -> None:

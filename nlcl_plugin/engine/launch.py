@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from basicsr.utils import set_random_seed
-from basicsr.utils.dist_util import get_dist_info, init_dist
+from basicsr.utils.dist_util import get_dist_info
 
 from nlcl_plugin.data.demo_data import make_demo_data
 from nlcl_plugin.engine.options import complete, load_yaml, override
+from nlcl_plugin.engine.process_group import from_rank_zero, join
 from nlcl_plugin.engine.rehearsal import rehearse
 from nlcl_plugin.engine.validate import check, check_shape
 from nlcl_plugin.errors import InputError
@@ -26,6 +27,7 @@ def start(
     debug: bool = False,
     force_yml: list[str] | None = None,
     root: str | None = None,
+    local_rank: int | None = None,
 ) -> dict[str, Any]:
     """Read, complete and check the options; join the process group; seed; make demo data if it is asked for.
 
@@ -37,6 +39,7 @@ def start(
         debug: BasicSR's debug mode: short intervals, `debug_` before the name.
         force_yml: Overrides, items `block:key=value`.
         root: Folder that gets `experiments/`, `results/` and `tb_logger/`; the current folder by default.
+        local_rank: This process's number on its host, if the launcher gave it as an argument.
 
     Returns:
         The options as BasicSR's `build_*` functions want them.
@@ -49,30 +52,37 @@ def start(
     check_shape(options, is_train=is_train)
     options["dist"] = launcher != "none"
     if options["dist"]:
-        _join_process_group(launcher, options.get("dist_params") or {})
+        on_gpu = options.get("num_gpu") != 0
+        join(launcher, options.get("dist_params") or {}, local_rank=local_rank, on_gpu=on_gpu)
     options["rank"], options["world_size"] = get_dist_info()
+    root = root or os.getcwd()
     if options.get("manual_seed") is None:
-        options["manual_seed"] = random.randint(1, 10000)
+        earlier = os.path.join(root, "experiments", options["name"], "options.yml") if auto_resume else ""
+        options["manual_seed"] = from_rank_zero(lambda: _draw_seed(earlier))
     if not isinstance(options["manual_seed"], int):
         raise InputError(f"manual_seed: expected a whole number, but received {options['manual_seed']!r}")
     if options.get("demo_data"):
         if not isinstance(options["demo_data"], str):
             raise InputError(f"demo_data: expected a folder, but received {options['demo_data']!r}")
         make_demo_data(options["demo_data"])
-    complete(options, root=root or os.getcwd(), is_train=is_train, auto_resume=auto_resume, debug=debug)
+    complete(options, root=root, is_train=is_train, auto_resume=auto_resume, debug=debug)
     check(options)
+    _choose_kernels(deterministic=options.get("deterministic", False))
     if is_train:
         rehearse(options)
     set_random_seed(options["manual_seed"] + options["rank"])
-    torch.backends.cudnn.benchmark = True
     return options
 
 
-def _join_process_group(launcher: str, parameters: dict[str, Any]) -> None:
-    missing = [key for key in ("RANK", "WORLD_SIZE") if launcher == "pytorch" and key not in os.environ]
-    if missing:
-        raise InputError(
-            f"--launcher pytorch: {' and '.join(missing)} are not set; start with "
-            "`torchrun --nproc_per_node=N -m nlcl_plugin train -opt ... --launcher pytorch`"
-        )
-    init_dist(launcher, **parameters)
+def _draw_seed(earlier: str) -> int:
+    """A seed for a run whose options name none; that of its options so far, if it is to go on."""
+    drawn = load_yaml(earlier).get("manual_seed") if os.path.exists(earlier) else None
+    return drawn if drawn is not None else random.randint(1, 10000)
+
+
+def _choose_kernels(*, deterministic: bool) -> None:
+    """The fastest kernels for the shapes at hand, or those that give the same bits in every run."""
+    torch.backends.cudnn.benchmark = not deterministic
+    torch.use_deterministic_algorithms(deterministic)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first matrix product is made

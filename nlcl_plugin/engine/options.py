@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import yaml
 
+from nlcl_plugin.data.files import written_whole
 from nlcl_plugin.errors import InputError
 
 
@@ -20,11 +21,19 @@ class _Loader(yaml.SafeLoader):
     """
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+$"),  # YAML 1.1 wants a dot and a sign: 1e-4 was a string
-    list("-+0123456789."),
-)
+class _Dumper(yaml.SafeDumper):
+    """Writes what `_Loader` reads back as the same, without references from one place to another."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+for _tool in (_Loader, _Dumper):
+    _tool.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(?:\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+$"),  # YAML 1.1 wants a dot and a sign: 1e-4 was text
+        list("-+0123456789."),
+    )
 
 
 def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -44,15 +53,53 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _constru
 def load_yaml(path: str) -> dict[str, Any]:
     """Load an option file.
 
+    Its key `_base_` names an option file to build on, or a list of them, relative to its own folder. Blocks are merged,
+    and later wins: the files of the list in their order, then the file itself. A block with `_delete_: true` replaces
+    the one before it, as in MMEngine.
+
     Args:
         path: A YAML file.
 
     Returns:
-        The options as plain dicts.
+        The options as plain dicts, without `_base_` and `_delete_`.
 
     Raises:
-        InputError: If the file is missing, not YAML, or not a mapping.
+        InputError: If a file is missing, not YAML, not a mapping, or built on itself.
     """
+    return _load_merged(path, ())
+
+
+def _load_merged(path: str, above: tuple[str, ...]) -> dict[str, Any]:
+    identity = os.path.realpath(path)
+    if identity in above:
+        names = " → ".join(os.path.basename(name) for name in (*above[above.index(identity) :], identity))
+        raise InputError(f"{path}: _base_ leads back to where it began ({names}); take one of them out")
+    own = _load_one(path)
+    bases = own.pop("_base_", [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise InputError(f"{path}: _base_: expected an option file or a list of them, but received {bases!r}")
+    options: dict[str, Any] = {}
+    for base in bases:
+        file = os.path.join(os.path.dirname(path), os.path.expanduser(base))
+        if not os.path.isfile(file):
+            raise InputError(f"{path}: _base_: there is no file {file!r}; give it relative to this option file")
+        options = _merge(options, _load_merged(file, (*above, identity)), path)
+    return _merge(options, own, path)
+
+
+def _merge(before: Any, block: dict[str, Any], path: str) -> dict[str, Any]:
+    block = dict(block)
+    replaces = block.pop("_delete_", False)
+    if not isinstance(replaces, bool):
+        raise InputError(f"{path}: _delete_: expected true or false, but received {replaces!r}")
+    merged = dict(before) if isinstance(before, dict) and not replaces else {}
+    for key, value in block.items():
+        merged[key] = _merge(merged.get(key), value, path) if isinstance(value, dict) else value
+    return merged
+
+
+def _load_one(path: str) -> dict[str, Any]:
     try:
         with open(path, encoding="utf-8") as file:
             options = yaml.load(file, Loader=_Loader)
@@ -65,6 +112,20 @@ def load_yaml(path: str) -> dict[str, Any]:
     if not isinstance(options, dict):
         raise InputError(f"{path} must hold a mapping of options, but holds {type(options).__name__}")
     return options
+
+
+def write_options(path: str, options: dict[str, Any], *, comment: str = "") -> None:
+    """Write complete options as a file that `load_yaml` reads back as the same.
+
+    Args:
+        path: The file.
+        options: Plain options, as of `engine.run_state.plain_options`.
+        comment: Lines to put above them.
+    """
+    text = yaml.dump(options, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    notes = "".join(f"# {line}\n" for line in comment.splitlines())
+    with written_whole(path) as file:
+        file.write(f"{notes}{text}".encode())
 
 
 def override(options: dict[str, Any], entries: list[str]) -> None:

@@ -33,6 +33,7 @@ def rehearse(opt: dict[str, Any]) -> None:
         return
     trial = copy.deepcopy(opt)
     trial["dist"] = False
+    trial["train"]["compile"] = False  # takes a minute, and would be done twice
     trial["num_gpu"] = min(trial["num_gpu"], 1)
     logger = logging.getLogger("basicsr")
     # The builders log, which would open BasicSR's logger for good before its file is known.

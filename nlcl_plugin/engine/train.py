@@ -1,4 +1,4 @@
-"""Training: BasicSR's loop with its own builders, ended by a summary of what was reached."""
+"""Training: iterations, logs, validations and checkpoints, ended by a summary of what was reached."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import time
-from dataclasses import dataclass, field
 from os import path as osp
 from types import FrameType
 from typing import Any
@@ -15,16 +14,21 @@ from typing import Any
 import basicsr
 import torch
 import torchvision
-from basicsr.data.prefetch_dataloader import CPUPrefetcher, CUDAPrefetcher
 from basicsr.models import build_model
-from basicsr.train import create_train_val_dataloader, init_tb_loggers, load_resume_state
+from basicsr.train import init_tb_loggers
 from basicsr.utils import AvgTimer, MessageLogger, get_root_logger, get_time_str, make_exp_dirs, mkdir_and_rename
 from basicsr.utils.options import copy_opt_file, dict2str
 
 import nlcl_plugin
+from nlcl_plugin.engine import checkpoint
+from nlcl_plugin.engine.agreement import Agreement
+from nlcl_plugin.engine.loaders import TrainingBatches, validation_loaders
 from nlcl_plugin.engine.loading import explained
+from nlcl_plugin.engine.loss_log import LossLog
+from nlcl_plugin.engine.options import write_options
+from nlcl_plugin.engine.run_state import difference, gather_random, plain, plain_options, restore_rank
 from nlcl_plugin.engine.summary import summarise
-from nlcl_plugin.errors import InputError, TrainingStoppedError
+from nlcl_plugin.errors import TrainingStoppedError
 
 SKIPPED, INTERRUPTED = 3, 5  # exit codes
 
@@ -43,58 +47,23 @@ def train(opt: dict[str, Any], option_file: str) -> int:
         InputError: If a file is unreadable or there are too few images for a batch.
         TrainingStoppedError: If training stopped itself.
     """
-    resume_state = load_resume_state(opt)
-    if resume_state is None:
-        make_exp_dirs(opt)
-        if opt["logger"]["use_tb_logger"] and "debug" not in opt["name"] and opt["rank"] == 0:
-            mkdir_and_rename(osp.join(opt["root_path"], "tb_logger", opt["name"]))
-    elif opt["rank"] == 0:
-        os.makedirs(opt["path"]["visualization"], exist_ok=True)
-    if opt["dist"]:
-        torch.distributed.barrier()  # the folders of rank 0 exist
-    copy_opt_file(option_file, opt["path"]["experiments_root"])
-    logger = start_logger(opt, "train")
-    tb_logger = init_tb_loggers(opt)
-
-    # The stock function divides by the loader's length and counts epochs; only its loaders and sampler are used here.
-    train_loader, sampler, val_loaders, _, total_iter = create_train_val_dataloader(opt, logger)
-    if len(train_loader) == 0:
-        raise InputError(
-            f"datasets.train: {len(train_loader.dataset)} images × dataset_enlarge_ratio don't fill one batch of "
-            f"{train_loader.batch_size}; lower batch_size_per_gpu or raise dataset_enlarge_ratio"
-        )
-    model = build_model(opt)
-    epoch = current_iter = 0
-    if resume_state:
-        model.resume_training(resume_state)
-        epoch, current_iter = resume_state["epoch"], resume_state["iter"]
-        logger.info(f"Resuming from epoch {epoch}, iteration {current_iter}.")
-
-    prefetcher = CUDAPrefetcher(train_loader, opt) if _prefetch(opt) == "cuda" else CPUPrefetcher(train_loader)
-    loop = _Loop(opt, model, prefetcher, sampler, val_loaders, tb_logger, epoch, current_iter)
+    options = plain_options(opt)  # now, as resuming and BasicSR's builders change some of them
+    resume_state = checkpoint.load_resume_state(opt)
+    _make_folders(opt, options, new=resume_state is None, option_file=option_file)
+    start_logger(opt, "train")
+    run = _Run(opt, options)
+    if resume_state is not None:
+        run.resume(resume_state)
     with StopRequest() as stop:
         try:
-            loop.run(stop)
+            run.iterate(stop)
         except TrainingStoppedError as error:
-            logger.error(f"Training stopped: {error}")
+            get_root_logger().error(f"Training stopped: {error}")
             raise
-        if stop.requested:
-            model.save(loop.epoch, loop.current_iter)
-            logger.info(f"Interrupted: state of iteration {loop.current_iter} saved; go on with --auto_resume.")
-            return INTERRUPTED
-    logger.info(f"End of training ({total_iter} iterations). Saving the latest model.")
-    model.save(epoch=-1, current_iter=-1)
-    if opt.get("val"):
-        loop.validate()
-        if opt["rank"] == 0:
-            summarise(model, val_loaders, opt)
-    if tb_logger:
-        tb_logger.close()
-    if loop.skipped:
-        listed = "\n".join(f"  {path}" for path in sorted(loop.skipped))
-        logger.warning(f"Trained without {len(loop.skipped)} files that could not be read:\n{listed}")
-        return SKIPPED
-    return 0
+    if run.interrupted:
+        get_root_logger().info(f"Interrupted: state of iteration {run.current_iter} saved; go on with --auto_resume.")
+        return INTERRUPTED
+    return run.finish()
 
 
 def start_logger(opt: dict[str, Any], kind: str) -> logging.Logger:
@@ -110,61 +79,108 @@ def start_logger(opt: dict[str, Any], kind: str) -> logging.Logger:
     return logger
 
 
-@dataclass
-class _Loop:
-    """Iterations of a training, and where they are."""
+def _make_folders(opt: dict[str, Any], options: dict[str, Any], *, new: bool, option_file: str) -> None:
+    if new:
+        make_exp_dirs(opt)
+        if opt["logger"]["use_tb_logger"] and "debug" not in opt["name"] and opt["rank"] == 0:
+            mkdir_and_rename(osp.join(opt["root_path"], "tb_logger", opt["name"]))
+    elif opt["rank"] == 0:
+        os.makedirs(opt["path"]["visualization"], exist_ok=True)
+    if opt["dist"]:
+        torch.distributed.barrier()  # the folders of rank 0 exist
+    if opt["rank"] == 0:
+        copy_opt_file(option_file, opt["path"]["experiments_root"])
+        write_options(osp.join(opt["path"]["experiments_root"], "options.yml"), options)
 
-    opt: dict[str, Any]
-    model: Any
-    prefetcher: Any
-    sampler: Any
-    val_loaders: list[Any]
-    tb_logger: Any
-    epoch: int
-    current_iter: int
-    skipped: set[str] = field(default_factory=set)
 
-    def run(self, stop: StopRequest) -> None:
-        """Iterate to `total_iter` or until a stop is requested."""
-        total_iter = int(self.opt["train"]["total_iter"])
-        self._message = MessageLogger(self.opt, self.current_iter + 1, self.tb_logger)
+class _Run:
+    """A training: what it consists of, and where it is."""
+
+    def __init__(self, opt: dict[str, Any], options: dict[str, Any]) -> None:
+        self.opt = opt
+        self._options = options
+        self.total_iter = int(opt["train"]["total_iter"])
+        self.current_iter = 0
+        self.interrupted = False
+        self._skipped: set[str] = set()
+        self._agreement = Agreement()
+        self._tb_logger = init_tb_loggers(opt)
+        self.batches = TrainingBatches(opt)
+        self.val_loaders = validation_loaders(opt)
+        self.model: Any = build_model(opt)
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Go on from a training state."""
+        logger = get_root_logger()
+        self.model.resume_training(state)
+        self.current_iter = state["iter"]
+        run = state.get("run", {})  # a state of stock BasicSR has none
+        self.batches.start_at(state["epoch"], run.get("place", 0))
+        if run.get("best") is not None:
+            self.model.best_metric_results = run["best"]
+        self._skipped.update(run.get("skipped", ()))
+        logger.info(f"Resuming from epoch {state['epoch']}, iteration {self.current_iter}.")
+        for line in difference(run["options"], self._options) if "options" in run else ():
+            logger.warning(f"Option changed since the checkpoint: {line}")
+        if not restore_rank(run.get("random") or [], self.opt["rank"], self.opt["world_size"]):
+            # Our model draws from the iteration and needs no state; what draws from the global generators goes on anew.
+            torch.manual_seed(self.opt["manual_seed"] + self.opt["rank"] + self.opt["world_size"] * self.current_iter)
+            logger.warning(
+                "The checkpoint is of another number of processes or of stock BasicSR: generators seeded anew."
+            )
+
+    def iterate(self, stop: StopRequest) -> None:
+        """Iterate to `total_iter`, or until one of the processes was asked to stop."""
+        self._message = MessageLogger(self.opt, self.current_iter + 1, self._tb_logger)
         self._message.max_iters += 1  # it counts one iteration too few and would end with an ETA of minus one day
+        self._log = None
+        if self.opt["rank"] == 0:
+            self._log = LossLog(osp.join(self.opt["path"]["experiments_root"], "losses.jsonl"), self.current_iter)
         self._data_timer, self._iter_timer = AvgTimer(), AvgTimer()
         start = time.time()
-        while self.current_iter < total_iter and not stop.requested:
-            self.sampler.set_epoch(self.epoch)
-            batch = self._next(first=True)
-            while batch is not None and self.current_iter < total_iter and not stop.requested:
-                self._step(batch)
-                # The last validation comes after the last checkpoint.
-                if self.current_iter < total_iter and self.opt.get("val") and self._is_due("val", "val_freq"):
-                    self.validate()
-                self._data_timer.start()
-                self._iter_timer.start()
-                batch = self._next()
-            if batch is None:
-                self.epoch += 1
+        while self.current_iter < self.total_iter:
+            self._step()
+            last = self.current_iter == self.total_iter
+            # Before the checkpoint, which holds the best figures; the last validation comes with the summary.
+            if not last and self.opt.get("val") and self._is_due("val", "val_freq"):
+                self._validate()
+            saved = self._is_due("logger", "save_checkpoint_freq")
+            if saved:
+                get_root_logger().info("Saving models and training states.")
+                self._save()
+            if not last and self._agreement.any(stop.requested):
+                self.interrupted = True
+                if not saved:
+                    self._save()
+                break
         get_root_logger().info(f"Time consumed: {datetime.timedelta(seconds=int(time.time() - start))}")
 
-    def validate(self) -> None:
-        """Validate on every validation dataset."""
-        for loader in self.val_loaders:
-            with explained(loader.dataset):
-                self.model.validation(loader, self.current_iter, self.tb_logger, self.opt["val"]["save_img"])
+    def finish(self) -> int:
+        """Save the latest networks, validate, summarise; returns the exit code."""
+        logger = get_root_logger()
+        logger.info(f"End of training ({self.total_iter} iterations). Saving the latest model.")
+        self.model.save(epoch=-1, current_iter=-1)
+        checkpoint.save_as_safetensors(self.opt, "latest")
+        skipped = self._gathered_skipped()  # now, as the other processes don't wait for the summary in a collective
+        if self.opt.get("val"):
+            self._validate()
+            if self.opt["rank"] == 0:
+                summarise(self.model, self.val_loaders, self.opt)
+        if self._tb_logger:
+            self._tb_logger.close()
+        if skipped:
+            listed = "\n".join(f"  {path}" for path in skipped)
+            logger.warning(f"Trained without {len(skipped)} files that could not be read:\n{listed}")
+            return SKIPPED
+        return 0
 
-    def _next(self, first: bool = False) -> Any:
-        with explained(self.sampler.dataset):
-            if first:
-                self.prefetcher.reset()
-            batch = self.prefetcher.next()
-        for paths in (batch or {}).get("skipped", ()):
-            self.skipped.update(filter(None, paths.split("\n")))
-        return batch
-
-    def _is_due(self, block: str, key: str) -> bool:
-        return self.current_iter % int(self.opt[block][key]) == 0
-
-    def _step(self, batch: Any) -> None:
+    def _step(self) -> None:
+        self._data_timer.start()
+        self._iter_timer.start()
+        with explained(self.batches.dataset):
+            batch = self.batches.next()
+        for paths in batch.get("skipped", ()):
+            self._skipped.update(filter(None, paths.split("\n")))
         self._data_timer.record()
         self.current_iter += 1
         self.model.update_learning_rate(self.current_iter, warmup_iter=self.opt["train"].get("warmup_iter", -1))
@@ -172,16 +188,45 @@ class _Loop:
         self.model.optimize_parameters(self.current_iter)
         self._iter_timer.record()
         if self._is_due("logger", "print_freq"):
-            times = {"time": self._iter_timer.get_avg_time(), "data_time": self._data_timer.get_avg_time()}
-            place = {"epoch": self.epoch, "iter": self.current_iter, "lrs": self.model.get_current_learning_rate()}
-            self._message({**place, **times, **self.model.get_current_log()})
-        if self._is_due("logger", "save_checkpoint_freq"):
-            get_root_logger().info("Saving models and training states.")
-            self.model.save(self.epoch, self.current_iter)
+            self._print()
 
+    def _print(self) -> None:
+        times = {"time": self._iter_timer.get_avg_time(), "data_time": self._data_timer.get_avg_time()}
+        rates = self.model.get_current_learning_rate()
+        losses = dict(self.model.get_current_log())
+        self._message({"epoch": self.batches.epoch, "iter": self.current_iter, "lrs": rates, **times, **losses})
+        if self._log:
+            self._log.write({"iter": self.current_iter, "epoch": self.batches.epoch, "lr": rates[0], **losses})
 
-def _prefetch(opt: dict[str, Any]) -> str | None:
-    return opt["datasets"]["train"].get("prefetch_mode")
+    def _validate(self) -> None:
+        for loader in self.val_loaders:
+            with explained(loader.dataset):
+                self.model.validation(loader, self.current_iter, self._tb_logger, self.opt["val"]["save_img"])
+
+    def _save(self) -> None:
+        extra = getattr(self.model, "extra_state", {})
+        extra["run"] = {
+            "place": self.batches.place,
+            "random": gather_random(),
+            "best": plain(getattr(self.model, "best_metric_results", None)),
+            "skipped": self._gathered_skipped(),
+            "options": self._options,
+        }
+        self.model.extra_state = extra
+        self.model.save(self.batches.epoch, self.current_iter)
+        checkpoint.save_as_safetensors(self.opt, self.current_iter)
+        checkpoint.seal(self.opt, self.current_iter)
+        checkpoint.prune(self.opt, self.opt["logger"].get("keep_checkpoints"))
+
+    def _gathered_skipped(self) -> list[str]:
+        if not self.opt["dist"]:
+            return sorted(self._skipped)
+        everyones: list[Any] = [None] * self.opt["world_size"]
+        torch.distributed.all_gather_object(everyones, sorted(self._skipped))
+        return sorted(set().union(*everyones))
+
+    def _is_due(self, block: str, key: str) -> bool:
+        return self.current_iter % int(self.opt[block][key]) == 0
 
 
 class StopRequest:

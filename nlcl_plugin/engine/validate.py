@@ -29,10 +29,11 @@ from nlcl_plugin.data.lmdb_store import LmdbImages
 from nlcl_plugin.data.unpaired_image_dataset import UnpairedImageDataset
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.models.nlcl_model import DECOMPOSITIONS
+from nlcl_plugin.models.optimization import BASICSR_SCHEDULERS, SCHEDULERS
 
 TOP_KEYS = {
     "name", "model_type", "scale", "num_gpu", "manual_seed", "find_unused_parameters", "datasets", "path", "train",
-    "val", "logger", "dist_params", "decomposition", "demo_data",
+    "val", "logger", "dist_params", "decomposition", "demo_data", "deterministic",
 }  # fmt: skip
 LOADER_KEYS = {
     "name", "type", "phase", "scale", "io_backend", "num_worker_per_gpu", "batch_size_per_gpu", "use_shuffle",
@@ -41,13 +42,12 @@ LOADER_KEYS = {
 VAL_KEYS = {"val_freq", "save_img", "pbar", "suffix", "metrics"}
 REQUIRED = {"name": str, "model_type": str, "datasets": dict}
 OPTIMIZERS = [name for name in dir(torch.optim) if name[0].isupper() and name != "Optimizer"]
-SCHEDULERS = ["MultiStepLR", "MultiStepRestartLR", "CosineAnnealingRestartLR"]
 PATH_KEYS = {"resume_state", "ignore_resume_networks", "experiments_root", "results_root", "models"} | {
     "training_states", "visualization", "log"
 }  # fmt: skip
 PATH_PREFIXES = ("pretrain_network_", "param_key_", "strict_load_")
-LOGGER_KEYS = {"print_freq", "save_checkpoint_freq", "use_tb_logger", "wandb"}
-DIST_KEYS = {"backend", "port"}
+LOGGER_KEYS = {"print_freq", "save_checkpoint_freq", "use_tb_logger", "wandb", "keep_checkpoints"}
+DIST_KEYS = {"backend", "port", "timeout"}
 FILLED_IN = {"ProjectionHeads": {"in_channels"}}  # arguments that the model adds
 
 
@@ -122,13 +122,17 @@ def check(options: dict[str, Any]) -> None:
                 names = OPTIMIZERS if ours is not None else ["Adam"]
                 _check_name(f"train.{key}.type", _type_of(f"train.{key}", block), names, "torch.optim has no")
             if key == "scheduler":
-                names = [*SCHEDULERS, "LinearDecayLR"] if ours is not None else SCHEDULERS
+                names = list(SCHEDULERS if ours is not None else BASICSR_SCHEDULERS)
                 _check_name(f"train.{key}.type", _type_of(f"train.{key}", block), names, "no scheduler is named")
             if key.endswith("_opt") and isinstance(block, dict) and "type" in block:
                 _check_call(LOSS_REGISTRY, f"train.{key}", _loss_arguments(block, ours is not None))
     paths = PATH_KEYS | {key for key in options["path"] if key.startswith(PATH_PREFIXES)}
     for block, known in (("path", paths), ("logger", LOGGER_KEYS), ("dist_params", DIST_KEYS), ("val", VAL_KEYS)):
         _unknown(f"{block}.", options.get(block) or {}, known, refuse=ours is not None)
+    if (options.get("logger") or {}).get("keep_checkpoints") is not None:
+        _check_count("logger.keep_checkpoints", options["logger"]["keep_checkpoints"])
+    if not isinstance(options.get("deterministic", False), bool):
+        raise InputError(f"deterministic: expected true or false, but received {options['deterministic']!r}")
     for where in ("logger.print_freq", "logger.save_checkpoint_freq", "val.val_freq"):
         block, key = where.split(".")
         if options.get(block):

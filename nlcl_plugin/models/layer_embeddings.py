@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from nlcl_plugin.errors import InputError
+from nlcl_plugin.models.batch_random import BatchRandom
 from nlcl_plugin.models.nlcl_options import TrainOptions
-from nlcl_plugin.ops import gather_at, nonlocal_neighbours, random_centres
+from nlcl_plugin.ops import gather_at, nonlocal_neighbours
 
 Pair = tuple[list[Tensor], list[Tensor]]
 
@@ -27,13 +28,15 @@ class LayerEmbeddings:
 
     Args:
         options: The `train` block.
-        nets: Networks by label (`g`, `d`, `p`).
+        nets: Networks by label (`g`, `p`).
+        net_d: The discriminator, for its judgement and features; it is not trained here.
     """
 
-    def __init__(self, options: TrainOptions, nets: dict[str, nn.Module]) -> None:
+    def __init__(self, options: TrainOptions, nets: dict[str, nn.Module], net_d: nn.Module | None) -> None:
         self.location = options.location_opt.sampling if options.location_opt else None
         self.layer = options.layer_opt.sampling if options.layer_opt else None
         self.nets = nets
+        self.net_d = net_d
 
     @staticmethod
     def in_channels(options: TrainOptions, nets: dict[str, nn.Module]) -> list[int]:
@@ -69,10 +72,11 @@ class LayerEmbeddings:
 
     def discriminator(self, image: Tensor, rain: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """Judgement of B, and the features of B and R if layer contrast wants them."""
+        assert self.net_d is not None
         if self.layer is None:
-            return self.nets["d"](image), [], []
+            return self.net_d(image), [], []
         n = image.shape[0]
-        judged, features = self.nets["d"](torch.cat((image, rain)), taps=self.layer.taps)
+        judged, features = self.net_d(torch.cat((image, rain)), taps=self.layer.taps)
         return judged[:n], [f[:n] for f in features], [f[n:] for f in features]
 
     def __call__(self, location: Pair | None, layer: Pair | None) -> Embeddings:
@@ -101,13 +105,14 @@ class LayerEmbeddings:
         )
 
 
-def image_places(outputs: Tensor, keys: Sequence[Tensor], embed: LayerEmbeddings) -> Pair:
+def image_places(outputs: Tensor, keys: Sequence[Tensor], embed: LayerEmbeddings, random: BatchRandom) -> Pair:
     """Features of outputs (queries) and inputs (keys) at the same random places.
 
     Args:
-        outputs: Image layers (B, 3, H, W).
+        outputs: Image layers (B, 3, H, W), or (2 B, 3, H, W) with those of clean images behind.
         keys: Features of their inputs at the taps; used without gradient.
         embed: Options and networks.
+        random: Where places are drawn from.
 
     Returns:
         Two lists of (B, N, C).
@@ -116,7 +121,8 @@ def image_places(outputs: Tensor, keys: Sequence[Tensor], embed: LayerEmbeddings
     assert options is not None
     size = (outputs.shape[-2], outputs.shape[-1])
     queries = embed.nets["g"](outputs, taps=options.taps, features_only=True)
-    places = random_centres(outputs.shape[0], options.num_patches, size, 1, device=outputs.device)
+    halves = outputs.shape[0] // len(random.rows)
+    places = torch.cat([random.centres(options.num_patches, size, 1, outputs.device) for _ in range(halves)])
     return (
         [gather_at(q, places, size) for q in queries],
         [gather_at(k.detach(), places, size) for k in keys],
@@ -129,6 +135,7 @@ def layer_places(
     features_image: Sequence[Tensor] | None,
     features_rain: Sequence[Tensor] | None,
     embed: LayerEmbeddings,
+    random: BatchRandom,
 ) -> Pair:
     """Features of non-local neighbours within each layer, around random query patches of its own.
 
@@ -138,6 +145,7 @@ def layer_places(
         features_image: Features of B at the taps.
         features_rain: Features of R at the taps.
         embed: Options and networks.
+        random: Where query patches are drawn from.
 
     Returns:
         Two lists of (B × num_queries, N, C): each query is an item of its own.
@@ -152,9 +160,14 @@ def layer_places(
         (image, features_image, options.num_image_patches),
         (rain, features_rain, options.num_rain_patches),
     ):
-        queries = random_centres(image.shape[0], options.num_queries, size, options.patch_size, device=image.device)
+        queries = random.centres(options.num_queries, size, options.patch_size, image.device)
         centres, _ = nonlocal_neighbours(
-            layer, queries, patch_size=options.patch_size, search_size=options.search_size, k=k
+            # NaN has no neighbours; the loss, which it reaches by way of the features, is where it is reported.
+            torch.nan_to_num(layer.detach(), posinf=0, neginf=0),
+            queries,
+            patch_size=options.patch_size,
+            search_size=options.search_size,
+            k=k,
         )
         centres = centres.flatten(1, 2)  # (B, num_queries × k, 2)
         found.append([gather_at(f, centres, size).reshape(-1, k, f.shape[1]) for f in features])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from typing import Any
 
@@ -14,16 +16,20 @@ from basicsr.models.base_model import BaseModel
 from basicsr.utils import get_root_logger
 from pydantic import BaseModel as OptionsModel
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from nlcl_plugin.errors import InputError, TrainingStoppedError
-from nlcl_plugin.losses import lay_rain
-from nlcl_plugin.models.layer_embeddings import LayerEmbeddings, image_places, layer_places
-from nlcl_plugin.models.nlcl_options import LossOptions, OptimizerOptions, TrainOptions
+from nlcl_plugin.models.batch_random import BatchRandom
+from nlcl_plugin.models.layer_embeddings import LayerEmbeddings
+from nlcl_plugin.models.moving_average import update_average
+from nlcl_plugin.models.nlcl_options import OptimizerOptions, TrainOptions
+from nlcl_plugin.models.optimization import Stepper, build_optimizer, build_scheduler
 from nlcl_plugin.models.pseudo_pairs import make_pseudo_rainy
-from nlcl_plugin.models.schedulers import linear_decay
+from nlcl_plugin.models.unpaired_losses import UnpairedLosses
 from nlcl_plugin.models.validation import ValidationMixin
 
 DECOMPOSITIONS = ("residual", "two_branch")
+MAX_SKIPPED = 20  # steps in a row; more of them mean that the weights themselves are past help
 
 
 class NLCLModel(ValidationMixin, BaseModel):
@@ -52,6 +58,8 @@ class NLCLModel(ValidationMixin, BaseModel):
                 f"decomposition must be one of {', '.join(DECOMPOSITIONS)}, but received {self.decomposition!r}"
             )
         self.current_iter = 0
+        self.rank: int = opt["rank"] if opt.get("dist") else 0
+        self.processes: int = opt["world_size"] if opt.get("dist") else 1
         if not self.is_train:
             self.restoring = "network_s" in opt
             label = "s" if self.restoring else "g"
@@ -61,11 +69,17 @@ class NLCLModel(ValidationMixin, BaseModel):
             return
         self.train_opt = TrainOptions.model_validate(opt["train"])
         self.restoring = False
-        self.mean_rain: Tensor | None = None  # running mean of |R|
+        self.mean_rain: float | None = None  # running mean of |R|
+        self.skipped_steps = self._skipped_in_a_row = 0
+        self.log_dict: OrderedDict[str, float] = OrderedDict()
+        self.extra_state: dict[str, Any] = {}
         self.nets = self._build_nets(self._needed_nets())
-        self.embed = LayerEmbeddings(self.train_opt, self.nets)
         self.averages = self._build_averages()
-        self._build_losses()
+        bare_d = self.get_bare_model(self.nets["d"]) if "d" in self.nets else None
+        self.losses = UnpairedLosses(self.train_opt, self.nets, bare_d, self.device)
+        restorer = self.train_opt.restorer_opt
+        self.cri_pix: Any = build_loss(restorer.pixel_opt.build_options()).to(self.device) if restorer else None
+        self.stepper = Stepper(self.train_opt.amp, self.train_opt.grad_clip, self.device)
         self._setup_optimizers()
 
     # networks -------------------------------------------------------------------------------------------------------
@@ -91,7 +105,10 @@ class NLCLModel(ValidationMixin, BaseModel):
             options = deepcopy(self.opt[key])
             if label == "p":
                 options["in_channels"] = LayerEmbeddings.in_channels(self.train_opt, nets)
-            net = self.model_to_device(build_network(options))
+            net = build_network(options)
+            if self.is_train:
+                self._speed_up(net)
+            net = self.model_to_device(net)
             self._load(
                 net, label, self.opt["path"].get(f"param_key_{label}", "params" if self.is_train else "params_ema")
             )
@@ -100,6 +117,12 @@ class NLCLModel(ValidationMixin, BaseModel):
             count = sum(p.numel() for p in net.parameters())
             get_root_logger().info(f"net_{label}: {type(self.get_bare_model(net)).__name__}, {count:,d} parameters")
         return nets
+
+    def _speed_up(self, net: nn.Module) -> None:
+        if self.train_opt.channels_last:
+            net.to(memory_format=torch.channels_last)
+        if self.train_opt.compile:
+            net.compile()
 
     def _load(self, net: nn.Module, label: str, param_key: str) -> None:
         path = self.opt["path"].get(f"pretrain_network_{label}")
@@ -130,39 +153,7 @@ class NLCLModel(ValidationMixin, BaseModel):
         averages = getattr(self, "averages", {})
         return averages[label] if label in averages else self.get_bare_model(self.nets[label])
 
-    @torch.no_grad()
-    def _update_averages(self, labels: Iterable[str]) -> None:
-        for label in labels:
-            if label not in self.averages:
-                continue
-            # A young average would still hold the random start: its decay grows to the full one.
-            decay = min(self.train_opt.ema_decay, (self._age(label) + 1) / (self._age(label) + 10))
-            net = self.get_bare_model(self.nets[label])
-            average = self.averages[label]
-            for mean, parameter in zip(average.parameters(), net.parameters(), strict=True):
-                mean.lerp_(parameter, 1 - decay)
-            for copied, buffer in zip(average.buffers(), net.buffers(), strict=True):
-                copied.copy_(buffer)
-
-    def _age(self, label: str) -> int:
-        begin = self.train_opt.restorer_opt.start_iter if label == "s" and self.train_opt.restorer_opt else 0
-        return self.current_iter - begin
-
-    # losses and optimizers --------------------------------------------------------------------------------------------
-    def _build_losses(self) -> None:
-        t = self.train_opt
-        self.cri_gan = self._loss(t.gan_opt)
-        self.cri_location = self._loss(t.location_opt)
-        self.cri_layer = self._loss(t.layer_opt)
-        self.cri_consistency = self._loss(t.consistency_opt)
-        self.cri_fidelity = self._loss(t.fidelity_opt)
-        self.cri_identity = self._loss(t.identity_opt)
-        self.cri_relay = self._loss(t.relay_opt)
-        self.cri_pix = self._loss(t.restorer_opt.pixel_opt if t.restorer_opt else None)
-
-    def _loss(self, options: LossOptions | None) -> Any:
-        return build_loss(options.build_options()).to(self.device) if options is not None else None
-
+    # optimizers -------------------------------------------------------------------------------------------------------
     def _setup_optimizers(self) -> None:
         t = self.train_opt
         stage1 = t.restorer_opt.start_iter if t.restorer_opt else t.total_iter
@@ -177,14 +168,10 @@ class NLCLModel(ValidationMixin, BaseModel):
             params = [p for label in labels if label in self.nets for p in self.nets[label].parameters()]
             if not params or options is None:
                 continue
-            optimizer = self.get_optimizer(options.type, params, **options.arguments())
+            optimizer = build_optimizer(options, params, f"train.optim_{name}")
             self.optimizer[name] = optimizer
             self.optimizers.append(optimizer)
-            if t.scheduler.type == "LinearDecayLR":
-                arguments = t.scheduler.model_extra or {}
-                self.schedulers.append(linear_decay(optimizer, total_iter=iterations, **arguments))
-        if t.scheduler.type != "LinearDecayLR":
-            self.setup_schedulers()
+            self.schedulers.append(build_scheduler(t.scheduler, optimizer, iterations))
 
     def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
         """Step the schedules of the optimizers at work; that of stage 2 begins with stage 2.
@@ -202,13 +189,6 @@ class NLCLModel(ValidationMixin, BaseModel):
         if current_iter < warmup_iter and not second:
             self._set_lr([[rate * current_iter / warmup_iter for rate in rates] for rates in self._get_init_lr()])
 
-    def get_optimizer(self, optim_type: str, params: Any, lr: float, **kwargs: Any) -> torch.optim.Optimizer:
-        """Build an optimizer of `torch.optim` by name."""
-        cls = getattr(torch.optim, optim_type, None)
-        if cls is None:
-            raise InputError(f"optimizer type {optim_type!r} is not in torch.optim; did you mean Adam or AdamW?")
-        return cls(params, lr=lr, **kwargs)
-
     def get_current_learning_rate(self) -> list[float]:
         """Learning rate of the optimizer at work: the generators', in stage 2 the restorer's."""
         return [group["lr"] for group in self.optimizer["s" if self.restoring else "g"].param_groups]
@@ -216,9 +196,14 @@ class NLCLModel(ValidationMixin, BaseModel):
     # one iteration ----------------------------------------------------------------------------------------------------
     def feed_data(self, data: dict[str, Any]) -> None:
         """Take a batch: `lq` rainy images, and `gt`: unpaired clean images in training, ground truth in validation."""
-        self.lq = data["lq"].to(self.device, non_blocking=True)
-        self.gt: Any = data["gt"].to(self.device, non_blocking=True) if "gt" in data else None
+        self.lq = self._to_device(data["lq"])
+        self.gt: Any = self._to_device(data["gt"]) if "gt" in data else None
         self.lq_path = data.get("lq_path", [])
+
+    def _to_device(self, images: Tensor) -> Tensor:
+        images = images.to(self.device, non_blocking=True)
+        last = self.is_train and self.train_opt.channels_last
+        return images.contiguous(memory_format=torch.channels_last) if last else images
 
     def optimize_parameters(self, current_iter: int) -> None:
         """Take one optimizer step of the current stage.
@@ -227,7 +212,8 @@ class NLCLModel(ValidationMixin, BaseModel):
             current_iter: The iteration, counted from 1.
 
         Raises:
-            TrainingStoppedError: If a loss is not finite, or the rain layer stays empty.
+            InputError: If the batch cannot be cut into `accumulate` equal parts.
+            TrainingStoppedError: If a loss or gradient is not finite, or the rain layer stays empty.
         """
         self.current_iter = current_iter
         restorer = self.train_opt.restorer_opt
@@ -235,116 +221,133 @@ class NLCLModel(ValidationMixin, BaseModel):
         self.restoring = restorer is not None and current_iter > restorer.start_iter
         if starting:
             get_root_logger().info("Stage 2: the rain networks stand still, the restorer learns on pseudo-pairs.")
-        losses = self._restorer_step() if self.restoring else self._unpaired_step()
-        self.log_dict = self.reduce_loss_dict(losses)
+        active = {name: o for name, o in self.optimizer.items() if (name == "s") == self.restoring}
+        for optimizer in active.values():
+            optimizer.zero_grad(set_to_none=True)
+        sums: OrderedDict[str, Tensor] = OrderedDict()
+        parts = list(self._parts())
+        for part in parts:
+            with self._synchronising(part is parts[-1]):
+                losses = self._restorer_part(part) if self.restoring else self._unpaired_part(part)
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0) + value / len(parts)
+        norms = {f"gradient of net_{name}": norm for name, norm in self.stepper.clip(active).items()}
+        log = self._reduced(sums, {} if self.stepper.scales else norms)
+        if log is None:
+            return
+        self.log_dict = log
+        self.stepper.step(active)
+        for label in {"s"} if self.restoring else {"g", "r"}:
+            if label in self.averages:
+                age = current_iter - (restorer.start_iter if restorer and self.restoring else 0)
+                net = self.get_bare_model(self.nets[label])
+                update_average(self.averages[label], net, decay=self.train_opt.ema_decay, age=age)
+        if not self.restoring:
+            self._watch_rain(self.log_dict["mean_rain"])
 
-    def _require_finite(self, name: str, value: Tensor) -> None:
-        if not torch.isfinite(value):
-            raise TrainingStoppedError(
-                f"{name} is {value.item()} at iteration {self.current_iter} (images: {', '.join(self.lq_path)}); "
-                "lower the learning rate or the loss weights; the last checkpoint is kept"
-            )
+    def _parts(self) -> Iterator[slice]:
+        batch, parts = self.lq.shape[0], self.train_opt.accumulate
+        if batch % parts:
+            raise InputError(f"train.accumulate: a batch of {batch} images has no {parts} equal parts; change one")
+        size = batch // parts
+        return (slice(start, start + size) for start in range(0, batch, size))
 
-    def _unpaired_step(self) -> OrderedDict[str, Tensor]:
-        t, rainy, clean, n = self.train_opt, self.lq, self.gt, self.lq.shape[0]
-        losses: OrderedDict[str, Tensor] = OrderedDict()
-        total = rainy.new_zeros(())
+    @contextlib.contextmanager
+    def _synchronising(self, wanted: bool) -> Iterator[None]:
+        """Add up gradients over processes, which only the last part of a batch needs to."""
+        with contextlib.ExitStack() as stack:
+            for net in self.nets.values():
+                if not wanted and isinstance(net, DistributedDataParallel):
+                    stack.enter_context(net.no_sync())
+            yield
 
-        def add(name: str, options: LossOptions, value: Tensor) -> None:
-            nonlocal total
-            self._require_finite(name, value)  # at once: the network's weights are still good
-            losses[name] = value.detach()
-            total = total + options.weight_at(self.current_iter) * value
+    def _random(self, part: slice) -> BatchRandom:
+        # The sampler deals the draws of a batch out to the processes in turn.
+        batch = self.lq.shape[0]
+        rows = [self.rank + self.processes * place for place in range(batch)[part]]
+        return BatchRandom(self.opt.get("manual_seed") or 0, self.current_iter, rows, batch * self.processes)
 
-        if self.cri_gan is not None:
+    def _unpaired_part(self, part: slice) -> OrderedDict[str, Tensor]:
+        rainy, clean = self.lq[part], self.gt[part]
+        weight = rainy.shape[0] / self.lq.shape[0]
+        if "d" in self.nets:
             self.nets["d"].requires_grad_(False)
-
-        # One pass of the generator serves O and C, and its features of both are the keys of location contrast.
-        on_clean = t.location_opt is not None and t.location_opt.sampling.on_clean
-        with_clean = on_clean or self.cri_identity is not None
-        inputs = torch.cat((rainy, clean)) if with_clean else rainy
-        outputs, keys = self.embed.generator(inputs)
-        image = outputs[:n]
-        rain = self.nets["r"](rainy) if "r" in self.nets else rainy - image
-
-        features_b, features_r = None, None
-        if self.cri_gan is not None:
-            judged, features_b, features_r = self.embed.discriminator(image, rain)
-            add("l_g_gan", t.gan_opt, self.cri_gan(judged, True))  # type: ignore[arg-type]
-        compared = len(inputs) if on_clean else n
-        embeddings = self.embed(
-            location=image_places(outputs[:compared], [k[:compared] for k in keys], self.embed)
-            if t.location_opt
-            else None,
-            layer=layer_places(image, rain, features_b, features_r, self.embed) if t.layer_opt else None,
-        )
-        if t.location_opt is not None:
-            add("l_location", t.location_opt, self.cri_location(*embeddings.location))
-        if t.layer_opt is not None:
-            value = self.cri_layer(*embeddings.layer)
-            add("l_layer", t.layer_opt, value)
-            losses["l_layer_above_floor"] = value.detach() - self.cri_layer.floor(*embeddings.layer)
-        if t.consistency_opt is not None:
-            add("l_consistency", t.consistency_opt, self.cri_consistency(image + rain, rainy))
-        if t.fidelity_opt is not None:
-            add("l_fidelity", t.fidelity_opt, self.cri_fidelity(image, rainy))
-        if t.identity_opt is not None:
-            add("l_identity", t.identity_opt, self.cri_identity(outputs[n:], clean))
-        if t.relay_opt is not None:
-            # Rain of another image of the batch where there is one; the clean image is unrelated anyway.
-            composite = lay_rain(clean, rain.detach().clamp_min(0).roll(1, dims=0))
-            add("l_relay", t.relay_opt, self.cri_relay(self.nets["g"](composite), clean))
-
-        for name in ("g", "p"):
-            if name in self.optimizer:
-                self.optimizer[name].zero_grad(set_to_none=True)
-        total.backward()
-        for name in ("g", "p"):
-            if name in self.optimizer:
-                self.optimizer[name].step()
-        if self.cri_gan is not None:
-            losses["l_d"] = self._discriminator_step(image.detach(), clean)
-        self._update_averages(("g", "r"))
-        losses["mean_rain"] = self._watch_rain(rain)
+        with self.stepper.autocast():
+            total, losses, layers = self.losses.generators(rainy, clean, self.current_iter, self._random(part))
+        self.stepper.backward(weight * total)
+        if "d" in self.nets:
+            self.nets["d"].requires_grad_(True)
+            with self.stepper.autocast():
+                losses["l_d"] = self.losses.discriminator(layers.image, clean)
+            self.stepper.backward(weight * losses["l_d"])
+            losses["l_d"] = losses["l_d"].detach()
+        losses["mean_rain"] = layers.rain.abs().mean()
         return losses
 
-    def _discriminator_step(self, image: Tensor, clean: Tensor) -> Tensor:
-        net = self.nets["d"].requires_grad_(True)
-        real, fake = net(torch.cat((clean, image))).chunk(2)
-        loss = 0.5 * (self.cri_gan(real, True, is_disc=True) + self.cri_gan(fake, False, is_disc=True))
-        self._require_finite("l_d", loss)
-        self.optimizer["d"].zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer["d"].step()
-        return loss.detach()
+    def _restorer_part(self, part: slice) -> OrderedDict[str, Tensor]:
+        options, rainy, clean = self.train_opt.restorer_opt, self.lq[part], self.gt[part]
+        assert options is not None
+        with self.stepper.autocast():
+            with torch.no_grad():
+                rain = self._rain_layer(self._steady("g"), rainy)
+                pseudo = make_pseudo_rainy(clean, rain, options, self._random(part))
+            loss = self.cri_pix(self.nets["s"](pseudo), clean)
+        self.stepper.backward(loss * (rainy.shape[0] / self.lq.shape[0]))
+        return OrderedDict(l_restorer=loss.detach(), mean_rain=rain.abs().mean())
 
-    def _watch_rain(self, rain: Tensor) -> Tensor:
-        """Running mean of |R|; R = 0 is a stable trap, where no time should be spent."""
+    def _reduced(self, losses: dict[str, Tensor], norms: dict[str, Tensor]) -> OrderedDict[str, float] | None:
+        """Mean of the losses over all processes; None if the step has to be left out in all of them.
+
+        One reduction and one wait for the device an iteration: what is not finite in one process is not in the mean.
+        """
+        names = [*losses, *norms]
+        own = torch.stack([value.detach().float() for value in (*losses.values(), *norms.values())])
+        mean = own.clone()
+        if self.processes > 1:
+            torch.distributed.all_reduce(mean)
+            mean /= self.processes
+        values = dict(zip(names, mean.tolist(), strict=True))
+        faulty = [name for name, value in values.items() if not math.isfinite(value)]
+        if faulty:
+            self._report_fault(dict(zip(names, own.tolist(), strict=True)))
+            return None
+        self._skipped_in_a_row = 0
+        log = OrderedDict((name, values[name]) for name in losses)
+        if self.train_opt.grad_clip is not None:
+            log.update((name.replace("gradient of net", "grad_norm"), values[name]) for name in norms)
+        if self.skipped_steps:
+            log["skipped_steps"] = float(self.skipped_steps)
+        return log
+
+    def _report_fault(self, own: dict[str, float]) -> None:
+        """Stop the training in every process, naming what one of them saw first; or count the step as left out."""
+        found = next((f"{name} is {value}" for name, value in own.items() if not math.isfinite(value)), None)
+        report = found and f"{found} at iteration {self.current_iter} (images: {', '.join(self.lq_path)})"
+        reports = [report]
+        if self.processes > 1:
+            reports = [None] * self.processes
+            torch.distributed.all_gather_object(reports, report)
+        message = next((text for text in reports if text), f"a loss is not finite at iteration {self.current_iter}")
+        advice = "lower the learning rate or the loss weights, or clip gradients (train.grad_clip); "
+        if self.train_opt.on_nonfinite == "stop":
+            raise TrainingStoppedError(f"{message}; {advice}the last checkpoint is kept")
+        self.skipped_steps += 1
+        self._skipped_in_a_row += 1
+        get_root_logger().warning(f"Step left out: {message}")
+        if self._skipped_in_a_row >= MAX_SKIPPED:
+            raise TrainingStoppedError(f"{MAX_SKIPPED} steps in a row were left out, at last: {message}; {advice}")
+
+    def _watch_rain(self, mean: float) -> None:
+        """Keep the running mean of |R|; R = 0 is a stable trap, where no time should be spent."""
         t = self.train_opt
-        mean = rain.detach().abs().mean()
-        self.mean_rain = mean if self.mean_rain is None else torch.lerp(self.mean_rain, mean, 0.05)
+        self.mean_rain = mean if self.mean_rain is None else 0.95 * self.mean_rain + 0.05 * mean
         last = t.restorer_opt is not None and self.current_iter == t.restorer_opt.start_iter
         if (self.current_iter >= t.collapse_iter or last) and self.mean_rain < t.min_mean_rain:
             raise TrainingStoppedError(
-                f"the rain layer is empty (mean |R| {self.mean_rain.item():.5f} < min_mean_rain {t.min_mean_rain} at "
+                f"the rain layer is empty (mean |R| {self.mean_rain:.5f} < min_mean_rain {t.min_mean_rain} at "
                 f"iteration {self.current_iter}): the generator copies its input; ramp identity, fidelity and the "
                 "contrastive losses in later (ramp_iter), lower their weights, or try another manual_seed"
             )
-        return mean
-
-    def _restorer_step(self) -> OrderedDict[str, Tensor]:
-        options = self.train_opt.restorer_opt
-        assert options is not None
-        with torch.no_grad():
-            rain = self._rain_layer(self._steady("g"), self.lq)
-            rainy = make_pseudo_rainy(self.gt, rain, options)
-        loss = self.cri_pix(self.nets["s"](rainy), self.gt)
-        self._require_finite("l_restorer", loss)
-        self.optimizer["s"].zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer["s"].step()
-        self._update_averages(("s",))
-        return OrderedDict(l_restorer=loss.detach(), mean_rain=rain.abs().mean())
 
     def _rain_layer(self, net_g: nn.Module, rainy: Tensor) -> Tensor:
         return self._steady("r")(rainy) if "r" in self.nets else rainy - net_g(rainy)
@@ -378,11 +381,22 @@ class NLCLModel(ValidationMixin, BaseModel):
                 self.save_network([net, self.averages[label]], f"net_{label}", current_iter, param_key=keys)
             else:
                 self.save_network(net, f"net_{label}", current_iter)
+        # BaseModel's own state holds optimizers and schedules; see compat.hold_the_whole_state.
+        self.extra_state["model"] = {
+            "mean_rain": self.mean_rain,
+            "skipped_steps": self.skipped_steps,
+            "scaler": self.stepper.scaler.state_dict(),
+        }
         self.save_training_state(epoch, current_iter)
 
     def resume_training(self, resume_state: dict[str, Any]) -> None:
-        """Take optimizers, schedulers and the stage from a training state."""
+        """Take optimizers, schedules, the stage and running values from a training state."""
         super().resume_training(resume_state)
+        own = resume_state.get("model", {})  # a stock state has none
+        self.mean_rain = own.get("mean_rain")
+        self.skipped_steps = own.get("skipped_steps", 0)
+        if own.get("scaler"):
+            self.stepper.scaler.load_state_dict(own["scaler"])
         self.current_iter = resume_state["iter"]
         restorer = self.train_opt.restorer_opt
         self.restoring = restorer is not None and self.current_iter > restorer.start_iter

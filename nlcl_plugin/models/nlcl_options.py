@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -111,7 +111,19 @@ class TrainOptions(Block):
     optim_d: OptimizerOptions | None = Field(None, description="Optimizer of net_d; optim_g's options by default.")
     optim_p: OptimizerOptions | None = Field(None, description="Optimizer of net_p; optim_g's options by default.")
     optim_s: OptimizerOptions | None = Field(None, description="Optimizer of net_s; needed with restorer_opt.")
-    scheduler: Built = Field(description="LinearDecayLR (ours) or a scheduler of BasicSR.")
+    scheduler: Built = Field(description="LinearDecayLR (ours), a scheduler of BasicSR, or one of torch.optim.")
+    amp: Literal["bf16", "fp16"] | None = Field(None, description="Precision of the networks; the losses stay in fp32.")
+    channels_last: bool = Field(False, description="Memory layout of the networks; faster in half precision on a GPU.")
+    compile: bool = Field(False, description="Compile the networks with torch.compile.")
+    grad_clip: float | None = Field(None, gt=0, description="Largest gradient norm of each optimizer's networks.")
+    accumulate: int = Field(
+        1,
+        ge=1,
+        description="Parts that a batch goes through in one by one: the memory of a part, the step of the batch.",
+    )
+    on_nonfinite: Literal["stop", "skip"] = Field(
+        "stop", description="At a NaN or infinity in a loss or gradient: stop, or leave the step out and count it."
+    )
     gan_opt: LossOptions | None = Field(None, description="Adversarial loss: B against unpaired clean images.")
     location_opt: LocationLossOptions | None = Field(None, description="Location contrast of B and O.")
     layer_opt: LayerLossOptions | None = Field(None, description="Layer contrast (NLCL) of B and R.")

@@ -7,56 +7,59 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nlcl_plugin.losses import lay_rain
+from nlcl_plugin.models.batch_random import BatchRandom
 from nlcl_plugin.models.nlcl_options import RestorerOptions
 
 
-def make_pseudo_rainy(clean: Tensor, rain: Tensor, options: RestorerOptions) -> Tensor:
+def make_pseudo_rainy(clean: Tensor, rain: Tensor, options: RestorerOptions, random: BatchRandom) -> Tensor:
     """Lay varied rain on clean images.
 
     Args:
         clean: Clean images C (B, 3, H, W), RGB in [0, 1].
         rain: Rain layers R of other images (B, C, H, W); negative values are dropped.
-        options: Ranges of the variation (see `RestorerOptions`).
+        options: Ranges of the variation (see `RestorerOptions`). More than one layer takes the further ones from
+            the other images given here.
+        random: Where the variation is drawn from.
 
     Returns:
         Pseudo-rainy images (B, 3, H, W), RGB in [0, 1]; a fraction `options.rain_free` of them equals `clean`.
     """
-    batch = clean.shape[0]
     rain = rain.detach().clamp_min(0)
     rain = rain * (rain > options.threshold)
-    total = vary_rain(rain, options)
+    total = vary_rain(rain, options, random)
     for extra in range(1, options.layers):
         # Each image gets another one's rain on top, or none: rain of several densities from the same few layers.
-        other = vary_rain(rain.roll(extra, dims=0), options)
-        total = torch.maximum(total, other * _coin(batch, 0.5, rain))
-    total = total * _coin(batch, 1 - options.rain_free, rain)
-    screen = _coin(batch, options.screen, rain)
+        other = vary_rain(rain.roll(extra, dims=0), options, random)
+        total = torch.maximum(total, other * random.coin(0.5, rain))
+    total = total * random.coin(1 - options.rain_free, rain)
+    screen = random.coin(options.screen, rain)
     return screen * lay_rain(clean, total, blend="screen") + (1 - screen) * lay_rain(clean, total)
 
 
-def vary_rain(rain: Tensor, options: RestorerOptions) -> Tensor:
+def vary_rain(rain: Tensor, options: RestorerOptions, random: BatchRandom) -> Tensor:
     """Flip, resize and amplify rain layers.
 
     Args:
         rain: Rain layers (B, C, H, W), not negative.
         options: Ranges of the variation; the size is drawn once for the batch, gain and flips for each image.
+        random: Where the variation is drawn from.
 
     Returns:
         Rain layers of the same shape.
     """
-    batch, _, height, width = rain.shape
+    height, width = rain.shape[-2:]
     if options.flip:
-        rain = torch.where(_coin(batch, 0.5, rain) > 0, rain.flip(-1), rain)
-        rain = torch.where(_coin(batch, 0.5, rain) > 0, rain.flip(-2), rain)
-    scale = _uniform(1, options.resize, rain).item()
+        rain = torch.where(random.coin(0.5, rain) > 0, rain.flip(-1), rain)
+        rain = torch.where(random.coin(0.5, rain) > 0, rain.flip(-2), rain)
+    scale = random.shared(*options.resize)
     size = (max(1, round(height * scale)), max(1, round(width * scale)))
     if size != (height, width):
         rain = F.interpolate(rain, size=size, mode="bilinear", align_corners=False, antialias=scale < 1)
-        rain = _fit(rain, height, width)
-    return rain * _uniform(batch, options.gain, rain)
+        rain = _fit(rain, height, width, random)
+    return rain * random.uniform(*options.gain, rain)
 
 
-def _fit(rain: Tensor, height: int, width: int) -> Tensor:
+def _fit(rain: Tensor, height: int, width: int, random: BatchRandom) -> Tensor:
     """Cut or mirror rain layers to a size."""
     pad_h, pad_w = max(0, height - rain.shape[-2]), max(0, width - rain.shape[-1])
     while pad_h or pad_w:  # one reflection can at most double a side less one
@@ -66,16 +69,6 @@ def _fit(rain: Tensor, height: int, width: int) -> Tensor:
             break
         rain = F.pad(rain, (0, step_w, 0, step_h), mode="reflect")
         pad_h, pad_w = max(0, height - rain.shape[-2]), max(0, width - rain.shape[-1])
-    top = int(torch.randint(rain.shape[-2] - height + 1, ()))
-    left = int(torch.randint(rain.shape[-1] - width + 1, ()))
+    top = random.shared_integer(rain.shape[-2] - height + 1)
+    left = random.shared_integer(rain.shape[-1] - width + 1)
     return rain[..., top : top + height, left : left + width]
-
-
-def _coin(batch: int, probability: float, like: Tensor) -> Tensor:
-    """(B, 1, 1, 1) of ones with a probability, else zeros."""
-    return (torch.rand(batch, 1, 1, 1) < probability).to(like)
-
-
-def _uniform(batch: int, limits: tuple[float, float], like: Tensor) -> Tensor:
-    low, high = limits
-    return (low + (high - low) * torch.rand(batch, 1, 1, 1)).to(like)

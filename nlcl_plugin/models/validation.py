@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 from os import path as osp
 from typing import Any
 
 import numpy as np
+import torch
 from basicsr.metrics import calculate_metric
 from basicsr.utils import get_root_logger, imwrite, tensor2img
 from torch.utils.data import DataLoader
@@ -24,6 +26,9 @@ BLIND_METRICS = {"niqe": {"type": "calculate_niqe", "crop_border": 0, "better": 
 NIQE_MIN_SIDE = 192  # two blocks of 96 pixels a side; NIQE fits a Gaussian over the blocks
 
 
+_Derained = tuple[str, dict[str, float], dict[str, np.ndarray]]  # path, metrics, pictures
+
+
 class ValidationMixin:
     """Validation for a BasicSR model whose visuals are `lq`, `result`, `rain` and, where it is known, `gt`.
 
@@ -34,9 +39,8 @@ class ValidationMixin:
     opt: dict[str, Any]
 
     def dist_validation(self, dataloader: DataLoader, current_iter: int, tb_logger: Any, save_img: bool) -> None:
-        """Validate on the first process."""
-        if self.opt["rank"] == 0:
-            self.nondist_validation(dataloader, current_iter, tb_logger, save_img)
+        """Validate, each process on its share of the images; the first one writes."""
+        self.nondist_validation(dataloader, current_iter, tb_logger, save_img)
 
     def nondist_validation(self, dataloader: DataLoader, current_iter: int, tb_logger: Any, save_img: bool) -> None:
         """Derain every image of a dataset, save pictures and log the metrics.
@@ -47,24 +51,37 @@ class ValidationMixin:
             tb_logger: TensorBoard writer or None.
             save_img: Whether to save pictures.
         """
-        name = dataloader.dataset.opt["name"]  # type: ignore[attr-defined]
+        dataset: Any = dataloader.dataset
+        name = dataset.opt["name"]
+        rank, processes = (self.opt["rank"], self.opt["world_size"]) if self.opt["dist"] else (0, 1)
+        wanted = self.opt.get("val", {}).get("pbar", not self.opt["is_train"]) and rank == 0
+        hidden = None if wanted else True  # None hides the bar where there is no terminal
         rows: list[dict[str, Any]] = []
         names: set[str] = set()
-        wanted = self.opt.get("val", {}).get("pbar", not self.opt["is_train"])
-        hidden = None if wanted else True  # None hides the bar where there is no terminal
-        for data in tqdm(dataloader, unit="image", desc=name, disable=hidden):
-            self.feed_data(data)  # type: ignore[attr-defined]
-            self.test()  # type: ignore[attr-defined]
-            visuals = self.get_current_visuals()  # type: ignore[attr-defined]
-            images = {key: tensor2img(value) for key, value in visuals.items()}  # BGR, 8 bit
-            image_name = _output_name(data["lq_path"][0], dataloader.dataset.opt.get("dataroot_lq"), names)  # type: ignore[attr-defined]
-            rows.append({"image": image_name, **self._measure(image_name, images)})
-            if save_img:
-                self._save_pictures(images, name, image_name, current_iter)
-        self._log_metrics(name, rows, current_iter, tb_logger)
-        if not self.opt["is_train"] and rows:
-            folder = self.opt["path"]["visualization"]
-            _write_csv(osp.join(osp.dirname(folder), f"{name}_metrics.csv"), rows)
+        share = DataLoader(dataset, batch_size=1, sampler=range(rank, len(dataset), processes))
+        # In rounds of one image a process, so that the first one can write the pictures of a round before the next.
+        batches = iter(share)
+        for _ in tqdm(range(math.ceil(len(dataset) / processes)), unit="round", desc=name, disable=hidden):
+            data = next(batches, None)  # the last round may not need all processes
+            own = self._derained(data, keep_images=save_img) if data is not None else None
+            for path, values, images in filter(None, _collected(own, processes)):
+                image_name = _output_name(path, dataset.opt.get("dataroot_lq"), names)
+                rows.append({"image": image_name, **values})
+                if save_img:
+                    self._save_pictures(images, name, image_name, current_iter)
+        if rank == 0:
+            self._log_metrics(name, rows, current_iter, tb_logger)
+            if not self.opt["is_train"] and rows:
+                folder = self.opt["path"]["visualization"]
+                _write_csv(osp.join(osp.dirname(folder), f"{name}_metrics.csv"), rows)
+
+    def _derained(self, data: dict[str, Any], *, keep_images: bool) -> _Derained:
+        self.feed_data(data)  # type: ignore[attr-defined]
+        self.test()  # type: ignore[attr-defined]
+        visuals = self.get_current_visuals()  # type: ignore[attr-defined]
+        images = {key: tensor2img(value) for key, value in visuals.items()}  # BGR, 8 bit
+        path = data["lq_path"][0]
+        return path, self._measure(path, images), images if keep_images else {}
 
     def _measure(self, image: str, images: dict[str, np.ndarray]) -> dict[str, float]:
         paired = "gt" in images
@@ -126,6 +143,18 @@ class ValidationMixin:
         if best is None or (value <= best["val"] if lower else value >= best["val"]):
             record[metric] = {"better": "lower" if lower else "higher", "val": value, "iter": current_iter}
         return record[metric]
+
+
+def _collected(own: _Derained | None, processes: int) -> list[_Derained | None]:
+    """What the processes made of a round, in the order of the images, on the first one; elsewhere nothing."""
+    if processes == 1:
+        return [own]
+    if torch.distributed.get_rank() != 0:
+        torch.distributed.gather_object(own)
+        return []
+    gathered: list[_Derained | None] = [None] * processes
+    torch.distributed.gather_object(own, gathered)
+    return gathered
 
 
 def _size(image: np.ndarray) -> str:

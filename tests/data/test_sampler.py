@@ -1,13 +1,16 @@
 import copy
 import math
 import pickle
+import random
+from typing import ClassVar
 
 import numpy as np
 import pytest
+import torch
 from torch.utils.data import BatchSampler, DataLoader
 from unpaired_helpers import epoch_indices
 
-from nlcl_plugin.data.sampler import SampleIndex, sample_generator, with_epoch
+from nlcl_plugin.data.sampler import EpochSampler, SampleIndex, SeededDataset, sample_generator, with_epoch
 
 
 class Echo:
@@ -52,23 +55,95 @@ class TestSampleIndex:
         assert [(int(i), i.epoch, i.draw) for i in indices] == [(0, 3, 0), (4, 3, 4), (0, 3, 5), (2, 3, 12)]
 
 
-class TestEpochIndices:
-    @pytest.mark.parametrize(("size", "ratio", "world"), [(10, 1, 1), (10, 1, 3), (7, 100, 4), (1, 1, 8), (3, 0.5, 2)])
-    def test_ranks_share_an_epoch_as_in_basicsr(self, size, ratio, world):
+class TestEpochSampler:
+    @pytest.mark.parametrize(("size", "ratio", "world"), [(10, 1, 1), (10, 1, 3), (7, 100, 4), (8, 1, 8), (3, 0.5, 2)])
+    def test_no_draw_is_seen_twice_and_together_they_are_an_epoch(self, size, ratio, world):
         ranks = [epoch_indices(size, epoch=1, ratio=ratio, world_size=world, rank=r) for r in range(world)]
-        total = math.ceil(size * ratio / world) * world
+        total = math.ceil(size * ratio)
         assert {len(rank) for rank in ranks} == {total // world}
-        assert sorted(draw for rank in ranks for draw in draws(rank)) == list(range(total))
+        seen = [draw for rank in ranks for draw in draws(rank)]
+        assert len(set(seen)) == len(seen) == total - total % world
+        assert set(seen) <= set(range(total))
         assert all(index == index.draw % size for rank in ranks for index in rank)
+
+    def test_draws_that_do_not_go_round_come_in_other_epochs(self):
+        left_out = {
+            frozenset(range(5)) - {d for r in (0, 1) for d in draws(epoch_indices(5, epoch=e, world_size=2, rank=r))}
+            for e in range(30)
+        }
+        assert set().union(*left_out) == set(range(5))
 
     def test_order_depends_on_the_epoch_only(self):
         assert draws(epoch_indices(50, epoch=0)) == draws(epoch_indices(50, epoch=0))
         assert draws(epoch_indices(50, epoch=0)) != draws(epoch_indices(50, epoch=1))
 
-    def test_ranks_interleave_what_one_process_would_load(self):
-        whole = draws(epoch_indices(10, epoch=4))
-        assert whole[0::2] == draws(epoch_indices(10, epoch=4, world_size=2, rank=0))
-        assert whole[1::2] == draws(epoch_indices(10, epoch=4, world_size=2, rank=1))
+    @pytest.mark.parametrize("world", [2, 3])
+    def test_processes_interleave_what_one_process_would_load(self, world):
+        whole = draws(epoch_indices(11, epoch=4))
+        for rank in range(world):
+            own = draws(epoch_indices(11, epoch=4, world_size=world, rank=rank))
+            assert own == whole[rank::world][: 11 // world]
+
+    @pytest.mark.parametrize(("before", "after"), [(1, 1), (2, 2), (2, 1), (1, 2)])
+    def test_an_epoch_is_gone_on_with_at_its_place_by_any_number_of_processes(self, before, after):
+        whole = draws(epoch_indices(12, epoch=4))
+        place = 3 * before
+        seen = [
+            draw
+            for rank in range(before)
+            for draw in draws(epoch_indices(12, epoch=4, world_size=before, rank=rank))[:3]
+        ]
+        rest = []
+        for rank in range(after):
+            sampler = EpochSampler(range(12), after, rank)
+            sampler.set_epoch(4, place)
+            assert len(sampler) == len(list(sampler)) == (12 - place) // after
+            rest += draws(sampler)
+        assert sorted(seen) == sorted(whole[:place])
+        assert not set(seen) & set(rest)
+        assert len(rest) == (12 - place) // after * after
+
+
+class Noise:
+    """A stock-like dataset that draws from the global generators."""
+
+    paths: ClassVar = ["here"]
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        return torch.tensor([random.random(), np.random.rand(), torch.rand(()).item()], dtype=torch.float64)  # noqa: NPY002
+
+
+class TestSeededDataset:
+    def loaded(self, workers, start=0, seed=5, epoch=0):
+        sampler = EpochSampler(Noise(), 1, 0)
+        sampler.set_epoch(epoch, start)
+        loader = DataLoader(SeededDataset(Noise(), seed), sampler=sampler, batch_size=2, num_workers=workers)
+        return torch.cat(list(loader))
+
+    def test_samples_depend_on_seed_epoch_and_draw_and_not_on_workers_or_where_the_epoch_is_taken_up(self):
+        alone = self.loaded(0)
+        assert len(set(alone.flatten().tolist())) == 18
+        assert torch.equal(self.loaded(2), alone)
+        assert torch.equal(self.loaded(1, start=2), alone[2:])
+        assert not torch.equal(self.loaded(0, seed=6), alone)
+        assert not torch.equal(self.loaded(0, epoch=1).sort(0).values, alone.sort(0).values)
+
+    def test_the_generators_outside_go_on_as_if_nothing_was_loaded(self):
+        def numbers(between):
+            random.seed(0), np.random.seed(0), torch.manual_seed(0)  # noqa: NPY002
+            between()
+            return random.random(), np.random.rand(), torch.rand(()).item()  # noqa: NPY002
+
+        dataset = SeededDataset(Noise(), 0)
+        assert numbers(lambda: dataset[3]) == numbers(lambda: None)
+
+    def test_shows_the_attributes_inside_also_after_a_pickle(self):
+        dataset = pickle.loads(pickle.dumps(SeededDataset(Noise(), 0)))  # noqa: S301
+        assert dataset.paths == ["here"]
+        assert not hasattr(dataset, "missing")
 
 
 class TestSampleGenerator:

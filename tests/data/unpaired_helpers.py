@@ -4,17 +4,17 @@ import os
 
 import lmdb
 import numpy as np
-from basicsr.data.data_sampler import EnlargedSampler
 
 from nlcl_plugin.data.image_io import write_image
+from nlcl_plugin.data.sampler import EpochSampler
 
 RAINY = ["a/000.png", "a/001.png", "b/000.png", "b/雨 2.png", "c.v1.png"]
 CLEAN = ["x/000.png", "x/001.png", "y.png"]
 
 
 def epoch_indices(size, *, epoch, ratio=1, world_size=1, rank=0):
-    """What one rank loads in one epoch: BasicSR's sampler, mended."""
-    sampler = EnlargedSampler(range(size), world_size, rank, ratio)
+    """What one rank loads in one epoch."""
+    sampler = EpochSampler(range(size), world_size, rank, ratio)
     sampler.set_epoch(epoch)
     return list(sampler)
 

@@ -53,20 +53,20 @@ def write_options(folder, options, name="options.yml"):
     return path
 
 
-def make_folders(root, photograph):
-    """rainy/ (3 images), clean/ (5 other images, other names), val_rainy/ and val_clean/ (2 pairs)."""
+def make_folders(root, photograph, pairs=2):
+    """rainy/ (3 images), clean/ (5 other images, other names), val_rainy/ and val_clean/ (so many pairs)."""
     for seed, (folder, names) in enumerate(
         (
             ("rainy", [f"rainy_{i}" for i in range(3)]),
             ("clean", [f"clean_{i}" for i in range(5)]),
-            ("val_clean", ["0", "1"]),
+            ("val_clean", [str(i) for i in range(pairs)]),
         )
     ):
         (root / folder).mkdir()
         for i, name in enumerate(names):
             cv2.imwrite(str(root / folder / f"{name}.png"), photograph(48, 56, seed=10 * seed + i))
     (root / "val_rainy").mkdir()
-    for i in range(2):
+    for i in range(pairs):
         image = cv2.imread(str(root / "val_clean" / f"{i}.png")).astype(int)
         image[:, ::7] += 60
         cv2.imwrite(str(root / "val_rainy" / f"{i}.png"), image.clip(0, 255).astype(np.uint8))

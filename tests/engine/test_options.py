@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from nlcl_plugin.engine.options import load_yaml, newest_checkpoint, override
+from nlcl_plugin.engine.options import load_yaml, newest_checkpoint, override, write_options
 from nlcl_plugin.errors import InputError
 
 
@@ -96,3 +96,129 @@ def test_folder_of_checkpoints_stands_for_the_newest(tmp_path):
         newest_checkpoint(str(tmp_path), "pretrain_network_d")
     with pytest.raises(InputError, match="there is no file or folder"):
         newest_checkpoint(str(tmp_path / "none"), "pretrain_network_d")
+
+
+# option files that build on another -----------------------------------------------------------------------------------
+BASE = """
+name: base
+train: {total_iter: 10, optim_g: {type: Adam, lr: 1e-4, betas: [0.5, 0.9]}, gan_opt: {type: GANLoss}}
+val: {val_freq: 5}
+"""
+
+
+def write_files(tmp_path, **texts):
+    for name, text in texts.items():
+        path = tmp_path / f"{name.replace('__', '/')}.yml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return str(tmp_path / "own.yml")
+
+
+def test_blocks_are_merged_and_lists_and_values_replaced(tmp_path, monkeypatch):
+    own = "_base_: sub/base.yml\ntrain: {optim_g: {lr: 2e-4, betas: [0.9]}, amp: bf16}\nval: ~\nname: own"
+    path = write_files(tmp_path, sub__base=BASE, own=own)
+    monkeypatch.chdir("/")  # the base is found beside the file, not in the current folder
+    options = load_yaml(path)
+    assert options == {
+        "name": "own",
+        "train": {
+            "total_iter": 10,
+            "optim_g": {"type": "Adam", "lr": 2e-4, "betas": [0.9]},
+            "gan_opt": {"type": "GANLoss"},
+            "amp": "bf16",
+        },
+        "val": None,
+    }
+    assert list(options) == ["name", "train", "val"]
+
+
+def test_a_block_that_deletes_takes_nothing_over(tmp_path):
+    own = "_base_: base.yml\ntrain: {optim_g: {_delete_: true, type: SGD}, gan_opt: {_delete_: false, weight: 1}}\n"
+    options = load_yaml(write_files(tmp_path, base=BASE, own=own + "new: {_delete_: true, a: {_delete_: true, b: 1}}"))
+    assert options["train"]["optim_g"] == {"type": "SGD"}
+    assert options["train"]["gan_opt"] == {"type": "GANLoss", "weight": 1}
+    assert options["new"] == {"a": {"b": 1}}
+
+
+def test_later_bases_win_and_bases_have_bases(tmp_path):
+    path = write_files(
+        tmp_path,
+        root="a: 1\nb: 1\nc: 1\nd: 1",
+        first="_base_: root.yml\nb: 2\nc: 2\nd: 2",
+        second="c: 3\nd: 3",
+        own="_base_: [first.yml, second.yml]\nd: 4",
+    )
+    assert load_yaml(path) == {"a": 1, "b": 2, "c": 3, "d": 4}
+
+
+def test_two_ways_to_one_base_are_no_circle(tmp_path):
+    path = write_files(
+        tmp_path,
+        root="a: 1",
+        first="_base_: root.yml",
+        second="_base_: root.yml",
+        own="_base_: [first.yml, second.yml]",
+    )
+    assert load_yaml(path) == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("texts", "match"),
+    [
+        ({"own": "_base_: own.yml"}, r"own.yml: _base_ leads back to where it began \(own.yml → own.yml\)"),
+        (
+            {"own": "_base_: a.yml", "a": "_base_: b.yml", "b": "_base_: ./a.yml"},
+            r"a.yml: _base_ leads back to where it began \(a.yml → b.yml → a.yml\)",
+        ),
+        ({"own": "_base_: [a.yml, none.yml]", "a": "x: 1"}, "own.yml: _base_: there is no file '.*none.yml'"),
+        ({"own": "_base_: a.yml", "a": "_base_: sub"}, "a.yml: _base_: there is no file"),
+        (
+            {"own": "_base_: {a: 1}"},
+            "own.yml: _base_: expected an option file or a list of them, but received {'a': 1}",
+        ),
+        ({"own": "_base_: [1]"}, r"_base_: expected an option file or a list of them, but received \[1\]"),
+        ({"own": "_base_: ~"}, "_base_: expected an option file"),
+        ({"own": "_base_: a.yml", "a": "- 1"}, "a.yml must hold a mapping"),
+        ({"own": "a: {_delete_: 1}"}, "own.yml: _delete_: expected true or false, but received 1"),
+    ],
+)
+def test_wrong_bases_are_told_in_one_line(tmp_path, texts, match):
+    with pytest.raises(InputError, match=match) as raised:
+        load_yaml(write_files(tmp_path, **texts))
+    assert "\n" not in str(raised.value)
+
+
+def test_written_options_are_read_back_as_the_same(tmp_path):
+    shared = {"lr": 1e-5, "eps": 1e-08, "n": 5000.0}
+    options = {
+        "b": shared,
+        "a": [shared, [], {}],
+        "texts": [
+            "1e-4",
+            "1E5",
+            "0x1f",
+            "on",
+            "~",
+            "",
+            "2024-01-02",
+            "ä → ß",
+            "x: y",
+            "a\nb",
+            "1_000",
+            "0o7",
+            "=",
+            "1:30",
+        ],
+        "values": [None, True, 0, -1, 0.1, 1e300, float("inf")],
+        "on": 1,
+        "1e4": 2,
+    }
+    path = str(tmp_path / "written.yml")
+    write_options(path, options, comment="first line\nsecond: line")
+    assert load_yaml(path) == options
+    assert list(load_yaml(path)) == list(options)
+    text = (tmp_path / "written.yml").read_text(encoding="utf-8")
+    assert text.startswith("# first line\n# second: line\nb:\n  lr: 1.0e-05\n")
+    assert "&" not in text
+    assert "ä → ß" in text
+    assert os.listdir(tmp_path) == ["written.yml"]

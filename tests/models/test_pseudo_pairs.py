@@ -1,10 +1,15 @@
 import pytest
 import torch
 
+from nlcl_plugin.models.batch_random import BatchRandom
 from nlcl_plugin.models.nlcl_options import RestorerOptions
 from nlcl_plugin.models.pseudo_pairs import make_pseudo_rainy, vary_rain
 
 PLAIN = {"start_iter": 0, "gain": (1.0, 1.0), "resize": (1.0, 1.0), "flip": False, "rain_free": 0.0, "threshold": 0.0}
+
+
+def drawn(images, current_iter=1):
+    return BatchRandom(0, current_iter, range(len(images)), len(images))
 
 
 def layers(n=3, height=12, width=17):
@@ -14,20 +19,24 @@ def layers(n=3, height=12, width=17):
 
 def test_without_variation_the_composite_is_the_clipped_sum():
     clean, rain = layers()
-    torch.testing.assert_close(make_pseudo_rainy(clean, rain, RestorerOptions(**PLAIN)), (clean + rain).clamp(0, 1))
+    torch.testing.assert_close(
+        make_pseudo_rainy(clean, rain, RestorerOptions(**PLAIN), drawn(clean)), (clean + rain).clamp(0, 1)
+    )
 
 
 def test_screen_blending_and_rain_free_pairs_are_as_asked_for():
     clean, rain = layers()
-    screen = make_pseudo_rainy(clean, rain, RestorerOptions(**{**PLAIN, "screen": 1.0}))
+    screen = make_pseudo_rainy(clean, rain, RestorerOptions(**{**PLAIN, "screen": 1.0}), drawn(clean))
     torch.testing.assert_close(screen, clean + rain * (1 - clean))
-    assert torch.equal(make_pseudo_rainy(clean, rain, RestorerOptions(**{**PLAIN, "rain_free": 1.0})), clean)
+    assert torch.equal(
+        make_pseudo_rainy(clean, rain, RestorerOptions(**{**PLAIN, "rain_free": 1.0}), drawn(clean)), clean
+    )
 
 
 def test_faint_and_negative_rain_is_dropped():
     clean = torch.zeros(1, 3, 1, 3)
     rain = torch.tensor([-0.5, 0.02, 0.3]).view(1, 1, 1, 3)
-    rainy = make_pseudo_rainy(clean, rain, RestorerOptions(**{**PLAIN, "threshold": 0.03}))
+    rainy = make_pseudo_rainy(clean, rain, RestorerOptions(**{**PLAIN, "threshold": 0.03}), drawn(clean))
     assert rainy[0, 0, 0].tolist() == pytest.approx([0, 0, 0.3])
 
 
@@ -35,7 +44,7 @@ def test_faint_and_negative_rain_is_dropped():
 @pytest.mark.parametrize("size", [(12, 17), (1, 1), (2, 30)])
 def test_resized_rain_keeps_its_size_and_range(scale, size):
     _, rain = layers(2, *size)
-    varied = vary_rain(rain, RestorerOptions(**{**PLAIN, "resize": (scale, scale)}))
+    varied = vary_rain(rain, RestorerOptions(**{**PLAIN, "resize": (scale, scale)}), drawn(rain))
     assert varied.shape == rain.shape
     assert varied.min() >= 0
     assert varied.max() <= rain.max() + 1e-6
@@ -44,7 +53,7 @@ def test_resized_rain_keeps_its_size_and_range(scale, size):
 def test_gain_and_flips_are_drawn_for_each_image():
     torch.manual_seed(0)
     rain = torch.rand(1, 1, 8, 8).expand(64, 1, 8, 8)
-    varied = vary_rain(rain, RestorerOptions(**{**PLAIN, "gain": (0.5, 2.0), "flip": True}))
+    varied = vary_rain(rain, RestorerOptions(**{**PLAIN, "gain": (0.5, 2.0), "flip": True}), drawn(rain))
     sums = varied.sum(dim=(1, 2, 3)) / rain[0].sum()
     assert sums.min() < 0.7
     assert sums.max() > 1.6
@@ -56,7 +65,7 @@ def test_extra_layers_only_add_rain_of_other_images():
     clean, rain = torch.zeros(4, 3, 6, 6), torch.zeros(4, 1, 6, 6)
     for i in range(4):
         rain[i, :, i] = 0.1 * (i + 1)
-    rainy = make_pseudo_rainy(clean, rain, RestorerOptions(**{**PLAIN, "layers": 3}))
+    rainy = make_pseudo_rainy(clean, rain, RestorerOptions(**{**PLAIN, "layers": 3}), drawn(clean))
     assert (rainy[:, :1] >= rain - 1e-6).all()
     assert (rainy.amax(dim=(1, 3)) > 0).sum() > 4
 

@@ -1,0 +1,102 @@
+"""The loaders of a training, with BasicSR's builders."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from basicsr.data import build_dataloader, build_dataset
+from basicsr.data.prefetch_dataloader import CPUPrefetcher, CUDAPrefetcher
+from basicsr.utils import get_root_logger
+from torch.utils.data import DataLoader
+
+from nlcl_plugin.data.sampler import EpochSampler, SeededDataset
+from nlcl_plugin.errors import InputError
+
+
+class TrainingBatches:
+    """Batches of one epoch after another, and the place in the epoch.
+
+    Args:
+        opt: Complete, checked options.
+
+    Raises:
+        InputError: If an epoch has no batch.
+
+    Attributes:
+        dataset: The training dataset.
+        epoch: The epoch, counted from 0.
+        place: Draws of the epoch that all processes together have given out in batches.
+    """
+
+    def __init__(self, opt: dict[str, Any]) -> None:
+        options = opt["datasets"]["train"]
+        self.dataset = SeededDataset(build_dataset(options), opt["manual_seed"])
+        ratio = options.get("dataset_enlarge_ratio", 1)
+        self._sampler = EpochSampler(self.dataset, opt["world_size"], opt["rank"], ratio)
+        self._loader = build_dataloader(
+            self.dataset, options, num_gpu=opt["num_gpu"], dist=opt["dist"], sampler=self._sampler, seed=0
+        )
+        # A generator of its own, as each start of a loader draws a number: resuming would draw one more.
+        self._loader.generator = torch.Generator().manual_seed(opt["manual_seed"])
+        if len(self._loader) == 0:
+            processes = f" of each of {opt['world_size']} processes" if opt["dist"] else ""
+            raise InputError(
+                f"datasets.train: {len(self.dataset)} images × dataset_enlarge_ratio don't fill one batch of "
+                f"{self._loader.batch_size}{processes}; lower batch_size_per_gpu or raise dataset_enlarge_ratio"
+            )
+        cuda = options.get("prefetch_mode") == "cuda"
+        self._prefetcher = CUDAPrefetcher(self._loader, opt) if cuda else CPUPrefetcher(self._loader)
+        self.batch_size = self._loader.batch_size * opt["world_size"]
+        self.epoch = 0
+        self.place = 0
+        self._started = False
+        self._log(opt)
+
+    def start_at(self, epoch: int, place: int) -> None:
+        """Go on in the middle of an epoch; before the first batch."""
+        self.epoch, self.place = epoch, place
+
+    def next(self) -> dict[str, Any]:
+        """The next batch, of the next epoch if this one is at its end."""
+        if not self._started:
+            self._begin(self.epoch, self.place)
+        batch = self._prefetcher.next()
+        while batch is None:
+            self._begin(self.epoch + 1, 0)
+            batch = self._prefetcher.next()
+        self.place += self.batch_size
+        return batch
+
+    def _begin(self, epoch: int, place: int) -> None:
+        self.epoch, self.place = epoch, place
+        self._sampler.set_epoch(epoch, place)
+        self._prefetcher.reset()
+        self._started = True
+
+    def _log(self, opt: dict[str, Any]) -> None:
+        batches = len(self._loader)
+        iterations = int(opt["train"]["total_iter"])
+        get_root_logger().info(
+            f"Training on {len(self.dataset)} images: {opt['world_size']} processes × {self._loader.batch_size} images "
+            f"a step, {batches} steps an epoch, {iterations} steps, {math.ceil(iterations / batches)} epochs."
+        )
+
+
+def validation_loaders(opt: dict[str, Any]) -> list[DataLoader[Any]]:
+    """The loaders of all validation datasets, whole images one by one.
+
+    Args:
+        opt: Complete, checked options.
+
+    Returns:
+        One loader a dataset.
+    """
+    loaders = []
+    for name, options in opt["datasets"].items():
+        if name.split("_")[0] == "val":
+            dataset = build_dataset(options)
+            loaders.append(build_dataloader(dataset, options, num_gpu=opt["num_gpu"], dist=opt["dist"]))
+            get_root_logger().info(f"Number of images in {options['name']}: {len(dataset)}")
+    return loaders

@@ -1,0 +1,142 @@
+"""Join the processes of a run, let them agree, and part."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from basicsr.utils.dist_util import get_dist_info, init_dist
+
+from nlcl_plugin.errors import InputError
+
+T = TypeVar("T")
+
+_NEEDED = {
+    "pytorch": (
+        ("RANK", "WORLD_SIZE", "MASTER_ADDR"),
+        "start with `torchrun --nproc_per_node=N -m nlcl_plugin train -opt ... --launcher pytorch`",
+    ),
+    "slurm": (
+        ("SLURM_PROCID", "SLURM_NTASKS"),
+        "start with `srun python -m nlcl_plugin train -opt ... --launcher slurm`, as tools/slurm_train.sh does",
+    ),
+}
+
+
+def join(launcher: str, parameters: dict[str, Any], *, local_rank: int | None = None, on_gpu: bool = True) -> None:
+    """Join the process group of a launcher.
+
+    Args:
+        launcher: `pytorch` or `slurm`.
+        parameters: `dist_params`: `backend` (NCCL by default; gloo where there is no GPU), `port` of the first host
+            where the environment names none, and `timeout` of collectives in seconds.
+        local_rank: The process's number on its host, if it was an argument; LOCAL_RANK in the environment wins.
+        on_gpu: Whether the run uses GPUs.
+
+    Raises:
+        InputError: If the launcher's environment is missing, a parameter is wrong, or the processes don't find each
+            other.
+    """
+    names, advice = _NEEDED[launcher]
+    missing = [name for name in names if name not in os.environ]
+    if missing:
+        raise InputError(f"--launcher {launcher}: not set: {', '.join(missing)}; {advice}")
+    parameters = _checked(parameters)
+    if parameters["backend"] == "nccl" and not (on_gpu and torch.cuda.is_available() and dist.is_nccl_available()):
+        parameters["backend"] = "gloo"
+        if rank_in_environment() == "0":
+            warnings.warn("dist_params.backend: nccl needs GPUs, and this run has none; gloo is used", stacklevel=2)
+    if local_rank is not None:
+        os.environ.setdefault("LOCAL_RANK", str(local_rank))
+    try:
+        init_dist(launcher, **parameters)
+    except InputError:
+        raise
+    except (RuntimeError, ValueError) as error:  # unset or wrong variables, an unknown host, a port in use, a time-out
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"--launcher {launcher}: the processes don't find each other ({reason}); check MASTER_ADDR, MASTER_PORT "
+            "and that as many processes were started as each expects"
+        ) from error
+
+
+def _checked(parameters: dict[str, Any]) -> dict[str, Any]:
+    parameters = {"backend": "nccl", **parameters}
+    backends = [name for name in dist.Backend.backend_list if name not in ("undefined", "fake")]
+    if parameters["backend"] not in backends:
+        raise InputError(
+            f"dist_params.backend: expected one of {', '.join(backends)}, but received {parameters['backend']!r}"
+        )
+    for key in sorted(set(parameters) - {"backend", "port", "timeout"}):
+        raise InputError(f"dist_params.{key}: unknown option; expected backend, port or timeout")
+    port = parameters.get("port")
+    if port is not None and (isinstance(port, bool) or not isinstance(port, int) or not 0 < port < 65536):
+        raise InputError(f"dist_params.port: expected a number from 1 to 65535, but received {port!r}")
+    timeout = parameters.get("timeout")
+    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout <= 0):
+        raise InputError(f"dist_params.timeout: expected seconds, a number above 0, but received {timeout!r}")
+    return parameters
+
+
+def rank_in_environment() -> str:
+    """Rank that the launcher gave this process, 0 without one; known also where the group is not, or never, joined."""
+    return os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or "0"
+
+
+def from_rank_zero(make: Callable[[], T]) -> T:
+    """Do something on rank 0 and give what comes of it to every process; all must call this.
+
+    Args:
+        make: Called on rank 0 only.
+
+    Returns:
+        What it returned; on other ranks a copy.
+
+    Raises:
+        InputError: On every rank, if it raised one.
+    """
+    rank, world_size = get_dist_info()
+    if world_size == 1:
+        return make()
+    outcome: list[Any] = [None, None]
+    if rank == 0:
+        try:
+            outcome[0] = make()
+        except InputError as error:
+            outcome[1] = str(error)
+    dist.broadcast_object_list(outcome, src=0)
+    value, fault = outcome
+    if fault is not None:
+        raise InputError(fault)
+    return value
+
+
+def part(code: int) -> int:
+    """Wait until every process is here, then destroy the process group.
+
+    A launcher ends all processes as soon as one exits with another code than 0, so that one which has only been told to
+    stop must not exit while another is saving. There is no time limit: rank 0 may have a long summary to write.
+
+    Args:
+        code: Exit code of this process.
+
+    Returns:
+        The highest of all processes, which each then exits with.
+    """
+    if not dist.is_initialized():
+        return code
+    rank, world_size = get_dist_info()
+    store = dist.distributed_c10d._get_default_store()  # a collective would have a time limit
+    store.set(f"exit_code/{rank}", str(code))
+    store.add("arrived", 1)
+    while store.add("arrived", 0) < world_size:
+        time.sleep(0.05)
+    highest = max(int(store.get(f"exit_code/{other}")) for other in range(world_size))
+    dist.barrier()  # rank 0 may hold the store and must not take it away before the others have read it
+    dist.destroy_process_group()
+    return highest

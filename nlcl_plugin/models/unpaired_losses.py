@@ -1,0 +1,132 @@
+"""Stage 1: all losses on the layers of rainy images, for one part of a batch."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any, NamedTuple
+
+import torch
+from basicsr.losses import build_loss
+from torch import Tensor, nn
+
+from nlcl_plugin.losses import lay_rain
+from nlcl_plugin.models.batch_random import BatchRandom
+from nlcl_plugin.models.layer_embeddings import LayerEmbeddings, image_places, layer_places
+from nlcl_plugin.models.nlcl_options import LossOptions, TrainOptions
+
+
+class Layers(NamedTuple):
+    """What the generators made of a part of a batch, without gradient."""
+
+    image: Tensor
+    rain: Tensor
+
+
+class UnpairedLosses:
+    """The losses of a `train` block and the networks that they train.
+
+    Each loss is a mean over the images of a part, each image by itself (unless it gathers negatives): the mean over
+    equal parts is the loss of the whole batch.
+
+    Args:
+        options: The `train` block.
+        nets: Networks by label (`g`, `r`, `d`, `p`), as they are run: wrapped for distributed training or not.
+        bare_d: The discriminator without such a wrapper: what trains the generator needs no gradients of it.
+        device: Where the networks are.
+    """
+
+    def __init__(
+        self, options: TrainOptions, nets: dict[str, nn.Module], bare_d: nn.Module | None, device: torch.device
+    ) -> None:
+        self.options = options
+        self.nets = nets
+        self.bare_d = bare_d
+        self.embed = LayerEmbeddings(options, nets, bare_d)
+
+        def loss(block: LossOptions | None) -> Any:
+            return build_loss(block.build_options()).to(device) if block is not None else None
+
+        self.cri_gan = loss(options.gan_opt)
+        self.cri_location = loss(options.location_opt)
+        self.cri_layer = loss(options.layer_opt)
+        self.cri_consistency = loss(options.consistency_opt)
+        self.cri_fidelity = loss(options.fidelity_opt)
+        self.cri_identity = loss(options.identity_opt)
+        self.cri_relay = loss(options.relay_opt)
+
+    def generators(
+        self, rainy: Tensor, clean: Tensor, current_iter: int, random: BatchRandom
+    ) -> tuple[Tensor, OrderedDict[str, Tensor], Layers]:
+        """What the generators and heads minimise.
+
+        Args:
+            rainy: Rainy images O (B, 3, H, W), RGB in [0, 1].
+            clean: Clean images C of other scenes, of the same shape.
+            current_iter: The iteration, for the ramps of the weights.
+            random: Where places are drawn from.
+
+        Returns:
+            The weighted sum of the losses, each loss by itself without its ramp, and the layers.
+        """
+        t, n = self.options, rainy.shape[0]
+        losses: OrderedDict[str, Tensor] = OrderedDict()
+        total = rainy.new_zeros(())
+
+        def add(name: str, block: LossOptions, value: Tensor) -> None:
+            nonlocal total
+            losses[name] = value.detach()
+            total = total + block.weight_at(current_iter) * value
+
+        # One pass of the generator serves O and C, and its features of both are the keys of location contrast.
+        on_clean = t.location_opt is not None and t.location_opt.sampling.on_clean
+        with_clean = on_clean or t.identity_opt is not None
+        inputs = torch.cat((rainy, clean)) if with_clean else rainy
+        outputs, keys = self.embed.generator(inputs)
+        image = outputs[:n]
+        rain = self.nets["r"](rainy) if "r" in self.nets else rainy - image
+
+        features_b, features_r = None, None
+        if t.gan_opt is not None:
+            judged, features_b, features_r = self.embed.discriminator(image, rain)
+            add("l_g_gan", t.gan_opt, self.cri_gan(_full(judged), True))
+        compared = len(inputs) if on_clean else n
+        embeddings = self.embed(
+            location=image_places(outputs[:compared], [k[:compared] for k in keys], self.embed, random)
+            if t.location_opt
+            else None,
+            layer=layer_places(image, rain, features_b, features_r, self.embed, random) if t.layer_opt else None,
+        )
+        if t.location_opt is not None:
+            add("l_location", t.location_opt, self.cri_location(*embeddings.location))
+        if t.layer_opt is not None:
+            value = self.cri_layer(*embeddings.layer)
+            add("l_layer", t.layer_opt, value)
+            losses["l_layer_above_floor"] = value.detach() - self.cri_layer.floor(*embeddings.layer)
+        if t.consistency_opt is not None:
+            add("l_consistency", t.consistency_opt, self.cri_consistency(image + rain, rainy))
+        if t.fidelity_opt is not None:
+            add("l_fidelity", t.fidelity_opt, self.cri_fidelity(image, rainy))
+        if t.identity_opt is not None:
+            add("l_identity", t.identity_opt, self.cri_identity(outputs[n:], clean))
+        if t.relay_opt is not None:
+            composite = lay_rain(clean, rain.detach().clamp_min(0))
+            add("l_relay", t.relay_opt, self.cri_relay(self.nets["g"](composite), clean))
+        return total, losses, Layers(image.detach(), rain.detach())
+
+    def discriminator(self, image: Tensor, clean: Tensor) -> Tensor:
+        """What the discriminator minimises: clean photographs are real, image layers are not.
+
+        Args:
+            image: Image layers B (B, 3, H, W), without gradient.
+            clean: Clean images C of the same shape.
+
+        Returns:
+            A scalar.
+        """
+        real, fake = _full(self.nets["d"](torch.cat((clean, image)))).chunk(2)
+        return 0.5 * (self.cri_gan(real, True, is_disc=True) + self.cri_gan(fake, False, is_disc=True))
+
+
+def _full(x: Tensor) -> Tensor:
+    """At least single precision, for the losses."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,0 +1,206 @@
+"""Precision, clipping, parts of a batch, schedules by name, and what is done about NaN."""
+
+import copy
+
+import pytest
+import torch
+from model_helpers import RESTORER, batch, build, options, step
+
+from nlcl_plugin.errors import InputError, TrainingStoppedError
+
+
+def weights(model):
+    return {
+        f"{label}.{name}": value.detach().clone()
+        for label, net in model.nets.items()
+        for name, value in net.named_parameters()
+    }
+
+
+def same(before, after):
+    return all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_networks_run_in_half_precision_and_losses_in_full(tmp_path, amp):
+    model = build(options(tmp_path, amp=amp))
+    inside, compared = [], []
+    model.net_g.blocks[0].conv1.register_forward_hook(lambda _, __, out: inside.append(out.dtype))
+    for name in ("cri_layer", "cri_location", "cri_gan", "cri_relay"):
+        loss = getattr(model.losses, name)
+        loss.register_forward_pre_hook(lambda _, args: compared.extend(_dtypes(args)))
+    reduced = step(model, 1)
+    assert set(inside) == {torch.bfloat16 if amp == "bf16" else torch.float16}
+    assert set(compared) == {torch.float32}
+    assert {p.dtype for net in model.nets.values() for p in net.parameters()} == {torch.float32}
+    full = step(build(options(tmp_path)), 1)
+    assert reduced == pytest.approx(full, rel=0.05, abs=1e-3)
+
+
+def _dtypes(value):
+    if isinstance(value, torch.Tensor):
+        return [value.dtype]
+    return [dtype for part in value for dtype in _dtypes(part)] if isinstance(value, list | tuple) else []
+
+
+def test_a_scaled_step_that_overflows_is_left_out_and_the_scale_falls(tmp_path):
+    model = build(options(tmp_path, amp="fp16"))
+    step(model, 1)
+    state = model.stepper.scaler.state_dict()
+    model.stepper.scaler.load_state_dict({**state, "scale": 2.0**60})
+    before = weights(model)
+    step(model, 2)
+    assert same(before, weights(model))
+    assert model.stepper.scaler.get_scale() == 2.0**59
+    model.stepper.scaler.load_state_dict(state)
+    step(model, 3)
+    assert not same(before, weights(model))
+
+
+def test_the_scale_is_in_the_checkpoint(tmp_path):
+    opt = options(tmp_path, amp="fp16")
+    first = build(opt)
+    step(first, 1)
+    first.stepper.scaler.load_state_dict({**first.stepper.scaler.state_dict(), "scale": 512.0})
+    first.save(0, 1)
+    second = build(opt)
+    second.resume_training(torch.load(tmp_path / "1.state", weights_only=True))
+    assert second.stepper.scaler.get_scale() == 512.0
+
+
+def test_memory_layout_changes_no_result(tmp_path):
+    expected = step(build(options(tmp_path)), 1)
+    model = build(options(tmp_path, channels_last=True))
+    assert step(model, 1) == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    assert model.net_g.blocks[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.slow
+def test_compiled_networks_give_the_same_losses_and_checkpoints(tmp_path):
+    plain, compiled = build(options(tmp_path)), build(options(tmp_path, compile=True))
+    for current_iter in (1, 2):
+        assert step(compiled, current_iter) == pytest.approx(step(plain, current_iter), rel=1e-3, abs=1e-5)
+    compiled.save(0, 2)
+    again = build(options(tmp_path))
+    again.nets["g"].load_state_dict(torch.load(tmp_path / "net_g_2.pth", weights_only=True)["params"])
+    plain.feed_data({"lq": batch()["lq"][:1]})
+    plain.test()
+    compiled.feed_data({"lq": batch()["lq"][:1]})
+    compiled.test()
+    torch.testing.assert_close(compiled.output, plain.output, rtol=1e-3, atol=1e-4)
+
+
+def test_checkpointed_generator_has_the_same_gradients(tmp_path):
+    def gradients(checkpointing):
+        opt = options(tmp_path)
+        opt["network_g"]["checkpointing"] = checkpointing
+        model = build(opt)
+        step(model, 1)
+        return [p.grad for p in model.net_g.parameters()]
+
+    for a, b in zip(gradients(True), gradients(False), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
+
+
+def test_gradients_are_clipped_by_norm_and_the_norm_is_logged(tmp_path):
+    log = step(build(options(tmp_path)), 1)
+    assert not any(name.startswith("grad_norm") for name in log)
+    model = build(options(tmp_path, grad_clip=1e-3))
+    log = step(model, 1)
+    for name in ("g", "d", "p"):
+        gradients = [p.grad for group in model.optimizer[name].param_groups for p in group["params"]]
+        norm = torch.linalg.vector_norm(torch.cat([g.flatten() for g in gradients]))
+        assert norm.item() == pytest.approx(1e-3, rel=1e-2)
+        assert log[f"grad_norm_{name}"] > 1e-3
+
+
+def test_a_batch_that_cannot_be_cut_into_parts_is_refused(tmp_path):
+    with pytest.raises(InputError, match="a batch of 2 images has no 3 equal parts"):
+        step(build(options(tmp_path, accumulate=3)), 1)
+
+
+NAN = {**batch(), "lq": torch.full((2, 3, 32, 32), float("nan"))}
+
+
+def test_a_gradient_that_is_not_a_number_stops_the_training_before_the_step(tmp_path):
+    model = build(options(tmp_path))
+    model.net_p.heads[0][0].weight.register_hook(lambda gradient: gradient * float("nan"))
+    before = weights(model)
+    with pytest.raises(TrainingStoppedError, match=r"gradient of net_p is nan at iteration 1 \(images: rainy/0.png"):
+        step(model, 1)
+    assert same(before, weights(model))
+
+
+def test_steps_that_are_not_finite_are_left_out_and_counted_if_asked_for(tmp_path):
+    model = build(options(tmp_path, on_nonfinite="skip"))
+    step(model, 1)
+    before, averages = weights(model), copy.deepcopy(model.averages["g"].state_dict())
+    model.feed_data(NAN)
+    model.optimize_parameters(2)
+    assert same(before, weights(model))
+    assert same(averages, model.averages["g"].state_dict())
+    assert step(model, 3)["skipped_steps"] == 1
+    assert not same(before, weights(model))
+
+
+def test_steps_are_not_left_out_for_ever(tmp_path):
+    model = build(options(tmp_path, on_nonfinite="skip"))
+    model.feed_data(NAN)
+    for current_iter in range(1, 20):
+        model.optimize_parameters(current_iter)
+    with pytest.raises(TrainingStoppedError, match="20 steps in a row were left out, at last: l_g_gan is nan"):
+        model.optimize_parameters(20)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "expected"),
+    [
+        ({"type": "CosineAnnealingLR", "T_max": 4}, [1e-3, 8.5355339e-4, 5e-4, 1.4644661e-4]),
+        ({"type": "ExponentialLR", "gamma": 0.5}, [1e-3, 5e-4, 2.5e-4, 1.25e-4]),
+        ({"type": "MultiStepLR", "milestones": [2], "gamma": 0.1}, [1e-3, 1e-3, 1e-4, 1e-4]),
+    ],
+)
+def test_schedules_of_torch_and_basicsr_work_by_name(tmp_path, scheduler, expected):
+    model = build(options(tmp_path, scheduler=scheduler))
+    rates = []
+    for current_iter in range(1, 5):
+        step(model, current_iter)
+        rates.append(model.get_current_learning_rate()[0])
+    assert rates == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "optimizer", [{"type": "AdamW", "lr": 1e-3, "weight_decay": 0.1}, {"type": "RMSprop", "lr": 1e-3}]
+)
+def test_optimizers_of_torch_work_by_name(tmp_path, optimizer):
+    model = build(options(tmp_path, optim_g=optimizer))
+    assert type(model.optimizer["g"]).__name__ == optimizer["type"]
+    before = weights(model)
+    step(model, 1)
+    assert not same(before, weights(model))
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"optim_g": {"type": "Adamm", "lr": 1e-3}}, "train.optim_g.type: torch.optim has no 'Adamm'"),
+        ({"optim_g": {"type": "Adam", "lr": 1e-3, "beta": 1}}, "train.optim_g: Adam refuses its arguments"),
+        ({"scheduler": {"type": "ReduceLROnPlateau"}}, "train.scheduler.type: no schedule is named"),
+        ({"scheduler": {"type": "CosineAnnealingLR"}}, "train.scheduler: CosineAnnealingLR refuses its arguments"),
+    ],
+)
+def test_wrong_optimizers_and_schedules_are_refused_by_name(tmp_path, change, match):
+    with pytest.raises(InputError, match=match):
+        build(options(tmp_path, **change))
+
+
+@pytest.mark.parametrize("stage_two", [False, True])
+def test_a_step_depends_on_the_iteration_and_not_on_what_was_drawn_before(tmp_path, stage_two):
+    def log(noise):
+        model = build(options(tmp_path, **({**RESTORER, "restorer_opt": {"start_iter": 0}} if stage_two else {})))
+        torch.rand(noise)
+        model.feed_data(batch())
+        model.optimize_parameters(5)
+        return model.get_current_log()
+
+    assert log(0) == log(7)
