@@ -1,8 +1,9 @@
 """Measure this package side by side with what it is to beat, in one run, as ratios.
 
-Usage: python tools/benchmark.py data [--json FILE]
+Usage: python tools/benchmark.py data|scaling [--json FILE]
 
   data     what a training reads (1080p files, 480-pixel files, LMDB), and conversion to LMDB against BasicSR's
+  scaling  training steps in one and in two processes, bytes that they exchange, and a model on paper of many GPUs
 
 Absolute times depend on the machine and on what else it does; the two sides of a ratio alternate, and its value is the
 median over rounds.
@@ -17,7 +18,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from benchmarks import data
+from benchmarks import data, scaling
 
 
 def main(argv=None) -> int:
@@ -39,7 +40,7 @@ def main(argv=None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = parser.add_subparsers(dest="part", required=True)
-    for name, module in (("data", data),):
+    for name, module in (("data", data), ("scaling", scaling)):
         part = parts.add_parser(name, help=module.__doc__.splitlines()[0])
         part.add_argument(
             "--json", metavar="FILE", help="also write the rows here: part, case, ratio and what is known"
