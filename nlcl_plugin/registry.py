@@ -20,7 +20,13 @@ def register_in_basicsr() -> None:
     for registry, classes in (
         (
             basicsr_registry.ARCH_REGISTRY,
-            (archs.LayerGenerator, archs.PatchDiscriminator, archs.ProjectionHeads, archs.ResidualUNet),
+            (
+                archs.LayerGenerator,
+                archs.PatchDiscriminator,
+                archs.ProjectionHeads,
+                archs.ResidualUNet,
+                archs.SimpleGateUNet,
+            ),
         ),
         (
             basicsr_registry.LOSS_REGISTRY,

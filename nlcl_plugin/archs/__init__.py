@@ -4,5 +4,13 @@ from nlcl_plugin.archs.layer_generator_arch import LayerGenerator, convert_offic
 from nlcl_plugin.archs.patch_discriminator_arch import PatchDiscriminator
 from nlcl_plugin.archs.projection_heads_arch import ProjectionHeads
 from nlcl_plugin.archs.residual_unet_arch import ResidualUNet
+from nlcl_plugin.archs.simple_gate_unet_arch import SimpleGateUNet
 
-__all__ = ["LayerGenerator", "PatchDiscriminator", "ProjectionHeads", "ResidualUNet", "convert_official_state_dict"]
+__all__ = [
+    "LayerGenerator",
+    "PatchDiscriminator",
+    "ProjectionHeads",
+    "ResidualUNet",
+    "SimpleGateUNet",
+    "convert_official_state_dict",
+]

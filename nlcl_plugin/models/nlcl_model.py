@@ -24,6 +24,7 @@ from nlcl_plugin.models.layer_embeddings import LayerEmbeddings
 from nlcl_plugin.models.moving_average import update_average
 from nlcl_plugin.models.nlcl_options import OptimizerOptions, TrainOptions
 from nlcl_plugin.models.optimization import Stepper, build_optimizer, build_scheduler
+from nlcl_plugin.models.padding import run_padded
 from nlcl_plugin.models.pseudo_pairs import make_pseudo_rainy
 from nlcl_plugin.models.unpaired_losses import UnpairedLosses
 from nlcl_plugin.models.validation import ValidationMixin
@@ -356,10 +357,12 @@ class NLCLModel(ValidationMixin, BaseModel):
     @torch.no_grad()
     def test(self) -> None:
         """Derain `self.lq` into `self.output`, and its rain layer into `self.rain`."""
-        net = self._steady("s" if self.restoring else "g")
+        label = "s" if self.restoring else "g"
+        net = self._steady(label)
         training = net.training
         net.eval()
-        self.output = net(self.lq)
+        # Networks of windowed attention name their window in BasicSR by this option.
+        self.output = run_padded(net, self.lq, self.opt[f"network_{label}"].get("window_size", 1))
         net.train(training)
         if "r" in self.nets and not self.restoring:
             self.rain = self._steady("r")(self.lq)

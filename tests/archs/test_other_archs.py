@@ -2,8 +2,10 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from nlcl_plugin.archs import PatchDiscriminator, ProjectionHeads, ResidualUNet
+from nlcl_plugin.archs import PatchDiscriminator, ProjectionHeads, ResidualUNet, SimpleGateUNet
+from nlcl_plugin.archs.simple_gate_unet_arch import _Block
 
 
 def receptive_field(net, size=128):
@@ -77,10 +79,11 @@ def test_heads_refuse_a_wrong_number_of_taps():
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 64), (33, 50)])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_unet_takes_any_size_and_starts_near_the_identity(size, channels):
+@pytest.mark.parametrize("restorer", [ResidualUNet, SimpleGateUNet])
+def test_restorers_take_any_size_and_start_near_the_identity(restorer, size, channels):
     torch.manual_seed(0)
     x = torch.rand(2, 3, *size)
-    output = ResidualUNet(num_feat=8, num_out_ch=channels)(x)
+    output = restorer(num_feat=8, num_out_ch=channels)(x)
     assert output.shape == x.shape
     assert (output - x).abs().max() < 0.1
 
@@ -91,6 +94,40 @@ def test_unet_result_far_from_a_cut_does_not_depend_on_it():
     torch.testing.assert_close(net(x)[..., :32, :32], net(x[..., :128, :128])[..., :32, :32], atol=1e-6, rtol=0)
 
 
-def test_unet_refuses_odd_channels():
+@pytest.mark.parametrize("restorer", [ResidualUNet, SimpleGateUNet])
+def test_restorers_refuse_odd_channels(restorer):
     with pytest.raises(ValueError, match="1 or 3, but received 2"):
-        ResidualUNet(num_out_ch=2)
+        restorer(num_out_ch=2)
+
+
+def test_gated_blocks_start_as_the_identity_and_then_equal_the_formula_of_the_paper():
+    torch.manual_seed(0)
+    block, x = _Block(4).double(), torch.rand(2, 4, 5, 6, dtype=torch.float64)
+    torch.testing.assert_close(block(x), x)
+    with torch.no_grad():
+        block.weight_spatial.fill_(0.5)
+        block.weight_channels.fill_(-2.0)
+        norm, expand, depthwise = block.spatial[0].norm, block.spatial[1], block.spatial[2]
+        y = F.layer_norm(x.permute(0, 2, 3, 1), (4,), norm.weight, norm.bias, 1e-6).permute(0, 3, 1, 2)
+        y = depthwise(expand(y))
+        y = y[:, :4] * y[:, 4:]
+        y = y * block.attention[1](y.mean(dim=(2, 3), keepdim=True))
+        middle = x + 0.5 * block.project(y)
+        norm, expand, project = block.channels[0].norm, block.channels[1], block.channels[3]
+        z = F.layer_norm(middle.permute(0, 2, 3, 1), (4,), norm.weight, norm.bias, 1e-6).permute(0, 3, 1, 2)
+        z = expand(z)
+        torch.testing.assert_close(block(x), middle - 2 * project(z[:, :4] * z[:, 4:]))
+
+
+def test_gated_unet_needs_as_many_levels_down_as_up():
+    with pytest.raises(ValueError, match="as many levels, but received 2 and 1"):
+        SimpleGateUNet(enc_blocks=(1, 1), dec_blocks=(1,))
+
+
+def test_every_parameter_of_the_gated_unet_has_a_gradient_once_its_blocks_are_open():
+    net = SimpleGateUNet(num_feat=4)
+    for name, parameter in net.named_parameters():
+        if "weight_" in name:
+            torch.nn.init.ones_(parameter)
+    net(torch.rand(1, 3, 13, 9)).square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())

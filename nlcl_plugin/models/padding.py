@@ -1,0 +1,24 @@
+"""Networks that take only sizes that are a multiple of something, on images of any size."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def run_padded(net: nn.Module, images: Tensor, multiple: int) -> Tensor:
+    """Run a network on images that are mirrored at the right and bottom to a size it takes.
+
+    Args:
+        net: A network whose output has the size of its input.
+        images: (B, C, H, W).
+        multiple: What height and width must be a multiple of, such as the window size of a SwinIR.
+
+    Returns:
+        The output (B, C, H, W).
+    """
+    height, width = images.shape[-2:]
+    bottom, right = -height % multiple, -width % multiple
+    # A mirror image is no larger than the image; the rare tiny one is continued by its edge.
+    mode = "reflect" if bottom < height and right < width else "replicate"
+    return net(F.pad(images, (0, right, 0, bottom), mode=mode))[..., :height, :width]
