@@ -1,4 +1,4 @@
-"""Exceptions that a command turns into one line and an exit code, without a traceback."""
+"""Exceptions that a command turns into one line and an exit code, without a traceback, and how that line is made."""
 
 
 class InputError(ValueError):
@@ -14,3 +14,8 @@ class TrainingStoppedError(RuntimeError):
 
     Commands print the message and exit with code 4.
     """
+
+
+def escape(text: str) -> str:
+    """Make one printable line of a text that may hold file names with newlines or bytes that are no Unicode."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

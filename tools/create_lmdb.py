@@ -14,8 +14,7 @@ import sys
 
 from nlcl_plugin.data.lmdb_create import Report, create_lmdb
 from nlcl_plugin.data.lmdb_encode import Cut
-from nlcl_plugin.data.prepare.model import escape
-from nlcl_plugin.errors import InputError
+from nlcl_plugin.errors import InputError, escape
 
 
 def main(argv=None) -> int:

@@ -13,6 +13,7 @@ Exit codes: 0 done, 2 bad usage or input, 3 done but unreadable images were skip
 """
 
 import argparse
+import os
 import re
 import sys
 from contextlib import nullcontext
@@ -20,9 +21,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from nlcl_plugin.data.prepare import LAYOUTS, Choices, Collection, Settings, collect, execute, inspect, make_plan
-from nlcl_plugin.data.prepare.model import escape
 from nlcl_plugin.data.prepare.output_folder import FACTS, SUMMARY, at_work, begun, check_output
-from nlcl_plugin.errors import InputError
+from nlcl_plugin.errors import InputError, escape
 
 _ONLY_FOR = {
     "rainy_name": ["pairs"],
@@ -40,7 +40,7 @@ def main(argv=None) -> int:
     try:
         return _run(arguments)
     except InputError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(escape(f"error: {error}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
@@ -64,7 +64,7 @@ def _run(arguments: argparse.Namespace) -> int:
     collection = collect(arguments.layout, arguments.sources, choices)
     if arguments.scene:
         collection = _name_scenes(collection, arguments.scene)
-    output = Path(arguments.output).expanduser()
+    output = Path(os.path.expanduser(arguments.output))
     check_output(output)
     with nullcontext() if arguments.dry_run else at_work(output):
         collection, facts, unreadable = inspect(
@@ -120,10 +120,10 @@ def _check(arguments: argparse.Namespace) -> None:
     for name, layouts in _ONLY_FOR.items():
         if getattr(arguments, name) not in (None, False) and arguments.layout not in layouts:
             raise InputError(f"--{name.replace('_', '-')}: is for {' and '.join(layouts)} only; remove it")
-    output = Path(arguments.output).expanduser().resolve()
+    output = Path(os.path.realpath(os.path.expanduser(arguments.output)))
     for source in filter(None, (*arguments.sources, arguments.rainy, arguments.clean)):
         # Or the next run would find the output among its images.
-        place = Path(source).expanduser().resolve()
+        place = Path(os.path.realpath(os.path.expanduser(source)))
         if output.is_relative_to(place) or place.is_relative_to(output):
             raise InputError(f"--output {arguments.output}: overlaps with {source}; choose a folder outside")
 

@@ -11,8 +11,7 @@ import argparse
 import sys
 
 from nlcl_plugin.data.lmdb_verify import Verification, verify_lmdb
-from nlcl_plugin.data.prepare.model import escape
-from nlcl_plugin.errors import InputError
+from nlcl_plugin.errors import InputError, escape
 
 FAULTS_SHOWN = 20
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from uuid import uuid4
 
 import cv2
 import numpy as np
 import torch
 
+from nlcl_plugin.data.files import written_whole
 from nlcl_plugin.errors import InputError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
@@ -29,10 +29,7 @@ if hasattr(cv2, "IMWRITE_PNG_FILTER"):
 
 
 def list_images(root: str | os.PathLike[str]) -> list[str]:
-    """List the images below a folder, in a fixed order.
-
-    Sub-folders are searched and links are followed. Hidden files and folders are left out, since they hold thumbnails,
-    checkpoints and other leftovers.
+    """List the images below a folder, in a fixed order; see `list_files` for what is searched.
 
     Args:
         root: The folder.
@@ -43,21 +40,39 @@ def list_images(root: str | os.PathLike[str]) -> list[str]:
     Raises:
         InputError: If `root` is missing, is not a folder, cannot be read or holds no image.
     """
-    root = Path(root)
-    if not root.exists():
+    if not os.path.exists(root):
         raise InputError(f"{root}: no such folder; expected a folder of images, correct the path")
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise InputError(f"{root}: this is a file, expected a folder of images; give the folder that holds it")
-    names = sorted(_walk(root, "", ()))
+    names = [name for name in list_files(root) if name.lower().endswith(IMAGE_SUFFIXES)]
     if not names:
         endings = ", ".join(suffix.lstrip(".") for suffix in IMAGE_SUFFIXES)
         raise InputError(f"{root}: no image in this folder or below it; looked for files ending in {endings}")
     return names
 
 
-def _walk(folder: Path, prefix: str, ancestors: tuple[tuple[int, int], ...]) -> list[str]:
+def list_files(root: str | os.PathLike[str]) -> list[str]:
+    """List all files below a folder.
+
+    Sub-folders are searched and links are followed. A link to nothing is listed, so that it is missed when it is read.
+    Hidden files and folders are left out, since they hold thumbnails, checkpoints and other leftovers; pipes and
+    devices too, since they could be read for ever.
+
+    Args:
+        root: The folder.
+
+    Returns:
+        Paths relative to `root`, with forward slashes, sorted.
+
+    Raises:
+        InputError: If a folder cannot be read.
+    """
+    return sorted(_walk(os.fspath(root), "", ()))
+
+
+def _walk(folder: str, prefix: str, ancestors: tuple[tuple[int, int], ...]) -> list[str]:
     try:
-        status = folder.stat()
+        status = os.stat(folder)
         entries = list(os.scandir(folder))
     except OSError as error:
         raise InputError(f"{folder}: this folder cannot be read ({error.strerror}); check its permissions") from error
@@ -70,9 +85,13 @@ def _walk(folder: Path, prefix: str, ancestors: tuple[tuple[int, int], ...]) -> 
     for entry in entries:
         if entry.name.startswith("."):
             continue
-        if entry.is_dir():
-            names += _walk(folder / entry.name, f"{prefix}{entry.name}/", (*ancestors, identity))
-        elif entry.is_file() and entry.name.lower().endswith(IMAGE_SUFFIXES):
+        try:
+            is_folder, is_file = entry.is_dir(), entry.is_file() or not os.path.exists(entry)
+        except OSError:  # a link to itself, or to where one may not look
+            is_folder, is_file = False, True
+        if is_folder:
+            names += _walk(entry.path, f"{prefix}{entry.name}/", (*ancestors, identity))
+        elif is_file:
             names.append(prefix + entry.name)
     return names
 
@@ -268,10 +287,5 @@ def write_image(path: str | os.PathLike[str], rgb: torch.Tensor | np.ndarray) ->
     if not done:
         raise RuntimeError(f"{path}: OpenCV could not encode the image")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{uuid4().hex}.tmp"  # the same folder, since a rename cannot cross file systems
-    try:
-        temporary.write_bytes(encoded.tobytes())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with written_whole(path) as file:
+        file.write(encoded.tobytes())

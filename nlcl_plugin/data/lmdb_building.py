@@ -9,14 +9,14 @@ from __future__ import annotations
 import bisect
 import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import lmdb
 
+from nlcl_plugin.data.files import remove_leftovers, sync_folder, written_whole
 from nlcl_plugin.data.lmdb_encode import Encoded
 from nlcl_plugin.data.lmdb_keys import KEYS_FILE, Record, from_line, sub_image_key, to_line
 from nlcl_plugin.data.lmdb_store import close_environment
@@ -27,8 +27,7 @@ FIRST_MAP_BYTES = 1 << 28  # room in the address space, not on the disk; doubled
 META_FILE = "meta_info.txt"
 SKIPPED_FILE = "skipped.jsonl"
 _BUILD_FILE = "build.json"
-_TEMPORARY = "unfinished.tmp"
-_FILES = {"data.mdb", "lock.mdb", META_FILE, KEYS_FILE, SKIPPED_FILE, _BUILD_FILE, _TEMPORARY}
+_FILES = {"data.mdb", "lock.mdb", META_FILE, KEYS_FILE, SKIPPED_FILE, _BUILD_FILE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +92,7 @@ class Building:
         """Open it; what an earlier run of another plan has left is removed."""
         self._folder = folder
         self._tell = tell
+        remove_leftovers(folder)
         resumed = read_plan(folder) == plan
         if not resumed:
             if (folder / _BUILD_FILE).exists():
@@ -101,7 +101,8 @@ class Building:
         self._environment = lmdb.open(str(folder), map_size=FIRST_MAP_BYTES, meminit=False)
         if not resumed:
             # Last, as it says that the database is more than a file that was just being made.
-            _write(folder / _BUILD_FILE, json.dumps(plan).encode() + b"\n")
+            with written_whole(folder / _BUILD_FILE) as file:
+                file.write(json.dumps(plan).encode() + b"\n")
 
     def __enter__(self) -> Building:
         """Nothing more to do."""
@@ -137,7 +138,8 @@ class Building:
             os.truncate(journal, start)
         if (self._folder / SKIPPED_FILE).exists():
             kept = [skipped for skipped in read_skipped(self._folder) if skipped.source < last]
-            _write(self._folder / SKIPPED_FILE, _lines(kept))
+            with written_whole(self._folder / SKIPPED_FILE) as file:
+                file.write(_lines(kept))
         position = bisect.bisect_left(names, last)
         if position:
             self._tell(f"{self._folder}: going on with image {position + 1} of {len(names)}")
@@ -168,42 +170,17 @@ def read_plan(folder: Path) -> Any:
 
 
 def read_skipped(folder: Path) -> list[Skipped]:
-    """Return the images that were left out of an LMDB, as they could not be read."""
-    path = folder / SKIPPED_FILE
-    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []  # a line without an end is torn
-    return [Skipped(**json.loads(line)) for line in lines]
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Make a folder and keep other runs out of it; what is left empty is removed again.
+    """Return the images that were left out of an LMDB, as they could not be read.
 
     Raises:
-        InputError: If another run is at work there.
+        InputError: If the file that lists them is damaged.
     """
-    folder.mkdir(exist_ok=True)
+    path = folder / SKIPPED_FILE
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []  # a line without an end is torn
     try:
-        import fcntl
-    except ImportError:  # Windows; there nothing stops two runs in one folder
-        yield
-        return
-    busy = InputError(f"{folder}: another run is at work in this folder; wait for it")
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            # The lock ends with the process, however that ends.
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise busy from error
-        if not folder.exists() or not os.path.samestat(os.fstat(handle), os.stat(folder)):
-            raise busy  # it has finished just now and renamed the folder
-        try:
-            yield
-        finally:
-            with suppress(OSError):
-                folder.rmdir()
-    finally:
-        os.close(handle)
+        return [Skipped(**json.loads(line)) for line in lines]
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path}: is damaged ({error}); build the LMDB again") from error
 
 
 def check_replaceable(target: Path) -> None:
@@ -222,12 +199,12 @@ def check_replaceable(target: Path) -> None:
 
 def swap(building: Path, target: Path) -> None:
     """Give a whole LMDB its name; the one that had it is removed then."""
-    _sync_folder(building)
+    sync_folder(building)
     if target.exists():
         close_environment(target)
         os.rename(target, _replaced(target))
     os.rename(building, target)
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
     remove(_replaced(target))
 
 
@@ -268,26 +245,8 @@ def _lines(skipped: list[Skipped]) -> bytes:
     return b"".join(json.dumps(asdict(one)).encode() + b"\n" for one in skipped)
 
 
-def _write(path: Path, data: bytes) -> None:
-    temporary = path.parent / _TEMPORARY  # one name will do, as the folder is locked
-    temporary.unlink(missing_ok=True)
-    _append(temporary, data)
-    os.replace(temporary, path)
-    _sync_folder(path.parent)
-
-
 def _append(path: Path, data: bytes) -> None:
     with path.open("ab") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # which cannot open a folder, and has the names on the disk without
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

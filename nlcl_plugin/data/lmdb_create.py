@@ -14,6 +14,8 @@ from typing import Any
 
 import lmdb
 
+from nlcl_plugin.data.files import written_whole
+from nlcl_plugin.data.folder_lock import locked
 from nlcl_plugin.data.image_io import list_images, read_bytes
 from nlcl_plugin.data.lmdb_building import (
     META_FILE,
@@ -22,7 +24,6 @@ from nlcl_plugin.data.lmdb_building import (
     Skipped,
     Source,
     check_replaceable,
-    locked,
     mend_swap,
     read_plan,
     read_skipped,
@@ -102,32 +103,32 @@ def create_lmdb(
         InputError: If no image can be read, an image changes meanwhile, the LMDB cannot be written, or its name is
             taken by something else.
     """
+    # Shells leave a ~ in --output=~/x.lmdb as it is.
+    root, output = os.path.expanduser(root), os.path.expanduser(output)
     target = _check_output(root, output)
     building = target.with_name(f"{target.name}.building")
     sources = list_sources(root)
     plan = _plan(sources, cut)
     report = Report()
-    with _writing_to(output):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with locked(building):
-            mend_swap(target)
-            if target.exists() and not overwrite:
-                return _already_made(target, plan, strict)
-            check_replaceable(target)
-            with Building(building, plan, tell) as unfinished:
-                todo = sources[unfinished.position([source.name for source in sources]) :]
-                for batch in _encode(todo, os.fspath(root), cut, jobs, strict, progress, report):
-                    unfinished.commit(batch)
-            _count(building, report)
-            if not report.values:
-                remove(building)
-                raise InputError(
-                    f"{root}: none of its {len(sources)} images can be read; the first, {report.skipped[0].source}, "
-                    + report.skipped[0].reason
-                )
-            _check_values(building, report.values, progress)
-            _write_meta(building)
-            swap(building, target)
+    with _writing_to(output), locked(building):
+        mend_swap(target)
+        if target.exists() and not overwrite:
+            return _already_made(target, plan, strict)
+        check_replaceable(target)
+        with Building(building, plan, tell) as unfinished:
+            todo = sources[unfinished.position([source.name for source in sources]) :]
+            for batch in _encode(todo, root, cut, jobs, strict, progress, report):
+                unfinished.commit(batch)
+        _count(building, report)
+        if not report.values:
+            remove(building)
+            raise InputError(
+                f"{root}: none of its {len(sources)} images can be read; the first, {report.skipped[0].source}, "
+                + report.skipped[0].reason
+            )
+        _check_values(building, report.values, progress)
+        _write_meta(building)
+        swap(building, target)
     return report
 
 
@@ -152,8 +153,8 @@ def list_sources(root: str | os.PathLike[str]) -> list[Source]:
 def _state_of(path: str) -> tuple[int, int]:
     try:
         status = os.stat(path)
-    except OSError as error:
-        raise _changed(path) from error
+    except OSError:
+        return (-1, -1)  # such as a link to nothing: the reading will say so
     return (status.st_size, status.st_mtime_ns)
 
 
@@ -161,11 +162,11 @@ def _changed(path: str) -> InputError:
     return InputError(f"{path}: changed while the LMDB was being made; run again when it is at rest")
 
 
-def _check_output(root: str | os.PathLike[str], output: str | os.PathLike[str]) -> Path:
+def _check_output(root: str, output: str) -> Path:
     if Path(output).suffix != ".lmdb":
         raise InputError(f"{output}: expected a name that ends in .lmdb, by which readers know it; correct --output")
     target = Path(os.path.realpath(output))  # of a link, the folder itself: that is what is renamed
-    if target.exists() and not target.is_dir():
+    if os.path.exists(target) and not os.path.isdir(target):
         raise InputError(f"{output}: is a file, expected a folder to be made; choose another --output")
     if Path(os.path.realpath(root)).is_relative_to(target):
         raise InputError(f"{output}: the images of {root} are in it; choose another --output")
@@ -285,15 +286,13 @@ class _Reader:
 
 
 def _write_meta(folder: Path) -> None:
-    with (folder / META_FILE).open("wb") as file:
+    with written_whole(folder / META_FILE) as file:
         for record in read_records(folder):
             file.write(f"{record.key}.png ({record.h},{record.w},{record.c}) 1\n".encode("ascii"))
-        file.flush()
-        os.fsync(file.fileno())
 
 
 @contextmanager
-def _writing_to(output: str | os.PathLike[str]) -> Iterator[None]:
+def _writing_to(output: str) -> Iterator[None]:
     try:
         yield
     except (OSError, lmdb.Error) as error:

@@ -180,11 +180,11 @@ class LmdbImages:
         folder = Path(path)
         if folder.suffix != ".lmdb":
             raise InputError(f"{self.path}: expected a folder whose name ends in .lmdb; give the LMDB's own folder")
-        if not folder.is_dir():
-            found = "this is a file" if folder.exists() else "no such folder"
+        if not os.path.isdir(path):
+            found = "this is a file" if os.path.exists(path) else "no such folder"
             raise InputError(f"{self.path}: {found}; expected an LMDB folder, correct the path or build it")
         for name in ("data.mdb", "meta_info.txt"):
-            if not (folder / name).is_file():
+            if not os.path.isfile(folder / name):
                 raise InputError(f"{self.path}: {name} is missing; expected BasicSR's LMDB layout, build it again")
         self.keys = _read_keys(folder / "meta_info.txt")
         self._environment = open_environment(path)

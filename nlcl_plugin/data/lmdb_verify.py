@@ -77,8 +77,10 @@ def verify_lmdb(
     Raises:
         InputError: If the LMDB cannot be opened, or there is no such folder.
     """
+    path = os.path.expanduser(path)
+    against = None if against is None else os.path.expanduser(against)
     images = LmdbImages(path)
-    records = {one.key: one for one in read_records(path)} if (Path(path) / KEYS_FILE).exists() else None
+    records = {one.key: one for one in read_records(path)} if os.path.exists(os.path.join(path, KEYS_FILE)) else None
     shapes = _meta_shapes(Path(path) / META_FILE)
     entries = [_Entry(key, shape, (records or {}).get(key)) for key, shape in zip(images.keys, shapes, strict=True)]
     found = Verification(values=len(entries), faults=_compare_lists(images, records))

@@ -4,6 +4,8 @@ import hashlib
 import importlib.util
 import json
 import multiprocessing
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -66,10 +68,27 @@ def run_tool(arguments):
 
 
 def start_tool(arguments):
-    """Run the script in a process of its own, which can be killed."""
+    """Run the script in a process of its own; returns functions that tell whether it is alive, and kill it."""
     # A fork of this process would take over OpenCV's locks in whatever state they are in.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["prepare_helpers", "nlcl_plugin.data.prepare"])
     process = context.Process(target=run_tool, args=(arguments,))
     process.start()
-    return process
+
+    def kill():
+        process.kill()
+        process.join()
+
+    return process.is_alive, kill
+
+
+def start_command(arguments, script="prepare_rain_dataset"):
+    """The same for the command as a user gives it, which takes seconds to start."""
+    command = [sys.executable, REPOSITORY / "tools" / f"{script}.py", *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def kill():
+        process.kill()
+        process.wait()
+
+    return lambda: process.poll() is None, kill

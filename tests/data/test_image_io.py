@@ -1,3 +1,4 @@
+import io
 import os
 import stat
 
@@ -5,11 +6,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from nlcl_plugin.data.image_io import (
     IMAGE_SUFFIXES,
     decode_image,
     decode_raw,
+    list_files,
     list_images,
     read_image,
     to_tensor,
@@ -67,10 +70,23 @@ class TestListImages:
         (root / "folder").symlink_to(tmp_path / "elsewhere")
         (root / "sub" / "up").symlink_to(root)
         (tmp_path / "elsewhere" / "back").symlink_to(root)
-        (root / "gone.png").symlink_to(tmp_path / "nothing.png")
         assert list_images(root) == ["file.png", "folder/one.png", "sub/two.png"]
         (tmp_path / "link").symlink_to(root)
         assert list_images(tmp_path / "link") == list_images(root)
+
+    def test_links_to_nothing_are_listed_so_that_they_are_missed(self, tmp_path):
+        touch(tmp_path, "one.png")
+        (tmp_path / "gone.png").symlink_to(tmp_path / "nothing.png")
+        (tmp_path / "itself.png").symlink_to("itself.png")
+        (tmp_path / "loop").symlink_to("loop")
+        assert list_images(tmp_path) == ["gone.png", "itself.png", "one.png"]
+        assert list_files(tmp_path) == ["gone.png", "itself.png", "loop", "one.png"]
+
+    def test_pipes_are_not_listed_as_they_could_be_read_for_ever(self, tmp_path):
+        touch(tmp_path, "one.png")
+        os.mkfifo(tmp_path / "pipe.png")
+        (tmp_path / "link.png").symlink_to("pipe.png")
+        assert list_images(tmp_path) == ["one.png"]
 
     def test_a_folder_named_like_an_image_is_a_folder(self, tmp_path):
         touch(tmp_path, "x.png/y.png")
@@ -96,6 +112,36 @@ class TestDecode:
     def test_grey_becomes_rgb(self):
         image = decode_image(encode(RGB[..., 0]), "x.png")
         np.testing.assert_array_equal(image, np.repeat(RGB[..., :1], 3, axis=2).astype(np.float32) / 255)
+
+    @pytest.mark.parametrize(
+        ("kind", "modes"),
+        [
+            ("PNG", ["1", "P", "L", "LA", "RGB", "RGBA"]),
+            ("JPEG", ["L", "RGB", "CMYK"]),
+            ("BMP", ["1", "P", "L", "RGB", "RGBA"]),
+            ("TIFF", ["1", "P", "L", "LA", "RGB", "RGBA", "CMYK"]),
+            ("WEBP", ["L", "RGB", "RGBA"]),
+            ("PPM", ["1", "L", "RGB"]),
+        ],
+    )
+    def test_8_bit_kinds_are_as_opencv_has_them_in_colour(self, kind, modes):
+        for mode in modes:
+            buffer = io.BytesIO()
+            Image.fromarray(RGB).convert(mode).save(buffer, kind)
+            self.assert_as_opencv(buffer.getvalue(), np.uint8)
+
+    @pytest.mark.parametrize(("ending", "counts"), [(".png", (1, 3, 4)), (".tif", (1, 3, 4)), (".ppm", (3,))])
+    def test_16_bit_kinds_are_as_opencv_has_them_in_colour(self, ending, counts):
+        deep = np.random.default_rng(1).integers(0, 65536, (5, 7, 4), dtype=np.uint16)
+        for count in counts:
+            self.assert_as_opencv(encode(deep[..., 0] if count == 1 else deep[..., :count], ending), np.uint16)
+
+    @staticmethod
+    def assert_as_opencv(data, dtype):
+        image = decode_raw(data, "x")
+        assert image.dtype == dtype
+        expected = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+        np.testing.assert_array_equal(image, expected[..., ::-1])
 
     @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
     def test_alpha_is_dropped_not_blended(self, dtype):
@@ -224,7 +270,7 @@ class TestWriteImage:
         def fail(*_):
             raise OSError("disk full")
 
-        monkeypatch.setattr("nlcl_plugin.data.image_io.os.replace", fail)
+        monkeypatch.setattr("os.replace", fail)
         with pytest.raises(OSError, match="disk full"):
             write_image(path, RGB[::-1])
         assert path.read_bytes() == before

@@ -1,6 +1,8 @@
 """What goes into an LMDB, and who can read it."""
 
 import os
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -30,6 +32,7 @@ from nlcl_plugin.data import lmdb_building, lmdb_create
 from nlcl_plugin.data.image_io import decode_raw, list_images
 from nlcl_plugin.data.lmdb_encode import Cut, encode_image
 from nlcl_plugin.data.lmdb_store import close_environment
+from nlcl_plugin.data.lmdb_verify import verify_lmdb
 from nlcl_plugin.data.unpaired_image_dataset import UnpairedImageDataset
 from nlcl_plugin.errors import InputError
 
@@ -149,11 +152,10 @@ class TestCreate:
         assert boxes["b_s001"] is None
         assert values(tmp_path / "x.lmdb")["b_s001"] == (root / "b.png").read_bytes()
 
-    def test_the_result_depends_on_neither_threads_nor_batches_nor_the_map(self, tmp_path, monkeypatch):
+    def test_the_result_depends_on_neither_threads_nor_batches(self, tmp_path, monkeypatch):
         root = write_files(tmp_path / "in", some_images(30))
         create(root, tmp_path / "a.lmdb", cut=Cut(20, 15), jobs=1)
         monkeypatch.setattr(lmdb_create, "BATCH_BYTES", 20_000)
-        monkeypatch.setattr(lmdb_building, "FIRST_MAP_BYTES", 1 << 15)
         commits = []
         commit = lmdb_building.Building.commit
         monkeypatch.setattr(
@@ -168,7 +170,40 @@ class TestCreate:
         )
         assert len(commits) > 5
         assert max(commits) < 20_000 + largest  # what is held in memory
-        assert sum(commits) == report.bytes > 1 << 18
+        assert sum(commits) == report.bytes
+
+    def test_the_map_grows_to_hold_all(self, tmp_path):
+        root = write_files(tmp_path / "in", some_images(30))
+        report = create(root, tmp_path / "a.lmdb", cut=Cut(20, 15))
+        assert report.bytes > 1 << 18
+        script = (
+            "import sys; from nlcl_plugin.data import lmdb_building, lmdb_create, lmdb_encode\n"
+            "lmdb_building.FIRST_MAP_BYTES = 1 << 15\n"
+            "lmdb_create.create_lmdb(*sys.argv[1:], cut=lmdb_encode.Cut(20, 15), progress=False)\n"
+        )
+        # In a process that can be stopped: a map that does not grow is tried for ever.
+        subprocess.run([sys.executable, "-c", script, root, tmp_path / "b.lmdb"], check=True, timeout=60)
+        assert contents(tmp_path / "a.lmdb") == contents(tmp_path / "b.lmdb")
+
+    def test_links_to_nothing_are_skipped_and_said(self, tmp_path):
+        root = write_files(tmp_path / "in", {"a.png": KINDS["png"][0]})
+        (root / "gone.png").symlink_to("nothing.png")
+        (root / "itself.png").symlink_to("itself.png")
+        report = create(root, tmp_path / "x.lmdb")
+        assert report.exit_code == 3
+        assert {one.source: one.reason[:40] for one in report.skipped} == {
+            "gone.png": "cannot be read (No such file or director",
+            "itself.png": "cannot be read (Too many levels of symbo",
+        }
+        assert create(root, tmp_path / "x.lmdb").already_made
+
+    def test_the_home_folder_may_be_written_as_a_tilde(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        write_files(tmp_path / "in", {"a.png": KINDS["png"][0]})
+        create("~/in", "~/x.lmdb")
+        assert sorted(os.listdir(tmp_path)) == ["in", "x.lmdb"]
+        assert verify_lmdb("~/x.lmdb", against="~/in", progress=False).compared == 1
+        close_environment(tmp_path / "x.lmdb")
 
     def test_links_are_followed_and_the_input_may_be_beside_or_around_the_output(self, tmp_path):
         write_files(tmp_path / "elsewhere", {"sub/a.png": KINDS["png"][0]})

@@ -4,12 +4,15 @@ import multiprocessing
 import os
 import random
 import time
+from functools import partial
 
 import lmdb
 import pytest
 from lmdb_helpers import contents, create, create_in_small_batches, noise, some_images, with_opencv, write_files
+from prepare_helpers import start_command
 
 from nlcl_plugin.data import lmdb_building, lmdb_create
+from nlcl_plugin.data.folder_lock import locked
 from nlcl_plugin.data.image_io import list_images
 from nlcl_plugin.data.lmdb_create import create_lmdb
 from nlcl_plugin.data.lmdb_encode import Cut
@@ -34,12 +37,28 @@ def root(tmp_path):
     return write_files(tmp_path / "in", some_images(60, size=(60, 90)))
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
-def test_killed_runs_are_finished_by_the_next(root, tmp_path, kills):
-    command = ["--input", str(root), *CUT, "--output"]
-    process = start([*command, str(tmp_path / "whole.lmdb")])
-    process.join()
-    assert process.exitcode == 3  # one image is broken
+def test_killed_runs_are_finished_by_the_next(root, tmp_path):
+    def start_and_hold(arguments):
+        process = start(arguments)
+
+        def kill():
+            process.kill()
+            process.join()
+
+        return process.is_alive, kill
+
+    kill_and_finish(root, tmp_path, start_and_hold, kills=3)
+
+
+@pytest.mark.slow
+def test_killed_commands_are_finished_by_the_next(tmp_path):
+    root = write_files(tmp_path / "in", some_images(1500, size=(40, 60)))  # several of its batches
+    kill_and_finish(root, tmp_path, partial(start_command, script="create_lmdb"), kills=20)
+
+
+def kill_and_finish(root, tmp_path, start, kills):
+    """Kill runs at random moments, and see that the next run of each gives what an undisturbed one gives."""
+    assert create(root, tmp_path / "whole.lmdb", cut=Cut(24, 20)).exit_code == 3  # one image is broken
     whole = contents(tmp_path / "whole.lmdb")
     size = len(whole[1]["keys.jsonl"])
     rng = random.Random(0)
@@ -47,14 +66,13 @@ def test_killed_runs_are_finished_by_the_next(root, tmp_path, kills):
     for number in range(kills):
         path = tmp_path / f"killed{number}.lmdb"
         journal = tmp_path / f"killed{number}.lmdb.building" / "keys.jsonl"
-        process = start([*command, str(path)])
+        alive, kill = start(["--input", str(root), *CUT, "--output", str(path)])
         # A time alone would miss the writing on a busy machine: so many bytes, and a moment more.
         wanted = rng.randrange(size)
-        while process.is_alive() and not (journal.exists() and journal.stat().st_size >= wanted):
+        while alive() and not (journal.exists() and journal.stat().st_size >= wanted):
             time.sleep(0.0005)
         time.sleep(rng.uniform(0, 0.01))
-        process.kill()
-        process.join()
+        kill()
         if path.exists():
             assert contents(path) == whole
         said = []
@@ -90,7 +108,7 @@ def test_every_step_may_be_the_last(root, tmp_path, monkeypatch):
             return step
 
         with monkeypatch.context() as patch:
-            for name in ("fsync", "replace", "rename", "unlink"):
+            for name in ("fsync", "replace", "rename", "unlink", "remove"):
                 patch.setattr(os, name, stop_or(real.setdefault(name, getattr(os, name))))
             patch.setattr(lmdb_building.Building, "commit", stop_or(commit))
             try:
@@ -165,7 +183,7 @@ def test_two_runs_at_once(root, tmp_path):
 
 
 def test_a_second_run_is_refused_while_one_is_at_work(root, tmp_path):
-    with lmdb_building.locked(tmp_path / "x.lmdb.building"):
+    with locked(tmp_path / "x.lmdb.building"):
         with pytest.raises(InputError, match="another run is at work in this folder"):
             create(root, tmp_path / "x.lmdb")
         assert (tmp_path / "x.lmdb.building").exists()

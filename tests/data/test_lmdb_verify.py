@@ -35,6 +35,13 @@ def path(root, tmp_path):
     close_environment(path)
 
 
+@pytest.mark.parametrize("content", [b"\x8e\n", b'{"other": 1}\n', b"1\n"])
+def test_a_damaged_list_of_what_was_skipped_is_one_line(path, root, content):
+    (path / "skipped.jsonl").write_bytes(content)
+    with pytest.raises(InputError, match=r"skipped\.jsonl: is damaged"):
+        verify(path, against=root)
+
+
 def verify(path, against=None):
     close_environment(path)
     return verify_lmdb(path, against=against, jobs=2, progress=False)

@@ -2,14 +2,17 @@
 
 import itertools
 import json
+import tracemalloc
 
 import cv2
 import numpy as np
 import pytest
 from prepare_helpers import names, rain, records, scene, tool, write_image, write_pair
 
-from nlcl_plugin.data.prepare import Collection, Facts, Settings, Shot, Source, make_plan
+from nlcl_plugin.data.image_io import encode_png, to_float
+from nlcl_plugin.data.prepare import Collection, Facts, Settings, Shot, Source, hashing, make_plan
 from nlcl_plugin.data.prepare.hashing import dhash, distances, signs
+from nlcl_plugin.data.prepare.inspection import facts_of
 from nlcl_plugin.data.prepare.names import output_names
 from nlcl_plugin.errors import InputError
 
@@ -172,6 +175,27 @@ def test_the_perceptual_hash_against_a_slow_count():
     assert list(distances(signs(hashes[:1]), signs(hashes))[0]) == apart
     assert min(apart[1:]) > 20
     assert dhash(np.full((30, 40, 3), 0.3, np.float32)) is None
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_the_perceptual_hash_is_that_of_the_image_as_floats(monkeypatch, dtype):
+    image = np.random.default_rng(0).random((50, 70, 3))
+    image = image.astype(dtype) if dtype == np.float32 else (image * np.iinfo(dtype).max).astype(dtype)
+    monkeypatch.setattr(hashing, "_STRIP", 210)
+    assert dhash(image) == dhash(to_float(image))
+    np.testing.assert_array_equal(hashing._grey(image), cv2.cvtColor(to_float(image), cv2.COLOR_RGB2GRAY))
+
+
+def test_a_large_image_never_stands_in_memory_as_floats():
+    image = np.random.default_rng(0).integers(0, 256, (1500, 2000, 3), dtype=np.uint8)
+    data, source = encode_png(image), Source("/s/x.png", "x.png")
+    tracemalloc.start()
+    try:
+        facts = facts_of(data, source, 0)
+        assert tracemalloc.get_traced_memory()[1] < 3 * image.nbytes
+    finally:
+        tracemalloc.stop()
+    assert facts.brightness == pytest.approx((image / 255).mean(), abs=1e-12)
 
 
 def test_names_are_safe_and_one_to_one():

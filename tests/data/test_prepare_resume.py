@@ -5,7 +5,7 @@ import random
 import time
 
 import pytest
-from prepare_helpers import records, scene, start_tool, tool, tree, write_image, write_pair
+from prepare_helpers import names, records, scene, start_command, start_tool, tool, tree, write_image, write_pair
 
 
 @pytest.fixture
@@ -16,28 +16,52 @@ def command(tmp_path):
     return [str(tmp_path / "s"), "--layout", "Outdoor-Rain", "--copy", "--keep-twins"]
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
-def test_killed_runs_are_finished_by_the_next(command, tmp_path, kills):
-    process = start_tool([*command, "--output", str(tmp_path / "whole")])
-    process.join()
-    assert process.exitcode == 0
+def test_killed_runs_are_finished_by_the_next(command, tmp_path):
+    kill_and_finish(command, tmp_path, start_tool, kills=3)
+
+
+@pytest.mark.slow
+def test_killed_commands_are_finished_by_the_next(command, tmp_path):
+    kill_and_finish(command, tmp_path, start_command, kills=20)
+
+
+def kill_and_finish(command, tmp_path, start, kills):
+    """Kill runs at random moments, and see that the next run of each gives what an undisturbed one gives."""
+    assert tool().main([*command, "--output", str(tmp_path / "whole")]) == 0
     whole = tree(tmp_path / "whole")
     rng = random.Random(0)
     unfinished = 0
     for number in range(kills):
         output = tmp_path / f"killed{number}"
-        process = start_tool([*command, "--output", str(output)])
+        alive, kill = start([*command, "--output", str(output)])
         # A time alone would miss the writing on a busy machine: so many files, and a moment more.
         wanted = rng.randrange(len(whole))
-        while process.is_alive() and sum(1 for _ in output.rglob("*")) < wanted:
+        while alive() and sum(1 for _ in output.rglob("*")) < wanted:
             time.sleep(0.0005)
         time.sleep(rng.uniform(0, 0.002))
-        process.kill()
-        process.join()
+        kill()
         unfinished += not (output / "manifest.jsonl").exists()
         assert tool().main([*command, "--output", str(output)]) == 0
         assert tree(output) == whole
     assert unfinished
+
+
+def test_what_a_kill_left_half_written_is_removed(command, tmp_path, capsys):
+    output = tmp_path / "out"
+    command = [*command, "--output", str(output)]
+    output.mkdir()
+    (output / ".facts.jsonl.12.tmp").write_bytes(b"half")
+    (output / ".manifest.jsonl.part.345.tmp").write_bytes(b"half")
+    assert tool().main(command) == 0
+    before = tree(output)
+    (output / "rainy" / "0_0.png.6.tmp").write_bytes(b"half")
+    assert tool().main(command) == 0
+    assert tree(output) == before
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.1.tmp").touch()
+    assert tool().main([*command, "--output", str(tmp_path / "mine")]) == 2
+    assert "notes.1.tmp" in capsys.readouterr().err
+    assert names(tmp_path, "mine") == ["notes.1.tmp"]
 
 
 def test_every_step_may_be_the_last(command, tmp_path, monkeypatch):

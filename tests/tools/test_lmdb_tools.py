@@ -1,5 +1,6 @@
 """The scripts that make and check LMDBs, as commands."""
 
+import os
 import resource
 import subprocess
 import sys
@@ -139,6 +140,23 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(reposito
     assert not (tmp_path / "x.lmdb").exists()
     assert tools[0](command) == 0
     assert not (tmp_path / "x.lmdb.building").exists()
+
+
+def test_folders_that_may_not_be_entered(tools, folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "closed").chmod(0)
+    if os.access("closed", os.X_OK):
+        pytest.skip("this user may enter any folder")
+    create, verify = tools
+    for command, arguments in (
+        (create, ["--input", "closed/in", "--output", "x.lmdb"]),
+        (create, ["--input", "closed", "--output", "x.lmdb"]),
+        (create, ["--input", "in", "--output", "closed/x.lmdb"]),
+        (verify, ["closed/x.lmdb"]),
+    ):
+        assert command(arguments) == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 @pytest.mark.parametrize("lmdb", ["none.lmdb", "in"])

@@ -1,9 +1,15 @@
 """The script of the preparation, as a command."""
 
+import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+
+from nlcl_plugin.data.image_io import write_image
+from nlcl_plugin.data.prepare.output_folder import at_work
+from nlcl_plugin.errors import InputError
 
 
 def run(repository, *arguments):
@@ -53,6 +59,50 @@ def test_bad_usage(main, tmp_path, monkeypatch, capsys, arguments, words):
     assert words in error
     assert len(error.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_messages_are_one_printable_line(main, tmp_path, capsys):
+    folder = tmp_path / "a\n\x1b[31mb"
+    assert main([str(folder), "--layout", "GT-RAIN", "--output", str(tmp_path / "out")]) == 2
+    assert r"a\n\x1b[31mb" in capsys.readouterr().err
+
+
+def test_homes_of_nobody_are_not_found(main, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["~nobody-of-this-name/x", "--layout", "GT-RAIN", "--output", "out"]) == 2
+    assert "not there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("clean", ["r", "r/clean", "link"])
+def test_rainy_and_clean_images_of_one_folder_are_refused(main, tmp_path, monkeypatch, capsys, clean):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "r" / "clean").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("r")
+    for rainy, other in (("r", clean), (clean, "r")):
+        assert main(["--layout", "two-folders", "--rainy", rainy, "--clean", other, "--output", "out"]) == 2
+        assert "one lies in the other" in capsys.readouterr().err
+
+
+def test_folders_that_may_not_be_entered(main, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "s").mkdir()
+    write_image(tmp_path / "s" / "rain-001.png", np.zeros((4, 4, 3)))
+    write_image(tmp_path / "s" / "norain-001.png", np.zeros((4, 4, 3)))
+    (tmp_path / "closed").chmod(0)
+    if os.access("closed", os.X_OK):
+        pytest.skip("this user may enter any folder")
+    for source, output in (("closed/s", "out"), ("closed", "out"), ("s", "closed/out"), ("s", "closed")):
+        assert main([source, "--layout", "Rain100/200", "--output", output]) == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_what_goes_wrong_in_the_output_folder_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"cannot be written .*Not a directory"), at_work(tmp_path / "file" / "out"):
+        pass
+    with pytest.raises(InputError, match=r"cannot be written .*No such file"), at_work(tmp_path / "out"):
+        (tmp_path / "out" / "a" / "b").touch()
 
 
 @pytest.mark.parametrize("line", ["one.png", "../a.png ../b.png", "a.png b.png c.png d"])

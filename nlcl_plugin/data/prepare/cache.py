@@ -16,8 +16,8 @@ from nlcl_plugin.data.prepare.output_folder import write
 from nlcl_plugin.data.prepare.scan import is_video
 from nlcl_plugin.errors import InputError
 
-# Another version of this file or of OpenCV, which decodes and encodes, may find other facts.
-_HEADER = json.dumps({"facts": 1, "opencv": cv2.__version__})
+# Another version of our code or of OpenCV, which decodes and encodes, may find other facts.
+_HEADER = json.dumps({"facts": 2, "opencv": cv2.__version__})
 
 
 class FactsCache:

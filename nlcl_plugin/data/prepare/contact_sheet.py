@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from nlcl_plugin.data.image_io import decode_image, read_bytes, to_uint8
+from nlcl_plugin.data.image_io import decode_raw, read_bytes, to_float, to_uint8
 from nlcl_plugin.data.prepare.model import FOLDERS, Item, Plan
 
 _COLUMNS, _ROWS = 8, 2
@@ -67,7 +67,8 @@ def _spread(items: list[Item], count: int) -> list[Item]:
 
 
 def _paste(sheet: Image.Image, path: Path, corner: tuple[int, int]) -> None:
-    image = Image.fromarray(to_uint8(decode_image(read_bytes(path), str(path))))
+    pixels = decode_raw(read_bytes(path), str(path))
+    image = Image.fromarray(pixels if pixels.dtype == np.uint8 else to_uint8(to_float(pixels)))
     # Enlarged too, so that tiny tiles can be seen, and without smoothing, so that it shows that they are tiny.
     scale = min(_CELL[0] / image.width, _CELL[1] / image.height)
     size = max(round(image.width * scale), 1), max(round(image.height * scale), 1)

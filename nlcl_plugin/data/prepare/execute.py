@@ -7,13 +7,14 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from nlcl_plugin.data.files import sha256, sync_folder
 from nlcl_plugin.data.parallel import map_in_order
 from nlcl_plugin.data.prepare import frames
 from nlcl_plugin.data.prepare.contact_sheet import draw_summary
 from nlcl_plugin.data.prepare.inspection import produce
-from nlcl_plugin.data.prepare.model import FOLDERS, Item, Plan, Report, escape
-from nlcl_plugin.data.prepare.output_folder import JOURNAL, MANIFEST, SUMMARY, at_work, check_output, temporary, write
-from nlcl_plugin.errors import InputError
+from nlcl_plugin.data.prepare.model import FOLDERS, Item, Plan, Report
+from nlcl_plugin.data.prepare.output_folder import JOURNAL, MANIFEST, SUMMARY, at_work, check_output, write
+from nlcl_plugin.errors import InputError, escape
 
 
 def execute(
@@ -55,8 +56,11 @@ def execute(
             for kind in done:
                 setattr(report, kind, getattr(report, kind) + 1)
         write(output / SUMMARY, draw_summary(plan, output))
+        for folder in FOLDERS.values():
+            sync_folder(output / folder)
         if not finished:
             os.replace(output / JOURNAL, output / MANIFEST)
+            sync_folder(output)
     return report
 
 
@@ -102,7 +106,7 @@ def _is_there(item: Item, path: Path, copy: bool) -> bool:
         return False
     if not item.source.part and os.path.exists(item.source.path) and os.path.samefile(path, item.source.path):
         return not copy and os.stat(item.source.path).st_mtime_ns == item.facts.modified
-    return hashlib.sha256(path.read_bytes()).hexdigest() == item.facts.sha256
+    return sha256(path) == item.facts.sha256
 
 
 def _link(item: Item, path: Path) -> bool:
@@ -114,15 +118,11 @@ def _link(item: Item, path: Path) -> bool:
         raise _changed(item) from error
     if (status.st_size, status.st_mtime_ns) != (item.facts.bytes, item.facts.modified):
         raise _changed(item)
-    unfinished = temporary(path)
+    path.unlink(missing_ok=True)
     try:
-        os.link(source, unfinished)
+        os.link(source, path)
     except OSError:  # another file system, or one without links, or too many of them
         return False
-    try:
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
     return True
 
 

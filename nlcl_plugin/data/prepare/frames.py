@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 import cv2
 import numpy as np
 
+from nlcl_plugin.data.image_io import encode_png
 from nlcl_plugin.data.prepare.model import Source
 from nlcl_plugin.errors import InputError
 
@@ -92,7 +93,4 @@ def _frame(video: Source, number: int) -> Source:
 
 
 def _encode(bgr: np.ndarray) -> bytes:
-    done, encoded = cv2.imencode(".png", bgr)
-    if not done:
-        raise RuntimeError("OpenCV could not encode a PNG")
-    return encoded.tobytes()
+    return encode_png(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))

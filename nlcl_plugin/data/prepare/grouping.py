@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from nlcl_plugin.data.prepare import pairing
-from nlcl_plugin.data.prepare.model import Collection, Drop, Shot, Source, Split, escape
+from nlcl_plugin.data.prepare.model import Collection, Drop, Shot, Source, Split
 from nlcl_plugin.data.prepare.scan import find, natural_key, split_of, stem
-from nlcl_plugin.errors import InputError
+from nlcl_plugin.errors import InputError, escape
 
 
 def unpaired(rainy: list[Source], clean: list[Source], split: Split | None = None) -> Collection:

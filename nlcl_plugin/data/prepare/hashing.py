@@ -7,29 +7,42 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
+from nlcl_plugin.data.image_io import to_float
+
 BITS = 128
 _CELLS = 2**23
+_STRIP = 2**17  # pixels
 _FLAT = 0.004  # about one grey level of 255: below, the hash is that of the noise
 
 
-def dhash(rgb: np.ndarray) -> int | None:
+def dhash(image: np.ndarray) -> int | None:
     """Hash what an image shows: whether brightness rises from place to place, over and down.
 
     Difference hash with 8 × 8 horizontal and 8 × 8 vertical comparisons on a shrunken grey image.
 
     Args:
-        rgb: An (H, W, 3) array, float32 in [0, 1].
+        image: An (H, W, 3) RGB array of uint8, uint16, or float32 in [0, 1].
 
     Returns:
         128 bits, or None for an image without structure.
     """
-    grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+    grey = _grey(image)
     across = cv2.resize(grey, (9, 8), interpolation=cv2.INTER_AREA)
     down = cv2.resize(grey, (8, 9), interpolation=cv2.INTER_AREA)
     if float(across.std()) < _FLAT and float(down.std()) < _FLAT:
         return None
     bits = np.concatenate([(np.diff(across, axis=1) > 0).ravel(), (np.diff(down, axis=0) > 0).ravel()])
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
+
+
+def _grey(image: np.ndarray) -> np.ndarray:
+    """Grey levels in [0, 1]; strip by strip, as all of a large photograph as floats would take gigabytes, and time."""
+    height, width, _ = image.shape
+    grey = np.empty((height, width), np.float32)
+    rows = max(_STRIP // width, 1)
+    for top in range(0, height, rows):
+        grey[top : top + rows] = cv2.cvtColor(to_float(image[top : top + rows]), cv2.COLOR_RGB2GRAY)
+    return grey
 
 
 def signs(hashes: list[int]) -> np.ndarray:

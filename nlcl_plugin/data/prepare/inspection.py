@@ -7,16 +7,17 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 
-from nlcl_plugin.data.image_io import decode_raw, encode_png, read_bytes, to_float
+from nlcl_plugin.data.image_io import decode_raw, encode_png, read_bytes
 from nlcl_plugin.data.parallel import map_in_order
 from nlcl_plugin.data.prepare import frames
 from nlcl_plugin.data.prepare.cache import FactsCache
 from nlcl_plugin.data.prepare.hashing import dhash
-from nlcl_plugin.data.prepare.model import Collection, Drop, Facts, Shot, Source, escape
+from nlcl_plugin.data.prepare.model import Collection, Drop, Facts, Shot, Source
 from nlcl_plugin.data.prepare.scan import is_video
-from nlcl_plugin.errors import InputError
+from nlcl_plugin.errors import InputError, escape
 
 
 def inspect(
@@ -123,13 +124,14 @@ def facts_of(data: bytes, source: Source, modified: int) -> Facts:
     Raises:
         InputError: If it is no image.
     """
-    image = to_float(decode_raw(data, source.label))
+    image = decode_raw(data, source.label)
+    full = 1 if image.dtype == np.float32 else np.iinfo(image.dtype).max
     return Facts(
         bytes=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
         width=image.shape[1],
         height=image.shape[0],
         dhash=dhash(image),
-        brightness=float(image.mean(dtype=np.float64)),
+        brightness=float(np.mean(cv2.mean(image)[:3])) / full,
         modified=modified,
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from nlcl_plugin.data.image_io import IMAGE_SUFFIXES
+from nlcl_plugin.data.image_io import IMAGE_SUFFIXES, list_files
 from nlcl_plugin.data.prepare import pairing
 from nlcl_plugin.data.prepare.grouping import (
     below,
@@ -18,9 +19,9 @@ from nlcl_plugin.data.prepare.grouping import (
     split_below,
     unpaired,
 )
-from nlcl_plugin.data.prepare.model import Collection, Drop, Source, Split, escape, examples
-from nlcl_plugin.data.prepare.scan import VIDEO_SUFFIXES, find, folder, split_of, stem, walk
-from nlcl_plugin.errors import InputError
+from nlcl_plugin.data.prepare.model import Collection, Drop, Source, Split, examples
+from nlcl_plugin.data.prepare.scan import VIDEO_SUFFIXES, find, folder, split_of, stem
+from nlcl_plugin.errors import InputError, escape
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,9 @@ Layout = Callable[[list[Path], Choices], Collection]
 def two_folders(sources: list[Path], choices: Choices) -> Collection:
     """Rainy and clean images or videos of other scenes, in other counts."""
     rainy, clean = _role_folders(sources, choices)
+    one, other = rainy.resolve(), clean.resolve()
+    if one.is_relative_to(other) or other.is_relative_to(one):
+        raise InputError(f"--rainy {rainy} and --clean {clean}: one lies in the other; give a folder of each kind")
     return unpaired(find(rainy, "rainy/", videos=True), find(clean, "clean/", videos=True))
 
 
@@ -76,7 +80,7 @@ def pairs(sources: list[Path], choices: Choices) -> Collection:
     elif choices.pair_by == "list":
         if choices.list_file is None:
             raise InputError("--pair-by list: needs --list FILE with 'rainy_path clean_path' on each line; give it")
-        found = pairing.by_list(rainy, clean, Path(choices.list_file))
+        found = pairing.by_list(rainy, clean, Path(os.path.expanduser(choices.list_file)))
     elif choices.pair_by == "order":
         found = pairing.by_order(rainy, clean)
     else:
@@ -88,7 +92,7 @@ def spa_data(sources: list[Path], choices: Choices) -> Collection:
     """SPA-Data: a folder with a list file of pairs; tiles of one video stand in one folder."""
     collection = Collection()
     for root in sources:
-        lists = [Path(choices.list_file)] if choices.list_file else sorted(root.glob("*.txt"))
+        lists = [Path(os.path.expanduser(choices.list_file))] if choices.list_file else sorted(root.glob("*.txt"))
         if not lists:
             raise InputError(f"{root}: no list of pairs (*.txt) in this folder; give it with --list FILE")
         front = prefix(root, sources)
@@ -299,7 +303,7 @@ def _account(collection: Collection, roots: list[Path]) -> None:
     known = {source.path for shot in collection.shots for source in (shot.source, shot.twin) if source}
     known.update(drop.label for drop in collection.drops)
     others = []
-    for path in dict.fromkeys(str(root / name) for root in roots for name in walk(root)):
+    for path in dict.fromkeys(str(root / name) for root in roots for name in list_files(root)):
         if path in known:
             continue
         if path.lower().endswith(IMAGE_SUFFIXES):

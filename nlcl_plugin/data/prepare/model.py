@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from nlcl_plugin.errors import escape
+
 Role = Literal["rainy", "clean"]
 Split = Literal["train", "val", "test"]
 
@@ -226,8 +228,3 @@ def examples(labels: list[str]) -> str:
     """Name the first few of many."""
     more = f", and {len(labels) - EXAMPLES} more" if len(labels) > EXAMPLES else ""
     return ", ".join(labels[:EXAMPLES]) + more
-
-
-def escape(line: str) -> str:
-    """Make one printable line of a text that may hold file names with newlines or bytes that are no Unicode."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Hashable
 from pathlib import Path, PurePosixPath
 
 from nlcl_plugin.data.image_io import IMAGE_SUFFIXES
-from nlcl_plugin.data.prepare.model import Drop, Shot, Source, Split, escape, examples
+from nlcl_plugin.data.prepare.model import Drop, Shot, Source, Split, examples
 from nlcl_plugin.data.prepare.scan import stem
-from nlcl_plugin.errors import InputError
+from nlcl_plugin.errors import InputError, escape
 
 NO_CLEAN = "rainy image without a clean partner"
 NO_RAINY = "clean image without a rainy partner"

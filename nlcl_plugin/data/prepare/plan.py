@@ -20,11 +20,10 @@ from nlcl_plugin.data.prepare.model import (
     Shot,
     Source,
     Split,
-    escape,
     examples,
 )
 from nlcl_plugin.data.prepare.names import output_names
-from nlcl_plugin.errors import InputError
+from nlcl_plugin.errors import InputError, escape
 
 _DEFAULT_FRACTION = 0.1  # of paired scenes
 _FRAME_BITS = 6  # frames of one camera differ by rain alone

@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path, PurePosixPath
 
-from nlcl_plugin.data.image_io import IMAGE_SUFFIXES
+from nlcl_plugin.data.image_io import IMAGE_SUFFIXES, list_files
 from nlcl_plugin.data.prepare.model import Source, Split
 from nlcl_plugin.errors import InputError
 
@@ -25,18 +25,17 @@ def folder(path: str | os.PathLike[str]) -> Path:
     Raises:
         InputError: If it is not.
     """
-    path = Path(path).expanduser()
-    if not path.is_dir():
-        kind = "a file" if path.exists() else "not there"
+    path = os.path.expanduser(path)
+    if not os.path.isdir(path):
+        kind = "a file" if os.path.exists(path) else "not there"
         raise InputError(f"{path}: this is {kind}, expected a folder; correct the path")
-    return path
+    return Path(path)
 
 
 def find(root: Path, prefix: str = "", *, videos: bool = False) -> list[Source]:
     """List the images below a folder.
 
-    Hidden files and folders are left out, links are followed, the case of endings is of no matter. A link to nothing
-    is listed, so that it will be missed when it is read.
+    The case of endings is of no matter; see `list_files` for what is searched.
 
     Args:
         root: The folder.
@@ -47,7 +46,7 @@ def find(root: Path, prefix: str = "", *, videos: bool = False) -> list[Source]:
         The images in natural order.
     """
     endings = IMAGE_SUFFIXES + VIDEO_SUFFIXES if videos else IMAGE_SUFFIXES
-    names = (name for name in sorted(walk(root), key=natural_key) if name.lower().endswith(endings))
+    names = (name for name in sorted(list_files(root), key=natural_key) if name.lower().endswith(endings))
     return [Source(str(root / name), prefix + name) for name in names]
 
 
@@ -69,34 +68,3 @@ def split_of(name: str) -> Split | None:
         if found := re.match(r"Rain(Train|Test)[LH]", part):
             return found[1].lower()  # type: ignore[return-value]
     return None
-
-
-def walk(root: Path) -> list[str]:
-    """List all files below a folder, but hidden ones, as relative paths with forward slashes.
-
-    Raises:
-        InputError: If a folder cannot be read.
-    """
-    return _walk(root, "", ())
-
-
-def _walk(folder: Path, prefix: str, ancestors: tuple[tuple[int, int], ...]) -> list[str]:
-    try:
-        status = folder.stat()
-        entries = sorted(os.listdir(folder))
-    except OSError as error:
-        raise InputError(f"{folder}: this folder cannot be read ({error.strerror}); check its permissions") from error
-    # A link may lead back to a folder we are in, directly or through another link.
-    identity = (status.st_dev, status.st_ino)
-    if identity in ancestors:
-        return []
-    names = []
-    for entry in entries:
-        if entry.startswith("."):
-            continue
-        path = folder / entry
-        if path.is_dir():
-            names += _walk(path, f"{prefix}{entry}/", (*ancestors, identity))
-        elif path.is_file() or path.is_symlink():  # no pipes, which would be read for ever
-            names.append(prefix + entry)
-    return names
