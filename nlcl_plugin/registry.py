@@ -15,12 +15,14 @@ def register_in_basicsr() -> None:
 
     from nlcl_plugin import archs, losses
     from nlcl_plugin.data.unpaired_image_dataset import UnpairedImageDataset
+    from nlcl_plugin.models.mixed_models import NLCLESRGANModel, NLCLSRGANModel, NLCLSRModel, NLCLSwinIRModel
     from nlcl_plugin.models.nlcl_model import NLCLModel
 
     for registry, classes in (
         (
             basicsr_registry.ARCH_REGISTRY,
             (
+                archs.FeatureEncoder,
                 archs.LayerGenerator,
                 archs.PatchDiscriminator,
                 archs.ProjectionHeads,
@@ -33,7 +35,10 @@ def register_in_basicsr() -> None:
             (losses.AsymmetricNLCLLoss, losses.LocationContrastLoss, losses.RelayLoss),
         ),
         (basicsr_registry.DATASET_REGISTRY, (UnpairedImageDataset,)),
-        (basicsr_registry.MODEL_REGISTRY, (NLCLModel,)),
+        (
+            basicsr_registry.MODEL_REGISTRY,
+            (NLCLModel, NLCLSRModel, NLCLSwinIRModel, NLCLSRGANModel, NLCLESRGANModel),
+        ),
     ):
         for cls in classes:
             register(registry, cls)

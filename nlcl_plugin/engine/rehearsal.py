@@ -21,7 +21,8 @@ from nlcl_plugin.errors import InputError, TrainingStoppedError
 def rehearse(opt: dict[str, Any]) -> None:
     """Build our model from a copy of the options and take a step of each stage with a batch of noise.
 
-    Stock models are not rehearsed: what their batches hold is unknown.
+    Models with `NLCLMixin` are only built, which tries out what the mixin adds, and stock models not even that: what
+    their batches hold is unknown.
 
     Args:
         opt: Complete, checked options.
@@ -29,11 +30,14 @@ def rehearse(opt: dict[str, Any]) -> None:
     Raises:
         InputError: If the model cannot be built or take a step.
     """
-    if not hasattr(MODEL_REGISTRY.get(opt["model_type"]), "train_options"):
+    model_class = MODEL_REGISTRY.get(opt["model_type"])
+    ours, mixed = (hasattr(model_class, name) for name in ("train_options", "mixed_options"))
+    if not ours and not (mixed and opt["train"].get("nlcl_opt")):
         return
     trial = copy.deepcopy(opt)
     trial["dist"] = False
-    trial["train"]["compile"] = False  # takes a minute, and would be done twice
+    if ours:
+        trial["train"]["compile"] = False  # takes a minute, and would be done twice
     trial["num_gpu"] = min(trial["num_gpu"], 1)
     logger = logging.getLogger("basicsr")
     # The builders log, which would open BasicSR's logger for good before its file is known.
@@ -41,6 +45,8 @@ def rehearse(opt: dict[str, Any]) -> None:
     logger.disabled = True
     try:
         model = build_model(trial)
+        if not ours:
+            return
         size = trial["datasets"]["train"]["gt_size"]
         noise = torch.rand(2, trial["datasets"]["train"]["batch_size_per_gpu"], 3, size, size)
         restorer = model.train_opt.restorer_opt

@@ -113,7 +113,9 @@ def check(options: dict[str, Any]) -> None:
     if options["is_train"]:
         _check_numbers("train", options["train"])
         if ours is not None:
-            _check_schema(ours, options["train"])
+            _check_schema(ours, options["train"], "train")
+        elif options["train"].get("nlcl_opt") is not None:
+            _check_mixed(model, options["train"]["nlcl_opt"])
     if options["is_train"]:
         if "total_iter" not in options["train"]:
             raise InputError("train.total_iter is missing: give the number of iterations")
@@ -213,12 +215,29 @@ def _try(where: str, cls: Any, *args: Any, **kwargs: Any) -> None:
         raise InputError(f"{where}: {' '.join(str(error).split())}") from error
 
 
-def _check_schema(schema: Any, block: dict[str, Any]) -> None:
+def _check_mixed(model: Any, block: Any) -> None:
+    """Check the block that `NLCLMixin` reads."""
+    where = "train.nlcl_opt"
+    if not hasattr(model, "mixed_options"):
+        ready = f"NLCL{model.__name__}"
+        advice = f"use {ready}" if ready in MODEL_REGISTRY else "give it to a class with NLCLMixin"
+        warnings.warn(f"{where}: {model.__name__} ignores it; {advice}", stacklevel=2)
+        return
+    _check_schema(model.mixed_options, block, where)
+    for key in ("layer_opt", "location_opt"):
+        if block.get(key):
+            arguments = {name: value for name, value in block[key].items() if name != "sampling"}
+            _check_call(LOSS_REGISTRY, f"{where}.{key}", arguments)
+    if block.get("optim_p"):
+        _check_name(f"{where}.optim_p.type", block["optim_p"]["type"], OPTIMIZERS, "torch.optim has no")
+
+
+def _check_schema(schema: Any, block: Any, block_name: str) -> None:
     try:
         schema.model_validate(block)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in ("train", *first["loc"]))
+        where = ".".join(str(part) for part in (block_name, *first["loc"]))
         if first["type"] == "extra_forbidden":
             fields = _fields_at(schema, first["loc"][:-1])
             raise InputError(f"{where}: unknown option{_suggest(str(first['loc'][-1]), fields)}") from error

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.models.batch_random import BatchRandom
-from nlcl_plugin.models.nlcl_options import TrainOptions
+from nlcl_plugin.models.nlcl_options import LayerPatches, TrainOptions
 from nlcl_plugin.ops import gather_at, nonlocal_neighbours
 
 Pair = tuple[list[Tensor], list[Tensor]]
@@ -132,9 +132,9 @@ def image_places(outputs: Tensor, keys: Sequence[Tensor], embed: LayerEmbeddings
 def layer_places(
     image: Tensor,
     rain: Tensor,
-    features_image: Sequence[Tensor] | None,
-    features_rain: Sequence[Tensor] | None,
-    embed: LayerEmbeddings,
+    features_image: Sequence[Tensor],
+    features_rain: Sequence[Tensor],
+    options: LayerPatches,
     random: BatchRandom,
 ) -> Pair:
     """Features of non-local neighbours within each layer, around random query patches of its own.
@@ -144,16 +144,12 @@ def layer_places(
         rain: Rain layers R (B, C, H, W).
         features_image: Features of B at the taps.
         features_rain: Features of R at the taps.
-        embed: Options and networks.
+        options: How many patches, and from where.
         random: Where query patches are drawn from.
 
     Returns:
         Two lists of (B × num_queries, N, C): each query is an item of its own.
     """
-    options = embed.layer
-    assert options is not None
-    assert features_image is not None
-    assert features_rain is not None
     size = (image.shape[-2], image.shape[-1])
     found: list[list[Tensor]] = []
     for layer, features, k in (

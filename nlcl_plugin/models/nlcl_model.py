@@ -25,6 +25,7 @@ from nlcl_plugin.models.moving_average import update_average
 from nlcl_plugin.models.nlcl_options import OptimizerOptions, TrainOptions
 from nlcl_plugin.models.optimization import Stepper, build_optimizer, build_scheduler
 from nlcl_plugin.models.padding import run_padded
+from nlcl_plugin.models.pretrained import load_pretrained
 from nlcl_plugin.models.pseudo_pairs import make_pseudo_rainy
 from nlcl_plugin.models.unpaired_losses import UnpairedLosses
 from nlcl_plugin.models.validation import ValidationMixin
@@ -110,9 +111,8 @@ class NLCLModel(ValidationMixin, BaseModel):
             if self.is_train:
                 self._speed_up(net)
             net = self.model_to_device(net)
-            self._load(
-                net, label, self.opt["path"].get(f"param_key_{label}", "params" if self.is_train else "params_ema")
-            )
+            param_key = self.opt["path"].get(f"param_key_{label}", "params" if self.is_train else "params_ema")
+            load_pretrained(self, net, label, param_key)
             setattr(self, f"net_{label}", net)
             nets[label] = net
             count = sum(p.numel() for p in net.parameters())
@@ -125,27 +125,13 @@ class NLCLModel(ValidationMixin, BaseModel):
         if self.train_opt.compile:
             net.compile()
 
-    def _load(self, net: nn.Module, label: str, param_key: str) -> None:
-        path = self.opt["path"].get(f"pretrain_network_{label}")
-        if path is None:
-            return
-        try:
-            self.load_network(net, path, self.opt["path"].get(f"strict_load_{label}", True), param_key)
-        except KeyError as error:
-            raise InputError(f"{path}: holds no weights under {error}; set path.param_key_{label}") from error
-        except Exception as error:  # torch.load raises nearly anything on a file that is no checkpoint
-            reason = " ".join(str(error).split())[:300]
-            raise InputError(
-                f"path.pretrain_network_{label}: {path} does not fit network_{label} or is no checkpoint ({reason})"
-            ) from error
-
     def _build_averages(self) -> dict[str, nn.Module]:
         """Moving averages of the networks whose output is used; they are what tests and extracts rain."""
         averages: dict[str, nn.Module] = {}
         if self.train_opt.ema_decay > 0:
             for label in {"g", "r", "s"} & set(self.nets):
                 average = deepcopy(self.get_bare_model(self.nets[label])).eval().requires_grad_(False)
-                self._load(average, label, "params_ema")
+                load_pretrained(self, average, label, "params_ema")
                 averages[label] = average
         return averages
 

@@ -48,23 +48,33 @@ class LossOptions(Built):
         return min(1.0, current_iter / self.ramp_iter) if self.ramp_iter else 1.0
 
 
-class LocationSampling(Block):
+class LocationPlaces(Block):
+    """How many places location contrast compares."""
+
+    num_patches: int = Field(256, ge=2, description="Places an image.")
+
+
+class LocationSampling(LocationPlaces):
     """Which places location contrast compares."""
 
     taps: tuple[int, ...] = Field((0, 2, 4, 8, 12), min_length=1, description="Feature taps of net_g.")
-    num_patches: int = Field(256, ge=2, description="Places an image.")
     on_clean: bool = Field(True, description="Also compare B(C) with C, as CUT's identity term does.")
 
 
-class LayerSampling(Block):
-    """Which patches layer contrast compares."""
+class LayerPatches(Block):
+    """How many patches layer contrast compares, and from where."""
 
-    taps: tuple[int, ...] = Field((0, 3, 7, 11), min_length=1, description="Feature taps of net_d.")
     num_queries: int = Field(1, ge=1, description="Query patches an image; each has neighbours of its own.")
     num_image_patches: int = Field(8, ge=2, description="Neighbours of a query in B, the query included.")
     num_rain_patches: int = Field(128, ge=2, description="Neighbours of a query in R, the query included.")
     patch_size: int = Field(16, ge=1, description="Side of a patch in pixels.")
     search_size: int = Field(40, ge=1, description="Side of the search window in pixels.")
+
+
+class LayerSampling(LayerPatches):
+    """Which patches layer contrast compares."""
+
+    taps: tuple[int, ...] = Field((0, 3, 7, 11), min_length=1, description="Feature taps of net_d.")
 
 
 class LocationLossOptions(LossOptions):

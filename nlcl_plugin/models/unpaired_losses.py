@@ -85,7 +85,8 @@ class UnpairedLosses:
         image = outputs[:n]
         rain = self.nets["r"](rainy) if "r" in self.nets else rainy - image
 
-        features_b, features_r = None, None
+        features_b: list[Tensor] = []
+        features_r: list[Tensor] = []
         if t.gan_opt is not None:
             judged, features_b, features_r = self.embed.discriminator(image, rain)
             add("l_g_gan", t.gan_opt, self.cri_gan(_full(judged), True))
@@ -94,7 +95,9 @@ class UnpairedLosses:
             location=image_places(outputs[:compared], [k[:compared] for k in keys], self.embed, random)
             if t.location_opt
             else None,
-            layer=layer_places(image, rain, features_b, features_r, self.embed, random) if t.layer_opt else None,
+            layer=layer_places(image, rain, features_b, features_r, t.layer_opt.sampling, random)
+            if t.layer_opt
+            else None,
         )
         if t.location_opt is not None:
             add("l_location", t.location_opt, self.cri_location(*embeddings.location))

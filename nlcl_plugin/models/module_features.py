@@ -1,0 +1,102 @@
+"""Features of any network: the outputs of its named modules."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from nlcl_plugin.errors import InputError
+
+
+class _AllFound(Exception):  # noqa: N818  no error: it ends a forward pass whose rest nobody needs
+    pass
+
+
+class ModuleFeatures:
+    """Outputs of named modules of a network that is judged by, not trained.
+
+    Args:
+        net: The network, without a wrapper for distributed training.
+        modules: Names as in `net.named_modules()`. Of a module that runs more than once, the first output is taken.
+        where: The option's name, for messages.
+
+    Raises:
+        InputError: If a module does not exist.
+    """
+
+    def __init__(self, net: nn.Module, modules: Sequence[str], where: str) -> None:
+        known = dict(net.named_modules())
+        for name in modules:
+            if name not in known or not name:
+                close = difflib.get_close_matches(name, known, n=1)
+                hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(dict(net.named_children()))}"
+                raise InputError(f"{where}: {type(net).__name__} has no module {name!r}; {hint}")
+        self.net = net
+        self.modules = {name: known[name] for name in modules}
+        self.where = where
+
+    @contextlib.contextmanager
+    def still(self) -> Iterator[None]:
+        """Within it, passes of the network and of its gradient leave its weights and statistics as they are.
+
+        Dropout, batch statistics and the power iteration of spectral norm are off: a feature pass is the same whatever
+        else is in the batch, and draws nothing.
+        """
+        modes = [(module, module.training) for module in self.net.modules()]
+        wanted = [(parameter, parameter.requires_grad) for parameter in self.net.parameters()]
+        for module, _ in modes:
+            module.training = False
+        for parameter, _ in wanted:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+            for parameter, mode in wanted:
+                parameter.requires_grad_(mode)
+
+    def __call__(self, images: Tensor) -> list[Tensor]:
+        """Features of images; the pass ends as soon as the last module has run.
+
+        Args:
+            images: Images (B, C, H, W).
+
+        Returns:
+            One (B, C, h, w) a module, in the order of the names.
+
+        Raises:
+            InputError: If a module does not run, or puts out something else.
+        """
+        found: dict[str, Tensor] = {}
+
+        def keep(name: str) -> Any:
+            def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+                if not isinstance(output, Tensor) or output.dim() != 4:
+                    shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+                    raise InputError(
+                        f"{self.where}: {name!r} puts out {shape}, where features (B, C, H, W) are needed; "
+                        "name another module, such as a convolution"
+                    )
+                if name not in found:
+                    found[name] = output.clone()  # what comes next may change it in place
+                if len(found) == len(self.modules):
+                    raise _AllFound
+
+            return hook
+
+        handles = [module.register_forward_hook(keep(name)) for name, module in self.modules.items()]
+        try:
+            with contextlib.suppress(_AllFound):
+                self.net(images)
+        finally:
+            for handle in handles:
+                handle.remove()
+        missing = [name for name in self.modules if name not in found]
+        if missing:
+            raise InputError(f"{self.where}: {missing[0]!r} does not run in a forward pass; name another module")
+        return [found[name] for name in self.modules]

@@ -1,0 +1,239 @@
+"""NLCL in any BasicSR model: layer contrast on (output, input - output), added to the model's own training step."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from copy import deepcopy
+from typing import Any
+
+import torch
+from basicsr.archs import build_network
+from basicsr.utils import get_root_logger
+from pydantic import BaseModel as OptionsModel
+from torch import Tensor, nn
+
+from nlcl_plugin.errors import InputError
+from nlcl_plugin.models.added_contrast import AddedContrast
+from nlcl_plugin.models.batch_random import BatchRandom
+from nlcl_plugin.models.mixed_options import MixedOptions
+from nlcl_plugin.models.module_features import ModuleFeatures
+from nlcl_plugin.models.nlcl_options import Built, OptimizerOptions
+from nlcl_plugin.models.optimization import build_optimizer, build_scheduler
+from nlcl_plugin.models.pretrained import load_pretrained
+
+
+class NLCLMixin:
+    """Adds layer contrast, and location contrast if asked for, to a BasicSR model that has `net_g`.
+
+    For your own model class:
+
+        @MODEL_REGISTRY.register()
+        class MyNLCLModel(NLCLMixin, MyModel): ...
+
+    and in the option file `model_type: MyNLCLModel`, a block `train.nlcl_opt` (see `MixedOptions`) and `network_p`.
+    Without the block the model is the stock one.
+
+    The loss is computed when `net_g` has run, on a copy of its output that nothing else depends on; its gradient is
+    added to the output's own when the model's backward pass comes by. So `net_g` still has one backward pass, in which
+    distributed training adds up gradients once; a step in which the model does not train `net_g` trains the heads as
+    little; and the model's own code stays as it is, whatever its losses. Without a weight nothing is computed.
+
+    `net_p` (projection heads) and `net_e` (the encoder, if that gives the features) are initialised apart from the
+    global random numbers, and are the last entry of `optimizers` and `schedulers`: a training state of the stock
+    model can be resumed, with fresh heads. One with heads needs this class.
+
+    Args:
+        opt: BasicSR's option dict, with `network_p` (its `in_channels` is filled in) and, with `source: encoder`,
+            `network_e`.
+
+    Raises:
+        InputError: If the options don't fit together.
+    """
+
+    mixed_options: type[OptionsModel] = MixedOptions
+
+    opt: dict[str, Any]
+    device: torch.device
+    net_g: nn.Module
+    optimizers: list[torch.optim.Optimizer]
+    schedulers: list[Any]
+    log_dict: dict[str, float]
+
+    def __init__(self, opt: dict[str, Any]) -> None:
+        block = opt["train"].get("nlcl_opt") if opt["is_train"] else None
+        train = deepcopy(opt["train"]) if block else {}  # BasicSR takes entries out
+        super().__init__(opt)  # type: ignore[call-arg]
+        self.contrast: AddedContrast | None = None
+        self.nlcl_nets: dict[str, nn.Module] = {}  # what the added losses train, by label
+        if block:
+            self.nlcl_opt = MixedOptions.model_validate(block)
+            devices = [torch.cuda.current_device()] if self.device.type == "cuda" else []
+            with torch.random.fork_rng(devices):
+                self._build_contrast()
+            self._setup_nlcl_optimizer(train)
+
+    def _build_contrast(self) -> None:
+        encoder = self.nlcl_opt.features.source == "encoder"
+        if encoder:
+            self.net_e = self._build_extra("e", "an encoder", "{type: FeatureEncoder}")
+        self.contrast = AddedContrast(self.nlcl_opt, self.net_e if encoder else self._judge(), self.device)
+        side = self.opt.get("datasets", {}).get("train", {}).get("gt_size", 128)
+        noise = torch.rand(2, 1, 3, side, side, device=self.device)
+        channels = self.contrast.channels(noise[0])
+        if self.nlcl_opt.location_opt:
+            channels = channels * 2
+        self.net_p = self._build_extra("p", "projection heads", "{type: ProjectionHeads}", in_channels=channels)
+        try:  # now, as a wrong sampling would otherwise show in the first step only
+            with torch.no_grad(), self.contrast.still():
+                self.contrast(self.net_p, noise[0], noise[1], BatchRandom(0, 0, [0], 1))
+        except ValueError as error:
+            raise InputError(f"train.nlcl_opt with crops of {side} pixels: {error}") from error
+
+    def _judge(self) -> ModuleFeatures:
+        """Features of the network that `features.source` names."""
+        label = {"discriminator": "net_d", "generator": "net_g"}[self.nlcl_opt.features.source]
+        if not hasattr(self, label):
+            raise InputError(
+                f"train.nlcl_opt.features.source: {self.nlcl_opt.features.source} means {label}, which "
+                f"{type(self).__name__} lacks; use generator or encoder, or a model with a discriminator"
+            )
+        net = self.get_bare_model(getattr(self, label))  # type: ignore[attr-defined]
+        return ModuleFeatures(net, self.nlcl_opt.features.modules, "train.nlcl_opt.features.modules")
+
+    def _build_extra(self, label: str, what: str, example: str, **arguments: Any) -> nn.Module:
+        key = f"network_{label}"
+        if key not in self.opt:
+            raise InputError(f"{key} is missing: train.nlcl_opt needs {what}; add {key}: {example}")
+        net = self.model_to_device(build_network({**deepcopy(self.opt[key]), **arguments}))  # type: ignore[attr-defined]
+        self.nlcl_nets[label] = net
+        path = self.opt["path"].get(f"pretrain_network_{label}")
+        if path and self.opt["path"].get("resume_state") and not os.path.exists(path):
+            get_root_logger().warning(f"{path} does not exist: net_{label} starts anew.")  # a stock model's checkpoint
+        else:
+            load_pretrained(self, net, label, self.opt["path"].get(f"param_key_{label}", "params"))
+        count = sum(p.numel() for p in net.parameters())
+        get_root_logger().info(f"net_{label}: {type(self.get_bare_model(net)).__name__}, {count:,d} parameters")  # type: ignore[attr-defined]
+        return net
+
+    def _setup_nlcl_optimizer(self, train: dict[str, Any]) -> None:
+        options = self.nlcl_opt.optim_p
+        if options is None:
+            if "optim_g" not in train:
+                raise InputError(
+                    "train.nlcl_opt.optim_p is missing: there is no train.optim_g to take its options from"
+                )
+            options = OptimizerOptions.model_validate(train["optim_g"])
+        parameters = [p for net in self.nlcl_nets.values() for p in net.parameters()]
+        self.optimizer_p = build_optimizer(options, parameters, "train.nlcl_opt.optim_p")
+        self.optimizers.append(self.optimizer_p)
+        if "scheduler" in train:
+            scheduler = Built.model_validate(train["scheduler"])
+            self.schedulers.append(build_scheduler(scheduler, self.optimizer_p, int(train["total_iter"])))
+
+    def optimize_parameters(self, current_iter: int) -> None:
+        """Take the model's own step with the losses added.
+
+        Args:
+            current_iter: The iteration, counted from 1.
+
+        Raises:
+            InputError: If the model does not run `net_g`, or on something else than images.
+        """
+        if self.contrast is None:
+            super().optimize_parameters(current_iter)  # type: ignore[misc]
+            return
+        self.optimizer_p.zero_grad(set_to_none=True)
+        addition = _Addition(self, current_iter)
+        weighted = self.nlcl_opt.weight_at(current_iter) > 0
+        handle = self.net_g.register_forward_hook(addition) if weighted else None
+        try:
+            super().optimize_parameters(current_iter)  # type: ignore[misc]
+        finally:
+            if handle:
+                handle.remove()
+        if weighted and not addition.computed:
+            raise InputError(f"train.nlcl_opt: {type(self).__name__} takes its step without a pass of net_g")
+        if not addition.reached:
+            self.optimizer_p.zero_grad(set_to_none=True)
+        self.optimizer_p.step()  # without gradients it changes nothing, but the schedule knows that it is in use
+        if addition.reached:
+            self.log_dict = {**self.log_dict, **self.reduce_loss_dict(addition.losses)}  # type: ignore[attr-defined]
+
+    def nlcl_gradient(
+        self, output: Tensor, inputs: Tensor, current_iter: int
+    ) -> tuple[Tensor, OrderedDict[str, Tensor]]:
+        """Gradient of the weighted losses in the output; those in heads and encoder are added to their own.
+
+        Args:
+            output: Output of `net_g`.
+            inputs: Its input.
+            current_iter: The iteration, for the ramp and the random places.
+
+        Returns:
+            The gradient, and the losses to log.
+        """
+        assert self.contrast is not None
+        rank, processes = (self.opt["rank"], self.opt["world_size"]) if self.opt["dist"] else (0, 1)
+        batch = output.shape[0]
+        # The sampler deals the draws of a batch out to the processes in turn.
+        rows = [rank + processes * place for place in range(batch)]
+        random = BatchRandom(self.opt.get("manual_seed") or 0, current_iter, rows, batch * processes)
+        leaf = output.detach().requires_grad_()
+        with self.contrast.still():
+            total, losses = self.contrast(self.net_p, leaf, inputs, random)
+            (self.nlcl_opt.weight_at(current_iter) * total).backward()
+        assert leaf.grad is not None
+        return leaf.grad, losses
+
+    def nlcl_loss_scale(self) -> float:
+        """What the model multiplies its losses by, as it does with a `GradScaler` of its own."""
+        scalers = (value for value in vars(self).values() if isinstance(value, torch.amp.GradScaler))
+        return next((scaler.get_scale() for scaler in scalers if scaler.is_enabled()), 1.0)
+
+    def save(self, epoch: int, current_iter: int) -> None:
+        """Save heads and encoder, then what the model saves: its training state has to come last."""
+        for label, net in self.nlcl_nets.items():
+            self.save_network(net, f"net_{label}", current_iter)  # type: ignore[attr-defined]
+        super().save(epoch, current_iter)  # type: ignore[misc]
+
+    def resume_training(self, resume_state: dict[str, Any]) -> None:
+        """Take optimizers and schedules from a training state, of this class or of the stock model."""
+        if self.contrast and len(resume_state["optimizers"]) == len(self.optimizers) - 1:
+            get_root_logger().warning("The training state has no projection heads: these start anew.")
+            own = {
+                name: [*resume_state[name], *(entry.state_dict() for entry in mine[len(resume_state[name]) :])]
+                for name, mine in (("optimizers", self.optimizers), ("schedulers", self.schedulers))
+            }
+            resume_state = {**resume_state, **own}
+        super().resume_training(resume_state)  # type: ignore[misc]
+
+
+class _Addition:
+    """Forward hook of `net_g` in one step: computes at its first trained pass, adds when the backward pass comes by."""
+
+    def __init__(self, model: NLCLMixin, current_iter: int) -> None:
+        self.model = model
+        self.current_iter = current_iter
+        self.computed = self.reached = False
+        self.losses: OrderedDict[str, Tensor] = OrderedDict()
+
+    def __call__(self, _net: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if self.computed or not torch.is_grad_enabled():
+            return
+        self.computed = True  # first, as features of net_g need passes of it
+        if not isinstance(output, Tensor) or not args:
+            raise InputError(
+                f"train.nlcl_opt: net_g must take and put out an image, but puts out {type(output).__name__}"
+            )
+        if not output.requires_grad:
+            return
+        gradient, self.losses = self.model.nlcl_gradient(output, args[0], self.current_iter)
+
+        def add(own: Tensor) -> Tensor | None:
+            if self.reached:  # a second backward pass through the same output
+                return None
+            self.reached = True
+            return own + self.model.nlcl_loss_scale() * gradient
+
+        output.register_hook(add)
