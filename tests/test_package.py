@@ -20,10 +20,10 @@ import nlcl_plugin
 from nlcl_plugin.registry import register, register_in_basicsr
 
 NAMES = {
-    ARCH_REGISTRY: ("LayerGenerator", "PatchDiscriminator", "ProjectionHeads", "ResidualUNet"),
+    ARCH_REGISTRY: ("FeatureEncoder", "LayerGenerator", "PatchDiscriminator", "ProjectionHeads", "ResidualUNet"),
     LOSS_REGISTRY: ("AsymmetricNLCLLoss", "LocationContrastLoss", "RelayLoss"),
     DATASET_REGISTRY: ("UnpairedImageDataset",),
-    MODEL_REGISTRY: ("NLCLModel",),
+    MODEL_REGISTRY: ("NLCLModel", "NLCLSRModel", "NLCLSwinIRModel", "NLCLSRGANModel", "NLCLESRGANModel"),
 }
 
 
@@ -101,6 +101,7 @@ def test_pure_parts_import_no_framework(folder):
 @pytest.mark.parametrize(
     "module",
     [
+        "nlcl_plugin.archs.feature_encoder_arch",
         "nlcl_plugin.archs.layer_generator_arch",
         "nlcl_plugin.archs.patch_discriminator_arch",
         "nlcl_plugin.archs.projection_heads_arch",

@@ -5,14 +5,35 @@ import subprocess
 import sys
 
 import yaml
+from test_package import BLOCKED
 
 
-def test_python_example_runs(repository, tmp_path):
-    blocks = re.findall(r"```python\n(.*?)```", (repository / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    assert blocks
+def python_examples(repository):
+    return re.findall(r"```python\n(.*?)```", (repository / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+
+
+def run(code, folder):
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_python_examples_run(repository, tmp_path):
+    blocks = python_examples(repository)
+    assert len(blocks) == 2
     for block in blocks:
-        done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+        run(block, tmp_path)
+
+
+def test_the_loop_trains_where_there_is_no_framework_but_torch(repository, tmp_path):
+    (loop,) = (block for block in python_examples(repository) if "basicsr" not in block)
+    frameworks = {"basicsr", "mmengine", "torchvision", "cv2", "lmdb", "yaml", "pydantic", "skimage"}
+    lines = run(BLOCKED.format(blocked=frameworks) + "import torch; torch.manual_seed(0)\n" + loop, tmp_path).split(
+        "\n"
+    )
+    losses = [float(line.split()[1]) for line in lines if line]
+    assert len(losses) == 20
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
 
 
 def test_files_that_the_readme_links_to_exist(repository):

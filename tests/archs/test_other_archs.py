@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nlcl_plugin.archs import PatchDiscriminator, ProjectionHeads, ResidualUNet, SimpleGateUNet
+from nlcl_plugin.archs import FeatureEncoder, PatchDiscriminator, ProjectionHeads, ResidualUNet, SimpleGateUNet
 from nlcl_plugin.archs.simple_gate_unet_arch import _Block
 
 
@@ -131,3 +131,22 @@ def test_every_parameter_of_the_gated_unet_has_a_gradient_once_its_blocks_are_op
             torch.nn.init.ones_(parameter)
     net(torch.rand(1, 3, 13, 9)).square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
+
+
+def test_encoder_halves_each_level_and_sees_each_image_alone():
+    net, images = FeatureEncoder(num_feat=4, num_level=4), torch.rand(2, 3, 32, 48)
+    levels = net(images)
+    assert [tuple(level.shape[1:]) for level in levels] == [(4, 32, 48), (8, 16, 24), (16, 8, 12), (16, 4, 6)]
+    for whole, alone in zip(levels, net(images[:1]), strict=True):
+        torch.testing.assert_close(whole[:1], alone)
+
+
+def test_every_weight_of_the_encoder_reaches_its_features():
+    net = FeatureEncoder(num_feat=4)
+    net(torch.rand(1, 3, 16, 16))[-1].sum().backward()
+    assert all(p.grad.abs().max() > 0 for p in net.parameters())
+
+
+def test_encoder_without_levels_is_refused():
+    with pytest.raises(ValueError, match="num_level must be at least 1, but received 0"):
+        FeatureEncoder(num_level=0)

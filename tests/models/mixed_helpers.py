@@ -75,7 +75,9 @@ def build(opt):
 def batch(current_iter=0, *, n=2, scale=1, size=16):
     generator = torch.Generator().manual_seed(current_iter)
     clean = torch.rand(n, 3, size * scale, size * scale, generator=generator)
-    rainy = torch.nn.functional.interpolate(clean, size=(size, size)) + 0.2 * torch.rand(n, 1, size, size, generator=generator)
+    rainy = torch.nn.functional.interpolate(clean, size=(size, size)) + 0.2 * torch.rand(
+        n, 1, size, size, generator=generator
+    )
     return {"lq": rainy.clamp(max=1), "gt": clean}
 
 

@@ -1,0 +1,144 @@
+"""The option files of stock models with NLCL, run as they are but for sizes, length and folders; and their faults."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import photograph
+from helpers import make_folders, run
+
+from nlcl_plugin.engine.launch import start
+from nlcl_plugin.errors import InputError
+
+SWINIR, ESRGAN = "mix_nlcl_swinir_derain", "mix_nlcl_esrgan"
+SHORT = [
+    "num_gpu=0", "datasets:train:batch_size_per_gpu=2", "datasets:train:num_worker_per_gpu=1",
+    "datasets:train:gt_size=32", "logger:print_freq=1", "logger:save_checkpoint_freq=2", "logger:use_tb_logger=false",
+    "val:val_freq=2", "train:nlcl_opt:ramp_iter=2",
+    "train:nlcl_opt:layer_opt:sampling:num_rain_patches=16", "train:nlcl_opt:layer_opt:sampling:patch_size=8",
+    "train:nlcl_opt:layer_opt:sampling:search_size=16", "network_p:num_feat=8",
+]  # fmt: skip
+TINY = {
+    SWINIR: [*SHORT, "network_g:depths=[2]", "network_g:num_heads=[2]", "network_g:embed_dim=8"],
+    ESRGAN: [*SHORT, "network_g:num_feat=8", "network_g:num_block=1", "network_d:num_feat=4"],
+}
+
+
+def make_pairs(root, scale=1):
+    """datasets/rain with training and validation pairs; rainy images so much smaller than clean ones."""
+    folder = root / "datasets" / "rain"
+    folder.mkdir(parents=True)
+    make_folders(folder, photograph)
+    for path in (folder / "rainy").iterdir():
+        path.unlink()
+    for split, rainy in (("clean", "rainy"), ("val_clean", "val_rainy")):
+        for path in (folder / split).iterdir():
+            image = cv2.imread(str(path)).astype(int)
+            image[:, ::7] += 60
+            small = image.clip(0, 255).astype(np.uint8)[::scale, ::scale]
+            cv2.imwrite(str(folder / rainy / path.name), small)
+
+
+def losses(folder, name):
+    lines = (folder / "experiments" / name / "losses.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def latest(folder, name):
+    paths = sorted((folder / "experiments" / name / "models").glob("net_*_latest.pth"))
+    return {path.name: torch.load(path, weights_only=True) for path in paths}
+
+
+def train(folder, repository, name, *overrides, resume=False):
+    command = ["train", "-opt", repository / "options" / f"{name}.yml", *(["--auto_resume"] if resume else [])]
+    done = run(folder, *command, "--force_yml", *TINY[name], *overrides)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stderr
+
+
+@pytest.mark.parametrize(("name", "nets"), [(SWINIR, "gp"), (ESRGAN, "dgp")])
+def test_option_file_trains_with_nlcl_and_goes_on_after_a_stop(repository, tmp_path, name, nets):
+    make_pairs(tmp_path)
+    train(tmp_path, repository, name, "train:total_iter=2")
+    held = latest(tmp_path, name)
+    assert list(held) == [f"net_{label}_latest.pth" for label in nets]
+    text = train(tmp_path, repository, name, "train:total_iter=4", resume=True)
+    assert ", iteration 2." in text
+    assert "psnr" in text
+    assert "no projection heads" not in text
+    entries = losses(tmp_path, name)
+    assert [entry["iter"] for entry in entries] == [1, 2, 3, 4]
+    for entry in entries:
+        assert 0 < entry["l_nlcl_above_floor"] < entry["l_nlcl"]
+    for net, content in latest(tmp_path, name).items():
+        changed = [not torch.equal(value, held[net]["params"][key]) for key, value in content["params"].items()]
+        assert any(changed), net
+
+
+def test_esrgan_option_file_trains_at_scale_two_with_an_encoder(repository, tmp_path):
+    make_pairs(tmp_path, scale=2)
+    changes = ["scale=2", "network_g:upscale=2", "train:total_iter=2", "network_e={type: FeatureEncoder, num_feat: 4}",
+               "train:nlcl_opt:features={source: encoder}",
+               "train:nlcl_opt:location_opt={type: LocationContrastLoss, sampling: {num_patches: 16}}"]  # fmt: skip
+    train(tmp_path, repository, ESRGAN, *changes)
+    assert "net_e_latest.pth" in latest(tmp_path, ESRGAN)
+    assert "l_nlcl_location" in losses(tmp_path, ESRGAN)[-1]
+
+
+def test_with_weight_zero_the_command_trains_the_stock_model_bit_for_bit(repository, tmp_path_factory):
+    found = []
+    for changes in (["train:nlcl_opt:loss_weight=0"], ["model_type=SwinIRModel", "train:nlcl_opt=~"]):
+        folder = tmp_path_factory.mktemp("run")
+        make_pairs(folder)
+        train(folder, repository, SWINIR, "train:total_iter=3", *changes)
+        found.append(latest(folder, SWINIR))
+    weightless, expected = found
+    assert set(weightless) - set(expected) == {"net_p_latest.pth"}
+    for net, content in expected.items():
+        for kind, weights in content.items():
+            assert all(torch.equal(weightless[net][kind][key], value) for key, value in weights.items()), (net, kind)
+
+
+FAULTS = [
+    ("train:nlcl_opt:los_weight=1", "train.nlcl_opt.los_weight: unknown option; did you mean 'loss_weight'?"),
+    ("train:nlcl_opt:loss_weight=-1", "train.nlcl_opt.loss_weight: input should be greater than or equal to 0"),
+    ("train:nlcl_opt:layer_opt:temprature=1", "train.nlcl_opt.layer_opt.temprature: AsymmetricNLCLLoss has no such"),
+    ("train:nlcl_opt:layer_opt:temperature=0", "train.nlcl_opt.layer_opt: temperatures must be positive"),
+    ("train:nlcl_opt:layer_opt:sampling:taps=[0]", "train.nlcl_opt.layer_opt.sampling.taps: unknown option"),
+    ("train:nlcl_opt:layer_opt:type=NLCL", "train.nlcl_opt.layer_opt.type: no loss is named 'NLCL'"),
+    ("train:nlcl_opt:features:source=net_d", "train.nlcl_opt.features.source: input should be 'discriminator', "),
+    ("train:nlcl_opt:features:modules=[]", "name at least one of the generator's modules"),
+    ("train:nlcl_opt:features:modules=[conv_frist]", "SwinIR has no module 'conv_frist'; did you mean 'conv_first'?"),
+    ("train:nlcl_opt:features={source: discriminator, modules: [conv0]}", "net_d, which NLCLSwinIRModel lacks"),
+    ("train:nlcl_opt:features={source: encoder}", "network_e is missing: train.nlcl_opt needs an encoder"),
+    ("train:nlcl_opt:optim_p={type: Adm, lr: 0.1}", "train.nlcl_opt.optim_p.type: torch.optim has no 'Adm'"),
+    ("train:nlcl_opt=3", "train.nlcl_opt: input should be a valid dictionary"),
+    ("train:nlcl_opt:layer_opt:sampling:num_image_patches=400", "train.nlcl_opt with crops of 32 pixels: "),
+]
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pairs")
+    make_pairs(folder)
+    return folder
+
+
+@pytest.mark.parametrize(("change", "message"), FAULTS)
+def test_a_fault_of_the_block_is_told_before_anything_is_written(repository, pairs, monkeypatch, change, message):
+    monkeypatch.chdir(pairs)
+    file = str(repository / "options" / f"{SWINIR}.yml")
+    with pytest.raises(InputError) as caught:
+        start(file, is_train=True, force_yml=[*TINY[SWINIR], change])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (pairs / "experiments").exists()
+
+
+def test_a_model_that_ignores_the_block_is_warned_about(repository, pairs, monkeypatch):
+    monkeypatch.chdir(pairs)
+    file = str(repository / "options" / f"{SWINIR}.yml")
+    with pytest.warns(UserWarning, match="SwinIRModel ignores it; use NLCLSwinIRModel"):
+        start(file, is_train=True, force_yml=[*TINY[SWINIR], "model_type=SwinIRModel"])
