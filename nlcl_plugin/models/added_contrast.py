@@ -77,7 +77,7 @@ class AddedContrast:
         vectors: list[tuple[Tensor, Tensor]] = []
         if location:
             places = random.centres(location.sampling.num_patches, size, 1, image.device)
-            vectors += [(gather_at(m[0], places, size), gather_at(m[2].detach(), places, size)) for m in maps]
+            vectors += [(gather_at(m[0], places, size), gather_at(m[2], places, size)) for m in maps]
         sampling = self.options.layer_opt.sampling
         vectors += zip(
             *layer_places(image, rain, [m[0] for m in maps], [m[1] for m in maps], sampling, random), strict=True

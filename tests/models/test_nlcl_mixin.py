@@ -39,12 +39,11 @@ MODELS = ("SRModel", "SwinIRModel", "SRGANModel", "ESRGANModel")
 SOURCES = {"generator": GENERATOR, "discriminator": DISCRIMINATOR, "encoder": ENCODER}
 
 
-def trained(opt, steps=3, **kwargs):
-    """Weights after some steps, and what the global generator gives next."""
+def trained(opt):
+    """Weights after three steps, the last log, and what the global generator gives next."""
     model = build(opt)
-    for current_iter in range(1, steps + 1):
-        step(model, current_iter, **kwargs)
-    return states(model), torch.rand(4)
+    logs = [step(model, current_iter) for current_iter in (1, 2, 3)]
+    return states(model), dict(logs[-1]), torch.rand(4)
 
 
 # the stock model ------------------------------------------------------------------------------------------------------
@@ -54,10 +53,11 @@ def trained(opt, steps=3, **kwargs):
 )
 def test_with_weight_zero_the_training_is_bit_for_bit_that_of_the_stock_model(tmp_path, model, source):
     opt = options(tmp_path, model, SOURCES[source], loss_weight=0, location_opt=LOCATION)
-    found, drawn = trained(opt)
-    expected, its_drawn = trained(stock(opt))
+    found, log, drawn = trained(opt)
+    expected, its_log, its_drawn = trained(stock(opt))
     for name, value in expected.items():
         assert torch.equal(found[name], value), name
+    assert log == its_log
     assert torch.equal(drawn, its_drawn)
 
 
@@ -67,17 +67,17 @@ def test_without_the_block_the_model_is_the_stock_one(tmp_path, model):
     built = build(opt)
     assert not hasattr(built, "net_p")
     opt["train"]["nlcl_opt"] = {}
-    expected, _ = trained(stock(opt))
+    expected = trained(stock(opt))[0]
     del opt["train"]["nlcl_opt"]
-    found, _ = trained(opt)
+    found = trained(opt)[0]
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
 def test_a_weight_draws_nothing_from_the_global_generator_and_changes_the_generator(tmp_path):
     opt = options(tmp_path, "SwinIRModel")  # which itself draws: it drops paths
-    found, drawn = trained(opt)
-    expected, its_drawn = trained(stock(opt))
+    found, _, drawn = trained(opt)
+    expected, _, its_drawn = trained(stock(opt))
     assert torch.equal(drawn, its_drawn)
     assert not torch.equal(found["net_g.conv_first.weight"], expected["net_g.conv_first.weight"])
 
