@@ -47,5 +47,5 @@ def test_option_files_say_how_to_run_them_and_name_their_experiment(repository):
     assert {"nlcl.yml", "nlcl_quickstart.yml", "nlcl_test.yml"} <= {file.name for file in files}
     for file in files:
         text = file.read_text(encoding="utf-8")
-        assert f"basicsr {'test' if 'test' in file.stem else 'train'} -opt options/{file.name}" in text
+        assert f"{'test' if 'test' in file.stem else 'train'} -opt options/{file.name}" in text
         assert yaml.safe_load(text)["name"] == file.stem
