@@ -28,8 +28,8 @@ from nlcl_plugin.data.image_io import list_images
 from nlcl_plugin.data.lmdb_store import LmdbImages
 from nlcl_plugin.data.unpaired_image_dataset import UnpairedImageDataset
 from nlcl_plugin.errors import InputError
-from nlcl_plugin.models.nlcl_model import DECOMPOSITIONS
 from nlcl_plugin.models.optimization import BASICSR_SCHEDULERS, SCHEDULERS
+from nlcl_plugin.models.unpaired_iteration import DECOMPOSITIONS
 
 TOP_KEYS = {
     "name", "model_type", "scale", "num_gpu", "manual_seed", "find_unused_parameters", "datasets", "path", "train",

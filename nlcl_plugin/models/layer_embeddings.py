@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.models.batch_random import BatchRandom
-from nlcl_plugin.models.nlcl_options import LayerPatches, TrainOptions
+from nlcl_plugin.models.nlcl_options import LayerPatches, UnpairedOptions
 from nlcl_plugin.ops import gather_at, nonlocal_neighbours
 
 Pair = tuple[list[Tensor], list[Tensor]]
@@ -27,19 +27,19 @@ class LayerEmbeddings:
     """Runs the networks once for all losses that want their features, and the projection heads once a step.
 
     Args:
-        options: The `train` block.
+        options: Losses and what they sample.
         nets: Networks by label (`g`, `p`).
         net_d: The discriminator, for its judgement and features; it is not trained here.
     """
 
-    def __init__(self, options: TrainOptions, nets: dict[str, nn.Module], net_d: nn.Module | None) -> None:
+    def __init__(self, options: UnpairedOptions, nets: dict[str, nn.Module], net_d: nn.Module | None) -> None:
         self.location = options.location_opt.sampling if options.location_opt else None
         self.layer = options.layer_opt.sampling if options.layer_opt else None
         self.nets = nets
         self.net_d = net_d
 
     @staticmethod
-    def in_channels(options: TrainOptions, nets: dict[str, nn.Module]) -> list[int]:
+    def in_channels(options: UnpairedOptions, nets: dict[str, nn.Module]) -> list[int]:
         """Channels of all taps: those of location contrast, then those of layer contrast.
 
         Raises:

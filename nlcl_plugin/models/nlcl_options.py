@@ -111,21 +111,10 @@ class RestorerOptions(Block):
         return self
 
 
-class TrainOptions(Block):
-    """The `train` block of NLCLModel."""
+class UnpairedOptions(Block):
+    """What an iteration does, in whichever framework: losses, stages, averages."""
 
-    total_iter: int = Field(gt=0, description="Iterations, stage 2 included.")
-    warmup_iter: int = Field(-1, description="Iterations of linear learning-rate warm-up; -1 for none.")
     ema_decay: float = Field(0.0, ge=0, lt=1, description="Decay of the moving average of the networks; 0 for none.")
-    optim_g: OptimizerOptions = Field(description="Optimizer of net_g and net_r.")
-    optim_d: OptimizerOptions | None = Field(None, description="Optimizer of net_d; optim_g's options by default.")
-    optim_p: OptimizerOptions | None = Field(None, description="Optimizer of net_p; optim_g's options by default.")
-    optim_s: OptimizerOptions | None = Field(None, description="Optimizer of net_s; needed with restorer_opt.")
-    scheduler: Built = Field(description="LinearDecayLR (ours), a scheduler of BasicSR, or one of torch.optim.")
-    amp: Literal["bf16", "fp16"] | None = Field(None, description="Precision of the networks; the losses stay in fp32.")
-    channels_last: bool = Field(False, description="Memory layout of the networks; faster in half precision on a GPU.")
-    compile: bool = Field(False, description="Compile the networks with torch.compile.")
-    grad_clip: float | None = Field(None, gt=0, description="Largest gradient norm of each optimizer's networks.")
     accumulate: int = Field(
         1,
         ge=1,
@@ -148,12 +137,36 @@ class TrainOptions(Block):
     collapse_iter: int = Field(200, ge=1, description="Iterations before min_mean_rain is looked at.")
 
     @model_validator(mode="after")
-    def _check(self) -> TrainOptions:
+    def _check_losses(self) -> UnpairedOptions:
         losses = (self.gan_opt, self.location_opt, self.layer_opt, self.consistency_opt, self.fidelity_opt)
         if not any((*losses, self.identity_opt, self.relay_opt)):
             raise ValueError("no loss is given: add at least gan_opt")
         if self.layer_opt is not None and self.gan_opt is None:
             raise ValueError("layer_opt takes its features from net_d, which only gan_opt trains: add gan_opt")
+        return self
+
+    def restores(self, current_iter: int) -> bool:
+        """Whether an iteration (counted from 1) is one of stage 2."""
+        return self.restorer_opt is not None and current_iter > self.restorer_opt.start_iter
+
+
+class TrainOptions(UnpairedOptions):
+    """The `train` block of NLCLModel."""
+
+    total_iter: int = Field(gt=0, description="Iterations, stage 2 included.")
+    warmup_iter: int = Field(-1, description="Iterations of linear learning-rate warm-up; -1 for none.")
+    optim_g: OptimizerOptions = Field(description="Optimizer of net_g and net_r.")
+    optim_d: OptimizerOptions | None = Field(None, description="Optimizer of net_d; optim_g's options by default.")
+    optim_p: OptimizerOptions | None = Field(None, description="Optimizer of net_p; optim_g's options by default.")
+    optim_s: OptimizerOptions | None = Field(None, description="Optimizer of net_s; needed with restorer_opt.")
+    scheduler: Built = Field(description="LinearDecayLR (ours), a scheduler of BasicSR, or one of torch.optim.")
+    amp: Literal["bf16", "fp16"] | None = Field(None, description="Precision of the networks; the losses stay in fp32.")
+    channels_last: bool = Field(False, description="Memory layout of the networks; faster in half precision on a GPU.")
+    compile: bool = Field(False, description="Compile the networks with torch.compile.")
+    grad_clip: float | None = Field(None, gt=0, description="Largest gradient norm of each optimizer's networks.")
+
+    @model_validator(mode="after")
+    def _check_stages(self) -> TrainOptions:
         if self.restorer_opt is not None:
             if self.optim_s is None:
                 raise ValueError("restorer_opt needs optim_s")

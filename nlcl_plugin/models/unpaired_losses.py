@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from basicsr.losses import build_loss
 from torch import Tensor, nn
 
 from nlcl_plugin.losses import lay_rain
 from nlcl_plugin.models.batch_random import BatchRandom
 from nlcl_plugin.models.layer_embeddings import LayerEmbeddings, image_places, layer_places
-from nlcl_plugin.models.nlcl_options import LossOptions, TrainOptions
+from nlcl_plugin.models.nlcl_options import LossOptions, UnpairedOptions
 
 
 class Layers(NamedTuple):
@@ -23,20 +23,24 @@ class Layers(NamedTuple):
 
 
 class UnpairedLosses:
-    """The losses of a `train` block and the networks that they train.
+    """The losses of stage 1 and the networks that they train.
 
     Each loss is a mean over the images of a part, each image by itself (unless it gathers negatives): the mean over
     equal parts is the loss of the whole batch.
 
     Args:
-        options: The `train` block.
+        options: Losses and their weights.
         nets: Networks by label (`g`, `r`, `d`, `p`), as they are run: wrapped for distributed training or not.
         bare_d: The discriminator without such a wrapper: what trains the generator needs no gradients of it.
-        device: Where the networks are.
+        build: Builds a loss by its framework's registry.
     """
 
     def __init__(
-        self, options: TrainOptions, nets: dict[str, nn.Module], bare_d: nn.Module | None, device: torch.device
+        self,
+        options: UnpairedOptions,
+        nets: dict[str, nn.Module],
+        bare_d: nn.Module | None,
+        build: Callable[[dict[str, Any]], nn.Module],
     ) -> None:
         self.options = options
         self.nets = nets
@@ -44,7 +48,7 @@ class UnpairedLosses:
         self.embed = LayerEmbeddings(options, nets, bare_d)
 
         def loss(block: LossOptions | None) -> Any:
-            return build_loss(block.build_options()).to(device) if block is not None else None
+            return build(block.build_options()) if block is not None else None
 
         self.cri_gan = loss(options.gan_opt)
         self.cri_location = loss(options.location_opt)
