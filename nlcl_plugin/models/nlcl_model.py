@@ -68,7 +68,7 @@ class NLCLModel(ValidationMixin, BaseModel):
             seed=opt.get("manual_seed") or 0,
             rank=opt["rank"] if opt.get("dist") else 0,
             processes=opt["world_size"] if opt.get("dist") else 1,
-            logger=get_root_logger(),
+            logger=get_root_logger,
         )
         self.losses = self.iteration.losses
         self.stepper = Stepper(self.train_opt.amp, self.train_opt.grad_clip, self.device)

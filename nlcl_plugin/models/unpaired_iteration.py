@@ -90,7 +90,7 @@ class UnpairedIteration:
         seed: The seed of the run.
         rank: This process.
         processes: All processes. A batch of all of them has been dealt out in turn.
-        logger: Is told when stage 2 begins and which steps are left out.
+        logger: Finds the logger that is told when stage 2 begins and which steps are left out.
 
     Attributes:
         mean_rain: Running mean of |R|; None at first.
@@ -107,7 +107,7 @@ class UnpairedIteration:
         seed: int,
         rank: int,
         processes: int,
-        logger: logging.Logger,
+        logger: Callable[[], logging.Logger],
     ) -> None:
         self.options = options
         self.nets = nets
@@ -153,7 +153,7 @@ class UnpairedIteration:
         """
         restorer, restoring = self.options.restorer_opt, self.options.restores(current_iter)
         if restorer is not None and current_iter == restorer.start_iter + 1:
-            self._logger.info("Stage 2: the rain networks stand still, the restorer learns on pseudo-pairs.")
+            self._logger().info("Stage 2: the rain networks stand still, the restorer learns on pseudo-pairs.")
         active = {name: o for name, o in optimizers.items() if (name == "s") == restoring}
         for optimizer in active.values():
             optimizer.zero_grad(set_to_none=True)
@@ -271,7 +271,7 @@ class UnpairedIteration:
             raise TrainingStoppedError(f"{message}; {advice}the last checkpoint is kept")
         self.skipped_steps += 1
         self._skipped_in_a_row += 1
-        self._logger.warning(f"Step left out: {message}")
+        self._logger().warning(f"Step left out: {message}")
         if self._skipped_in_a_row >= MAX_SKIPPED:
             raise TrainingStoppedError(f"{MAX_SKIPPED} steps in a row were left out, at last: {message}; {advice}")
 

@@ -1,0 +1,139 @@
+"""Samplers, a dataset of pairs and a transform for MMEngine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sized
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dist import get_dist_info
+from torch.utils.data import Dataset, Sampler
+
+from nlcl_plugin.data import sampler as sampling
+from nlcl_plugin.data.image_io import list_images, read_image, to_tensor
+from nlcl_plugin.data.rain_renderer import blend, render_rain
+from nlcl_plugin.data.sampler import SampleIndex
+from nlcl_plugin.errors import InputError
+
+
+class EpochSampler(sampling.EpochSampler):
+    """`nlcl_plugin.data.sampler.EpochSampler` for this process of MMEngine's.
+
+    Args:
+        dataset: The dataset.
+        seed: Not used: the order depends on the epoch alone, and a sample's randomness on the dataset's seed.
+        ratio: Draws of each image in an epoch.
+    """
+
+    def __init__(self, dataset: Sized, seed: int | None = None, ratio: float = 1) -> None:
+        rank, processes = get_dist_info()
+        super().__init__(dataset, num_replicas=processes, rank=rank, ratio=ratio)
+
+
+class EndlessBatchSampler(Sampler[list[SampleIndex]]):
+    """Whole batches of one epoch after another, without end, for MMEngine's `IterBasedTrainLoop`.
+
+    That loop would otherwise wait for two seconds at the end of each epoch.
+
+    Args:
+        sampler: An `EpochSampler`.
+        batch_size: Images of a batch of this process.
+
+    Raises:
+        InputError: If an epoch has no batch.
+    """
+
+    def __init__(self, sampler: EpochSampler, batch_size: int) -> None:
+        self.sampler = sampler
+        self.batch_size = batch_size
+        if len(self) == 0:
+            raise InputError(
+                f"{len(sampler)} images of each process don't fill one batch of {batch_size}; lower the batch_size "
+                "of train_dataloader or raise the ratio of its sampler"
+            )
+
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+        return len(self.sampler) // self.batch_size
+
+    def __iter__(self) -> Iterator[list[SampleIndex]]:
+        """Yield batches, beginning with the first epoch."""
+        epoch = 0
+        while True:
+            self.sampler.set_epoch(epoch)
+            draws = list(self.sampler)
+            for place in range(len(self)):
+                yield draws[place * self.batch_size : (place + 1) * self.batch_size]
+            epoch += 1
+
+
+class PairedImageDataset(Dataset[dict[str, Any]]):
+    """Whole rainy images and their ground truth, for validation.
+
+    Args:
+        opt: `dataroot_lq` and `dataroot_gt`: two folders of images with the same names, but for their endings.
+
+    Raises:
+        InputError: If a folder is missing or an image has no partner.
+    """
+
+    def __init__(self, opt: dict[str, Any]) -> None:
+        self._paths: list[dict[str, str]] = []
+        for key in ("dataroot_lq", "dataroot_gt"):
+            if not opt.get(key):
+                raise InputError(f"{key} is missing: PairedImageDataset needs a folder of images")
+        found = {
+            key: {os.path.splitext(name)[0]: os.path.join(opt[f"dataroot_{key}"], name) for name in names}
+            for key in ("lq", "gt")
+            if (names := list_images(opt[f"dataroot_{key}"]))
+        }
+        alone = sorted(set(found["lq"]) ^ set(found["gt"]))
+        if alone:
+            raise InputError(
+                f"{opt['dataroot_lq']} and {opt['dataroot_gt']}: {len(alone)} images have no partner, such as "
+                f"{alone[0]}; pairs must have one name"
+            )
+        self._paths = [{"lq": path, "gt": found["gt"][name]} for name, path in sorted(found["lq"].items())]
+
+    def __len__(self) -> int:
+        """The number of pairs."""
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Load a pair: `lq` and `gt` (3, H, W) RGB in [0, 1], and their paths `lq_path` and `gt_path`."""
+        paths = self._paths[index]
+        images = {key: to_tensor(read_image(path)) for key, path in paths.items()}
+        if images["lq"].shape != images["gt"].shape:
+            raise InputError(f"{paths['lq']} and {paths['gt']} differ in size; pairs must have one size")
+        return {**images, **{f"{key}_path": path for key, path in paths.items()}}
+
+
+class AddRenderedRain:
+    """A transform: lays rendered rain (see `data.rain_renderer`) on an image, for pipelines of other projects.
+
+    Args:
+        key: The clean image in the results: (H, W, 3), RGB, uint8 or float in [0, 1].
+        rainy_key: Where the rainy image goes, of the same type.
+        mode: `additive` or `screen`.
+        render: Arguments of `render_rain`, such as `density`.
+    """
+
+    def __init__(
+        self, key: str = "gt", rainy_key: str = "lq", mode: str = "additive", render: dict[str, Any] | None = None
+    ) -> None:
+        self.key = key
+        self.rainy_key = rainy_key
+        self.mode = mode
+        self.render = dict(render or {})
+
+    def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Add the rainy image to the results; draws from torch's generator, which loaders seed by worker."""
+        clean = results[self.key]
+        rng = np.random.default_rng(int(torch.randint(2**62, ())))
+        rain = render_rain(clean.shape[:2], rng, **self.render)
+        eight_bit = clean.dtype == np.uint8
+        rainy = blend(clean.astype(np.float32) / 255 if eight_bit else clean, rain, self.mode)
+        results[self.rainy_key] = (rainy * 255).round().astype(np.uint8) if eight_bit else rainy.astype(clean.dtype)
+        return results

@@ -1,0 +1,210 @@
+"""The unpaired deraining model in MMEngine: the iteration of `NLCLModel` behind `train_step`."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from mmengine.dist import get_dist_info
+from mmengine.logging import MMLogger
+from mmengine.model import BaseDataPreprocessor, BaseModel
+from mmengine.optim import OptimWrapperDict
+from mmengine.registry import MODELS
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from nlcl_plugin.errors import InputError
+from nlcl_plugin.mm.optim import WrapperStepper
+from nlcl_plugin.models.layer_embeddings import LayerEmbeddings
+from nlcl_plugin.models.nlcl_options import UnpairedOptions
+from nlcl_plugin.models.unpaired_iteration import UnpairedIteration, needed_nets
+
+# Arguments of NLCLDerain, and attributes, by the labels that the iteration uses.
+NAMES = {"g": "generator", "r": "rain_generator", "d": "discriminator", "p": "heads", "s": "restorer"}
+OPTIMIZERS = {"generator": "g", "discriminator": "d", "heads": "p", "restorer": "s"}
+
+
+class UnitRangePreprocessor(BaseDataPreprocessor):
+    """Brings a batch to the device as the networks want it: RGB, (B, 3, H, W), float in [0, 1].
+
+    Args:
+        bgr_to_rgb: Whether the images come as BGR.
+        **kwargs: Arguments of `BaseDataPreprocessor`.
+    """
+
+    def __init__(self, bgr_to_rgb: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.bgr_to_rgb = bgr_to_rgb
+
+    def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
+        """Convert `lq` and `gt`: batches or lists (of MMEngine's `pseudo_collate`), uint8 or float in [0, 1]."""
+        batch = dict(self.cast_data(data))
+        for key in {"lq", "gt"} & set(batch):
+            images = batch[key] if isinstance(batch[key], Tensor) else torch.stack(list(batch[key]))
+            images = images.float() / 255 if images.dtype == torch.uint8 else images
+            batch[key] = images.flip(1) if self.bgr_to_rgb else images
+        return batch
+
+
+class NLCLDerain(BaseModel):
+    """`NLCLModel` for MMEngine's Runner: the same losses, stages, averages and order of steps.
+
+    Networks that no loss needs may be given and are not built. Under several processes each network is wrapped by
+    itself: `model_wrapper_cfg = dict(type='MMSeparateDistributedDataParallel')`. Optimizers come from
+    `NLCLOptimWrapperConstructor`.
+
+    Args:
+        train_cfg: Losses and stages: an `UnpairedOptions`, which is the `train` block of BasicSR's option files without
+            optimizers, schedule and precision.
+        generator: Config of the network from O to B.
+        rain_generator: Config of the network from O to R, for `two_branch`.
+        discriminator: Config of the discriminator, for `gan_opt`.
+        heads: Config of the projection heads, for contrastive losses; `in_channels` is filled in.
+        restorer: Config of the restorer, for `restorer_opt`.
+        decomposition: `residual` or `two_branch`.
+        seed: The seed of all that an iteration draws.
+        data_preprocessor: `UnitRangePreprocessor` by default.
+
+    Raises:
+        InputError: If the options don't fit together.
+    """
+
+    progress: Tensor
+
+    def __init__(
+        self,
+        train_cfg: dict[str, Any],
+        generator: dict[str, Any],
+        rain_generator: dict[str, Any] | None = None,
+        discriminator: dict[str, Any] | None = None,
+        heads: dict[str, Any] | None = None,
+        restorer: dict[str, Any] | None = None,
+        decomposition: str = "residual",
+        seed: int = 0,
+        data_preprocessor: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(data_preprocessor or {"type": "UnitRangePreprocessor"})
+        self.options = _checked(train_cfg)
+        given = {"g": generator, "r": rain_generator, "d": discriminator, "p": heads, "s": restorer}
+        nets: dict[str, nn.Module] = {}
+        for label in needed_nets(self.options, decomposition):
+            network = given[label]
+            if network is None:
+                raise InputError(f"model.{NAMES[label]} is missing: train_cfg or decomposition need this network")
+            extra = {"in_channels": LayerEmbeddings.in_channels(self.options, nets)} if label == "p" else {}
+            nets[label] = MODELS.build({**network, **extra})
+            setattr(self, NAMES[label], nets[label])
+        averages: dict[str, nn.Module] = {}
+        for label in ("g", "r", "s") if self.options.ema_decay > 0 else ():
+            if label in nets:
+                averages[label] = copy.deepcopy(nets[label]).eval().requires_grad_(False)
+                setattr(self, f"average_{NAMES[label]}", averages[label])
+        self.criteria = nn.ModuleList()  # here, so that they come along to the device
+        rank, processes = get_dist_info()
+        self.iteration = UnpairedIteration(
+            self.options,
+            nets,
+            averages,
+            self._build_loss,
+            seed=seed,
+            rank=rank,
+            processes=processes,
+            logger=MMLogger.get_current_instance,
+        )
+        # Iterations taken, running mean of |R| (NaN at first), steps left out: a checkpoint knows its stage.
+        self.register_buffer("progress", torch.tensor([0.0, math.nan, 0.0]))
+
+    def _build_loss(self, options: dict[str, Any]) -> nn.Module:
+        self.criteria.append(MODELS.build(options))
+        return self.criteria[-1]
+
+    def train_step(self, data: dict[str, Any], optim_wrapper: OptimWrapperDict) -> dict[str, float]:
+        """Take one optimizer step of the current stage.
+
+        Args:
+            data: `lq` rainy images, `gt` clean images of other scenes, `lq_path`.
+            optim_wrapper: Of `NLCLOptimWrapperConstructor`.
+
+        Returns:
+            The losses, their mean over all processes.
+
+        Raises:
+            TrainingStoppedError: If a loss or gradient is not finite, or the rain layer stays empty.
+        """
+        if not isinstance(optim_wrapper, OptimWrapperDict):
+            raise InputError("optim_wrapper.constructor is missing: set it to 'NLCLOptimWrapperConstructor'")
+        batch = self.data_preprocessor(data, True)
+        for label in self.iteration.nets:
+            self.iteration.nets[label] = getattr(self, NAMES[label])  # wrapped by now, in distributed training
+        taken, mean_rain, skipped = self.progress.tolist()
+        self.iteration.mean_rain = None if math.isnan(mean_rain) else mean_rain
+        self.iteration.skipped_steps = int(skipped)
+        log = self.iteration(
+            batch["lq"],
+            batch["gt"],
+            batch.get("lq_path", []),
+            int(taken) + 1,
+            {OPTIMIZERS[name]: wrapper for name, wrapper in optim_wrapper.items()},
+            WrapperStepper(optim_wrapper, self),
+        )
+        mean_rain = math.nan if self.iteration.mean_rain is None else self.iteration.mean_rain
+        self.progress.copy_(torch.tensor([taken + 1, mean_rain, self.iteration.skipped_steps]))
+        return dict(log) if log is not None else {"skipped_steps": float(self.iteration.skipped_steps)}
+
+    def forward(self, lq: Tensor, mode: str = "tensor", **data: Any) -> Any:
+        """Derain images; `val_step` and `test_step` come here.
+
+        Args:
+            lq: Rainy images (B, 3, H, W), RGB in [0, 1].
+            mode: `tensor` for the derained images alone, `predict` for a dict an image.
+            **data: What else the batch holds; goes into the dicts.
+
+        Returns:
+            The derained images; or a list with `lq`, `result`, `rain` and the batch's `gt` and paths, an image each.
+
+        Raises:
+            ValueError: If the mode is another, as losses need several optimizers.
+        """
+        if mode not in ("tensor", "predict"):
+            raise ValueError(f"mode must be tensor or predict, but received {mode!r}; train_step computes the losses")
+        restoring = self.options.restores(int(self.progress[0]))
+        result = self.iteration.steady("s" if restoring else "g")(lq)
+        if mode == "tensor":
+            return result
+        two = "r" in self.iteration.nets and not restoring
+        batch = {"lq": lq, "result": result, "rain": self.iteration.steady("r")(lq) if two else lq - result, **data}
+        return [
+            {
+                key: value[place].detach().cpu() if isinstance(value, Tensor) else value[place]
+                for key, value in batch.items()
+            }
+            for place in range(lq.shape[0])
+        ]
+
+    def train(self, mode: bool = True) -> NLCLDerain:
+        """Switch the networks; averages only infer."""
+        super().train(mode)
+        for average in self.iteration.averages.values():
+            average.eval()
+        return self
+
+
+def _checked(train_cfg: Mapping[str, Any]) -> UnpairedOptions:
+    try:
+        return UnpairedOptions.model_validate(_plain(train_cfg))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in ("model.train_cfg", *first["loc"]))
+        if first["type"] == "extra_forbidden":
+            raise InputError(f"{where}: unknown option") from error
+        raise InputError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from error
+
+
+def _plain(value: Any) -> Any:
+    """A config as plain dicts and lists."""
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value

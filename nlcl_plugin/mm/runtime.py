@@ -1,0 +1,58 @@
+"""What MMEngine 0.10.7 needs to resume on today's torch, and to run several processes without a GPU."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.logging import HistoryBuffer
+
+
+def allow_history_in_checkpoints() -> None:
+    """Let `torch.load` take the log history in MMEngine's checkpoints.
+
+    Resuming fails since torch 2.6, which by default loads tensors and plain values only, as a checkpoint holds
+    `HistoryBuffer`s: arrays of numbers, and functions of that class, which their pickle finds by `getattr`. Just these
+    are allowed here, and `getattr` for that class alone. Note that MMEngine itself runs the config text of a checkpoint
+    when it resumes from it: resume from your own files only.
+    """
+    torch.serialization.add_safe_globals(
+        [
+            HistoryBuffer,
+            (_statistic, "builtins.getattr"),
+            *_array_globals(),
+        ]
+    )
+
+
+def _statistic(owner: Any, name: str) -> Any:
+    if owner is not HistoryBuffer or name not in ("min", "max", "current", "mean"):
+        raise ValueError(f"a checkpoint wants {name!r} of {owner!r}, which a log history does not need: not loaded")
+    return getattr(owner, name)
+
+
+def _array_globals() -> list[Any]:
+    core = np._core if hasattr(np, "_core") else np.core
+    rebuild, scalar = core.multiarray._reconstruct, core.multiarray.scalar
+    named = [(function, f"numpy.{place}.multiarray.{function.__name__}") for function in (rebuild, scalar)
+             for place in ("core", "_core")]  # fmt: skip
+    return [np.ndarray, np.dtype, *named, *(type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "i4", "?"))]
+
+
+def prepare_processes(cfg: Config) -> None:
+    """Make several processes run without a GPU, where MMEngine's launcher and wrapper ask for one; else do nothing.
+
+    Joins the process group over gloo before the Runner would, and gives the wrapper no GPU's number.
+
+    Args:
+        cfg: The config, changed in place; `launcher` says whether there are several processes.
+    """
+    if cfg.get("launcher", "none") == "none" or torch.cuda.is_available():
+        return
+    if not torch.distributed.is_initialized():
+        os.environ.setdefault("LOCAL_RANK", "0")
+        torch.distributed.init_process_group("gloo")
+    cfg.setdefault("model_wrapper_cfg", {})["device_ids"] = None

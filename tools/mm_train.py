@@ -1,0 +1,97 @@
+"""Train with MMEngine's Runner.
+
+Usage: python tools/mm_train.py options/mmengine/nlcl_rain.py [--resume] [--cfg-options KEY=VALUE ...]
+       torchrun --nproc_per_node=N tools/mm_train.py CONFIG --launcher pytorch
+
+Output goes to work_dirs/CONFIG_NAME in the current folder, or to --work-dir. --cfg-options takes dotted keys, such as
+train_cfg.max_iters=1000 train_dataloader.dataset.opt.dataroot_lq=FOLDER. A config is a Python program.
+
+Exit codes: 0 done, 1 a fault of this software, 2 bad usage, option or input, 4 training stopped itself (NaN, collapse),
+5 interrupted, state saved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from nlcl_plugin.errors import InputError, TrainingStoppedError
+
+
+def main(argv=None) -> int:
+    arguments = _parser().parse_args(argv)
+    try:
+        return _train(arguments)
+    except InputError as error:
+        print(f"error: {' '.join(str(error).strip().splitlines()[-1].split())}", file=sys.stderr)
+        return 2
+    except TrainingStoppedError as error:
+        print(f"stopped: {error}", file=sys.stderr)
+        return 4
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    # Imported late, so that --help and usage errors don't wait for them.
+    from mmengine.runner import Runner
+
+    from nlcl_plugin.mm.hooks import StopOnSignalHook
+    from nlcl_plugin.mm.runtime import prepare_processes
+
+    cfg = _config(arguments)
+    prepare_processes(cfg)
+    runner = Runner.from_cfg(cfg)
+    stop = StopOnSignalHook()
+    runner.register_hook(stop)
+    runner.train()
+    return 5 if stop.interrupted else 0
+
+
+def _config(arguments: argparse.Namespace):
+    from mmengine.config import Config
+
+    if not os.path.isfile(arguments.config):
+        raise InputError(f"{arguments.config}: no such file; expected a config, such as options/mmengine/nlcl_rain.py")
+    cfg = Config.fromfile(arguments.config)
+    cfg.merge_from_dict(_overrides(arguments.cfg_options))
+    cfg.launcher = arguments.launcher
+    cfg.work_dir = arguments.work_dir or cfg.get("work_dir") or f"work_dirs/{Path(arguments.config).stem}"
+    cfg.resume = arguments.resume or cfg.get("resume", False)
+    if arguments.seed is not None:
+        cfg.merge_from_dict(
+            {
+                "randomness.seed": arguments.seed,
+                "model.seed": arguments.seed,
+                "train_dataloader.dataset.opt.seed": arguments.seed,
+            }
+        )
+    return cfg
+
+
+def _overrides(items: list[str]) -> dict:
+    from mmengine.config import DictAction
+
+    for item in items:
+        if "=" not in item:
+            raise InputError(f"--cfg-options: expected KEY=VALUE, but received {item!r}")
+    values = argparse.Namespace(cfg_options=None)
+    DictAction([], "cfg_options")(argparse.ArgumentParser(), values, items)
+    return values.cfg_options or {}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("config", help="config file of MMEngine")
+    add("--work-dir", metavar="DIR", help="where logs, checkpoints and pictures go")
+    add("--resume", action="store_true", help="go on from the last checkpoint of the work folder")
+    add("--seed", type=int, help="the seed of everything, in the place of the config's")
+    add("--launcher", choices=("none", "pytorch", "slurm", "mpi"), default="none", help="job launcher")
+    add("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="set options of the config")
+    add("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
