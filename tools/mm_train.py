@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from pathlib import Path
 
 from nlcl_plugin.errors import InputError, TrainingStoppedError
@@ -25,7 +26,7 @@ def main(argv=None) -> int:
     try:
         return _train(arguments)
     except InputError as error:
-        print(f"error: {' '.join(str(error).strip().splitlines()[-1].split())}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except TrainingStoppedError as error:
         print(f"stopped: {error}", file=sys.stderr)
@@ -36,15 +37,30 @@ def _train(arguments: argparse.Namespace) -> int:
     # Imported late, so that --help and usage errors don't wait for them.
     from mmengine.runner import Runner
 
+    from nlcl_plugin.engine.loading import explained
     from nlcl_plugin.mm.hooks import StopOnSignalHook
-    from nlcl_plugin.mm.runtime import prepare_processes
+    from nlcl_plugin.mm.runtime import part, prepare_processes
 
     cfg = _config(arguments)
     prepare_processes(cfg)
-    runner = Runner.from_cfg(cfg)
+    # The restorer's schedule counts from the start of the training, its optimizer steps from stage 2.
+    warnings.filterwarnings("ignore", message="Detected call of `scheduler.step")
+    try:
+        runner = Runner.from_cfg(cfg)
+    except (
+        TypeError,
+        KeyError,
+        AssertionError,
+    ) as error:  # what MMEngine raises on a name or argument that is not there
+        raise InputError(f"{arguments.config}: {error}") from error
     stop = StopOnSignalHook()
     runner.register_hook(stop)
-    runner.train()
+    try:
+        with explained(None):
+            runner.train()
+    finally:
+        stop.after_train(runner)
+    part()
     return 5 if stop.interrupted else 0
 
 
@@ -53,7 +69,10 @@ def _config(arguments: argparse.Namespace):
 
     if not os.path.isfile(arguments.config):
         raise InputError(f"{arguments.config}: no such file; expected a config, such as options/mmengine/nlcl_rain.py")
-    cfg = Config.fromfile(arguments.config)
+    try:
+        cfg = Config.fromfile(arguments.config)
+    except Exception as error:  # a config is a program, and what it raises is for its author
+        raise InputError(f"{arguments.config}: {type(error).__name__}: {error}") from error
     cfg.merge_from_dict(_overrides(arguments.cfg_options))
     cfg.launcher = arguments.launcher
     cfg.work_dir = arguments.work_dir or cfg.get("work_dir") or f"work_dirs/{Path(arguments.config).stem}"

@@ -33,9 +33,9 @@ class EpochSampler(sampling.EpochSampler):
 
 
 class EndlessBatchSampler(Sampler[list[SampleIndex]]):
-    """Whole batches of one epoch after another, without end, for MMEngine's `IterBasedTrainLoop`.
+    """Whole batches of one epoch after another, without end, for MMEngine's loops that count iterations.
 
-    That loop would otherwise wait for two seconds at the end of each epoch.
+    They would otherwise wait for two seconds at the end of each epoch.
 
     Args:
         sampler: An `EpochSampler`.
@@ -48,6 +48,7 @@ class EndlessBatchSampler(Sampler[list[SampleIndex]]):
     def __init__(self, sampler: EpochSampler, batch_size: int) -> None:
         self.sampler = sampler
         self.batch_size = batch_size
+        self._start = 0
         if len(self) == 0:
             raise InputError(
                 f"{len(sampler)} images of each process don't fill one batch of {batch_size}; lower the batch_size "
@@ -59,14 +60,18 @@ class EndlessBatchSampler(Sampler[list[SampleIndex]]):
         return len(self.sampler) // self.batch_size
 
     def __iter__(self) -> Iterator[list[SampleIndex]]:
-        """Yield batches, beginning with the first epoch."""
-        epoch = 0
+        """Yield batches."""
+        epoch, first = divmod(self._start, len(self))
         while True:
             self.sampler.set_epoch(epoch)
             draws = list(self.sampler)
-            for place in range(len(self)):
+            for place in range(first, len(self)):
                 yield draws[place * self.batch_size : (place + 1) * self.batch_size]
-            epoch += 1
+            epoch, first = epoch + 1, 0
+
+    def start_at(self, batch: int) -> None:
+        """Begin the next iteration with a batch, counted from 0 at the first of the first epoch."""
+        self._start = batch
 
 
 class PairedImageDataset(Dataset[dict[str, Any]]):

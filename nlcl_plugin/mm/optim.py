@@ -94,10 +94,7 @@ class NLCLOptimWrapperConstructor:
         for name, networks in NETWORKS.items():
             parameters = [p for net in networks if hasattr(model, net) for p in getattr(model, net).parameters()]
             if parameters:
-                optimizer = OPTIMIZERS.build({**copy.deepcopy(self.optimizers[name]), "params": parameters})
-                wrappers[name] = OPTIM_WRAPPERS.build(
-                    copy.deepcopy(self.wrapper), default_args={"optimizer": optimizer}
-                )
+                wrappers[name] = self._build(name, parameters)
         first = next(iter(wrappers.values()))
         if hasattr(first, "loss_scaler"):
             # One scale for all networks: the heads learn from the generator's loss.
@@ -105,6 +102,13 @@ class NLCLOptimWrapperConstructor:
             for wrapper in wrappers.values():
                 wrapper.loss_scaler = scale
         return OptimWrapperDict(**wrappers)
+
+    def _build(self, name: str, parameters: list[Any]) -> OptimWrapper:
+        try:
+            optimizer = OPTIMIZERS.build({**copy.deepcopy(self.optimizers[name]), "params": parameters})
+            return OPTIM_WRAPPERS.build(copy.deepcopy(self.wrapper), default_args={"optimizer": optimizer})
+        except (TypeError, ValueError, KeyError, AssertionError) as error:
+            raise InputError(f"optim_wrapper, {name}: {' '.join(str(error).split())}") from error
 
 
 class WrapperStepper:

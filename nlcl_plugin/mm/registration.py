@@ -8,7 +8,7 @@ from mmengine import registry as mm
 
 from nlcl_plugin import archs, losses
 from nlcl_plugin.data.unpaired_image_dataset import UnpairedImageDataset
-from nlcl_plugin.mm import data, derain, hooks, metrics, optim, restoration_losses
+from nlcl_plugin.mm import data, derain, hooks, loops, metrics, optim, restoration_losses
 
 
 def register_in_mmengine() -> None:
@@ -31,6 +31,7 @@ def register_in_mmengine() -> None:
         (mm.DATASETS, (UnpairedImageDataset, data.PairedImageDataset)),
         (mm.TRANSFORMS, (data.AddRenderedRain,)),
         (mm.DATA_SAMPLERS, (data.EpochSampler, data.EndlessBatchSampler)),
+        (mm.LOOPS, (loops.ResumableTrainLoop,)),
         (mm.METRICS, (metrics.PSNR, metrics.SSIM, metrics.NIQE)),
         (mm.HOOKS, (hooks.CurrentLossesHook, hooks.LayerStripHook, hooks.StopOnSignalHook)),
         (mm.OPTIM_WRAPPERS, (optim.Bf16OptimWrapper,)),

@@ -40,7 +40,7 @@ class GANLoss(nn.Module):
         """
         if self.gan_type == "hinge":
             sign = 1.0 if target_is_real else -1.0
-            loss = F.relu(1 - sign * judged).mean() if is_disc else -sign * judged.mean()
+            loss = F.relu(1 - sign * judged).mean() if is_disc else -judged.mean()
         else:
             target = torch.full_like(judged, float(target_is_real))
             compare = F.mse_loss if self.gan_type == "lsgan" else F.binary_cross_entropy_with_logits

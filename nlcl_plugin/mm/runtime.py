@@ -56,3 +56,10 @@ def prepare_processes(cfg: Config) -> None:
         os.environ.setdefault("LOCAL_RANK", "0")
         torch.distributed.init_process_group("gloo")
     cfg.setdefault("model_wrapper_cfg", {})["device_ids"] = None
+
+
+def part() -> None:
+    """Wait for all processes, then leave the process group, if there is one."""
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()

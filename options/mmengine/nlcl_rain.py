@@ -8,7 +8,7 @@ iterations = 2000
 stage_one = 350
 
 randomness = dict(seed=0)
-train_cfg = dict(type="IterBasedTrainLoop", max_iters=iterations, val_interval=400)
+train_cfg = dict(type="ResumableTrainLoop", max_iters=iterations, val_interval=400)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
 

@@ -1,0 +1,174 @@
+"""The model in MMEngine: precision, stages, processes, inference."""
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mm_gradients_job import gradients
+from mm_helpers import batch, build, environment, model_config, optimizers
+
+from nlcl_plugin.errors import InputError, TrainingStoppedError
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture
+def in_double():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def test_gradients_of_two_processes_are_those_of_one(tmp_path, in_double):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run(
+        [*command, HERE / "mm_gradients_job.py", tmp_path],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    expected, logs = gradients()
+    assert {name.split(".")[0] for name in expected} >= {"1 generator", "1 discriminator", "1 heads", "2 restorer"}
+    for rank in (0, 1):
+        found, its_logs = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)
+        assert found.keys() == expected.keys()
+        for name, gradient in expected.items():
+            torch.testing.assert_close(found[name], gradient, rtol=1e-9, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
+        for log, its_log in zip(logs, its_logs, strict=True):
+            assert its_log == pytest.approx(log, rel=1e-6)  # in fp32
+
+
+def test_networks_run_in_half_precision_and_losses_in_full():
+    model = build()
+    inside, compared = [], []
+    model.generator.blocks[0].conv1.register_forward_hook(lambda _, __, out: inside.append(out.dtype))
+    model.restorer.register_forward_hook(lambda _, args, __: inside.append(torch.get_autocast_dtype("cpu")))
+    model.iteration.losses.cri_gan.register_forward_pre_hook(lambda _, args: compared.append(args[0].dtype))
+    wrappers = optimizers(model, type="Bf16OptimWrapper")
+    log = model.train_step(batch(), wrappers)
+    assert set(inside) == {torch.bfloat16}
+    assert set(compared) == {torch.float32}
+    full = build()
+    assert log == pytest.approx(full.train_step(batch(), optimizers(full)), rel=0.05, abs=1e-3)
+    model.train_step(batch(), wrappers)  # stage 2
+    assert set(inside) == {torch.bfloat16}
+
+
+@pytest.mark.gpu
+def test_stock_mixed_precision_with_one_scale_for_all_networks():
+    model = build().cuda()
+    wrappers = optimizers(model, type="AmpOptimWrapper", loss_scale={"init_scale": 2.0**60}, clip_grad={"max_norm": 1})
+    before = copy.deepcopy(model.generator.state_dict())
+    model.train_step(batch(), wrappers)
+    scales = {wrapper.loss_scaler.get_scale() for wrapper in wrappers.values()}
+    assert scales == {2.0**59}  # halved once, though three optimizers stepped
+    assert all(torch.equal(value, before[name]) for name, value in model.generator.state_dict().items())
+    wrappers["generator"].loss_scaler.load_state_dict({**wrappers["generator"].loss_scaler.state_dict(), "scale": 1024})
+    model.progress.zero_()
+    model.train_step(batch(), wrappers)
+    assert not torch.equal(model.generator.head.weight, before["head.weight"])
+
+
+def test_clipping_limits_each_networks_gradient_and_logs_its_norm():
+    model = build()
+    log = model.train_step(batch(), optimizers(model, clip_grad={"max_norm": 1e-3}))
+    for label, net in (("g", model.generator), ("d", model.discriminator), ("p", model.heads)):
+        assert log[f"grad_norm_{label}"] > 1e-3
+        norm = torch.stack([p.grad.norm() for p in net.parameters() if p.grad is not None]).norm()
+        assert norm == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_every_trainable_tensor_changes_in_its_stage_and_only_there():
+    model = build()
+    wrappers = optimizers(model)
+    before = copy.deepcopy(model.state_dict())
+    model.train_step(batch(), wrappers)
+    between = copy.deepcopy(model.state_dict())
+    model.train_step(batch(1), wrappers)
+    after = model.state_dict()
+    for name, parameter in model.named_parameters():
+        first = not torch.equal(between[name], before[name])
+        second = not torch.equal(after[name], between[name])
+        in_two = name.startswith(("restorer.", "average_restorer."))
+        assert (first, second) == (not in_two, in_two), name
+        assert parameter.requires_grad == (not name.startswith("average_"))
+
+
+def test_the_restorer_derains_from_stage_two_on_also_after_loading():
+    model = build()
+    wrappers = optimizers(model)
+    model.train_step(batch(), wrappers)
+    lq = batch(2)["lq"]
+    assert torch.equal(model(lq), model.average_generator(lq))
+    model.train_step(batch(1), wrappers)
+    loaded = build()
+    loaded.load_state_dict(model.state_dict())
+    assert torch.equal(loaded(lq), model.average_restorer(lq))
+
+
+def test_predictions_are_a_dict_an_image_and_layers_sum_to_the_rainy_image():
+    samples = build().val_step({**batch(), "gt_path": list("abcd")})
+    assert [sample["lq_path"] for sample in samples] == [f"rainy/{i}.png" for i in range(4)]
+    for sample in samples:
+        assert set(sample) == {"lq", "gt", "result", "rain", "lq_path", "gt_path"}
+        torch.testing.assert_close(sample["result"] + sample["rain"], sample["lq"])
+        assert not sample["result"].requires_grad
+
+
+def test_images_of_eight_bits_in_a_list_are_brought_to_the_unit_range():
+    from nlcl_plugin.mm import UnitRangePreprocessor
+
+    images = [torch.randint(256, (3, 8, 8), dtype=torch.uint8) for _ in range(2)]
+    found = UnitRangePreprocessor(bgr_to_rgb=True)({"lq": images, "lq_path": ["a", "b"]})
+    torch.testing.assert_close(found["lq"], torch.stack(images).flip(1) / 255)
+    assert found["lq_path"] == ["a", "b"]
+
+
+def test_a_loss_that_is_not_finite_stops_the_training_and_names_the_image():
+    model = build()
+    data = batch()
+    data["lq"][0] = float("nan")
+    with pytest.raises(TrainingStoppedError, match=r"at iteration 1 \(images: rainy/0\.png"):
+        model.train_step(data, optimizers(model))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train_cfg": {"gan_optt": {}}}, r"model\.train_cfg\.gan_optt: unknown option"),
+        ({"train_cfg": {}}, "no loss is given"),
+        ({"discriminator": None}, r"model\.discriminator is missing"),
+        ({"decomposition": "three"}, "decomposition must be one of"),
+    ],
+)
+def test_a_wrong_model_config_is_refused(change, message):
+    from mmengine.registry import MODELS
+
+    with pytest.raises(InputError, match=message):
+        MODELS.build({**model_config(), **change})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"accumulative_counts": 2}, "accumulative_counts: not supported"),
+        ({"paramwise_cfg": {"custom_keys": {}, "bias_lr_mult": 2}}, "paramwise_cfg: not supported"),
+        ({"heads": {"type": "Adam", "rate": 1}}, "optim_wrapper, heads: .*rate"),
+    ],
+)
+def test_a_wrong_optimizer_config_is_refused(change, message):
+    with pytest.raises(InputError, match=message):
+        optimizers(build(), **change)
+
+
+def test_one_plain_optimizer_is_refused():
+    from mmengine.optim import OptimWrapper
+
+    model = build()
+    with pytest.raises(InputError, match="NLCLOptimWrapperConstructor"):
+        model.train_step(batch(), OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1)))

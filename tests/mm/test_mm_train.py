@@ -1,0 +1,153 @@
+"""Real trainings by `tools/mm_train.py`, and the same one through BasicSR's door."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+# isort: split  as mm_helpers says where these are
+import helpers
+import mm_helpers
+import mm_train
+import pytest
+import torch
+from conftest import photograph
+from mm_helpers import REPOSITORY, losses, train, write_config
+from mmengine.logging import HistoryBuffer
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mm")
+    helpers.make_folders(folder, photograph)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(folder):
+    """A work folder after 20 iterations of both stages."""
+    train(folder, write_config(folder))
+    return folder / "work_dirs" / "tiny"
+
+
+def same_training_for_basicsr():
+    """The option file that mm_helpers.CONFIG is for MMEngine."""
+    options = helpers.tiny_options(network_p={"type": "ProjectionHeads", "num_feat": 8})
+    options["datasets"]["train"].update(use_hflip=True, use_vflip=True, dataset_enlarge_ratio=2)
+    sampling = {"taps": [0, 2, 5], "num_image_patches": 4, "num_rain_patches": 6, "patch_size": 8, "search_size": 16}
+    options["train"] = {
+        "total_iter": 20,
+        "ema_decay": 0.9,
+        "optim_g": {"type": "Adam", "lr": 5e-4, "betas": [0.5, 0.999]},
+        "optim_s": {"type": "Adam", "lr": 1e-3, "betas": [0.9, 0.99]},
+        "scheduler": {"type": "LinearDecayLR", "decay_from": 0.5, "min_factor": 0.02},
+        "gan_opt": {"type": "GANLoss", "gan_type": "lsgan"},
+        "identity_opt": {"type": "L1Loss", "ramp_iter": 350},
+        "fidelity_opt": {"type": "L1Loss", "loss_weight": 0.5},
+        "relay_opt": {"type": "RelayLoss", "loss_weight": 2.0, "ramp_iter": 100},
+        "layer_opt": {"type": "AsymmetricNLCLLoss", "loss_weight": 0.1, "ramp_iter": 2, "sampling": sampling},
+        "restorer_opt": {
+            "start_iter": 10,
+            "pixel_opt": {"type": "CharbonnierLoss", "eps": 2.5e-3},
+            "gain": [0.9, 1.6],
+            "rain_free": 0.1,
+        },
+    }
+    options["logger"].update(print_freq=1, use_tb_logger=False)
+    return options
+
+
+def test_both_doors_have_the_same_losses_in_both_stages(folder, trained):
+    done = helpers.run(folder, "train", "-opt", helpers.write_options(folder, same_training_for_basicsr()))
+    assert done.returncode == 0, done.stderr
+    lines = (folder / "experiments" / "tiny" / "losses.jsonl").read_text(encoding="utf-8").splitlines()
+    expected = {entry["iter"]: entry for entry in map(json.loads, lines)}
+    found = losses(trained)
+    assert sorted(found) == sorted(expected) == list(range(1, 21))
+    assert "l_layer" in found[10]
+    assert "l_restorer" in found[11]
+    for current_iter, values in found.items():
+        kept = {k: v for k, v in expected[current_iter].items() if k.startswith("l_") or k == "mean_rain"}
+        assert values == pytest.approx(kept, abs=1e-5, rel=0), current_iter
+
+
+def test_a_training_validates_and_shows_strips_of_layers(trained):
+    (pictures,) = trained.glob("*/vis_data/vis_image")
+    assert sorted(file.name for file in pictures.iterdir()) == ["0_20.png", "1_20.png"]
+    assert helpers.cv2.imread(str(pictures / "0_20.png")).shape == (48, 3 * 56, 3)
+    scalars = (pictures.parent / "scalars.json").read_text(encoding="utf-8").splitlines()
+    assert json.loads(scalars[-1])["derained/psnr"] > 10
+
+
+def test_a_resumed_training_ends_with_the_weights_of_one_that_went_through(folder, trained, tmp_path):
+    half = tmp_path / "half"
+    half.mkdir()
+    shutil.copy(trained / "iter_8.pth", half)  # in stage 1, in the middle of an epoch
+    (half / "last_checkpoint").write_text(str(half / "iter_8.pth"), encoding="utf-8")
+    train(folder, folder / "tiny.py", "--resume", "--work-dir", half)
+    whole, resumed = (torch.load(place / "iter_20.pth")["state_dict"] for place in (trained, half))
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+    assert losses(half) == {k: v for k, v in losses(trained).items() if k > 8}
+
+
+def test_a_checkpoint_gets_nothing_but_the_statistics_of_a_log_history(tmp_path):
+    class Greedy:
+        def __reduce__(self):
+            return getattr, (HistoryBuffer, "__init__")
+
+    torch.save({"state_dict": {}, "message_hub": Greedy()}, tmp_path / "bad.pth")
+    with pytest.raises(ValueError, match="which a log history does not need: not loaded"):
+        torch.load(tmp_path / "bad.pth", weights_only=True)
+
+
+def test_two_processes_have_the_losses_of_one_with_their_batches_together(folder, trained, tmp_path):
+    train(folder, folder / "tiny.py", "--work-dir", tmp_path, "--cfg-options", "train_dataloader.batch_size=1",
+          "train_cfg.max_iters=12", processes=2)  # fmt: skip
+    found, expected = losses(tmp_path), losses(trained)
+    assert sorted(found) == list(range(1, 13))
+    for current_iter in (1, 2, 3):
+        assert found[current_iter] == pytest.approx(expected[current_iter], rel=1e-3, abs=1e-6)
+
+
+def test_sigterm_saves_and_exits_with_five(folder, tmp_path):
+    command = [sys.executable, str(REPOSITORY / "tools" / "mm_train.py"), str(write_config(tmp_path))]
+    arguments = ["--work-dir", str(tmp_path / "work"), "--cfg-options", "train_cfg.max_iters=100000"]
+    process = subprocess.Popen([*command, *arguments], cwd=folder, env=mm_helpers.environment(), stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, text=True)  # fmt: skip
+    deadline = time.time() + 120
+    while not losses(tmp_path / "work") and process.poll() is None and time.time() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 5, output[-3000:]
+    checkpoint = (tmp_path / "work" / "last_checkpoint").read_text(encoding="utf-8")
+    assert torch.load(checkpoint)["meta"]["iter"] == max(losses(tmp_path / "work"))
+
+
+@pytest.mark.parametrize(
+    ("config", "change", "code", "message"),
+    [
+        ("nowhere.py", "a=1", 2, "error: nowhere.py: no such file"),
+        ("broken.py", "a=1", 2, "error: broken.py: "),
+        ("tiny.py", "seed", 2, "error: --cfg-options: expected KEY=VALUE, but received 'seed'"),
+        ("tiny.py", "model.generator.num_fea=3", 2, "unexpected keyword argument 'num_fea'"),
+        ("tiny.py", "model.type=NLCLDerainer", 2, "NLCLDerainer is not in the"),
+        ("tiny.py", "model.train_cfg.gan_optt=3", 2, "error: model.train_cfg.gan_optt: unknown option"),
+        ("tiny.py", "train_dataloader.dataset.opt.dataroot_gt=nowhere", 2, "error: nowhere: no such folder"),
+        ("tiny.py", "optim_wrapper.optimizer.rate=1", 2, "unexpected keyword argument 'rate'"),
+        ("tiny.py", "model.train_cfg.min_mean_rain=0.9", 4, "stopped: the rain layer is empty"),
+    ],
+)
+def test_faults_end_in_one_line_and_their_exit_code(
+    folder, tmp_path, monkeypatch, capsys, config, change, code, message
+):
+    write_config(folder)
+    (folder / "broken.py").write_text("a = (", encoding="utf-8")
+    monkeypatch.chdir(folder)
+    assert mm_train.main([config, "--work-dir", str(tmp_path), "--cfg-options", change]) == code
+    printed = capsys.readouterr().err
+    assert message in printed.splitlines()[-1]
+    assert "Traceback" not in printed
