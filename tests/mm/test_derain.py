@@ -1,6 +1,7 @@
 """The model in MMEngine: precision, stages, processes, inference."""
 
 import copy
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -59,19 +60,42 @@ def test_networks_run_in_half_precision_and_losses_in_full():
     assert set(inside) == {torch.bfloat16}
 
 
-@pytest.mark.gpu
-def test_stock_mixed_precision_with_one_scale_for_all_networks():
-    model = build().cuda()
-    wrappers = optimizers(model, type="AmpOptimWrapper", loss_scale={"init_scale": 2.0**60}, clip_grad={"max_norm": 1})
+def weights(net):
+    return torch.cat([parameter.detach().cpu().flatten() for parameter in net.parameters()])
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def amp_device(request, monkeypatch):
+    """A device for MMEngine's AmpOptimWrapper, which refuses the CPU for no need of its own."""
+    from mmengine.optim.optimizer import amp_optimizer_wrapper
+
+    if request.param == "cpu":
+        monkeypatch.setattr(amp_optimizer_wrapper, "is_cuda_available", lambda: True)
+        monkeypatch.setattr(amp_optimizer_wrapper, "GradScaler", functools.partial(torch.amp.GradScaler, "cpu"))
+    return request.param
+
+
+def test_stock_mixed_precision_has_one_scale_for_all_networks(amp_device):
+    model = build().to(amp_device)
+    wrappers = optimizers(model, type="AmpOptimWrapper", loss_scale={"init_scale": 2.0**126}, clip_grad={"max_norm": 1})
     before = copy.deepcopy(model.generator.state_dict())
     model.train_step(batch(), wrappers)
-    scales = {wrapper.loss_scaler.get_scale() for wrapper in wrappers.values()}
-    assert scales == {2.0**59}  # halved once, though three optimizers stepped
+    assert {wrapper.loss_scaler.get_scale() for wrapper in wrappers.values()} == {2.0**125}  # three steps, halved once
     assert all(torch.equal(value, before[name]) for name, value in model.generator.state_dict().items())
-    wrappers["generator"].loss_scaler.load_state_dict({**wrappers["generator"].loss_scaler.state_dict(), "scale": 1024})
-    model.progress.zero_()
-    model.train_step(batch(), wrappers)
-    assert not torch.equal(model.generator.head.weight, before["head.weight"])
+
+
+def test_stock_mixed_precision_steps_about_as_full_precision_does(amp_device):
+    half, full = build().to(amp_device), build()
+    sgd = {"optimizer": {"type": "SGD", "lr": 1.0}, "clip_grad": {"max_norm": 1}}
+    log = half.train_step(batch(), optimizers(half, type="AmpOptimWrapper", **sgd))
+    expected = full.train_step(batch(), optimizers(full, **sgd))
+    assert log == pytest.approx({k: v for k, v in expected.items() if "grad" not in k}, rel=0.05, abs=1e-3)
+    start = build()
+    for name in ("generator", "discriminator", "heads"):
+        before, *after = (weights(getattr(model, name)) for model in (start, half, full))
+        steps = [each - before for each in after]
+        assert torch.cosine_similarity(*steps, dim=0) > 0.99, name
+        assert float(steps[0].norm()) == pytest.approx(float(steps[1].norm()), rel=0.05), name
 
 
 def test_clipping_limits_each_networks_gradient_and_logs_its_norm():

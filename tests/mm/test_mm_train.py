@@ -7,15 +7,18 @@ import subprocess
 import sys
 import time
 
-# isort: split  as mm_helpers says where these are
-import helpers
 import mm_helpers
-import mm_train
 import pytest
 import torch
 from conftest import photograph
 from mm_helpers import REPOSITORY, losses, train, write_config
 from mmengine.logging import HistoryBuffer
+
+# isort: split
+import helpers
+import mm_train
+
+import nlcl_plugin.mm  # noqa: F401  lets torch.load take MMEngine's checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +150,8 @@ def test_faults_end_in_one_line_and_their_exit_code(
     write_config(folder)
     (folder / "broken.py").write_text("a = (", encoding="utf-8")
     monkeypatch.chdir(folder)
-    assert mm_train.main([config, "--work-dir", str(tmp_path), "--cfg-options", change]) == code
+    name = f"experiment_name={tmp_path.name}"  # MMEngine's loggers are told apart by it and the second
+    assert mm_train.main([config, "--work-dir", str(tmp_path), "--cfg-options", name, change]) == code
     printed = capsys.readouterr().err
     assert message in printed.splitlines()[-1]
     assert "Traceback" not in printed
