@@ -10,6 +10,8 @@ import os
 import random
 import subprocess
 import sys
+import time
+import uuid
 from datetime import timedelta
 from types import ModuleType
 from typing import Any
@@ -131,14 +133,38 @@ def _init_process_group(backend: str, port: int | None = None, timeout: float | 
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", os.environ["RANK"])) % torch.cuda.device_count())
     elif backend == "nccl":
         backend = "gloo"
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    if attempt != "0":
-        # torchrun keeps its store over restarts, and torch 2.15 finds the addresses of the dead processes in it.
+    if torch.distributed.is_torchelastic_launched():
         store, rank, world_size = next(torch.distributed.rendezvous("env://"))
-        kwargs.update(
-            store=torch.distributed.PrefixStore(f"restart_{attempt}", store), rank=rank, world_size=world_size
-        )
+        store = _store_of_this_attempt(store, rank, world_size, timeout or 1800)
+        kwargs.update(store=store, rank=rank, world_size=world_size)
     torch.distributed.init_process_group(backend=backend, **kwargs)
+
+
+def _store_of_this_attempt(store: Any, rank: int, world_size: int, timeout: float) -> Any:
+    """The part of torchrun's store that the processes of this attempt have to themselves.
+
+    torchrun keeps its store over restarts, and torch 2.15 finds the addresses of the dead processes in it. The number
+    of restarts tells attempts apart on one host only: another host's agent does not count those it takes part in. So
+    rank 0 names the attempt, and answers by that name, which a dead one does not.
+    """
+    own = uuid.uuid4().hex
+    if rank == 0:
+        store.set("attempt", own)
+        for other in range(1, world_size):
+            store.wait([f"{own}/asked/{other}"], timedelta(seconds=timeout))
+            store.set(f"{own}/answered/{store.get(f'{own}/asked/{other}').decode()}", "")
+        return torch.distributed.PrefixStore(own, store)
+    deadline = time.monotonic() + timeout
+    while True:
+        attempt = store.get("attempt").decode()
+        store.set(f"{attempt}/asked/{rank}", own)
+        try:
+            store.wait([f"{attempt}/answered/{own}"], timedelta(seconds=1))
+        except RuntimeError:
+            if time.monotonic() > deadline:
+                raise
+        else:
+            return torch.distributed.PrefixStore(attempt, store)
 
 
 def _init_process_group_of_slurm(backend: str, port: int | None = None, **kwargs: Any) -> None:

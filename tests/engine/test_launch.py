@@ -41,9 +41,9 @@ def environment():
     return {**kept, "OMP_NUM_THREADS": "1"}
 
 
-def begin(folder, command, environment, **variables):
+def begin(folder, command, environment, stdin=None, **variables):
     environment = {**environment, **{name: str(value) for name, value in variables.items()}}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    pipes = {"stdin": stdin, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([str(part) for part in command], cwd=folder, env=environment, **pipes)
 
 
@@ -294,6 +294,34 @@ def test_after_an_elastic_restart_nobody_counts_the_processes_of_before(folder, 
     said, warned = process.communicate(timeout=180)
     assert process.returncode == 0, warned
     assert re.findall("last|parted", said) == ["last", "parted", "parted"]  # the two may write into one line
+
+
+RESTART_OF_TWO_NODES = """
+import os, sys
+from nlcl_plugin.engine import process_group
+process_group.join("pytorch", {"backend": "gloo", "timeout": 20})
+if os.path.exists("died"):
+    process_group.part(0)
+    print("parted", os.environ["TORCHELASTIC_RESTART_COUNT"], flush=True)
+elif os.environ["RANK"] == "1":
+    open("died", "w").close()
+    os._exit(1)
+else:
+    sys.stdin.read()  # for ever: that its peer is gone is for its agent to find out
+"""
+
+
+def test_nodes_meet_again_though_only_one_of_them_counts_the_restart(folder, environment):
+    (folder / "restart.py").write_text(RESTART_OF_TWO_NODES)
+    meeting = ["--nnodes=2", "--nproc_per_node=1", "--max-restarts=1", "--rdzv_id=nlcl", "--rdzv_backend=c10d"]
+    command = [*TORCHRUN, *meeting, f"--rdzv_endpoint=localhost:{free_port()}", "restart.py"]
+    reader, writer = os.pipe()  # nobody writes
+    nodes = [begin(folder, command, environment, stdin=reader) for _ in range(2)]
+    codes, said = finish(*nodes)
+    os.close(reader)
+    os.close(writer)
+    assert codes == [0, 0], said
+    assert sorted(re.findall(r"parted \d", "".join(said))) == ["parted 0", "parted 1"]
 
 
 SEED = """
