@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+import signal
+from collections.abc import Callable
+from functools import partial
+from types import FrameType
 from typing import Any
 
 import torch
@@ -46,12 +50,14 @@ class TrainingBatches:
                 f"datasets.train: {len(self.dataset)} images × dataset_enlarge_ratio don't fill one batch of "
                 f"{self._loader.batch_size}{processes}; lower batch_size_per_gpu or raise dataset_enlarge_ratio"
             )
+        if self._loader.num_workers:
+            self._loader.worker_init_fn = partial(_start_worker, self._loader.worker_init_fn)
         cuda = options.get("prefetch_mode") == "cuda"
-        self._prefetcher = CUDAPrefetcher(self._loader, opt) if cuda else CPUPrefetcher(self._loader)
+        self._prefetch = partial(CUDAPrefetcher, self._loader, opt) if cuda else partial(CPUPrefetcher, self._loader)
+        self._prefetcher: Any = None
         self.batch_size = self._loader.batch_size * opt["world_size"]
         self.epoch = 0
         self.place = 0
-        self._started = False
         self._log(opt)
 
     def start_at(self, epoch: int, place: int) -> None:
@@ -60,7 +66,7 @@ class TrainingBatches:
 
     def next(self) -> dict[str, Any]:
         """The next batch, of the next epoch if this one is at its end."""
-        if not self._started:
+        if self._prefetcher is None:
             self._begin(self.epoch, self.place)
         batch = self._prefetcher.next()
         while batch is None:
@@ -72,8 +78,10 @@ class TrainingBatches:
     def _begin(self, epoch: int, place: int) -> None:
         self.epoch, self.place = epoch, place
         self._sampler.set_epoch(epoch, place)
-        self._prefetcher.reset()
-        self._started = True
+        if self._prefetcher is None:  # only now, as it starts the workers and reads
+            self._prefetcher = self._prefetch()
+        else:
+            self._prefetcher.reset()
 
     def _log(self, opt: dict[str, Any]) -> None:
         batches = len(self._loader)
@@ -82,6 +90,18 @@ class TrainingBatches:
             f"Training on {len(self.dataset)} images: {opt['world_size']} processes × {self._loader.batch_size} images "
             f"a step, {batches} steps an epoch, {iterations} steps, {math.ceil(iterations / batches)} epochs."
         )
+
+
+def _start_worker(initialise: Callable[[int], None], worker_id: int) -> None:
+    # Launchers send a signal to the workers too, which have to outlive the step and the saving that the first one asks
+    # their process for.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _end_at_the_next)
+    initialise(worker_id)
+
+
+def _end_at_the_next(number: int, _frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)
 
 
 def validation_loaders(opt: dict[str, Any]) -> list[DataLoader[Any]]:

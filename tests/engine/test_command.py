@@ -134,6 +134,21 @@ def test_interrupting_saves_the_state_and_says_so(folder):
     assert f"iteration {iteration}" in done.stderr
 
 
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_at_once(second):
+    script = (
+        "import os, signal, time\n"
+        "from nlcl_plugin.engine.train import StopRequest\n"
+        "with StopRequest() as stop:\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    while not stop.requested:\n"
+        "        time.sleep(0.01)\n"
+        f"    os.kill(os.getpid(), {int(second)})\n"
+        "    time.sleep(60)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False, timeout=50).returncode == -second
+
+
 def test_training_that_collapses_stops_with_its_own_code(folder):
     options = tiny_options()
     options["train"].update(min_mean_rain=0.9, collapse_iter=2, restorer_opt=None)

@@ -153,6 +153,22 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(folder):
     assert losses(folder)[-1]["iter"] == int(state.stem)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_all_processes_spares_the_loaders_until_the_step_is_done(folder, number):
+    opt = options()
+    opt["datasets"]["train"].update(num_worker_per_gpu=1, persistent_workers=True)
+    opt["train"].update(total_iter=100000, restorer_opt=None)
+    opt["logger"]["save_checkpoint_freq"] = 100000
+    write_options(folder, opt)
+    process = start(folder)
+    while process.poll() is None and len(losses(folder)) < 3:
+        time.sleep(0.01)
+    process.send_signal(number)  # torchrun passes it on to each process and its loader workers, as Slurm does
+    text = finish(process, code=1)
+    assert "saved; go on with --auto_resume" in text, text[-3000:]
+    assert "Traceback" not in text.split("saved; go on")[0]
+
+
 def _worker(agent, rank):
     """The process of a rank below torchrun."""
     children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(agent)], capture_output=True, text=True, check=True)
