@@ -159,3 +159,6 @@ class WrapperStepper:
             wrapper.step()
         if self._scale is not None:
             self._scale.scaler.update(self._first._scale_update_param)
+
+    def leave_out(self) -> None:
+        """Nothing: a scale changes with the gradients that it has been taken out of, and here there are none."""

@@ -21,6 +21,7 @@ from nlcl_plugin.models.nlcl_options import OptimizerOptions, TrainOptions
 from nlcl_plugin.models.optimization import build_optimizer, build_scheduler
 from nlcl_plugin.models.padding import run_padded
 from nlcl_plugin.models.pretrained import load_pretrained
+from nlcl_plugin.models.schedulers import set_rates
 from nlcl_plugin.models.stepper import Stepper
 from nlcl_plugin.models.unpaired_iteration import UnpairedIteration, needed_nets
 from nlcl_plugin.models.validation import ValidationMixin
@@ -147,11 +148,10 @@ class NLCLModel(ValidationMixin, BaseModel):
         restorer = self.train_opt.restorer_opt
         second = self.train_opt.restores(current_iter)
         begin = restorer.start_iter if restorer is not None and second else 0
+        warmth = current_iter / warmup_iter if current_iter < warmup_iter and not second else 1.0
         for name, scheduler in zip(self.optimizer, self.schedulers, strict=True):
-            if (name == "s") == second and current_iter > begin + 1:
-                scheduler.step()
-        if current_iter < warmup_iter and not second:
-            self._set_lr([[rate * current_iter / warmup_iter for rate in rates] for rates in self._get_init_lr()])
+            if (name == "s") == second:
+                set_rates(scheduler, advance=current_iter > begin + 1, factor=warmth)
 
     def get_current_learning_rate(self) -> list[float]:
         """Learning rate of the optimizer at work: the generators', in stage 2 the restorer's."""

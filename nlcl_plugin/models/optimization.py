@@ -16,12 +16,11 @@ from nlcl_plugin.models.schedulers import linear_decay
 
 BASICSR_SCHEDULERS = ("MultiStepLR", "MultiStepRestartLR", "CosineAnnealingRestartLR")
 # A schedule is stepped once an iteration and has no metric to look at.
+_UNFIT = ("LRScheduler", "_LRScheduler", "ReduceLROnPlateau", "SequentialLR", "ChainedScheduler")
 TORCH_SCHEDULERS = tuple(
     name
     for name, cls in vars(torch.optim.lr_scheduler).items()
-    if inspect.isclass(cls)
-    and issubclass(cls, LRScheduler)
-    and name not in (*BASICSR_SCHEDULERS, "LRScheduler", "ReduceLROnPlateau", "SequentialLR", "ChainedScheduler")
+    if inspect.isclass(cls) and issubclass(cls, LRScheduler) and name not in (*BASICSR_SCHEDULERS, *_UNFIT)
 )
 SCHEDULERS = ("LinearDecayLR", *BASICSR_SCHEDULERS, *TORCH_SCHEDULERS)
 

@@ -1,9 +1,9 @@
-"""Learning-rate schedules that BasicSR lacks."""
+"""Learning-rate schedules: one that BasicSR lacks, and the rates that an iteration takes from any."""
 
 from __future__ import annotations
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 
 def linear_decay(
@@ -37,3 +37,22 @@ def linear_decay(
         return 1 - (1 - min_factor) * min(max((step - start) / span, 0.0), 1.0)
 
     return LambdaLR(optimizer, factor)
+
+
+def set_rates(scheduler: LRScheduler, *, advance: bool, factor: float) -> None:
+    """Give an optimizer the rates of its schedule times a factor.
+
+    Args:
+        scheduler: The schedule. Many go on from the rate that they find: it finds its own, whatever the factor was.
+        advance: Whether to step it first.
+        factor: That of a warm-up, 1 without.
+    """
+    _set(scheduler, 1.0)
+    if advance:
+        scheduler.step()
+    _set(scheduler, factor)
+
+
+def _set(scheduler: LRScheduler, factor: float) -> None:
+    for group, rate in zip(scheduler.optimizer.param_groups, scheduler.get_last_lr(), strict=True):
+        group["lr"] = rate * factor

@@ -62,3 +62,7 @@ class Stepper:
         for optimizer in optimizers.values():
             self.scaler.step(optimizer)
         self.scaler.update()
+
+    def leave_out(self) -> None:
+        """End an iteration without a step."""
+        self.scaler.update()

@@ -47,6 +47,9 @@ class StepperLike(Protocol):
     def step(self, optimizers: dict[str, Any]) -> None:
         """Step each optimizer."""
 
+    def leave_out(self) -> None:
+        """End an iteration without a step."""
+
 
 def needed_nets(options: UnpairedOptions, decomposition: str) -> list[str]:
     """Labels of the networks that the options need, in the order in which they are built.
@@ -115,7 +118,7 @@ class UnpairedIteration:
         self.losses = UnpairedLosses(options, nets, bare(nets["d"]) if "d" in nets else None, build)
         self.cri_pix = build(options.restorer_opt.pixel_opt.build_options()) if options.restorer_opt else None
         self.mean_rain: float | None = None
-        self.skipped_steps = self._skipped_in_a_row = 0
+        self.skipped_steps = self._faulty_in_a_row = 0
         self._seed = seed
         self._rank = rank
         self._processes = processes
@@ -168,8 +171,9 @@ class UnpairedIteration:
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0) + value / len(parts)
         norms = {f"gradient of net_{name}": norm for name, norm in stepper.clip(active).items()}
-        values = self._reduced(sums, {} if stepper.scales else norms, names, current_iter)
+        values = self._reduced(sums, norms, names, current_iter, scaled=stepper.scales)
         if values is None:
+            stepper.leave_out()
             return None
         stepper.step(active)
         for label in {"s"} if restoring else {"g", "r"}:
@@ -180,7 +184,8 @@ class UnpairedIteration:
             self._watch_rain(values["mean_rain"], current_iter)
         log = OrderedDict((name, values[name]) for name in sums)
         if stepper.clips:
-            log.update((name.replace("gradient of net", "grad_norm"), values[name]) for name in norms if name in values)
+            finite = (name for name in norms if math.isfinite(values[name]))
+            log.update((name.replace("gradient of net", "grad_norm"), values[name]) for name in finite)
         if self.skipped_steps:
             log["skipped_steps"] = float(self.skipped_steps)
         return log
@@ -237,7 +242,13 @@ class UnpairedIteration:
         return OrderedDict(l_restorer=loss.detach(), mean_rain=rain.abs().mean())
 
     def _reduced(
-        self, losses: dict[str, Tensor], norms: dict[str, Tensor], images: Sequence[str], current_iter: int
+        self,
+        losses: dict[str, Tensor],
+        norms: dict[str, Tensor],
+        images: Sequence[str],
+        current_iter: int,
+        *,
+        scaled: bool,
     ) -> dict[str, float] | None:
         """Mean of losses and gradient norms over all processes; None if the step has to be left out in all of them.
 
@@ -250,11 +261,13 @@ class UnpairedIteration:
             torch.distributed.all_reduce(mean)
             mean /= self._processes
         values = dict(zip(names, mean.tolist(), strict=True))
-        faulty = [name for name, value in values.items() if not math.isfinite(value)]
-        if faulty:
+        faulty = {name for name, value in values.items() if not math.isfinite(value)}
+        self._faulty_in_a_row = self._faulty_in_a_row + 1 if faulty else 0
+        # A lower scale mends a gradient that overflows, unless it does so for ever.
+        mending = scaled and faulty <= norms.keys() and self._faulty_in_a_row < MAX_SKIPPED
+        if faulty and not mending:
             self._report_fault(dict(zip(names, own.tolist(), strict=True)), images, current_iter)
             return None
-        self._skipped_in_a_row = 0
         return values
 
     def _report_fault(self, own: dict[str, float], images: Sequence[str], current_iter: int) -> None:
@@ -270,9 +283,8 @@ class UnpairedIteration:
         if self.options.on_nonfinite == "stop":
             raise TrainingStoppedError(f"{message}; {advice}the last checkpoint is kept")
         self.skipped_steps += 1
-        self._skipped_in_a_row += 1
         self._logger().warning(f"Step left out: {message}")
-        if self._skipped_in_a_row >= MAX_SKIPPED:
+        if self._faulty_in_a_row >= MAX_SKIPPED:
             raise TrainingStoppedError(f"{MAX_SKIPPED} steps in a row were left out, at last: {message}; {advice}")
 
     def _watch_rain(self, mean: float, current_iter: int) -> None:

@@ -57,6 +57,15 @@ def test_a_scaled_step_that_overflows_is_left_out_and_the_scale_falls(tmp_path):
     assert not same(before, weights(model))
 
 
+def test_a_gradient_that_no_scale_mends_stops_the_training(tmp_path):
+    model = build(options(tmp_path, amp="fp16"))
+    model.net_p.heads[0][0].weight.register_hook(lambda gradient: gradient * float("nan"))
+    for current_iter in range(1, 20):
+        step(model, current_iter)
+    with pytest.raises(TrainingStoppedError, match="gradient of net_p is nan at iteration 20"):
+        step(model, 20)
+
+
 def test_the_scale_is_in_the_checkpoint(tmp_path):
     opt = options(tmp_path, amp="fp16")
     first = build(opt)
@@ -131,8 +140,9 @@ def test_a_gradient_that_is_not_a_number_stops_the_training_before_the_step(tmp_
     assert same(before, weights(model))
 
 
-def test_steps_that_are_not_finite_are_left_out_and_counted_if_asked_for(tmp_path):
-    model = build(options(tmp_path, on_nonfinite="skip"))
+@pytest.mark.parametrize("amp", [None, "fp16"])
+def test_steps_that_are_not_finite_are_left_out_and_counted_if_asked_for(tmp_path, amp):
+    model = build(options(tmp_path, on_nonfinite="skip", amp=amp))
     step(model, 1)
     before, averages = weights(model), copy.deepcopy(model.averages["g"].state_dict())
     model.feed_data(NAN)
@@ -167,6 +177,22 @@ def test_schedules_of_torch_and_basicsr_work_by_name(tmp_path, scheduler, expect
         step(model, current_iter)
         rates.append(model.get_current_learning_rate()[0])
     assert rates == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "scheduler", [{"type": "CosineAnnealingLR", "T_max": 8}, {"type": "MultiStepLR", "milestones": [2, 5]}]
+)
+def test_warm_up_is_a_factor_on_the_schedule_and_leaves_no_trace(tmp_path, scheduler):
+    rates = {}
+    for warmup_iter in (-1, 4):
+        model = build(options(tmp_path, scheduler=scheduler))
+        rates[warmup_iter] = []
+        for current_iter in range(1, 8):
+            model.update_learning_rate(current_iter, warmup_iter)
+            model.optimizer["g"].step()
+            rates[warmup_iter] += model.get_current_learning_rate()
+    factors = [0.25, 0.5, 0.75, 1, 1, 1, 1]
+    assert rates[4] == pytest.approx([rate * factor for rate, factor in zip(rates[-1], factors, strict=True)])
 
 
 @pytest.mark.parametrize(
