@@ -21,7 +21,7 @@ class _GatherRows(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         # Every process has a loss of its own that these rows entered: their gradients add up. DistributedDataParallel
         # then takes the mean over processes, as the loss of the whole batch is the mean of the processes' losses.
-        gradient = gradients[0].contiguous()
+        gradient = gradients[0].clone(memory_format=torch.contiguous_format)  # autograd may have given it to others
         dist.all_reduce(gradient)
         start = dist.get_rank() * ctx.rows
         return gradient[start : start + ctx.rows]
