@@ -22,8 +22,8 @@ setup(
     install_requires=[
         "basicsr==1.4.2",
         "mmengine>=0.10.7",
-        "torch>=2.2",
-        "torchvision>=0.17",
+        "torch>=2.3",
+        "torchvision>=0.18",
         "opencv-python",
         "lmdb",
         "addict",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -9,11 +10,16 @@ import torch.distributed as dist
 
 
 class Agreement:
-    """A channel between the processes beside that of the gradients, on the CPU: asking costs no wait for a GPU."""
+    """A channel between the processes beside that of the gradients, on the CPU: asking costs no wait for a GPU.
 
-    def __init__(self) -> None:
+    Args:
+        timeout: Seconds that a process waits for the others, 30 minutes by default.
+    """
+
+    def __init__(self, timeout: float | None = None) -> None:
         several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-        self._group: Any = dist.new_group(backend="gloo") if several else None
+        limit = None if timeout is None else timedelta(seconds=timeout)
+        self._group: Any = dist.new_group(backend="gloo", timeout=limit) if several else None
 
     def any(self, wanted: bool) -> bool:
         """Whether one process or more wants it; every process must ask."""

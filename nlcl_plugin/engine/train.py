@@ -28,7 +28,7 @@ from nlcl_plugin.engine.loss_log import LossLog
 from nlcl_plugin.engine.options import write_options
 from nlcl_plugin.engine.run_state import difference, gather_random, plain, plain_options, restore_rank
 from nlcl_plugin.engine.summary import summarise
-from nlcl_plugin.errors import TrainingStoppedError
+from nlcl_plugin.errors import InputError, TrainingStoppedError
 
 SKIPPED, INTERRUPTED = 3, 5  # exit codes
 
@@ -103,7 +103,7 @@ class _Run:
         self.current_iter = 0
         self.interrupted = False
         self._skipped: set[str] = set()
-        self._agreement = Agreement()
+        self._agreement = Agreement((opt.get("dist_params") or {}).get("timeout"))
         self._tb_logger = init_tb_loggers(opt)
         self.batches = TrainingBatches(opt)
         self.val_loaders = validation_loaders(opt)
@@ -112,16 +112,26 @@ class _Run:
     def resume(self, state: dict[str, Any]) -> None:
         """Go on from a training state."""
         logger = get_root_logger()
+        run = state.get("run", {})  # a state of stock BasicSR has none
+        changes = difference(run["options"], self._options) if "options" in run else []
+        for line in changes:
+            logger.warning(f"Option changed since the checkpoint: {line}")
+        if any(line.startswith("train.optim_") for line in changes):
+            logger.warning("Optimizers go on with the rates and arguments of the checkpoint all the same.")
+        held, wanted = len(state["optimizers"]), len(self.model.optimizers)
+        if held != wanted:
+            raise InputError(
+                f"{self.opt['path']['resume_state']}: holds {held} optimizers where these options need {wanted}; "
+                "resume with the losses and stages it was trained with, or start afresh from its networks "
+                "(path.pretrain_network_*)"
+            )
         self.model.resume_training(state)
         self.current_iter = state["iter"]
-        run = state.get("run", {})  # a state of stock BasicSR has none
         self.batches.start_at(state["epoch"], run.get("place", 0))
         if run.get("best") is not None:
             self.model.best_metric_results = run["best"]
         self._skipped.update(run.get("skipped", ()))
         logger.info(f"Resuming from epoch {state['epoch']}, iteration {self.current_iter}.")
-        for line in difference(run["options"], self._options) if "options" in run else ():
-            logger.warning(f"Option changed since the checkpoint: {line}")
         if not restore_rank(run.get("random") or [], self.opt["rank"], self.opt["world_size"]):
             # Our model draws from the iteration and needs no state; what draws from the global generators goes on anew.
             torch.manual_seed(self.opt["manual_seed"] + self.opt["rank"] + self.opt["world_size"] * self.current_iter)

@@ -75,6 +75,19 @@ def test_resuming_goes_on_at_the_saved_iteration_in_the_same_folder(folder):
     assert not list((folder / "experiments").glob("*archived*"))
 
 
+def test_options_that_a_checkpoint_cannot_take_are_told_when_resuming(folder):
+    write_options(folder, tiny_options())
+    command = ["train", "-opt", "options.yml", "--auto_resume", "--force_yml"]
+    assert run(folder, *command, "train:total_iter=4").returncode == 0
+    done = run(folder, *command, "train:restorer_opt=~")
+    assert done.returncode == 2
+    assert "4.state: holds 3 optimizers where these options need 2" in done.stderr.splitlines()[-1]
+    done = run(folder, *command, "train:optim_s:lr=5e-4", "train:total_iter=5")
+    assert done.returncode == 0, done.stderr
+    assert "train.optim_s.lr: 0.001 → 0.0005" in done.stderr
+    assert "Optimizers go on with the rates and arguments of the checkpoint" in done.stderr
+
+
 def test_a_torn_training_state_is_named_and_the_one_before_it_used(folder):
     write_options(folder, tiny_options())
     assert run(folder, "train", "-opt", "options.yml").returncode == 0
