@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,12 +12,15 @@ import cv2
 
 from nlcl_plugin.errors import InputError
 
+LIMIT = 20  # seconds that are spent on looking for the file: other processes are waiting
+
 
 @contextlib.contextmanager
 def explained(dataset: Any) -> Iterator[None]:
     """Turn a failure while reading a dataset into one line that names the unreadable file.
 
-    Stock datasets fail with an AttributeError that names no file. Files are looked through only after a failure.
+    Stock datasets fail with an AttributeError that names no file. Files are looked through only after a failure, and
+    not for long.
 
     Args:
         dataset: A dataset; if it has BasicSR's `paths`, these are tried.
@@ -31,7 +35,10 @@ def explained(dataset: Any) -> Iterator[None]:
         last = str(error).strip().splitlines()[-1]
         raise InputError(last.removeprefix(f"{InputError.__module__}.{InputError.__name__}: ")) from error
     except Exception as error:
+        end = time.monotonic() + LIMIT
         for path in _files(dataset):
+            if time.monotonic() > end:
+                break
             if os.path.isfile(path) and cv2.imread(path) is None:
                 raise InputError(f"{path}: not a readable image; repair it or take it out of the folder") from error
         raise

@@ -182,8 +182,7 @@ class NLCLModel(ValidationMixin, BaseModel):
         self.current_iter = current_iter
         self.restoring = self.train_opt.restores(current_iter)
         log = self.iteration(self.lq, self.gt, self.lq_path, current_iter, self.optimizer, self.stepper)
-        if log is not None:
-            self.log_dict = log
+        self.log_dict = OrderedDict(skipped_steps=float(self.iteration.skipped_steps)) if log is None else log
 
     # inference, saving, resuming --------------------------------------------------------------------------------------
     @torch.no_grad()
@@ -220,6 +219,7 @@ class NLCLModel(ValidationMixin, BaseModel):
         self.extra_state["model"] = {
             "mean_rain": self.iteration.mean_rain,
             "skipped_steps": self.iteration.skipped_steps,
+            "faulty_in_a_row": self.iteration.faulty_in_a_row,
             "scaler": self.stepper.scaler.state_dict(),
         }
         self.save_training_state(epoch, current_iter)
@@ -230,6 +230,7 @@ class NLCLModel(ValidationMixin, BaseModel):
         own = resume_state.get("model", {})  # a stock state has none
         self.iteration.mean_rain = own.get("mean_rain")
         self.iteration.skipped_steps = own.get("skipped_steps", 0)
+        self.iteration.faulty_in_a_row = own.get("faulty_in_a_row", 0)
         if own.get("scaler"):
             self.stepper.scaler.load_state_dict(own["scaler"])
         self.current_iter = resume_state["iter"]

@@ -98,6 +98,7 @@ class UnpairedIteration:
     Attributes:
         mean_rain: Running mean of |R|; None at first.
         skipped_steps: Steps left out so far.
+        faulty_in_a_row: Steps up to now in which something was not finite.
     """
 
     def __init__(
@@ -118,7 +119,7 @@ class UnpairedIteration:
         self.losses = UnpairedLosses(options, nets, bare(nets["d"]) if "d" in nets else None, build)
         self.cri_pix = build(options.restorer_opt.pixel_opt.build_options()) if options.restorer_opt else None
         self.mean_rain: float | None = None
-        self.skipped_steps = self._faulty_in_a_row = 0
+        self.skipped_steps = self.faulty_in_a_row = 0
         self._seed = seed
         self._rank = rank
         self._processes = processes
@@ -262,9 +263,9 @@ class UnpairedIteration:
             mean /= self._processes
         values = dict(zip(names, mean.tolist(), strict=True))
         faulty = {name for name, value in values.items() if not math.isfinite(value)}
-        self._faulty_in_a_row = self._faulty_in_a_row + 1 if faulty else 0
+        self.faulty_in_a_row = self.faulty_in_a_row + 1 if faulty else 0
         # A lower scale mends a gradient that overflows, unless it does so for ever.
-        mending = scaled and faulty <= norms.keys() and self._faulty_in_a_row < MAX_SKIPPED
+        mending = scaled and faulty <= norms.keys() and self.faulty_in_a_row < MAX_SKIPPED
         if faulty and not mending:
             self._report_fault(dict(zip(names, own.tolist(), strict=True)), images, current_iter)
             return None
@@ -284,7 +285,7 @@ class UnpairedIteration:
             raise TrainingStoppedError(f"{message}; {advice}the last checkpoint is kept")
         self.skipped_steps += 1
         self._logger().warning(f"Step left out: {message}")
-        if self._faulty_in_a_row >= MAX_SKIPPED:
+        if self.faulty_in_a_row >= MAX_SKIPPED:
             raise TrainingStoppedError(f"{MAX_SKIPPED} steps in a row were left out, at last: {message}; {advice}")
 
     def _watch_rain(self, mean: float, current_iter: int) -> None:

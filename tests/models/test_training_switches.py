@@ -149,17 +149,22 @@ def test_steps_that_are_not_finite_are_left_out_and_counted_if_asked_for(tmp_pat
     model.optimize_parameters(2)
     assert same(before, weights(model))
     assert same(averages, model.averages["g"].state_dict())
+    assert model.get_current_log() == {"skipped_steps": 1}  # no losses of an earlier step
     assert step(model, 3)["skipped_steps"] == 1
     assert not same(before, weights(model))
 
 
-def test_steps_are_not_left_out_for_ever(tmp_path):
-    model = build(options(tmp_path, on_nonfinite="skip"))
-    model.feed_data(NAN)
+def test_steps_are_not_left_out_for_ever_also_over_a_resume(tmp_path):
+    opt = options(tmp_path, on_nonfinite="skip")
+    first, second = build(opt), build(opt)
+    first.feed_data(NAN)
     for current_iter in range(1, 20):
-        model.optimize_parameters(current_iter)
+        first.optimize_parameters(current_iter)
+    first.save(0, 19)
+    second.resume_training(torch.load(tmp_path / "19.state", weights_only=True))
+    second.feed_data(NAN)
     with pytest.raises(TrainingStoppedError, match="20 steps in a row were left out, at last: l_g_gan is nan"):
-        model.optimize_parameters(20)
+        second.optimize_parameters(20)
 
 
 @pytest.mark.parametrize(
