@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import math
+import multiprocessing
 import signal
 from collections.abc import Callable
 from functools import partial
@@ -52,6 +54,7 @@ class TrainingBatches:
             )
         if self._loader.num_workers:
             self._loader.worker_init_fn = partial(_start_worker, self._loader.worker_init_fn)
+            atexit.register(_end_workers)
         cuda = options.get("prefetch_mode") == "cuda"
         self._prefetch = partial(CUDAPrefetcher, self._loader, opt) if cuda else partial(CPUPrefetcher, self._loader)
         self._prefetcher: Any = None
@@ -98,6 +101,14 @@ def _start_worker(initialise: Callable[[int], None], worker_id: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _end_at_the_next)
     initialise(worker_id)
+
+
+def _end_workers() -> None:
+    # Python ends them with one signal, which they are to outlive, and waits.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would complain about each
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
 
 
 def _end_at_the_next(number: int, _frame: FrameType | None) -> None:
