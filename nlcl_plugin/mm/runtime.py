@@ -10,6 +10,8 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 
+from nlcl_plugin.errors import InputError
+
 
 def allow_history_in_checkpoints() -> None:
     """Let `torch.load` take the log history in MMEngine's checkpoints.
@@ -48,12 +50,20 @@ def prepare_processes(cfg: Config) -> None:
     Joins the process group over gloo before the Runner would, and gives the wrapper no GPU's number.
 
     Args:
-        cfg: The config, changed in place; `launcher` says whether there are several processes.
+        cfg: The config, changed in place; `launcher` says who starts the processes.
+
+    Raises:
+        InputError: If the launcher is torchrun's and didn't start this process.
     """
-    if cfg.get("launcher", "none") == "none" or torch.cuda.is_available():
+    if cfg.get("launcher", "none") != "pytorch":
+        return
+    if "RANK" not in os.environ:
+        raise InputError(
+            "--launcher pytorch: RANK is not set; start with `torchrun --nproc_per_node=N tools/mm_train.py`"
+        )
+    if torch.cuda.is_available():
         return
     if not torch.distributed.is_initialized():
-        os.environ.setdefault("LOCAL_RANK", "0")
         torch.distributed.init_process_group("gloo")
     cfg.setdefault("model_wrapper_cfg", {})["device_ids"] = None
 

@@ -155,3 +155,11 @@ def test_faults_end_in_one_line_and_their_exit_code(
     printed = capsys.readouterr().err
     assert message in printed.splitlines()[-1]
     assert "Traceback" not in printed
+
+
+def test_several_processes_without_torchrun_are_refused(folder, monkeypatch, capsys):
+    write_config(folder)
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("RANK", raising=False)
+    assert mm_train.main(["tiny.py", "--launcher", "pytorch"]) == 2
+    assert "RANK is not set; start with `torchrun" in capsys.readouterr().err
