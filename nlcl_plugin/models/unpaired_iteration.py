@@ -69,6 +69,9 @@ def needed_nets(options: UnpairedOptions, decomposition: str) -> list[str]:
     if decomposition == "residual" and options.consistency_opt is not None:
         raise InputError("train.consistency_opt: B + R = O holds by construction with decomposition: residual; "
                          "remove the block or use two_branch")  # fmt: skip
+    if decomposition == "two_branch" and options.consistency_opt is None and options.layer_opt is None:
+        raise InputError("train.consistency_opt is missing: with decomposition: two_branch nothing else trains net_r, "
+                         "the rain layer, but layer_opt; add one of them")  # fmt: skip
     labels = ["g"]
     labels += ["r"] if decomposition == "two_branch" else []
     labels += ["d"] if options.gan_opt else []

@@ -212,6 +212,11 @@ def test_networks_that_do_not_fit_are_refused(tmp_path, change, match):
         build(opt)
 
 
+def test_a_rain_network_that_nothing_trains_is_refused(tmp_path):
+    with pytest.raises(InputError, match="with decomposition: two_branch nothing else trains net_r"):
+        build(options(tmp_path, "two_branch", consistency_opt=None, layer_opt=None))
+
+
 def test_consistency_in_the_residual_form_and_wrong_taps_are_refused(tmp_path):
     with pytest.raises(InputError, match="holds by construction"):
         build(options(tmp_path, consistency_opt={"type": "MSELoss"}))
