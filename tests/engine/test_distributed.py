@@ -153,7 +153,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(folder):
     assert losses(folder)[-1]["iter"] == int(state.stem)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_to_all_processes_spares_the_loaders_until_the_step_is_done(folder, number):
     opt = options()
     opt["datasets"]["train"].update(num_worker_per_gpu=1, persistent_workers=True)
@@ -220,7 +220,7 @@ def test_nan_in_one_process_stops_all_and_names_its_images(folder):
         "feed = NLCLModel.feed_data\n"
         "def poison(self, data):\n"
         "    feed(self, data)\n"
-        "    if self.rank == 1 and self.is_train and data['lq_path'] != ['noise'] and self.current_iter == 3:\n"
+        "    if self.opt['rank'] == 1 and self.is_train and data['lq_path'] != ['noise'] and self.current_iter == 3:\n"
         "        self.lq = self.lq * float('nan')\n"
         "NLCLModel.feed_data = poison\n"
         "sys.exit(main(sys.argv[1:]))\n"
