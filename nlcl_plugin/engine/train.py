@@ -118,14 +118,14 @@ class _Run:
             logger.warning(f"Option changed since the checkpoint: {line}")
         if any(line.startswith("train.optim_") for line in changes):
             logger.warning("Optimizers go on with the rates and arguments of the checkpoint all the same.")
-        held, wanted = len(state["optimizers"]), len(self.model.optimizers)
-        if held != wanted:
+        try:
+            self.model.resume_training(state)
+        except AssertionError as error:  # BasicSR's, which says neither what is there nor what to do
             raise InputError(
-                f"{self.opt['path']['resume_state']}: holds {held} optimizers where these options need {wanted}; "
-                "resume with the losses and stages it was trained with, or start afresh from its networks "
-                "(path.pretrain_network_*)"
-            )
-        self.model.resume_training(state)
+                f"{self.opt['path']['resume_state']}: holds {len(state['optimizers'])} optimizers where these options "
+                f"need {len(self.model.optimizers)}; resume with the losses and stages it was trained with, or start "
+                "afresh from its networks (path.pretrain_network_*)"
+            ) from error
         self.current_iter = state["iter"]
         self.batches.start_at(state["epoch"], run.get("place", 0))
         if run.get("best") is not None:

@@ -142,3 +142,17 @@ def test_a_model_that_ignores_the_block_is_warned_about(repository, pairs, monke
     file = str(repository / "options" / f"{SWINIR}.yml")
     with pytest.warns(UserWarning, match="SwinIRModel ignores it; use NLCLSwinIRModel"):
         start(file, is_train=True, force_yml=[*TINY[SWINIR], "model_type=SwinIRModel"])
+
+
+@pytest.mark.slow
+def test_a_stock_training_goes_on_with_the_losses_added(repository, tmp_path):
+    make_pairs(tmp_path)
+    stock = ["model_type=SwinIRModel", "train:nlcl_opt=~"]
+    command = ["train", "-opt", repository / "options" / f"{SWINIR}.yml", "--force_yml"]
+    sizes = [entry for entry in TINY[SWINIR] if "nlcl_opt" not in entry]
+    done = run(tmp_path, *command, *sizes, *stock, "train:total_iter=2")
+    assert done.returncode == 0, done.stderr[-3000:]
+    text = train(tmp_path, repository, SWINIR, "train:total_iter=4", resume=True)
+    assert ", iteration 2." in text
+    assert "these start anew" in text
+    assert "l_nlcl" in losses(tmp_path, SWINIR)[-1]
