@@ -10,7 +10,8 @@ from nlcl_plugin.engine.agreement import Agreement
 dist.init_process_group("gloo")
 rank = dist.get_rank()
 agreement = Agreement(timeout=3)
-print(agreement.any(False), agreement.any(rank == 1), flush=True)
+said = f"{agreement.any(False)} {agreement.any(rank == 1)}\\n"
+print(said, end="", flush=True)  # at once, as the other process writes there too
 if rank == 1:
     time.sleep(6)  # it is late
 else:
