@@ -6,6 +6,7 @@ import json
 import os
 from typing import Any
 
+from nlcl_plugin.data.files import written_whole
 from nlcl_plugin.errors import InputError
 
 
@@ -23,10 +24,8 @@ class LossLog:
     def __init__(self, path: str, current_iter: int) -> None:
         self._path = path
         kept = _lines_up_to(path, current_iter) if current_iter else []
-        temporary = f"{path}.tmp"
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.writelines(kept)
-        os.replace(temporary, path)
+        with written_whole(path) as file:
+            file.write("".join(kept).encode())
 
     def write(self, entry: dict[str, Any]) -> None:
         """Append an entry; `iter` is one of its keys."""
