@@ -37,14 +37,16 @@ for _tool in (_Loader, _Dumper):
 
 
 def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
+    merges = [key for key, _ in node.value if key.tag == "tag:yaml.org,2002:merge"]
+    keys = [loader.construct_object(key, deep=True) for key, _ in node.value if key not in merges]
     for key in keys:
         if not isinstance(key, str):
             raise InputError(f"{node.start_mark.name}: the key {key!r} is no text; put it in quotes")
         if keys.count(key) > 1:
             line = node.start_mark.line + 1
             raise InputError(f"{node.start_mark.name}: the key {key!r} stands twice in the block at line {line}")
-    return {key: loader.construct_object(value, deep=True) for key, (_, value) in zip(keys, node.value, strict=True)}
+    loader.flatten_mapping(node)  # puts what `<<` refers to before the own keys, which so win
+    return {loader.construct_object(key): loader.construct_object(value, deep=True) for key, value in node.value}
 
 
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
@@ -74,7 +76,7 @@ def _load_merged(path: str, above: tuple[str, ...]) -> dict[str, Any]:
     if identity in above:
         names = " → ".join(os.path.basename(name) for name in (*above[above.index(identity) :], identity))
         raise InputError(f"{path}: _base_ leads back to where it began ({names}); take one of them out")
-    own = _load_one(path)
+    own = read_yaml(path)
     bases = own.pop("_base_", [])
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
@@ -99,7 +101,8 @@ def _merge(before: Any, block: dict[str, Any], path: str) -> dict[str, Any]:
     return merged
 
 
-def _load_one(path: str) -> dict[str, Any]:
+def read_yaml(path: str) -> dict[str, Any]:
+    """Read a YAML file as it stands, `_base_` and `_delete_` included; see `load_yaml`."""
     try:
         with open(path, encoding="utf-8") as file:
             options = yaml.load(file, Loader=_Loader)

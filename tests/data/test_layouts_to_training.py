@@ -17,7 +17,7 @@ from prepare_helpers import records
 from nlcl_plugin.data import read_image
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "engine"))
-from helpers import tiny_options, write_options
+from training_helpers import tiny_options, write_options
 
 LAYOUTS = PAIRED | UNPAIRED
 FOLDERS = ("rainy", "clean", "val_rainy", "val_clean")

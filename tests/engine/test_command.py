@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import photograph
-from helpers import make_folders, run, tiny_options, write_options
+from training_helpers import make_folders, run, tiny_options, write_options
 
 from nlcl_plugin.archs import ResidualUNet
 

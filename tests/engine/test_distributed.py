@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 from conftest import photograph
-from helpers import make_folders, run, tiny_options, write_options
+from training_helpers import make_folders, run, tiny_options, write_options
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 TRAIN = ["-m", "nlcl_plugin", "train", "-opt", "options.yml", "--launcher", "pytorch"]

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 from conftest import photograph
-from helpers import make_folders, tiny_options, write_options
+from training_helpers import make_folders, tiny_options, write_options
 
 from nlcl_plugin.engine.process_group import join
 from nlcl_plugin.errors import InputError

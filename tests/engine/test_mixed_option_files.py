@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import photograph
-from helpers import make_folders, run
+from training_helpers import make_folders, run
 
 from nlcl_plugin.engine.launch import start
 from nlcl_plugin.errors import InputError

@@ -8,7 +8,7 @@ import subprocess
 import cv2
 import pytest
 from conftest import photograph
-from helpers import make_folders, run
+from training_helpers import make_folders, run
 
 from nlcl_plugin.data.lmdb_create import create_lmdb
 from nlcl_plugin.data.lmdb_encode import Cut

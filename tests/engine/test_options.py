@@ -26,10 +26,21 @@ def test_order_of_keys_is_kept(tmp_path):
     assert list(load_yaml(write(tmp_path, "b: 1\na: 2\nc: 3"))) == ["b", "a", "c"]
 
 
+def test_yaml_merge_keys_take_over_a_block_and_own_keys_win(tmp_path):
+    text = "a: &a {x: 1, y: {z: 2}}\nb: {<<: *a, x: 3}\nc: {x: 4, <<: [*a]}"
+    assert load_yaml(write(tmp_path, text)) == {
+        "a": {"x": 1, "y": {"z": 2}},
+        "b": {"x": 3, "y": {"z": 2}},
+        "c": {"x": 4, "y": {"z": 2}},
+    }
+
+
 @pytest.mark.parametrize(
     ("text", "match"),
     [
         ("a: 1\nb: {c: 1, c: 2}", "the key 'c' stands twice"),
+        ("a: &a {x: 1}\nb: {<<: *a, c: 1, c: 2}", "the key 'c' stands twice"),
+        ("b: {<<: 3}", "is not valid YAML"),
         ("a: [1", "is not valid YAML"),
         ("- 1", "must hold a mapping of options, but holds list"),
         ("", "must hold a mapping of options, but holds NoneType"),

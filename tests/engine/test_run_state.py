@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import photograph
-from helpers import make_folders, tiny_options, write_options
+from training_helpers import make_folders, tiny_options, write_options
 
 from nlcl_plugin.engine import run_state
 from nlcl_plugin.engine.launch import start

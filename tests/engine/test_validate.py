@@ -4,7 +4,7 @@ import os
 
 import pytest
 from conftest import photograph
-from helpers import make_folders, tiny_options, write_options
+from training_helpers import make_folders, tiny_options, write_options
 
 from nlcl_plugin.engine.launch import start
 from nlcl_plugin.errors import InputError

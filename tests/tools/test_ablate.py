@@ -1,0 +1,182 @@
+"""The study tool: which trainings a study file means, that each runs once, and what the report says."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import yaml
+from conftest import photograph
+from training_helpers import make_folders, tiny_options
+
+
+@pytest.fixture
+def studies(repository, monkeypatch):
+    monkeypatch.syspath_prepend(str(repository / "tools"))
+    import ablate
+
+    from studies import plan, report
+
+    ablate.plan, ablate.report = plan, report
+    return ablate
+
+
+def tiny_study(**changes):
+    study = {
+        "name": "tiny",
+        "title": "Tiny",
+        "seeds": [0],
+        "data": {"photos": "."},
+        "options": "base.yml",
+        "datasets": {"photos": {"datasets": {"train": {"dataroot_lq": "${photos}/rainy"}}}},
+        "arms": {"plain": {}, "other": {"set": {"train": {"relay_opt": None, "optim_g": {"lr": 1e-3}}}}},
+        "compare": [["plain", "other"]],
+    }
+    return {**study, **changes}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(study, base=None):
+        (tmp_path / "base.yml").write_text(yaml.safe_dump(base or tiny_options()))
+        path = tmp_path / "study.yml"
+        path.write_text(yaml.safe_dump(study, sort_keys=False))
+        return path
+
+    return write
+
+
+def test_changes_merge_in_order_and_null_removes(studies, write, tmp_path):
+    path = write(tiny_study(set={"train": {"total_iter": 9}, "network_g": {"_delete_": True, "type": "X"}}))
+    study = studies.plan.read_study(path, {"photos": tmp_path / "elsewhere"})
+    plain, other = studies.plan.trainings(study, path)
+    assert plain.options["train"]["total_iter"] == other.options["train"]["total_iter"] == 9
+    assert plain.options["network_g"] == {"type": "X"}
+    assert plain.options["datasets"]["train"]["dataroot_lq"] == f"{tmp_path}/elsewhere/rainy"
+    assert "relay_opt" in plain.options["train"]
+    assert "relay_opt" not in other.options["train"]
+    assert other.options["train"]["optim_g"] == {"type": "Adam", "lr": 1e-3}
+    assert (plain.options["name"], plain.options["manual_seed"]) == ("tiny", 0)
+    assert (plain.place, other.place) == ("photos/plain/seed_0", "photos/other/seed_0")
+
+
+def test_a_grid_becomes_all_its_combinations(studies, write):
+    arm = {"grid": {"train:relay_opt:loss_weight": [1, 2], "decomposition": ["residual", "two_branch"]}}
+    path = write(tiny_study(arms={"a": arm}, compare=[]))
+    found = studies.plan.trainings(studies.plan.read_study(path, {}), path)
+    assert [training.arm for training in found] == [
+        "a-loss_weight=1,decomposition=residual",
+        "a-loss_weight=1,decomposition=two_branch",
+        "a-loss_weight=2,decomposition=residual",
+        "a-loss_weight=2,decomposition=two_branch",
+    ]
+    assert found[3].options["train"]["relay_opt"]["loss_weight"] == 2
+    assert found[3].options["train"]["relay_opt"]["type"] == "RelayLoss"
+    assert len({training.digest for training in found}) == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"arms": {}}, "arms: "),
+        ({"armss": {}}, "armss: "),
+        ({"seeds": ["x"]}, "seeds.0: "),
+        ({"compare": [["plain", "missing"]]}, "there is no arm 'missing'"),
+        ({"arms": {"../plain": {}}, "compare": []}, "names folders"),
+        ({"arms": {"plain": {"on": ["mars"]}, "other": {}}}, "there is no dataset 'mars'"),
+        ({"set": {"decomposition": "${where}"}}, "unknown 'where'"),
+        ({"options": "missing.yml"}, "missing.yml"),
+    ],
+)
+def test_faulty_studies_are_refused_in_one_line(studies, write, capsys, changes, match):
+    assert studies.main([str(write(tiny_study(**changes)))]) == 2
+    error = capsys.readouterr().err
+    assert match in error
+    assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (["--data", "photos"], "expected NAME=FOLDER"),
+        (["--data", "photos=/nowhere/at/all"], "there is no folder"),
+        (["--arms", "none"], "has no arm none"),
+        (["--jobs", "0"], "expected at least 1"),
+    ],
+)
+def test_faulty_arguments_are_refused_in_one_line(studies, write, capsys, arguments, match):
+    assert studies.main([str(write(tiny_study())), *arguments]) == 2
+    assert match in capsys.readouterr().err
+
+
+def test_intervals_equal_the_textbook(studies):
+    found = studies.report.interval([1.0, 2.0, 4.0])
+    # mean 7/3, standard deviation 1.5275, t(0.975, 2) = 4.3027
+    assert found["mean"] == pytest.approx(7 / 3)
+    assert found["half"] == pytest.approx(4.30265 * 1.527525 / np.sqrt(3), rel=1e-5)
+    assert studies.report.interval([1.0])["half"] == float("inf")
+
+
+def test_a_study_runs_each_training_once_pools_parts_and_reports(studies, write, tmp_path, capsys):
+    make_folders(tmp_path, photograph, pairs=1)
+    base = tiny_options()
+    base["train"].update(total_iter=2, restorer_opt={"start_iter": 1})
+    roots = {
+        "train": {"dataroot_lq": "${photos}/rainy", "dataroot_gt": "${photos}/clean"},
+        "val": {"dataroot_lq": "${photos}/val_rainy", "dataroot_gt": "${photos}/val_clean"},
+    }
+    arms = {"two": {"parts": {"a": {}, "b": {"train": {"optim_s": {"lr": 1e-2}}}}}, "broken": {"set": {"scale": "x"}}}
+    study = tiny_study(datasets={"photos": {"datasets": roots}}, arms=arms, compare=[["two", "two"]])
+    path = write(study, base)
+    command = [str(path), "--data", f"photos={tmp_path}", "--work", str(tmp_path / "work"), "--jobs", "2"]
+    assert studies.main(command) == 3  # the broken arm
+    captured = capsys.readouterr()
+    assert "photos/broken/seed_0: exit code 2: error: " in captured.err
+    assert "**1 of 3 trainings have no result yet.**" in captured.out
+
+    folder = tmp_path / "work" / "tiny"
+    results = [json.loads((folder / f"photos/two/{part}/seed_0/result.json").read_text()) for part in "ab"]
+    mean = np.mean([result["figures"]["pairs"]["psnr"]["derained"] for result in results])
+    report = json.loads((folder / "report.json").read_text())
+    assert report["sets"]["photos"]["arms"]["two"]["0"]["psnr"]["derained"] == pytest.approx(mean)
+    assert report["sets"]["photos"]["differences"]["two − two"]["values"] == [0.0]
+    assert f"| two | {mean:.2f} | **{mean:.2f}** |" in captured.out
+    assert (folder / "report.md").read_text().startswith(captured.out.rstrip())
+    assert (folder / "report.png").read_bytes().startswith(b"\x89PNG")
+
+    before = (folder / "photos/two/a/seed_0/result.json").stat().st_mtime_ns
+    assert studies.main([*command, "--arms", "two"]) == 0
+    assert (folder / "photos/two/a/seed_0/result.json").stat().st_mtime_ns == before
+    arms["two"]["parts"]["a"] = {"train": {"optim_s": {"lr": 1e-2}}}
+    write(study, base)
+    assert studies.main([*command, "--arms", "two", "--report-only"]) == 0  # a result of other options doesn't count
+    assert "**1 of 2 trainings have no result yet.**" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_an_interrupted_study_goes_on_where_it_was(repository, write, tmp_path):
+    make_folders(tmp_path, photograph, pairs=1)
+    base = tiny_options()
+    base["train"].update(total_iter=100_000, restorer_opt={"start_iter": 50_000})
+    base["logger"] = {"print_freq": 100, "save_checkpoint_freq": 100_000}
+    for name, root in (("train", ""), ("val", "val_")):
+        base["datasets"][name].update(dataroot_lq=f"{tmp_path}/{root}rainy", dataroot_gt=f"{tmp_path}/{root}clean")
+    path = write(tiny_study(arms={"plain": {}}, compare=[], datasets={"photos": {}}), base)
+    command = [sys.executable, repository / "tools" / "ablate.py", path, "--work", tmp_path / "work"]
+    states = tmp_path / "work/tiny/photos/plain/seed_0/experiments/tiny/training_states"
+    log = tmp_path / "work/tiny/photos/plain/seed_0/log.txt"
+    for _ in range(2):
+        process = subprocess.Popen(command, start_new_session=True)
+        printed = log.read_text().count("iter:") if log.exists() else 0
+        while not log.exists() or log.read_text().count("iter:") < printed + 2:
+            assert process.poll() is None
+            time.sleep(0.2)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(60) == 5
+    saved = sorted(int(state.stem) for state in states.glob("*.state"))
+    assert len(saved) == 2
+    assert "Resuming from epoch" in log.read_text()

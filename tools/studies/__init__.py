@@ -1,0 +1,1 @@
+"""Parts of `tools/ablate.py`: what a study trains, how it runs, what it reports."""

@@ -1,0 +1,199 @@
+"""A study file: which trainings it asks for, and with which options."""
+
+import hashlib
+import itertools
+import json
+import re
+import string
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from nlcl_plugin.engine.options import load_yaml, read_yaml
+from nlcl_plugin.errors import InputError
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.=,+-]*")
+
+
+class _Block(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Arm(_Block):
+    """One way of training, a row of the table."""
+
+    options: str | None = Field(None, description="Option file instead of the study's, relative to the study file.")
+    set: dict[str, Any] = Field({}, description="Options to change; null removes one.")
+    grid: dict[str, list[Any]] = Field({}, description="block:key to values; the arm becomes one for each combination.")
+    on: list[str] | None = Field(None, description="Datasets, if not all.")
+    parts: dict[str, dict[str, Any]] = Field(
+        {}, description="Trained once for each with these changes; their figures are pooled, as in cross-validation."
+    )
+
+
+class Study(_Block):
+    """What is compared with what."""
+
+    name: str
+    title: str
+    seeds: list[int] = Field(min_length=1)
+    data: dict[str, str] = Field({}, description="Folders, which stand for ${name} in the values of options.")
+    options: str = Field(description="Option file that arms build on, relative to the study file.")
+    set: dict[str, Any] = Field({}, description="Changes for all arms.")
+    datasets: dict[str, dict[str, Any]] = Field(min_length=1, description="Changes that put an arm on a dataset.")
+    arms: dict[str, Arm] = Field(min_length=1)
+    compare: list[tuple[str, str]] = Field([], description="[arm, other]: the report gives arm minus other by seed.")
+
+
+@dataclass(frozen=True, eq=False)  # each is itself: options cannot be hashed
+class Training:
+    """One training of a study.
+
+    Attributes:
+        dataset: Name of the dataset.
+        arm: Name of the arm.
+        part: Name of the part; empty if the arm has none.
+        seed: The seed.
+        options: Complete options, as an option file holds them.
+    """
+
+    dataset: str
+    arm: str
+    part: str
+    seed: int
+    options: dict[str, Any]
+
+    @property
+    def place(self) -> str:
+        """Folder of the training, relative to the study's."""
+        return "/".join((self.dataset, self.arm, *([self.part] if self.part else []), f"seed_{self.seed}"))
+
+    @property
+    def digest(self) -> str:
+        """What tells a training with other options."""
+        return hashlib.sha256(json.dumps(self.options, sort_keys=True).encode()).hexdigest()
+
+
+def read_study(path: Path, folders: dict[str, Path]) -> Study:
+    """Read a study file.
+
+    Args:
+        path: The file.
+        folders: Folders of data that replace those of the file.
+
+    Returns:
+        The study. Grids are expanded; its folders are absolute.
+
+    Raises:
+        InputError: If something is missing, unknown or does not fit together.
+    """
+    try:
+        study = Study.model_validate(read_yaml(str(path)))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    unknown = folders.keys() - study.data.keys()
+    if unknown:
+        raise InputError(f"--data: {', '.join(sorted(unknown))} is none of the study's: {', '.join(study.data)}")
+    data = {name: str(Path(folders.get(name, folder)).expanduser().resolve()) for name, folder in study.data.items()}
+    arms = dict(one for name, arm in study.arms.items() for one in _expanded(name, arm))
+    study = study.model_copy(update={"data": data, "arms": arms})
+    for name in (study.name, *study.datasets, *arms, *(part for arm in arms.values() for part in arm.parts)):
+        if not NAME.fullmatch(name):
+            raise InputError(f"{path}: {name!r} names folders, so it may hold letters, digits and _.=,+- only")
+    for pair in study.compare:
+        for name in pair:
+            if name not in arms:
+                raise InputError(f"{path}: compare: there is no arm {name!r}; there are {', '.join(arms)}")
+    for name, arm in arms.items():
+        for dataset in arm.on or ():
+            if dataset not in study.datasets:
+                raise InputError(f"{path}: arms.{name}.on: there is no dataset {dataset!r}")
+    return study
+
+
+def _expanded(name: str, arm: Arm) -> list[tuple[str, Arm]]:
+    """The arms of a grid."""
+    if not arm.grid:
+        return [(name, arm)]
+    arms = []
+    for values in itertools.product(*arm.grid.values()):
+        changes = arm.set
+        for keys, value in zip(arm.grid, values, strict=True):
+            for key in reversed(keys.split(":")):
+                value = {key: value}
+            changes = patched(changes, value, keep_null=True)
+        label = ",".join(f"{keys.split(':')[-1]}={value}" for keys, value in zip(arm.grid, values, strict=True))
+        arms.append((f"{name}-{label}", arm.model_copy(update={"set": changes, "grid": {}})))
+    return arms
+
+
+def trainings(study: Study, path: Path) -> list[Training]:
+    """All trainings of a study, seed by seed, so that an unfinished study has whole columns.
+
+    Args:
+        study: The study.
+        path: Its file.
+
+    Returns:
+        The trainings, in the order in which they are to be run.
+
+    Raises:
+        InputError: If an option file is unreadable or a ${name} is unknown.
+    """
+    found = []
+    for seed, dataset, (arm_name, arm) in itertools.product(study.seeds, study.datasets, study.arms.items()):
+        if arm.on is not None and dataset not in arm.on:
+            continue
+        base = load_yaml(str(path.parent / (arm.options or study.options)))
+        for part, changes in (arm.parts or {"": {}}).items():
+            options = base
+            for layer in (study.set, study.datasets[dataset], arm.set, changes):
+                options = patched(options, layer)
+            options = patched(options, {"name": study.name, "manual_seed": seed})
+            found.append(Training(dataset, arm_name, part, seed, _filled(options, study.data, path)))
+    return found
+
+
+def patched(options: dict[str, Any], changes: dict[str, Any], *, keep_null: bool = False) -> dict[str, Any]:
+    """Change options: blocks are merged, null removes, a block with `_delete_: true` replaces.
+
+    Args:
+        options: The options, left as they are.
+        changes: The changes.
+        keep_null: Keep null as a value, to remove something later.
+
+    Returns:
+        The changed options.
+    """
+    result = {} if changes.get("_delete_") else dict(options)
+    for key, value in changes.items():
+        if key == "_delete_":
+            if keep_null:
+                result[key] = value
+        elif value is None and not keep_null:
+            result.pop(key, None)
+        elif isinstance(value, dict):
+            before = result.get(key)
+            result[key] = patched(before if isinstance(before, dict) else {}, value, keep_null=keep_null)
+        else:
+            result[key] = value
+    return result
+
+
+def _filled(value: Any, folders: dict[str, str], path: Path) -> Any:
+    """Put folders in the places of ${name}; ${here} is the folder of the study file."""
+    if isinstance(value, dict):
+        return {key: _filled(item, folders, path) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_filled(item, folders, path) for item in value]
+    if not isinstance(value, str) or "${" not in value:
+        return value
+    try:
+        return string.Template(value).substitute({"here": str(path.parent.resolve()), **folders})
+    except (KeyError, ValueError) as error:
+        raise InputError(
+            f"{path}: {value!r}: unknown {error}; `data` names {', '.join(folders) or 'nothing'}"
+        ) from error
