@@ -128,6 +128,10 @@ def check(options: dict[str, Any]) -> None:
                 _check_name(f"train.{key}.type", _type_of(f"train.{key}", block), names, "no scheduler is named")
             if key.endswith("_opt") and isinstance(block, dict) and "type" in block:
                 _check_call(LOSS_REGISTRY, f"train.{key}", _loss_arguments(block, ours is not None))
+        restorer = options["train"].get("restorer_opt")
+        for key in ("pixel_opt", "composite_opt") if ours is not None and isinstance(restorer, dict) else ():
+            if restorer.get(key):
+                _check_call(LOSS_REGISTRY, f"train.restorer_opt.{key}", _loss_arguments(restorer[key], True))
     paths = PATH_KEYS | {key for key in options["path"] if key.startswith(PATH_PREFIXES)}
     for block, known in (("path", paths), ("logger", LOGGER_KEYS), ("dist_params", DIST_KEYS), ("val", VAL_KEYS)):
         _unknown(f"{block}.", options.get(block) or {}, known, refuse=ours is not None)

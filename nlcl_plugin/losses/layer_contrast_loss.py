@@ -10,20 +10,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from nlcl_plugin.losses.contrast_forms import FORMS, anchor_floor, anchor_losses
 from nlcl_plugin.losses.gather import gather_rows
 
-FORMS = ("out",)
 ASYMMETRIES = ("none", "fixed")
+
+
+class References(NamedTuple):
+    """What each anchor is compared with, where it is not simply the other patches.
+
+    Attributes:
+        positives: (B, N, K, D).
+        negatives: (B, N, M, D).
+    """
+
+    positives: Tensor
+    negatives: Tensor
 
 
 def layer_contrast(
     image: Tensor,
     rain: Tensor,
     *,
+    form: str = "out",
     temperature_image: float = 0.07,
     temperature_rain: float = 0.07,
     weight_image: float = 1.0,
@@ -31,15 +45,15 @@ def layer_contrast(
     image_negatives: Tensor | None = None,
     rain_negatives: Tensor | None = None,
 ) -> Tensor:
-    """Supervised contrast (L_out) between the patches of two layers, for each item of a batch by itself.
+    """Supervised contrast between the patches of two layers, for each item of a batch by itself.
 
     Every patch is an anchor; its positives are the other patches of its layer, its negatives those of the other layer.
-    Uses sum_p z_i·z_p = z_i·(sum_j z_j - z_i), so no label or mask tensors are needed. Computed in at least fp32, also
-    inside autocast.
+    Computed in at least fp32, also inside autocast.
 
     Args:
         image: Embeddings of image-layer patches (B, N_image, D), of unit length.
         rain: Embeddings of rain-layer patches (B, N_rain, D), of unit length.
+        form: Form of the loss, see `anchor_losses`; `out` is NLCL's.
         temperature_image: Temperature of the image anchors; the lower, the tighter the layer is pulled.
         temperature_rain: Temperature of the rain anchors.
         weight_image: Weight of each image anchor in the mean over all anchors.
@@ -64,25 +78,70 @@ def layer_contrast(
             (image, rain if image_negatives is None else image_negatives.to(dtype), temperature_image, weight_image),
             (rain, image if rain_negatives is None else rain_negatives.to(dtype), temperature_rain, weight_rain),
         ):
-            n = anchors.shape[1]
-            itself = torch.eye(n, dtype=torch.bool, device=anchors.device)
+            itself = torch.eye(anchors.shape[1], dtype=torch.bool, device=anchors.device)
             own = (anchors @ anchors.transpose(1, 2) / temperature).masked_fill(itself, -math.inf)  # (B, n, n)
             other = anchors @ negatives.transpose(-2, -1) / temperature  # (B, n, M)
-            log_denominator = torch.cat((own, other), dim=-1).logsumexp(dim=-1)
-            similarity = (anchors * (anchors.sum(dim=1, keepdim=True) - anchors)).sum(dim=-1) / temperature
-            total = total + weight * (log_denominator - similarity / (n - 1)).sum(dim=-1)
+            total = total + weight * anchor_losses(own, other, form).sum(dim=-1)
         return total / (n_image + n_rain)
 
 
-def layer_contrast_floor(n_image: int, n_rain: int, *, weight_image: float = 1.0, weight_rain: float = 1.0) -> float:
+def reference_contrast(
+    anchors: Tensor, references: References, *, form: str = "single", temperature: float = 0.02
+) -> Tensor:
+    """Contrast of patches with positives and negatives of their own (ours).
+
+    The similarity is -|a - b|² / 2. For vectors of unit length that is the dot product less one, which changes no form
+    of the loss; and it also suits raw pixels.
+
+    Args:
+        anchors: Patches (B, N, D).
+        references: What each is compared with.
+        form: Form of the loss, see `anchor_losses`.
+        temperature: Temperature; of the size of a squared distance.
+
+    Returns:
+        The loss (B,): mean over anchors.
+
+    Raises:
+        ValueError: If the shapes don't fit.
+    """
+    positives, negatives = references
+    for name, other in (("positives", positives), ("negatives", negatives)):
+        if other.dim() != 4 or other.shape[:2] != anchors.shape[:2] or other.shape[3] != anchors.shape[2]:
+            raise ValueError(
+                f"expected anchors (B, N, D) and {name} (B, N, number, D), but received {tuple(anchors.shape)} and "
+                f"{tuple(other.shape)}"
+            )
+    with torch.autocast(anchors.device.type, enabled=False):
+        dtype = torch.promote_types(anchors.dtype, torch.float32)
+        similarities = [
+            -(anchors.to(dtype)[:, :, None] - other.to(dtype)).square().sum(dim=-1) / (2 * temperature)
+            for other in (positives, negatives)
+        ]
+        return anchor_losses(similarities[0], similarities[1], form).mean(dim=-1)
+
+
+def layer_contrast_floor(
+    n_image: int,
+    n_rain: int,
+    *,
+    form: str = "out",
+    temperature_image: float = 0.07,
+    temperature_rain: float = 0.07,
+    weight_image: float = 1.0,
+    weight_rain: float = 1.0,
+) -> float:
     """Value that `layer_contrast` cannot go below, approached as the layers separate and each becomes one point.
 
-    It is the anchor-weighted mean of log(P - 1), P patches a layer: each anchor shares its denominator with P - 1
-    positives. A loss near this value teaches nothing, so log the loss minus its floor.
+    For `out` and `in` it is the anchor-weighted mean of log(P - 1), P patches a layer: each anchor shares its
+    denominator with P - 1 positives. A loss near this value teaches nothing, so log the loss minus its floor.
 
     Args:
         n_image: Image patches.
         n_rain: Rain patches.
+        form: Form of the loss, see `anchor_losses`.
+        temperature_image: Temperature of the image anchors.
+        temperature_rain: Temperature of the rain anchors.
         weight_image: Weight of the image anchors.
         weight_rain: Weight of the rain anchors.
 
@@ -93,8 +152,9 @@ def layer_contrast_floor(n_image: int, n_rain: int, *, weight_image: float = 1.0
         >>> round(layer_contrast_floor(8, 128), 2)
         4.67
     """
-    floor = weight_image * n_image * math.log(n_image - 1) + weight_rain * n_rain * math.log(n_rain - 1)
-    return floor / (n_image + n_rain)
+    image = anchor_floor(n_image - 1, n_rain, temperature_image, form)
+    rain = anchor_floor(n_rain - 1, n_image, temperature_rain, form)
+    return (weight_image * n_image * image + weight_rain * n_rain * rain) / (n_image + n_rain)
 
 
 class AsymmetricNLCLLoss(nn.Module):
@@ -102,7 +162,7 @@ class AsymmetricNLCLLoss(nn.Module):
 
     Args:
         loss_weight: Weight of the loss.
-        form: `out`: SupCon's L_out, positives in the denominator.
+        form: `out` (SupCon's L_out, the CVPR loss), `in`, `decoupled` or `single`; see `anchor_losses`.
         asymmetry: `none`: both layers alike, exactly the CVPR loss. `fixed` (ours): the per-layer temperatures and
             weights below are used.
         temperature: Temperature of both layers, or of those without their own.
@@ -161,12 +221,21 @@ class AsymmetricNLCLLoss(nn.Module):
         if min(weight_image, weight_rain) < 0:
             raise ValueError(f"weights must not be negative, but received {weight_image} and {weight_rain}")
 
-    def forward(self, image_embeddings: Sequence[Tensor], rain_embeddings: Sequence[Tensor]) -> Tensor:
+    def forward(
+        self,
+        image_embeddings: Sequence[Tensor],
+        rain_embeddings: Sequence[Tensor],
+        image_references: Sequence[References] | None = None,
+        rain_references: Sequence[References] | None = None,
+    ) -> Tensor:
         """Mean over taps and batch, times `loss_weight`.
 
         Args:
-            image_embeddings: One (B, N_image, D) a tap, of unit length.
-            rain_embeddings: One (B, N_rain, D) a tap, of unit length.
+            image_embeddings: One (B, N_image, D) a tap, of unit length unless there are references.
+            rain_embeddings: One (B, N_rain, D) a tap, likewise.
+            image_references: What the image patches are compared with, one entry a tap, where positives and negatives
+                are known better than by the layer alone, as on composites; see `reference_contrast`.
+            rain_references: The same of the rain patches; goes with `image_references`.
 
         Returns:
             A scalar.
@@ -175,14 +244,15 @@ class AsymmetricNLCLLoss(nn.Module):
             ValueError: If the numbers of taps differ or are zero, or the shapes don't fit.
         """
         _check_taps(image_embeddings, rain_embeddings)
+        if image_references is not None and rain_references is not None:
+            return self._compared(image_embeddings, rain_embeddings, image_references, rain_references)
+        if image_references is not None or rain_references is not None:
+            raise ValueError("image_references and rain_references go together, but only one was given")
         values = [
             layer_contrast(
                 image,
                 rain,
-                temperature_image=self.temperature_image,
-                temperature_rain=self.temperature_rain,
-                weight_image=self.weight_image,
-                weight_rain=self.weight_rain,
+                **self._knobs(),
                 image_negatives=gather_rows(rain).flatten(0, 1) if self.gather_negatives else None,
                 rain_negatives=gather_rows(image).flatten(0, 1) if self.gather_negatives else None,
             ).mean()
@@ -190,12 +260,36 @@ class AsymmetricNLCLLoss(nn.Module):
         ]
         return self.loss_weight * torch.stack(values).mean()
 
+    def _compared(
+        self,
+        image_embeddings: Sequence[Tensor],
+        rain_embeddings: Sequence[Tensor],
+        image_references: Sequence[References],
+        rain_references: Sequence[References],
+    ) -> Tensor:
+        values = []
+        for embeddings, references, temperature, weight in (
+            (image_embeddings, image_references, self.temperature_image, self.weight_image),
+            (rain_embeddings, rain_references, self.temperature_rain, self.weight_rain),
+        ):
+            for anchors, reference in zip(embeddings, references, strict=True):
+                value = reference_contrast(anchors, reference, form=self.form, temperature=temperature)
+                values.append(weight * value.mean())
+        return self.loss_weight * torch.stack(values).mean()
+
+    def _knobs(self) -> dict[str, Any]:
+        return {
+            "form": self.form,
+            "temperature_image": self.temperature_image,
+            "temperature_rain": self.temperature_rain,
+            "weight_image": self.weight_image,
+            "weight_rain": self.weight_rain,
+        }
+
     def floor(self, image_embeddings: Sequence[Tensor], rain_embeddings: Sequence[Tensor]) -> float:
         """The value that `forward` cannot go below for embeddings of these shapes (see `layer_contrast_floor`)."""
         floors = [
-            layer_contrast_floor(
-                image.shape[1], rain.shape[1], weight_image=self.weight_image, weight_rain=self.weight_rain
-            )
+            layer_contrast_floor(image.shape[1], rain.shape[1], **self._knobs())
             for image, rain in zip(image_embeddings, rain_embeddings, strict=True)
         ]
         return self.loss_weight * sum(floors) / len(floors)

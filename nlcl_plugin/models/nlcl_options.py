@@ -77,6 +77,22 @@ class LayerSampling(LayerPatches):
     taps: tuple[int, ...] = Field((0, 3, 7, 11), min_length=1, description="Feature taps of net_d.")
 
 
+class CompositePatches(Block):
+    """Which patches layer contrast compares on composites: pixels, not features."""
+
+    num_queries: int = Field(64, ge=1, description="Anchors an image and layer: the rainiest of four times as many.")
+    num_positives: int = Field(
+        4, ge=1, description="Clean patches that attract an image patch: the one under it and its neighbours."
+    )
+    num_negatives: int = Field(4, ge=1, description="Places whose rain (or texture) is left in, and is overdone.")
+    strength: float = Field(0.5, gt=0, description="How much of it.")
+    patch_size: int = Field(8, ge=1, description="Side of a patch in pixels.")
+    search_size: int = Field(32, ge=1, description="Side of the search window in pixels.")
+    neighbours: Literal["nonlocal", "random"] = Field(
+        "nonlocal", description="The nearest patches of the window; or, as a control, patches from anywhere."
+    )
+
+
 class LocationLossOptions(LossOptions):
     """Location contrast."""
 
@@ -89,11 +105,18 @@ class LayerLossOptions(LossOptions):
     sampling: LayerSampling = Field(LayerSampling(), description="Which patches are compared.")
 
 
+class CompositeLossOptions(LossOptions):
+    """Layer contrast on composites (ours); see `models.composite_contrast`."""
+
+    sampling: CompositePatches = Field(CompositePatches(), description="Which patches are compared.")
+
+
 class RestorerOptions(Block):
     """Stage 2: a fresh network learns on pseudo-pairs of clean images and extracted rain; stage 1 stands still."""
 
     start_iter: int = Field(ge=0, description="Iterations of stage 1; stage 2 begins with the next.")
     pixel_opt: LossOptions = Field(LossOptions(type="L1Loss"), description="Loss between output and clean image.")
+    composite_opt: CompositeLossOptions | None = Field(None, description="Layer contrast on the pseudo-pairs.")
     gain: Range = Field((0.7, 1.3), description="Range of the factor on each rain layer.")
     threshold: float = Field(0.03, ge=0, le=1, description="Rain below this, in [0, 1], is set to 0: it is texture.")
     resize: Range = Field((0.7, 1.4), description="Range of the factor by which rain layers are resized.")
@@ -130,6 +153,9 @@ class UnpairedOptions(Block):
     fidelity_opt: LossOptions | None = Field(None, description="B against O.")
     identity_opt: LossOptions | None = Field(None, description="B(C) against C.")
     relay_opt: LossOptions | None = Field(None, description="Re-lay (ours): B(clip(C + sg(R))) against C.")
+    composite_opt: CompositeLossOptions | None = Field(
+        None, description="Layer contrast on clip(C + sg(R)), where both layers are known (ours)."
+    )
     restorer_opt: RestorerOptions | None = Field(None, description="Stage 2: a restorer on pseudo-pairs.")
     min_mean_rain: float = Field(
         0.001, ge=0, le=1, description="Training stops when the running mean of |R| stays below this; 0 never stops."
@@ -139,7 +165,7 @@ class UnpairedOptions(Block):
     @model_validator(mode="after")
     def _check_losses(self) -> UnpairedOptions:
         losses = (self.gan_opt, self.location_opt, self.layer_opt, self.consistency_opt, self.fidelity_opt)
-        if not any((*losses, self.identity_opt, self.relay_opt)):
+        if not any((*losses, self.identity_opt, self.relay_opt, self.composite_opt)):
             raise ValueError("no loss is given: add at least gan_opt")
         if self.layer_opt is not None and self.gan_opt is None:
             raise ValueError("layer_opt takes its features from net_d, which only gan_opt trains: add gan_opt")

@@ -15,6 +15,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from nlcl_plugin.errors import InputError, TrainingStoppedError
 from nlcl_plugin.models.batch_random import BatchRandom
+from nlcl_plugin.models.composite_contrast import compare_composites
 from nlcl_plugin.models.moving_average import update_average
 from nlcl_plugin.models.nlcl_options import UnpairedOptions
 from nlcl_plugin.models.pseudo_pairs import make_pseudo_rainy
@@ -120,7 +121,11 @@ class UnpairedIteration:
         self.nets = nets
         self.averages = averages
         self.losses = UnpairedLosses(options, nets, bare(nets["d"]) if "d" in nets else None, build)
-        self.cri_pix = build(options.restorer_opt.pixel_opt.build_options()) if options.restorer_opt else None
+        restorer = options.restorer_opt
+        self.cri_pix = build(restorer.pixel_opt.build_options()) if restorer else None
+        self.cri_composite: Any = None  # of stage 2; that of stage 1 is among `losses`
+        if restorer and restorer.composite_opt:
+            self.cri_composite = build(restorer.composite_opt.build_options())
         self.mean_rain: float | None = None
         self.skipped_steps = self.faulty_in_a_row = 0
         self._seed = seed
@@ -241,9 +246,18 @@ class UnpairedIteration:
             with torch.no_grad():
                 rain = self.steady("r")(rainy) if "r" in self.nets else rainy - self.steady("g")(rainy)
                 pseudo = make_pseudo_rainy(clean, rain, self.options.restorer_opt, random)
-            loss = self.cri_pix(self.nets["s"](pseudo), clean)
-        stepper.backward(weight * loss)
-        return OrderedDict(l_restorer=loss.detach(), mean_rain=rain.abs().mean())
+            restored = self.nets["s"](pseudo)
+            total = self.cri_pix(restored, clean)
+            losses = OrderedDict(l_restorer=total.detach())
+            contrast = self.options.restorer_opt.composite_opt
+            if contrast is not None:
+                value = self.cri_composite(*compare_composites(restored, pseudo, clean, contrast.sampling, random))
+                losses["l_composite"] = value.detach()
+                stage_iter = current_iter - self.options.restorer_opt.start_iter
+                total = total + contrast.weight_at(stage_iter) * value
+        stepper.backward(weight * total)
+        losses["mean_rain"] = rain.abs().mean()
+        return losses
 
     def _reduced(
         self,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from nlcl_plugin.losses import lay_rain
 from nlcl_plugin.models.batch_random import BatchRandom
+from nlcl_plugin.models.composite_contrast import compare_composites
 from nlcl_plugin.models.layer_embeddings import LayerEmbeddings, image_places, layer_places
 from nlcl_plugin.models.nlcl_options import LossOptions, UnpairedOptions
 
@@ -57,6 +58,7 @@ class UnpairedLosses:
         self.cri_fidelity = loss(options.fidelity_opt)
         self.cri_identity = loss(options.identity_opt)
         self.cri_relay = loss(options.relay_opt)
+        self.cri_composite = loss(options.composite_opt)
 
     def generators(
         self, rainy: Tensor, clean: Tensor, current_iter: int, random: BatchRandom
@@ -115,9 +117,14 @@ class UnpairedLosses:
             add("l_fidelity", t.fidelity_opt, self.cri_fidelity(image, rainy))
         if t.identity_opt is not None:
             add("l_identity", t.identity_opt, self.cri_identity(outputs[n:], clean))
-        if t.relay_opt is not None:
+        if t.relay_opt is not None or t.composite_opt is not None:
             composite = lay_rain(clean, rain.detach().clamp_min(0))
-            add("l_relay", t.relay_opt, self.cri_relay(self.nets["g"](composite), clean))
+            derained = self.nets["g"](composite)
+            if t.relay_opt is not None:
+                add("l_relay", t.relay_opt, self.cri_relay(derained, clean))
+            if t.composite_opt is not None:
+                patches = compare_composites(derained, composite, clean, t.composite_opt.sampling, random)
+                add("l_composite", t.composite_opt, self.cri_composite(*patches))
         return total, losses, Layers(image.detach(), rain.detach())
 
     def discriminator(self, image: Tensor, clean: Tensor) -> Tensor:

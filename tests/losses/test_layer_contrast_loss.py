@@ -132,7 +132,7 @@ def test_compiled_loss_equals_eager():
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ({"form": "inn"}, "form must be one of out"),
+        ({"form": "inn"}, "form must be one of out, in, decoupled, single"),
         ({"asymmetry": "auto?"}, "asymmetry must be one of none, fixed"),
         ({"temperature": 0}, "temperatures must be positive, but received 0"),
         ({"asymmetry": "fixed", "weight_rain": -1}, "weights must not be negative"),

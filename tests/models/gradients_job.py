@@ -22,6 +22,12 @@ LAYER = {
 LOCATION = {"location_opt": {"type": "LocationContrastLoss", "sampling": SMALL}}
 GATHERED_LAYER = {**GAN, "layer_opt": {**LAYER["layer_opt"], "gather_negatives": True}}
 GATHERED_LOCATION = {"location_opt": {**LOCATION["location_opt"], "gather_negatives": True}}
+COMPOSITE = {
+    "composite_opt": {
+        **{"type": "AsymmetricNLCLLoss", "form": "single", "temperature": 0.02},
+        "sampling": {"num_queries": 4, "num_positives": 2, "num_negatives": 2, "search_size": 16},
+    }
+}
 RESTORER = {"restorer_opt": {"start_iter": 0, "gain": [0.7, 1.3]}, "optim_s": ADAM}
 # name: (decomposition, changes of the train block)
 CASES = {
@@ -35,12 +41,17 @@ CASES = {
     "identity": ("residual", {**OFF, "identity_opt": {"type": "L1Loss"}}),
     "fidelity": ("residual", {**OFF, "fidelity_opt": {"type": "L1Loss"}}),
     "relay": ("residual", {**OFF, "relay_opt": {"type": "RelayLoss"}}),
+    "composite": ("residual", {**OFF, **COMPOSITE}),
     "consistency": ("two_branch", {**OFF, "consistency_opt": {"type": "MSELoss"}}),
     "all, residual": ("residual", {}),
     "all, two_branch": ("two_branch", {}),
     "all, clipped": ("two_branch", {"grad_clip": 0.01}),
     "all, accumulated": ("two_branch", {"accumulate": 2}),
     "restorer": ("residual", {**OFF, **GAN, **RESTORER}),
+    "restorer, composite": (
+        "residual",
+        {**OFF, **GAN, **RESTORER, "restorer_opt": {**RESTORER["restorer_opt"], **COMPOSITE}},
+    ),
     "gathered layer": ("residual", {**OFF, **GATHERED_LAYER}),
     "gathered location": ("residual", {**OFF, **GATHERED_LOCATION}),
 }

@@ -1,0 +1,117 @@
+import pytest
+import torch
+from model_helpers import ADAM, build, options, step
+
+from nlcl_plugin.losses import AsymmetricNLCLLoss, lay_rain
+from nlcl_plugin.models.batch_random import BatchRandom
+from nlcl_plugin.models.composite_contrast import CANDIDATES, compare_composites
+from nlcl_plugin.models.nlcl_options import CompositePatches
+
+SMALL = {"num_queries": 3, "num_positives": 2, "num_negatives": 2, "patch_size": 4, "search_size": 8}
+BLOCK = {"type": "AsymmetricNLCLLoss", "form": "single", "temperature": 0.02, "sampling": SMALL}
+
+
+def images(n=2, size=20):
+    generator = torch.Generator().manual_seed(0)
+    clean = torch.rand(n, 3, size, size, generator=generator)
+    rain = 0.5 * torch.rand(n, 1, size, size, generator=generator) * torch.rand(n, 1, 1, size, generator=generator)
+    return clean, lay_rain(clean, rain)
+
+
+def patch(image, centre, size):
+    top, left = int(centre[0]) - size // 2, int(centre[1]) - size // 2
+    return image.mean(dim=0)[top : top + size, left : left + size].flatten()
+
+
+def test_what_is_compared_equals_plain_loops():
+    clean, composite = images()
+    derained = (0.7 * clean + 0.3 * composite).requires_grad_()
+    chosen = CompositePatches(**SMALL)
+    found = compare_composites(derained, composite, clean, chosen, BatchRandom(1, 1, range(2), 2))
+    drawn = BatchRandom(1, 1, range(2), 2).centres(CANDIDATES * 3, (20, 20), 4, clean.device)
+    for b in range(2):
+        laid = composite[b] - clean[b]
+        places = sorted(drawn[b].tolist(), key=lambda c: -patch(laid, c, 4).sum().item())[:3]
+        textures = [patch(clean[b], c, 4) - patch(clean[b], c, 4).mean() for c in places]
+        for q, place in enumerate(places):
+            torch.testing.assert_close(found.image[0][b, q], patch(derained[b], place, 4))
+            torch.testing.assert_close(found.rain[0][b, q], patch(composite[b] - derained[b], place, 4))
+            window = [(r, c) for r in range(place[0] - 4, place[0] + 4) for c in range(place[1] - 4, place[1] + 4)]
+            inside = [p for p in window if all(2 <= x <= 18 for x in p)]
+
+            def distance(p, b=b, place=place):
+                one, other = (clean[b, :, r - 2 : r + 2, c - 2 : c + 2] for r, c in (p, place))
+                return (one - other).square().sum().item()
+
+            nearest = sorted(inside, key=distance)[:2]
+            assert nearest[0] == tuple(place)
+            positives, negatives = (x[b, q] for x in found.image_references[0])
+            torch.testing.assert_close(positives, torch.stack([patch(clean[b], p, 4) for p in nearest]))
+            rains = [patch(laid, places[(q - step) % 3], 4) for step in range(2)]
+            base = patch(clean[b], place, 4)
+            torch.testing.assert_close(negatives, torch.stack([base + s * r for s in (0.5, -0.5) for r in rains]))
+            positives, negatives = (x[b, q] for x in found.rain_references[0])
+            torch.testing.assert_close(positives, rains[0][None])
+            own = [textures[(q - step) % 3] for step in range(2)]
+            torch.testing.assert_close(negatives, torch.stack([rains[0] + s * t for s in (0.5, -0.5) for t in own]))
+
+
+def test_the_loss_is_least_for_the_clean_image_and_rises_both_ways():
+    clean, composite = images(size=32)
+    loss = AsymmetricNLCLLoss(form="single", temperature=0.02)
+
+    def value(share):
+        derained = clean + share * (composite - clean)
+        chosen = CompositePatches(num_positives=1)
+        return loss(*compare_composites(derained, composite, clean, chosen, BatchRandom(0, 1, range(2), 2))).item()
+
+    values = [value(share) for share in (-0.5, -0.25, 0, 0.25, 0.5, 1)]
+    assert min(values) == values[2]
+    assert values[0] > values[1] > values[2] < values[3] < values[4] < values[5]
+
+
+def test_only_the_derained_image_gets_gradients_and_it_moves_towards_the_clean_one():
+    clean, composite = images(size=32)
+    tensors = [clean.requires_grad_(), composite.detach().requires_grad_()]
+    derained = (0.5 * (clean + composite)).detach().requires_grad_()
+    compared = compare_composites(derained, *tensors[::-1], CompositePatches(), BatchRandom(0, 1, range(2), 2))
+    loss = AsymmetricNLCLLoss(form="single", temperature=0.02)(compared.image, compared.rain, *compared[2:])
+    (gradient,) = torch.autograd.grad(loss, derained, retain_graph=True)
+    assert (gradient * (derained - clean)).sum() > 0
+    assert torch.autograd.grad(loss, clean, allow_unused=True)[0] is None
+
+
+def test_random_neighbours_are_a_control_that_keeps_the_own_place():
+    clean, composite = images()
+    chosen = CompositePatches(**{**SMALL, "num_positives": 3, "neighbours": "random"})
+    found = compare_composites(composite, composite, clean, chosen, BatchRandom(1, 1, range(2), 2))
+    nearest = CompositePatches(**{**SMALL, "num_positives": 1})
+    own = compare_composites(composite, composite, clean, nearest, BatchRandom(1, 1, range(2), 2))
+    positives = found.image_references[0].positives
+    assert positives.shape == (2, 3, 3, 16)
+    torch.testing.assert_close(positives[:, :, :1], own.image_references[0].positives)
+    assert not torch.allclose(positives[:, :, 1], positives[:, :, 0])
+
+
+@pytest.mark.parametrize("decomposition", ["residual", "two_branch"])
+def test_both_stages_train_with_it_and_log_it(tmp_path, decomposition):
+    changes = {"composite_opt": BLOCK, "relay_opt": None}
+    restorer = {"restorer_opt": {"start_iter": 1, "composite_opt": BLOCK}, "optim_s": ADAM}
+    model = build(options(tmp_path, decomposition, **changes, **restorer))
+    assert step(model, 1)["l_composite"] > 0
+    log = step(model, 2)
+    assert log["l_composite"] > 0
+    assert "l_composite" not in step(build(options(tmp_path, decomposition)), 1)
+
+
+def test_its_weight_and_ramp_scale_what_the_restorer_minimises(tmp_path):
+    def gradient(**block):
+        restorer = {"start_iter": 0, "composite_opt": {**BLOCK, **block} if block else None}
+        model = build(options(tmp_path, restorer_opt=restorer, optim_s=ADAM))
+        step(model, 1)
+        return torch.cat([p.grad.flatten() for p in model.net_s.parameters()])
+
+    without = gradient()
+    full, half = gradient(loss_weight=1.0) - without, gradient(loss_weight=1.0, ramp_iter=2) - without
+    assert full.abs().max() > 0
+    torch.testing.assert_close(half, full / 2, rtol=1e-3, atol=1e-6)
