@@ -14,7 +14,7 @@ def register_in_basicsr() -> None:
     from basicsr.utils import registry as basicsr_registry
 
     from nlcl_plugin import archs, losses
-    from nlcl_plugin.data.unpaired_image_dataset import UnpairedImageDataset
+    from nlcl_plugin.data import PseudoPairDataset, UnpairedImageDataset
     from nlcl_plugin.models.mixed_models import NLCLESRGANModel, NLCLSRGANModel, NLCLSRModel, NLCLSwinIRModel
     from nlcl_plugin.models.nlcl_model import NLCLModel
 
@@ -34,7 +34,7 @@ def register_in_basicsr() -> None:
             basicsr_registry.LOSS_REGISTRY,
             (losses.AsymmetricNLCLLoss, losses.LocationContrastLoss, losses.RelayLoss),
         ),
-        (basicsr_registry.DATASET_REGISTRY, (UnpairedImageDataset,)),
+        (basicsr_registry.DATASET_REGISTRY, (UnpairedImageDataset, PseudoPairDataset)),
         (
             basicsr_registry.MODEL_REGISTRY,
             (NLCLModel, NLCLSRModel, NLCLSwinIRModel, NLCLSRGANModel, NLCLESRGANModel),

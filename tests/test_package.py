@@ -22,7 +22,7 @@ from nlcl_plugin.registry import register, register_in_basicsr
 NAMES = {
     ARCH_REGISTRY: ("FeatureEncoder", "LayerGenerator", "PatchDiscriminator", "ProjectionHeads", "ResidualUNet"),
     LOSS_REGISTRY: ("AsymmetricNLCLLoss", "LocationContrastLoss", "RelayLoss"),
-    DATASET_REGISTRY: ("UnpairedImageDataset",),
+    DATASET_REGISTRY: ("UnpairedImageDataset", "PseudoPairDataset"),
     MODEL_REGISTRY: ("NLCLModel", "NLCLSRModel", "NLCLSwinIRModel", "NLCLSRGANModel", "NLCLESRGANModel"),
 }
 

@@ -24,9 +24,9 @@ from basicsr.utils.registry import (
 )
 from pydantic import ValidationError
 
+from nlcl_plugin.data.image_dataset import ImageDataset
 from nlcl_plugin.data.image_io import list_images
 from nlcl_plugin.data.lmdb_store import LmdbImages
-from nlcl_plugin.data.unpaired_image_dataset import UnpairedImageDataset
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.models.optimization import BASICSR_SCHEDULERS, SCHEDULERS
 from nlcl_plugin.models.unpaired_iteration import DECOMPOSITIONS
@@ -168,8 +168,8 @@ def _check_metric(where: str, metric: Any) -> None:
 
 def _check_dataset(where: str, dataset: dict[str, Any]) -> None:
     cls = _registered(DATASET_REGISTRY, f"{where}.type", _type_of(where, dataset))
-    if cls is UnpairedImageDataset:
-        _unknown(f"{where}.", dataset, LOADER_KEYS | set(UnpairedImageDataset.OPTION_KEYS), refuse=True)
+    if isinstance(cls, type) and issubclass(cls, ImageDataset):
+        _unknown(f"{where}.", dataset, LOADER_KEYS | set(cls.OPTION_KEYS), refuse=True)
     _check_numbers(where, dataset)
     if not isinstance(dataset["name"], str):
         raise InputError(f"{where}.name: expected a text, but received {dataset['name']!r}; put it in quotes")

@@ -7,7 +7,7 @@ from typing import Any
 from mmengine import registry as mm
 
 from nlcl_plugin import archs, losses
-from nlcl_plugin.data.unpaired_image_dataset import UnpairedImageDataset
+from nlcl_plugin.data import PseudoPairDataset, UnpairedImageDataset
 from nlcl_plugin.mm import data, derain, hooks, loops, metrics, optim, restoration_losses
 
 
@@ -28,7 +28,7 @@ def register_in_mmengine() -> None:
                 *(derain.NLCLDerain, derain.UnitRangePreprocessor),
             ),
         ),
-        (mm.DATASETS, (UnpairedImageDataset, data.PairedImageDataset)),
+        (mm.DATASETS, (UnpairedImageDataset, PseudoPairDataset, data.PairedImageDataset)),
         (mm.TRANSFORMS, (data.AddRenderedRain,)),
         (mm.DATA_SAMPLERS, (data.EpochSampler, data.EndlessBatchSampler)),
         (mm.LOOPS, (loops.ResumableTrainLoop,)),

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from basicsr.losses import build_loss
 from torch import Tensor, nn
 
+from nlcl_plugin.data.batch_random import BatchRandom
 from nlcl_plugin.errors import InputError
-from nlcl_plugin.models.batch_random import BatchRandom
 from nlcl_plugin.models.layer_embeddings import layer_places
 from nlcl_plugin.models.mixed_options import MixedOptions
 from nlcl_plugin.models.module_features import ModuleFeatures

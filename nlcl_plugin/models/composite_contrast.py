@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from nlcl_plugin.data.batch_random import BatchRandom
 from nlcl_plugin.losses import References
-from nlcl_plugin.models.batch_random import BatchRandom
 from nlcl_plugin.models.nlcl_options import CompositePatches
 from nlcl_plugin.ops import nonlocal_neighbours
 

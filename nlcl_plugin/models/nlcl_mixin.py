@@ -13,9 +13,9 @@ from basicsr.utils import get_root_logger
 from pydantic import BaseModel as OptionsModel
 from torch import Tensor, nn
 
+from nlcl_plugin.data.batch_random import BatchRandom
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.models.added_contrast import AddedContrast
-from nlcl_plugin.models.batch_random import BatchRandom
 from nlcl_plugin.models.mixed_options import MixedOptions
 from nlcl_plugin.models.module_features import ModuleFeatures
 from nlcl_plugin.models.nlcl_options import Built, OptimizerOptions

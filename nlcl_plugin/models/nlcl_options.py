@@ -6,8 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Fraction = Field(ge=0, le=1)
-Range = tuple[float, float]
+from nlcl_plugin.data.rain_variation import RainVariation
 
 
 class Block(BaseModel):
@@ -111,27 +110,12 @@ class CompositeLossOptions(LossOptions):
     sampling: CompositePatches = Field(CompositePatches(), description="Which patches are compared.")
 
 
-class RestorerOptions(Block):
+class RestorerOptions(RainVariation):
     """Stage 2: a fresh network learns on pseudo-pairs of clean images and extracted rain; stage 1 stands still."""
 
     start_iter: int = Field(ge=0, description="Iterations of stage 1; stage 2 begins with the next.")
     pixel_opt: LossOptions = Field(LossOptions(type="L1Loss"), description="Loss between output and clean image.")
     composite_opt: CompositeLossOptions | None = Field(None, description="Layer contrast on the pseudo-pairs.")
-    gain: Range = Field((0.7, 1.3), description="Range of the factor on each rain layer.")
-    threshold: float = Field(0.03, ge=0, le=1, description="Rain below this, in [0, 1], is set to 0: it is texture.")
-    resize: Range = Field((0.7, 1.4), description="Range of the factor by which rain layers are resized.")
-    flip: bool = Field(True, description="Flip rain layers, horizontally and vertically.")
-    layers: int = Field(1, ge=1, description="Rain layers of as many images that one composite may carry (maximum).")
-    rain_free: float = Field(0.1, ge=0, le=1, description="Fraction of pairs without rain, which keep clean images.")
-    screen: float = Field(0.0, ge=0, le=1, description="Fraction of pairs blended by C + R (1 - C), not clip(C + R).")
-
-    @model_validator(mode="after")
-    def _check(self) -> RestorerOptions:
-        for name in ("gain", "resize"):
-            low, high = getattr(self, name)
-            if not 0 < low <= high:
-                raise ValueError(f"{name} must be [low, high] with 0 < low <= high, but received [{low}, {high}]")
-        return self
 
 
 class UnpairedOptions(Block):

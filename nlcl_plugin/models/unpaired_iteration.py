@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
+from nlcl_plugin.data.batch_random import BatchRandom
+from nlcl_plugin.data.pseudo_pairs import make_pseudo_rainy, replace_by_rendered
 from nlcl_plugin.errors import InputError, TrainingStoppedError
-from nlcl_plugin.models.batch_random import BatchRandom
 from nlcl_plugin.models.composite_contrast import compare_composites
 from nlcl_plugin.models.moving_average import update_average
 from nlcl_plugin.models.nlcl_options import UnpairedOptions
-from nlcl_plugin.models.pseudo_pairs import make_pseudo_rainy
 from nlcl_plugin.models.unpaired_losses import UnpairedLosses
 
 DECOMPOSITIONS = ("residual", "two_branch")
@@ -245,7 +245,8 @@ class UnpairedIteration:
         with stepper.autocast():
             with torch.no_grad():
                 rain = self.steady("r")(rainy) if "r" in self.nets else rainy - self.steady("g")(rainy)
-                pseudo = make_pseudo_rainy(clean, rain, self.options.restorer_opt, random)
+                laid = replace_by_rendered(rain, self.options.restorer_opt.rendered, random)
+                pseudo = make_pseudo_rainy(clean, laid, self.options.restorer_opt, random)
             restored = self.nets["s"](pseudo)
             total = self.cri_pix(restored, clean)
             losses = OrderedDict(l_restorer=total.detach())

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from nlcl_plugin.data.batch_random import BatchRandom
 from nlcl_plugin.losses import lay_rain
-from nlcl_plugin.models.batch_random import BatchRandom
 from nlcl_plugin.models.composite_contrast import compare_composites
 from nlcl_plugin.models.layer_embeddings import LayerEmbeddings, image_places, layer_places
 from nlcl_plugin.models.nlcl_options import LossOptions, UnpairedOptions

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from unpaired_helpers import CLEAN, RAINY, epoch_indices, make_roots, options, write_folder
 
-from nlcl_plugin.data.unpaired_image_dataset import UnpairedImageDataset, reflect_to
+from nlcl_plugin.data.crops import reflect_to
+from nlcl_plugin.data.unpaired_image_dataset import UnpairedImageDataset
 from nlcl_plugin.errors import InputError
 
 

@@ -22,7 +22,7 @@ from nlcl_plugin.mm.registration import register
 NAMES = {
     "MODELS": "LayerGenerator PatchDiscriminator ProjectionHeads ResidualUNet AsymmetricNLCLLoss LocationContrastLoss "
     "RelayLoss GANLoss L1Loss MSELoss CharbonnierLoss NLCLDerain UnitRangePreprocessor",
-    "DATASETS": "UnpairedImageDataset PairedImageDataset",
+    "DATASETS": "UnpairedImageDataset PseudoPairDataset PairedImageDataset",
     "TRANSFORMS": "AddRenderedRain",
     "DATA_SAMPLERS": "EpochSampler EndlessBatchSampler",
     "LOOPS": "ResumableTrainLoop",

@@ -2,8 +2,8 @@ import pytest
 import torch
 from model_helpers import ADAM, build, options, step
 
+from nlcl_plugin.data.batch_random import BatchRandom
 from nlcl_plugin.losses import AsymmetricNLCLLoss, lay_rain
-from nlcl_plugin.models.batch_random import BatchRandom
 from nlcl_plugin.models.composite_contrast import CANDIDATES, compare_composites
 from nlcl_plugin.models.nlcl_options import CompositePatches
 

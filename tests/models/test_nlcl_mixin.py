@@ -29,8 +29,8 @@ from mixed_helpers import (
     stock,
 )
 
+from nlcl_plugin.data.batch_random import BatchRandom
 from nlcl_plugin.errors import InputError
-from nlcl_plugin.models.batch_random import BatchRandom
 from nlcl_plugin.models.nlcl_mixin import NLCLMixin
 from nlcl_plugin.ops import nonlocal_neighbours
 

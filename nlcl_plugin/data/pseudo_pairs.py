@@ -1,42 +1,72 @@
-"""Pseudo-pairs (ours): extracted rain, varied and laid on unrelated clean images, with the clean image as target."""
+"""Pseudo-pairs (ours): rain, varied and laid on unrelated clean images, with the clean image as target."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nlcl_plugin.data.batch_random import BatchRandom
+from nlcl_plugin.data.rain_renderer import render_rain
+from nlcl_plugin.data.rain_variation import RainVariation
 from nlcl_plugin.losses import lay_rain
-from nlcl_plugin.models.batch_random import BatchRandom
-from nlcl_plugin.models.nlcl_options import RestorerOptions
 
 
-def make_pseudo_rainy(clean: Tensor, rain: Tensor, options: RestorerOptions, random: BatchRandom) -> Tensor:
+def make_pseudo_rainy(
+    clean: Tensor, rain: Tensor, options: RainVariation, random: BatchRandom, others: Sequence[Tensor] | None = None
+) -> Tensor:
     """Lay varied rain on clean images.
 
     Args:
         clean: Clean images C (B, 3, H, W), RGB in [0, 1].
         rain: Rain layers R of other images (B, C, H, W); negative values are dropped.
-        options: Ranges of the variation (see `RestorerOptions`). More than one layer takes the further ones from
-            the other images given here.
+        options: Ranges of the variation; `rendered` is the caller's.
         random: Where the variation is drawn from.
+        others: With more than one layer: the further ones, `options.layers` - 1 of the shape of `rain`. By default
+            they are the rain of the other images given here.
 
     Returns:
         Pseudo-rainy images (B, 3, H, W), RGB in [0, 1]; a fraction `options.rain_free` of them equals `clean`.
     """
-    rain = rain.detach().clamp_min(0)
-    rain = rain * (rain > options.threshold)
+    rain = _without_texture(rain, options)
     total = vary_rain(rain, options, random)
     for extra in range(1, options.layers):
         # Each image gets another one's rain on top, or none: rain of several densities from the same few layers.
-        other = vary_rain(rain.roll(extra, dims=0), options, random)
-        total = torch.maximum(total, other * random.coin(0.5, rain))
+        another = rain.roll(extra, dims=0) if others is None else _without_texture(others[extra - 1], options)
+        total = torch.maximum(total, vary_rain(another, options, random) * random.coin(0.5, rain))
     total = total * random.coin(1 - options.rain_free, rain)
     screen = random.coin(options.screen, rain)
     return screen * lay_rain(clean, total, blend="screen") + (1 - screen) * lay_rain(clean, total)
 
 
-def vary_rain(rain: Tensor, options: RestorerOptions, random: BatchRandom) -> Tensor:
+def replace_by_rendered(rain: Tensor, fraction: float, random: BatchRandom) -> Tensor:
+    """Put rendered rain (see `data.rain_renderer`) in the places of some rain layers.
+
+    Args:
+        rain: Rain layers (B, C, H, W).
+        fraction: How many are replaced, in [0, 1]. With 0 no number is drawn.
+        random: Where it is drawn from which ones these are, and what they become.
+
+    Returns:
+        Rain layers of the same shape.
+    """
+    if fraction == 0:
+        return rain
+    cpu = torch.device("cpu")
+    chosen = random.coin(fraction, rain.new_empty(0, device=cpu)).flatten().tolist()
+    seeds = random.each(lambda n: torch.randint(2**62, (n,), generator=random.generator), cpu).tolist()
+    rain = rain.clone()
+    for place, seed in enumerate(seeds):
+        if chosen[place]:
+            rendered = render_rain((rain.shape[-2], rain.shape[-1]), np.random.default_rng(seed))
+            rain[place] = torch.from_numpy(rendered).to(rain)  # grey: all channels alike
+    return rain
+
+
+def vary_rain(rain: Tensor, options: RainVariation, random: BatchRandom) -> Tensor:
     """Flip, resize and amplify rain layers.
 
     Args:
@@ -57,6 +87,11 @@ def vary_rain(rain: Tensor, options: RestorerOptions, random: BatchRandom) -> Te
         rain = F.interpolate(rain, size=size, mode="bilinear", align_corners=False, antialias=scale < 1)
         rain = _fit(rain, height, width, random)
     return rain * random.uniform(*options.gain, rain)
+
+
+def _without_texture(rain: Tensor, options: RainVariation) -> Tensor:
+    rain = rain.detach().clamp_min(0)
+    return rain * (rain > options.threshold)
 
 
 def _fit(rain: Tensor, height: int, width: int, random: BatchRandom) -> Tensor:

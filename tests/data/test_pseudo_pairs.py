@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from nlcl_plugin.models.batch_random import BatchRandom
+from nlcl_plugin.data.batch_random import BatchRandom
+from nlcl_plugin.data.pseudo_pairs import make_pseudo_rainy, vary_rain
 from nlcl_plugin.models.nlcl_options import RestorerOptions
-from nlcl_plugin.models.pseudo_pairs import make_pseudo_rainy, vary_rain
 
 PLAIN = {"start_iter": 0, "gain": (1.0, 1.0), "resize": (1.0, 1.0), "flip": False, "rain_free": 0.0, "threshold": 0.0}
 

@@ -1,0 +1,152 @@
+"""Aligned training pairs made of clean photographs and a bank of rain layers (ours), as a dataset for BasicSR."""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from nlcl_plugin.data.batch_random import BatchRandom
+from nlcl_plugin.data.crops import random_crop
+from nlcl_plugin.data.image_dataset import ImageDataset
+from nlcl_plugin.data.image_io import to_tensor
+from nlcl_plugin.data.image_sources import ImageSource, open_source
+from nlcl_plugin.data.pseudo_pairs import make_pseudo_rainy
+from nlcl_plugin.data.rain_renderer import render_rain
+from nlcl_plugin.data.rain_variation import RainVariation
+from nlcl_plugin.data.sampler import sample_generator
+from nlcl_plugin.errors import InputError
+
+RENDERED = "rendered"  # in the place of a layer's path
+
+
+class PseudoPairDataset(ImageDataset):
+    """Clean images, and the same with rain of a bank on them: pairs for any model that learns from pairs.
+
+    A bank is what `tools/extract_rain_layers.py` makes of rainy photographs. Each sample draws its rain anew, varies it
+    as stage 2 of `NLCLModel` does, and lays it on a crop of the clean image. All that comes from (seed, epoch, draw)
+    and from nothing else, if the sampler gives a `SampleIndex`; a plain int counts as that draw of epoch 0. Images and
+    layers smaller than the crop are continued by reflection.
+
+    Args:
+        opt: The options:
+
+            - phase (str): `train`.
+            - dataroot_gt (str): The clean images: a folder that is searched to its depth, or an LMDB.
+            - io_backend (dict): `type: disk` (the default) or `type: lmdb`, for the clean images.
+            - dataroot_rain (str, or a list of them): The banks: LMDBs, by their names, or folders of images that show
+              rain on black. Every layer of them all is drawn equally often. Not needed where `rendered` is 1.
+            - rendered (float): The fraction of samples whose rain is rendered (`data.rain_renderer`) instead. Default:
+              0.
+            - gain, threshold, resize, flip, layers, rain_free, screen: How the rain is varied, as in
+              `train.restorer_opt`; see `RainVariation`. Of several `layers`, all are of the bank or all rendered.
+            - gt_size (int): The side of the square crop.
+            - use_hflip, use_vflip, use_rot (bool): Mirror the clean crop left-right, upside down, transpose it, each
+              half of the time. Default: False.
+            - manual_seed, or seed (int): The seed. Default: 0.
+            - cache (bool): Keep all decoded images and layers in the memory of each process. Default: False.
+            - on_error (str): `raise` (the default), or `skip`: the next image or layer takes the place of one that
+              cannot be read, and the sample tells it in `skipped`.
+            - scale (int): 1 or absent.
+
+            Others, such as the loader's, are left alone.
+
+    Raises:
+        InputError: If an option is missing or wrong.
+
+    Attributes:
+        opt: The options, as given.
+        paths: The path of each clean image; in an LMDB, the LMDB's path and the key.
+        variation: How the rain is varied.
+        OPTION_KEYS: The keys that this class knows.
+    """
+
+    OPTION_KEYS = (*ImageDataset.OPTION_KEYS, "dataroot_rain", *RainVariation.model_fields)
+    PHASES = ("train",)
+
+    def __init__(self, opt: dict[str, Any]) -> None:
+        """Check the options and list the images."""
+        super().__init__(opt)
+        self.variation = self._read_variation()
+        self._clean = self._open("dataroot_gt")
+        self._banks = self._open_banks()
+        self._ends = list(accumulate(len(bank.names) for bank in self._banks))
+        self.paths = [os.path.join(self._clean.root, name) for name in self._clean.names]
+
+    def __len__(self) -> int:
+        """The number of clean images."""
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Make a sample.
+
+        Args:
+            index: The clean image; a `SampleIndex` also says of which epoch and draw.
+
+        Returns:
+            `lq`, the pseudo-rainy image, and `gt`, the clean one: (3, gt_size, gt_size) RGB float32 tensors in [0, 1];
+            `lq_path`, the path of the (first) rain layer, or `rendered`; `gt_path`.
+
+        Raises:
+            InputError: If an image cannot be read.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"index {index} of {len(self)} images")  # what ends a plain loop over the dataset
+        rng = sample_generator(self._seed, index)
+        skipped: list[str] = []
+        image, path = self._load_from(self._clean, int(index), skipped)
+        clean = self._augment(image, rng)
+        rendered = rng.random() < self.variation.rendered
+        random = BatchRandom(int(rng.integers(2**63)), 0, rows=[0], total=1)
+        rain = [self._render(rng) if rendered else self._draw_layer(rng, skipped) for _ in range(self.variation.layers)]
+        layers = [layer[None] for layer, _ in rain]
+        rainy = make_pseudo_rainy(clean[None], layers[0], self.variation, random, others=layers[1:])[0]
+        sample = {"lq": rainy, "gt": clean, "lq_path": rain[0][1], "gt_path": path}
+        return self._with_skipped(sample, skipped)
+
+    def _render(self, rng: np.random.Generator) -> tuple[Tensor, str]:
+        return torch.from_numpy(render_rain((self._crop_size, self._crop_size), rng)[None]), RENDERED
+
+    def _draw_layer(self, rng: np.random.Generator, skipped: list[str]) -> tuple[Tensor, str]:
+        """A crop of a layer (1 or 3, gt_size, gt_size); its flips are those of the variation."""
+        place = int(rng.integers(self._ends[-1]))
+        bank = bisect_right(self._ends, place)
+        start = self._ends[bank - 1] if bank else 0
+        layer, path = self._load_from(self._banks[bank], place - start, skipped, keep_grey=True)
+        layer = layer[..., None] if layer.ndim == 2 else layer
+        return to_tensor(random_crop(layer, self._crop_size, rng, hflip=False, vflip=False, rot=False)), path
+
+    def _read_variation(self) -> RainVariation:
+        # A key without a value (`gain: ~`) stands for its default, as everywhere in a dataset's block.
+        given = {key: self.opt[key] for key in RainVariation.model_fields if self.opt.get(key) is not None}
+        try:
+            return RainVariation(**given)
+        except ValidationError as error:
+            first = error.errors()[0]
+            message = first["msg"].removeprefix("Value error, ")
+            if not first["loc"]:  # which names the key and the value itself
+                raise InputError(message) from error
+            raise InputError(
+                f"{first['loc'][0]}: got {first['input']!r}: {message[0].lower()}{message[1:]}; correct it"
+            ) from error
+
+    def _open_banks(self) -> list[ImageSource]:
+        roots = self.opt.get("dataroot_rain")
+        roots = roots if isinstance(roots, list | tuple) else [] if roots is None else [roots]
+        if not all(isinstance(root, str | os.PathLike) and os.fspath(root) for root in roots):
+            raise self._wrong("dataroot_rain", "the path of a bank of rain layers (LMDB or folder), or a list of them")
+        if not roots and self.variation.rendered < 1:
+            raise self._wrong(
+                "dataroot_rain",
+                "a bank of rain layers; make one with tools/extract_rain_layers.py, or set rendered: 1",
+            )
+        try:
+            return [open_source(root) for root in roots]
+        except InputError as error:
+            raise InputError(f"dataroot_rain: {error}") from error

@@ -1,0 +1,34 @@
+"""How rain is varied before it is laid on clean images: keys, ranges and defaults, wherever pseudo-pairs are made."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Range = tuple[float, float]
+
+
+class RainVariation(BaseModel):
+    """Ranges of the variation; `train.restorer_opt` and the block of a `PseudoPairDataset` take these keys.
+
+    Raises:
+        ValueError: If a value is out of range or a key unknown (pydantic's `ValidationError`).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    gain: Range = Field((0.7, 1.3), description="Range of the factor on each rain layer.")
+    threshold: float = Field(0.03, ge=0, le=1, description="Rain below this, in [0, 1], is set to 0: it is texture.")
+    resize: Range = Field((0.7, 1.4), description="Range of the factor by which rain layers are resized.")
+    flip: bool = Field(True, description="Flip rain layers, horizontally and vertically.")
+    layers: int = Field(1, ge=1, description="Rain layers of as many images that one composite may carry (maximum).")
+    rendered: float = Field(0.0, ge=0, le=1, description="Fraction of pairs whose rain is rendered, not extracted.")
+    rain_free: float = Field(0.1, ge=0, le=1, description="Fraction of pairs without rain, which keep clean images.")
+    screen: float = Field(0.0, ge=0, le=1, description="Fraction of pairs blended by C + R (1 - C), not clip(C + R).")
+
+    @model_validator(mode="after")
+    def _check(self) -> RainVariation:
+        for name in ("gain", "resize"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise ValueError(f"{name} must be [low, high] with 0 < low <= high, but received [{low}, {high}]")
+        return self
