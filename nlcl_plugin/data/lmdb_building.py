@@ -27,7 +27,10 @@ FIRST_MAP_BYTES = 1 << 28  # room in the address space, not on the disk; doubled
 META_FILE = "meta_info.txt"
 SKIPPED_FILE = "skipped.jsonl"
 _BUILD_FILE = "build.json"
-_FILES = {"data.mdb", "lock.mdb", META_FILE, KEYS_FILE, SKIPPED_FILE, _BUILD_FILE}
+# Of a bank of rain layers: where it came from, and a picture to look at.
+BANK_FILE = "rain_bank.json"
+SHEET_FILE = "rain_bank.png"
+_FILES = {"data.mdb", "lock.mdb", META_FILE, KEYS_FILE, SKIPPED_FILE, _BUILD_FILE, BANK_FILE, SHEET_FILE}
 
 
 @dataclass(frozen=True, slots=True)

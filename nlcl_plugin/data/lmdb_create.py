@@ -1,4 +1,4 @@
-"""Make an LMDB of a folder of images, in BasicSR's layout, whole and checked before it has its name."""
+"""Make an LMDB of images, in BasicSR's layout, whole and checked before it has its name."""
 
 from __future__ import annotations
 
@@ -71,6 +71,34 @@ class Report:
         return 3 if self.skipped else 0
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """Of what an LMDB is made, and how.
+
+    Attributes:
+        root: Where the images are: a folder or an LMDB.
+        sources: The images, sorted by name.
+        encode: Makes the values of one, in any thread. An `InputError` leaves the image out.
+        state_of: The state of one now, by which a change is noticed.
+        plan: All that decides the result.
+        numbered: Whether images are cut into sub-images, whose keys have numbers.
+        title: What the progress bar says.
+        batch_images: How many images a kill may lose.
+        finish: Gets the folder when all values are in it, to put more files there (see `lmdb_building`) or to refuse
+            them with an error.
+    """
+
+    root: str
+    sources: list[Source]
+    encode: Callable[[Source], Encoded]
+    state_of: Callable[[Source], tuple[int, int]]
+    plan: dict[str, Any]
+    numbered: bool = False
+    title: str = "encoding"
+    batch_images: int | None = None
+    finish: Callable[[Path], object] = lambda folder: None
+
+
 def create_lmdb(
     root: str | os.PathLike[str],
     output: str | os.PathLike[str],
@@ -104,30 +132,75 @@ def create_lmdb(
             taken by something else.
     """
     # Shells leave a ~ in --output=~/x.lmdb as it is.
-    root, output = os.path.expanduser(root), os.path.expanduser(output)
-    target = _check_output(root, output)
+    folder, output = os.path.expanduser(root), os.path.expanduser(output)
+    check_output(folder, output)
+
+    def encode(source: Source) -> Encoded:
+        path = os.path.join(folder, source.name)
+        return encode_image(read_bytes(path), path, cut)
+
+    sources = list_sources(folder)
+    recipe = Recipe(
+        root=folder,
+        sources=sources,
+        encode=encode,
+        state_of=lambda source: state_of(os.path.join(folder, source.name)),
+        plan={"format": 1, "cut": None if cut is None else asdict(cut), **digest_of(sources)},
+        numbered=cut is not None,
+    )
+    return build_lmdb(recipe, output, jobs=jobs, strict=strict, overwrite=overwrite, progress=progress, tell=tell)
+
+
+def build_lmdb(
+    recipe: Recipe,
+    output: str,
+    *,
+    jobs: int = 1,
+    strict: bool = False,
+    overwrite: bool = False,
+    progress: bool | None = None,
+    tell: Callable[[str], object] = print,
+) -> Report:
+    """Make an LMDB by a recipe; see `create_lmdb` for all but that.
+
+    Args:
+        recipe: Of what, and how.
+        output: The LMDB.
+        jobs: The number of threads.
+        strict: Raise the error of an unreadable image instead of skipping it.
+        overwrite: Replace one that is there.
+        progress: Whether to show a progress bar.
+        tell: Gets lines about an unfinished run.
+
+    Returns:
+        What was done.
+
+    Raises:
+        InputError: As of `create_lmdb`.
+    """
+    root = recipe.root
+    target = check_output(root, output)
     building = target.with_name(f"{target.name}.building")
-    sources = list_sources(root)
-    plan = _plan(sources, cut)
     report = Report()
     with _writing_to(output), locked(building):
         mend_swap(target)
         if target.exists() and not overwrite:
-            return _already_made(target, plan, strict)
+            return _already_made(target, recipe.plan, strict)
         check_replaceable(target)
-        with Building(building, plan, tell) as unfinished:
-            todo = sources[unfinished.position([source.name for source in sources]) :]
-            for batch in _encode(todo, root, cut, jobs, strict, progress, report):
+        with Building(building, recipe.plan, tell) as unfinished:
+            todo = recipe.sources[unfinished.position([source.name for source in recipe.sources]) :]
+            for batch in _encode(recipe, todo, jobs, strict, progress, report):
                 unfinished.commit(batch)
         _count(building, report)
         if not report.values:
             remove(building)
             raise InputError(
-                f"{root}: none of its {len(sources)} images can be read; the first, {report.skipped[0].source}, "
+                f"{root}: none of its {len(recipe.sources)} images can be read; the first, {report.skipped[0].source}, "
                 + report.skipped[0].reason
             )
         _check_values(building, report.values, progress)
         _write_meta(building)
+        recipe.finish(building)
         swap(building, target)
     return report
 
@@ -146,11 +219,12 @@ def list_sources(root: str | os.PathLike[str]) -> list[Source]:
     """
     names = list_images(root)
     return [
-        Source(name, key, _state_of(os.path.join(root, name))) for name, key in zip(names, keys_of(names), strict=True)
+        Source(name, key, state_of(os.path.join(root, name))) for name, key in zip(names, keys_of(names), strict=True)
     ]
 
 
-def _state_of(path: str) -> tuple[int, int]:
+def state_of(path: str) -> tuple[int, int]:
+    """The size and time of change of a file; (-1, -1) if there is none."""
     try:
         status = os.stat(path)
     except OSError:
@@ -162,7 +236,19 @@ def _changed(path: str) -> InputError:
     return InputError(f"{path}: changed while the LMDB was being made; run again when it is at rest")
 
 
-def _check_output(root: str, output: str) -> Path:
+def check_output(root: str, output: str) -> Path:
+    """See that an LMDB can have a name.
+
+    Args:
+        root: Where its images are.
+        output: The LMDB.
+
+    Returns:
+        Its folder, links resolved.
+
+    Raises:
+        InputError: If it cannot.
+    """
     if Path(output).suffix != ".lmdb":
         raise InputError(f"{output}: expected a name that ends in .lmdb, by which readers know it; correct --output")
     target = Path(os.path.realpath(output))  # of a link, the folder itself: that is what is renamed
@@ -173,49 +259,42 @@ def _check_output(root: str, output: str) -> Path:
     return target
 
 
-def _plan(sources: list[Source], cut: Cut | None) -> dict[str, Any]:
-    """All that decides the result."""
+def digest_of(sources: list[Source]) -> dict[str, Any]:
+    """What a plan says of its images: their number, and a hash of their names and states."""
     digest = hashlib.sha256()
     for source in sources:
         digest.update(json.dumps([source.name, *source.state]).encode())
-    cutting = None if cut is None else asdict(cut)
-    return {"format": 1, "cut": cutting, "images": len(sources), "images_sha256": digest.hexdigest()}
+    return {"images": len(sources), "images_sha256": digest.hexdigest()}
 
 
 def _encode(
-    sources: list[Source],
-    root: str,
-    cut: Cut | None,
-    jobs: int,
-    strict: bool,
-    progress: bool | None,
-    report: Report,
+    recipe: Recipe, sources: list[Source], jobs: int, strict: bool, progress: bool | None, report: Report
 ) -> Iterator[Batch]:
     def encode(source: Source) -> Encoded | InputError:
-        path = os.path.join(root, source.name)
         result: Encoded | InputError
         try:
-            result = encode_image(read_bytes(path), path, cut)
+            result = recipe.encode(source)
         except InputError as error:
             result = error
-        if _state_of(path) != source.state:
-            raise _changed(path)
+        if recipe.state_of(source) != source.state:
+            raise _changed(os.path.join(recipe.root, source.name))
         if strict and isinstance(result, InputError):
             raise result
         return result
 
-    results = map_in_order(encode, sources, jobs=jobs, title="encoding", progress=progress)
+    results = map_in_order(encode, sources, jobs=jobs, title=recipe.title, progress=progress)
+    limit = BATCH_IMAGES if recipe.batch_images is None else recipe.batch_images
     batch = Batch()
     for source, result in zip(sources, results, strict=True):
         if isinstance(result, InputError):
-            reason = str(result).removeprefix(f"{os.path.join(root, source.name)}: ")
+            reason = str(result).removeprefix(f"{os.path.join(recipe.root, source.name)}: ")
             batch.skipped.append(Skipped(source.name, reason))
             continue
-        batch.add(source, result, numbered=cut is not None)
+        batch.add(source, result, numbered=recipe.numbered)
         report.copied += result.copied
         report.encoded += not result.copied
         report.notes.update(result.notes)
-        if batch.bytes >= BATCH_BYTES or batch.images >= BATCH_IMAGES:
+        if batch.bytes >= BATCH_BYTES or batch.images >= limit:
             yield batch
             batch = Batch()
     yield batch
