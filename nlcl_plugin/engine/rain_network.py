@@ -13,7 +13,7 @@ import basicsr.archs  # noqa: F401  registers BasicSR's networks
 import numpy as np
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
-from torch import nn
+from torch import Tensor, nn
 
 from nlcl_plugin.data.files import sha256
 from nlcl_plugin.data.image_io import to_tensor
@@ -148,15 +148,10 @@ class RainNetwork:
         rainy = to_tensor(image)[None].to(self._device)
         try:
             with torch.no_grad():  # here, as it holds for one thread
-                output = run_padded(self._net, rainy, self._window)
+                output = run_padded(self._run, rainy, self._window)
         except RuntimeError as error:  # for example more memory than there is
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"{source}: the network fails on {tuple(image.shape[:2])} pixels ({reason})") from error
-        if output.shape[-2:] != rainy.shape[-2:]:
-            raise InputError(
-                f"{source}: the network makes {tuple(output.shape[-2:])} of {tuple(rainy.shape[-2:])} pixels; rain "
-                "layers need a network that keeps the size"
-            )
         rain = (output if self._label == "r" else rainy - output)[0].float()
         if not torch.isfinite(rain).all():
             raise InputError(f"{source}: the network's output is not finite; give another checkpoint")
@@ -164,3 +159,10 @@ class RainNetwork:
             rain = rain.mean(dim=0, keepdim=True)
         pixels = (rain.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
         return np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+
+    def _run(self, images: Tensor) -> Tensor:
+        output: Tensor = self._net(images)
+        if output.shape[-2:] != images.shape[-2:]:
+            sizes = f"{tuple(output.shape[-2:])} of {tuple(images.shape[-2:])}"
+            raise InputError(f"the network makes {sizes} pixels; rain layers need a network that keeps the size")
+        return output

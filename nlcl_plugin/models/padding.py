@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 
-def run_padded(net: nn.Module, images: Tensor, multiple: int) -> Tensor:
+def run_padded(net: Callable[[Tensor], Tensor], images: Tensor, multiple: int) -> Tensor:
     """Run a network on images that are mirrored at the right and bottom to a size it takes.
 
     Args:

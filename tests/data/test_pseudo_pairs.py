@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from nlcl_plugin.data.batch_random import BatchRandom
-from nlcl_plugin.data.pseudo_pairs import make_pseudo_rainy, vary_rain
+from nlcl_plugin.data.pseudo_pairs import make_pseudo_rainy, replace_by_rendered, vary_rain
 from nlcl_plugin.models.nlcl_options import RestorerOptions
 
 PLAIN = {"start_iter": 0, "gain": (1.0, 1.0), "resize": (1.0, 1.0), "flip": False, "rain_free": 0.0, "threshold": 0.0}
@@ -74,3 +74,38 @@ def test_extra_layers_only_add_rain_of_other_images():
 def test_impossible_options_are_refused(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         RestorerOptions(**{**PLAIN, **bad})
+
+
+def test_rendered_rain_takes_the_places_of_as_many_layers_as_asked_for():
+    rain = torch.full((200, 3, 24, 24), 0.01)
+    replaced = replace_by_rendered(rain, 0.3, drawn(rain))
+    changed = ~(replaced == rain).flatten(1).all(dim=1)
+    assert abs(changed.float().mean() - 0.3) < 0.1  # 3 sigma
+    assert (rain == 0.01).all()
+    assert torch.equal(replaced[changed][:, :1].expand(-1, 3, -1, -1), replaced[changed])
+    assert replaced.min() >= 0
+    assert replaced[changed].amax(dim=(1, 2, 3)).median() > 0.2
+    assert not torch.equal(*replaced[changed][:2])
+
+
+def test_rendered_rain_does_not_depend_on_how_the_batch_is_split():
+    rain = torch.zeros(6, 1, 16, 16)
+    whole = replace_by_rendered(rain, 0.5, drawn(rain))
+    for rows in ([0, 2, 4], [1, 3, 5]):
+        assert torch.equal(replace_by_rendered(rain[rows], 0.5, BatchRandom(0, 1, rows, 6)), whole[rows])
+
+
+def test_without_rendered_rain_no_number_is_drawn():
+    _, rain = layers()
+    random = drawn(rain)
+    before = random.generator.get_state()
+    assert replace_by_rendered(rain, 0, random) is rain
+    assert torch.equal(random.generator.get_state(), before)
+
+
+def test_given_further_layers_take_the_places_of_the_other_images():
+    clean, rain = torch.zeros(4, 3, 6, 6), torch.zeros(4, 1, 6, 6)
+    options = RestorerOptions(**{**PLAIN, "layers": 2})
+    rainy = make_pseudo_rainy(clean, rain, options, drawn(clean, 2), [torch.full_like(rain, 0.5)])
+    values = {tuple(image.unique().tolist()) for image in rainy}
+    assert values == {(0.0,), (0.5,)}

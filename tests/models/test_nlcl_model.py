@@ -138,6 +138,22 @@ def test_an_empty_rain_layer_is_noticed_before_stage_two(tmp_path):
         step(model, 2)
 
 
+@pytest.mark.parametrize("rendered", [0.0, 1.0])
+def test_restorer_learns_on_rendered_rain_where_asked_for(tmp_path, rendered):
+    restorer = {"start_iter": 0, "rain_free": 0.0, "rendered": rendered}
+    model = build(options(tmp_path, restorer_opt=restorer, optim_s=ADAM))
+    seen = []
+    model.net_s.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    clean = 0.1 * torch.rand(4, 3, 32, 32)
+    model.feed_data({"lq": torch.rand(4, 3, 32, 32), "gt": clean, "lq_path": list("abcd")})
+    model.optimize_parameters(1)
+    added = seen[0] - clean
+    # An untrained generator finds faint rain, which is below the threshold: what is laid on is rendered, and grey.
+    assert (added.amax(dim=(1, 2, 3)) > 0.1).float().mean() >= 0.75 * rendered
+    assert rendered or added.abs().max() < 1e-6
+    torch.testing.assert_close(added[:, :1].expand(-1, 3, -1, -1).clamp(max=0.85), added.clamp(max=0.85))
+
+
 def test_restorer_alone_has_a_falling_learning_rate(tmp_path):
     restorer = {"restorer_opt": {"start_iter": 0}, "optim_s": ADAM}
     model = build(options(tmp_path, **restorer))

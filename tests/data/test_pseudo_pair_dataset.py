@@ -1,0 +1,265 @@
+import pickle
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+from unpaired_helpers import epoch_indices, pack, write_folder
+
+from nlcl_plugin.data.image_io import to_tensor, write_image
+from nlcl_plugin.data.pseudo_pair_dataset import PseudoPairDataset
+from nlcl_plugin.data.rain_variation import RainVariation
+from nlcl_plugin.data.sampler import SampleIndex
+from nlcl_plugin.errors import InputError
+
+CLEAN = ["x/000.png", "x/001.png", "y.png"]
+RAIN = ["000.png", "002.png", "003.png", "a/001.png"]  # sorted, as a folder is
+PLAIN = {"gain": [1.0, 1.0], "threshold": 0.0, "resize": [1, 1], "flip": False, "rain_free": 0.0}
+SIZE = (12, 17)
+
+
+def write_layers(root, names, seed, size=SIZE):
+    """Grey rain on black, no brighter than 100: on images no brighter than that, nothing is clipped."""
+    rng = np.random.default_rng(seed)
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        layer = (rng.integers(20, 101, size) * (rng.random(size) < 0.3)).astype(np.uint8)
+        assert cv2.imwrite(str(root / name), layer)
+    return root
+
+
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory):
+    root = tmp_path_factory.mktemp("pseudo")
+    rng = np.random.default_rng(3)
+    for name in CLEAN:
+        write_image(root / "clean" / name, rng.integers(0, 101, (*SIZE, 3), dtype=np.uint8))
+    for kind, names in (("clean", CLEAN), ("rain", RAIN)):
+        folder = root / kind if kind == "clean" else write_layers(root / kind, names, 4)
+        pack(folder, names)
+    return root
+
+
+def options(roots, **changes):
+    opt = {
+        "name": "pairs",
+        "type": "PseudoPairDataset",
+        "phase": "train",
+        "dataroot_gt": str(roots / "clean"),
+        "dataroot_rain": str(roots / "rain.lmdb"),
+        "gt_size": 8,
+        "use_hflip": True,
+        "layers": 2,
+        "manual_seed": 5,
+    }
+    return {**opt, **changes}
+
+
+def whole(roots, **changes):
+    """Options by which a sample is all of its image, and its rain all of a layer: no place is drawn."""
+    for kind in ("clean", "rain"):
+        folder = roots / f"square_{kind}"
+        if not folder.exists():
+            names = CLEAN if kind == "clean" else RAIN
+            for name in names:
+                image = cv2.imread(str(roots / kind / name), cv2.IMREAD_UNCHANGED)[:12, :12]
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                cv2.imwrite(str(folder / name), image)
+    squares = {"dataroot_gt": str(roots / "square_clean"), "dataroot_rain": str(roots / "square_rain")}
+    return options(roots, **squares, gt_size=12, use_hflip=False, layers=1, **{**PLAIN, **changes})
+
+
+def read(path):
+    image = cv2.imread(path, cv2.IMREAD_COLOR)
+    return to_tensor(np.ascontiguousarray(image[..., ::-1]))
+
+
+def many(dataset, epochs=40):
+    return [dataset[SampleIndex(i, epoch=epoch, draw=i)] for epoch in range(epochs) for i in range(len(dataset))]
+
+
+def same(one, other):
+    return torch.equal(one["lq"], other["lq"]) and torch.equal(one["gt"], other["gt"])
+
+
+class TestPairs:
+    def test_the_difference_is_the_layer_and_the_target_the_clean_image(self, roots):
+        dataset = PseudoPairDataset(whole(roots))
+        assert len(dataset) == len(CLEAN)
+        assert dataset.paths == [str(roots / "square_clean" / name) for name in CLEAN]
+        seen = set()
+        for sample in many(dataset):
+            assert sample.keys() == {"lq", "gt", "lq_path", "gt_path"}
+            assert torch.equal(sample["gt"], read(sample["gt_path"]))
+            torch.testing.assert_close(sample["lq"] - sample["gt"], read(sample["lq_path"]))
+            seen.add(sample["lq_path"])
+        assert seen == {str(roots / "square_rain" / name) for name in RAIN}
+
+    def test_gain_threshold_and_flips_vary_the_layer_alone(self, roots):
+        dataset = PseudoPairDataset(whole(roots, gain=[0.5, 1.4], threshold=50 / 255, flip=True))
+        gains, orientations = [], set()
+        for sample in many(dataset):
+            layer = read(sample["lq_path"])
+            layer = layer * (layer > 50 / 255)
+            difference = sample["lq"] - sample["gt"]
+            gain = float(difference.sum() / layer.sum())
+            gains.append(gain)
+            fits = [
+                flips
+                for flips in ((), (1,), (2,), (1, 2))
+                if torch.allclose(difference, gain * layer.flip(flips), atol=1e-5)
+            ]
+            assert len(fits) == 1
+            orientations.add(fits[0])
+        assert len(orientations) == 4
+        assert 0.5 <= min(gains) < 0.6
+        assert 1.3 < max(gains) < 1.4
+
+    def test_of_several_layers_the_brighter_wins_at_each_pixel(self, roots):
+        dataset = PseudoPairDataset({**whole(roots), "layers": 2})
+        layers = {path: read(path) for path in (str(roots / "square_rain" / name) for name in RAIN)}
+        alone = 0
+        for sample in many(dataset):
+            first = layers[sample["lq_path"]]
+            expected = [torch.maximum(first, other) for other in layers.values()]
+            fits = [torch.allclose(sample["lq"] - sample["gt"], one, atol=1e-6) for one in expected]
+            assert any(fits)
+            alone += torch.allclose(sample["lq"] - sample["gt"], first, atol=1e-6)
+        # The second layer is left out half of the time, and is the first again in a quarter of the rest.
+        assert 0.45 < alone / (40 * len(CLEAN)) < 0.8
+
+    def test_blends_and_rain_free_pairs_come_as_often_as_asked_for(self, roots):
+        for sample in many(PseudoPairDataset(whole(roots, screen=1.0)), epochs=3):
+            rain = read(sample["lq_path"])
+            torch.testing.assert_close(sample["lq"], sample["gt"] + rain * (1 - sample["gt"]))
+        samples = many(PseudoPairDataset(whole(roots, screen=0.5, rain_free=0.3)), epochs=100)
+        free = np.mean([torch.equal(sample["lq"], sample["gt"]) for sample in samples])
+        additive = np.mean(
+            [torch.allclose(s["lq"] - s["gt"], read(s["lq_path"]), atol=1e-6) for s in samples if not same_image(s)]
+        )
+        assert abs(free - 0.3) < 0.08  # 3 sigma
+        assert abs(additive - 0.5) < 0.11
+
+    def test_rendered_rain_comes_as_often_as_asked_for_and_needs_no_bank(self, roots):
+        samples = many(PseudoPairDataset(options(roots, rendered=0.3)), epochs=100)
+        assert abs(np.mean([sample["lq_path"] == "rendered" for sample in samples]) - 0.3) < 0.08
+        opt = options(roots, rendered=1, gt_size=32, layers=1, rain_free=0.0)
+        del opt["dataroot_rain"]
+        samples = many(PseudoPairDataset(opt), epochs=5)
+        rained = [sample["lq"] - sample["gt"] for sample in samples]
+        assert all(difference.min() >= 0 for difference in rained)
+        assert np.mean([difference.max() > 0.1 for difference in rained]) > 0.8
+        assert not torch.equal(rained[0], rained[len(CLEAN)])
+
+    def test_layers_of_several_banks_are_drawn_equally_often(self, roots, tmp_path):
+        more = write_layers(tmp_path / "more", ["0.png"], 9)
+        colour = write_folder(tmp_path / "colour", ["c.png"], 10)
+        banks = [str(roots / "rain.lmdb"), str(more), str(colour)]
+        samples = many(PseudoPairDataset(options(roots, dataroot_rain=banks)), epochs=100)
+        names, counts = np.unique([sample["lq_path"] for sample in samples], return_counts=True)
+        assert len(names) == 6
+        assert ((counts - 50) ** 2 / 50).sum() < 20.5  # chi-square with 5 degrees of freedom: once in a thousand
+
+    @pytest.mark.parametrize("size", [(1, 1), (2, 30), (9, 7)])
+    def test_small_images_and_layers_are_reflected_to_the_crop(self, roots, tmp_path, size):
+        clean = write_folder(tmp_path / "clean", ["a.png"], 1, size)
+        rain = write_layers(tmp_path / "rain", ["b.png"], 2, size)
+        plain = options(roots, dataroot_gt=str(clean), dataroot_rain=str(rain), gt_size=20, use_hflip=False, **PLAIN)
+        sample = PseudoPairDataset(plain)[0]
+        assert sample["lq"].shape == sample["gt"].shape == (3, 20, 20)
+        if max(size) <= 20:
+            padding = [(0, 20 - length) for length in size]
+            layer = cv2.imread(str(rain / "b.png"), cv2.IMREAD_UNCHANGED)
+            expected = to_tensor(np.pad(layer, padding, mode="reflect")[..., None])
+            torch.testing.assert_close(sample["lq"], (sample["gt"] + expected).clamp(max=1))
+
+
+def same_image(sample):
+    return torch.equal(sample["lq"], sample["gt"])
+
+
+class TestDeterminism:
+    def test_depends_on_seed_epoch_and_draw_only(self, roots):
+        dataset, again = PseudoPairDataset(options(roots)), PseudoPairDataset(options(roots))
+        other = PseudoPairDataset(options(roots, manual_seed=6))
+        np.random.seed(5)  # noqa: NPY002  the global generators must not matter
+        torch.manual_seed(5)
+        assert all(same(dataset[i], again[i]) for i in range(3))
+        assert not any(same(dataset[i], other[i]) for i in range(3))
+        assert same(dataset[2], dataset[SampleIndex(2, epoch=0, draw=2)])
+        assert not same(dataset[2], dataset[SampleIndex(2, epoch=1, draw=2)])
+        assert not same(dataset[2], dataset[SampleIndex(2, epoch=0, draw=5)])
+
+    def test_neither_workers_nor_cache_nor_the_kind_of_store_matter(self, roots):
+        stored = options(roots, rendered=0.3, dataroot_gt=str(roots / "clean.lmdb"), io_backend={"type": "lmdb"})
+        folders = options(roots, rendered=0.3, dataroot_rain=str(roots / "rain"))
+        indices = epoch_indices(3, epoch=2, ratio=4)
+        expected = list(DataLoader(PseudoPairDataset(folders), sampler=indices, batch_size=4))
+        for opt in (stored, {**stored, "cache": True}):
+            for workers in (0, 2):
+                loader = DataLoader(
+                    PseudoPairDataset(opt),
+                    sampler=indices,
+                    batch_size=4,
+                    num_workers=workers,
+                    multiprocessing_context="fork" if workers else None,
+                )
+                assert all(same(one, other) for one, other in zip(loader, expected, strict=True))
+
+    def test_split_into_ranks_does_not_matter(self, roots):
+        dataset = PseudoPairDataset(options(roots))
+        expected = {index.draw: dataset[index] for index in epoch_indices(3, epoch=3, ratio=2)}
+        for rank in (0, 1):
+            for index in epoch_indices(3, epoch=3, ratio=2, world_size=2, rank=rank):
+                assert same(dataset[index], expected.pop(index.draw))
+        assert not expected
+
+    def test_cached_images_are_kept_as_they_are_and_stay_behind(self, roots):
+        cached, plain = PseudoPairDataset(options(roots, cache=True)), PseudoPairDataset(options(roots))
+        for _ in range(2):
+            for i in range(3):
+                sample = cached[i]
+                assert same(sample, plain[i])
+                sample["lq"].zero_()
+                sample["gt"].zero_()
+        assert pickle.loads(pickle.dumps(cached))._cache == {}  # noqa: S301
+
+
+class TestOptions:
+    def test_all_keys_of_the_variation_are_known_and_keep_their_defaults(self, roots):
+        assert set(RainVariation.model_fields) <= set(PseudoPairDataset.OPTION_KEYS)
+        assert PseudoPairDataset(options(roots, layers=None)).variation == RainVariation()
+        assert options(roots).keys() <= set(PseudoPairDataset.OPTION_KEYS)
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"phase": "val"}, r"phase: got 'val', expected 'train'"),
+            ({"gt_size": 0}, r"gt_size: got 0, expected a whole number"),
+            ({"dataroot_gt": None}, r"dataroot_gt: it is missing"),
+            ({"dataroot_rain": None}, r"dataroot_rain: it is missing, expected .*extract_rain_layers.*rendered: 1"),
+            ({"dataroot_rain": []}, r"dataroot_rain: got \[\], expected"),
+            ({"dataroot_rain": 5}, r"dataroot_rain: got 5, expected the path"),
+            ({"dataroot_rain": "nowhere"}, r"dataroot_rain: nowhere: no such folder"),
+            ({"dataroot_rain": "nowhere.lmdb"}, r"dataroot_rain: nowhere\.lmdb: no such folder"),
+            ({"rendered": 1.5}, r"rendered: got 1\.5: input should be less than or equal to 1"),
+            ({"layers": 0}, r"layers: got 0"),
+            ({"gain": [2, 1]}, r"gain must be \[low, high\] .* received \[2\.0, 1\.0\]"),
+            ({"gain": 1.5}, r"gain: got 1\.5"),
+        ],
+    )
+    def test_wrong_ones_are_named(self, roots, changes, message):
+        with pytest.raises(InputError, match=message) as caught:
+            PseudoPairDataset(options(roots, **changes))
+        assert "\n" not in str(caught.value)
+
+    def test_a_broken_layer_is_named_or_skipped(self, roots, tmp_path):
+        rain = write_layers(tmp_path / "rain", RAIN, 4)
+        (rain / "002.png").write_bytes(b"broken")
+        opt = options(roots, dataroot_rain=str(rain))
+        with pytest.raises(InputError, match=r"rain/002\.png: cannot be decoded"):
+            many(PseudoPairDataset(opt))
+        samples = many(PseudoPairDataset({**opt, "on_error": "skip"}))
+        assert {sample["skipped"] for sample in samples} >= {"", str(rain / "002.png")}
+        assert str(rain / "002.png") not in {sample["lq_path"] for sample in samples}
