@@ -13,7 +13,7 @@ from basicsr.archs.srresnet_arch import MSRResNet
 from basicsr.models import build_model
 from basicsr.utils import FileClient, imfrombytes, make_exp_dirs
 from conftest import photograph
-from helpers import make_folders, run, tiny_options, write_options
+from training_helpers import make_folders, run, tiny_options, write_options
 
 from nlcl_plugin.archs import LayerGenerator
 from nlcl_plugin.data import PseudoPairDataset, lmdb_create, read_image
