@@ -1,0 +1,135 @@
+"""Measure the intrinsic dimension of image layers and rain layers: is rain the simpler of the two?
+
+Usage: python tools/intrinsic_dimension.py --image clean FOLDER --difference rain RAINY CLEAN --out DIR
+       python tools/intrinsic_dimension.py --experiment experiments/NAME --rainy FOLDER --out DIR
+       python tools/intrinsic_dimension.py -opt FILE --force_yml path:pretrain_network_g=FILE --rainy FOLDER --out DIR
+
+All of these go together in one table. Writes intrinsic_dimension.json, .md and .png into DIR. Points are patches of an
+image, drawn at random or the non-local neighbours of queries; estimators are Levina and Bickel's (MLE) and TwoNN; their
+bias is measured on cubes of known dimension beside them.
+
+Exit codes: 0 done, 1 a fault of this software, 2 bad usage or input, 3 done but images were skipped (listed),
+5 interrupted.
+"""
+
+import argparse
+import sys
+
+import nlcl_plugin  # noqa: F401  before BasicSR, which it mends
+from nlcl_plugin.engine.dimension_report import as_markdown, write_report
+from nlcl_plugin.engine.dimension_sources import difference_source, folder_source, network_source, networks_of
+from nlcl_plugin.engine.dimension_study import Settings, calibrate, study
+from nlcl_plugin.errors import InputError, escape
+
+_DEFAULT = Settings()
+
+
+def main(argv=None) -> int:
+    arguments = _parser().parse_args(argv)
+    try:
+        return _run(arguments)
+    except InputError as error:
+        print(escape(f"error: {error}"), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written", file=sys.stderr)
+        return 5
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    settings = Settings(
+        patch_sizes=tuple(arguments.patch_size),
+        ks=tuple(arguments.k),
+        num_patches=arguments.num_patches,
+        num_queries=arguments.num_queries,
+        search_size=arguments.search_size,
+        grey=arguments.grey,
+        remove_mean=arguments.remove_mean,
+        flat=arguments.flat,
+        seed=arguments.seed,
+    )
+    sources = _sources(arguments)
+    pictures = (picture for source in sources for picture in source.pictures())
+    layers, skipped = study(pictures, settings, sum(source.total for source in sources))
+    known = calibrate(settings)
+    files = write_report(arguments.out, layers, known, settings, skipped)
+    print(as_markdown(layers, known, settings))
+    print()
+    print(escape("written: " + ", ".join(str(file) for file in files)))
+    if not skipped:
+        return 0
+    print(f"{len(skipped)} skipped:")
+    print("\n".join(escape(f"  {line}") for line in skipped))
+    return 3
+
+
+def _sources(arguments: argparse.Namespace) -> list:
+    networks = arguments.opt is not None or arguments.experiment is not None
+    if networks != (arguments.rainy is not None):
+        raise InputError("--rainy goes with -opt or --experiment: networks need rainy images, and those need networks")
+    if arguments.force_yml and not networks:
+        raise InputError("--force_yml goes with -opt or --experiment; remove it")
+    limit = arguments.limit
+    if limit is not None and limit < 1:
+        raise InputError(f"--limit: received {limit}, expected at least 1")
+    names = [entry[0] for entry in (*arguments.image, *arguments.rain, *arguments.difference)]
+    names += [f"{arguments.label} {layer}".strip() for layer in ("B", "R") if networks]
+    if len(set(names)) < len(names):
+        raise InputError(f"layers must have different names, received {', '.join(names)}; rename one or set --label")
+    sources = []
+    if networks:
+        split = networks_of(arguments.opt, arguments.experiment, arguments.force_yml)
+        sources.append(network_source(split, arguments.rainy, label=arguments.label, limit=limit))
+    sources += [folder_source(name, folder, rain=False, limit=limit) for name, folder in arguments.image]
+    sources += [folder_source(name, folder, rain=True, limit=limit) for name, folder in arguments.rain]
+    sources += [difference_source(*entry, limit=limit) for entry in arguments.difference]
+    if not sources:
+        raise InputError("there is nothing to measure: give --image, --rain, --difference, or networks with --rainy")
+    return sources
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    two = {"nargs": 2, "action": "append", "default": []}
+    add("--image", metavar=("NAME", "FOLDER"), help="images as they are; may be repeated", **two)
+    add("--rain", metavar=("NAME", "FOLDER"), help="rain layers as they are; may be repeated", **two)
+    add(
+        "--difference",
+        nargs=3,
+        action="append",
+        default=[],
+        metavar=("NAME", "RAINY", "CLEAN"),
+        help="rain as rainy less clean images of equal names; may be repeated",
+    )
+    networks = parser.add_mutually_exclusive_group()
+    networks.add_argument("--experiment", metavar="DIR", help="folder of a training: options.yml and models")
+    networks.add_argument("-opt", "--opt", metavar="FILE", help="option file with path.pretrain_network_*")
+    add("--force_yml", nargs="+", default=[], metavar="BLOCK:KEY=VALUE", help="set options of these networks")
+    add("--rainy", metavar="FOLDER", help="rainy images that these networks split into B and R")
+    add("--label", default="", metavar="TEXT", help="put before the names B and R")
+    add("--out", required=True, metavar="DIR", help="folder for the results")
+    sizes = {"type": int, "nargs": "+"}
+    add("--patch-size", default=_DEFAULT.patch_sizes, help="sides of patches (default: %(default)s)", **sizes)
+    add("--k", default=_DEFAULT.ks, help="numbers of neighbours (default: %(default)s)", **sizes)
+    for name, text in (
+        ("num-patches", "random patches an image"),
+        ("num-queries", "queries an image"),
+        ("search-size", "side of the search window"),
+        ("seed", "seed of all draws"),
+    ):
+        add(
+            f"--{name}",
+            type=int,
+            default=getattr(_DEFAULT, name.replace("-", "_")),
+            help=f"{text} (default: %(default)s)",
+        )
+    add("--flat", type=float, default=_DEFAULT.flat, help="deviation up to which a patch is flat (default: 1/255)")
+    add("--limit", type=int, metavar="N", help="the first N images of each folder only")
+    add("--grey", action="store_true", help="mean of the channels instead of RGB")
+    add("--remove-mean", action="store_true", help="subtract from each patch its mean in each channel")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
