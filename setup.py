@@ -34,9 +34,11 @@ setup(
         "safetensors>=0.4",
         "scikit-image>=0.22",  # the demo's photographs are inside its wheel
         "tqdm",
+        "matplotlib",  # plots of tools/intrinsic_dimension.py; MMEngine brings it anyway
     ],
     extras_require={
-        "test": ["pytest", "ruff", "mypy", "types-PyYAML", "types-tqdm"],
+        # scikit-dimension: another implementation of the estimators, to compare with
+        "test": ["pytest", "ruff", "mypy", "types-PyYAML", "types-tqdm", "scikit-dimension"],
     },
     entry_points={"console_scripts": ["basicsr=nlcl_plugin.cli:main"]},
 )

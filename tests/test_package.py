@@ -111,7 +111,10 @@ def test_pure_parts_import_no_framework(folder):
         "nlcl_plugin.losses.relay_loss",
         "nlcl_plugin.metrics.classical_filters",
         "nlcl_plugin.models.schedulers",
+        "nlcl_plugin.ops.intrinsic_dimension",
+        "nlcl_plugin.ops.layer_dimension",
         "nlcl_plugin.ops.patch_search",
+        "nlcl_plugin.ops.patch_sets",
         "nlcl_plugin.ops.sampling",
     ],
 )

@@ -158,6 +158,8 @@ def as_plot(layers: Layers, known: Known, settings: Settings) -> bytes:
     axes = figure.subplots(2, len(sizes), sharey="row", squeeze=False)
     colours = {name: f"C{index % 10}" for index, name in enumerate(layers)}
     for row, choice in enumerate(CHOICES):
+        keyed = [item for layer in layers.values() for item in layer.values.items() if item[0].choice == choice]
+        drawn = [_number(summary(values)["mean"]) for _, values in keyed]
         for column, size in enumerate(sizes):
             axis = axes[row, column]
             for index, (name, layer) in enumerate(layers.items()):
@@ -182,7 +184,8 @@ def as_plot(layers: Layers, known: Known, settings: Settings) -> bytes:
                     color=colours[name],
                 )
             axis.set_xscale("log", base=2)
-            axis.set_yscale("log", base=2)
+            if np.isfinite(drawn).any():  # a logarithmic axis wants something to show
+                axis.set_yscale("log", base=2)
             axis.set_xticks(ks, [str(k) for k in ks])
             axis.yaxis.set_major_formatter("{x:g}")
             axis.grid(alpha=0.3, which="both")

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.ops.intrinsic_dimension import METHODS, mle_dimension, nearest_distances, two_nn_dimension
-from nlcl_plugin.ops.layer_dimensions import FLAT, neighbour_sets
+from nlcl_plugin.ops.layer_dimension import FLAT, neighbour_sets
 from nlcl_plugin.ops.patch_sets import gather_patches, patch_deviation, textured_centres
 
 CHOICES = ("random", "neighbours")

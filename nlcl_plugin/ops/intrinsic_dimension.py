@@ -140,9 +140,9 @@ def two_nn_dimension(distances: Tensor, discard: float = 0.1) -> Tensor:
     near = distances[..., :2]
     # NaN, the ratio of repeats, is sorted behind all others.
     x = (near[..., 1].log() - near[..., 0].log()).clamp(min=0).sort(-1).values
-    count = (~near[..., 0].isnan()).sum(-1)
-    kept = (count * (1 - discard)).long().minimum(count - 1)
-    rank = torch.arange(1, x.shape[-1] + 1, device=x.device)
+    count = (~near[..., 0].isnan()).sum(-1).double()
+    kept = (count * (1 - discard)).floor().minimum(count - 1)
+    rank = torch.arange(1, x.shape[-1] + 1, device=x.device, dtype=torch.float64)
     used = rank <= kept[:, None]
     y = -torch.log1p(-rank / count[:, None].clamp(min=1))
     x, y = x.where(used, 0), y.where(used, 0)

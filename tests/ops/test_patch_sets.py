@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+import torch
+
+from nlcl_plugin.ops.patch_sets import gather_patches, patch_deviation, textured_centres
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def loop_deviation(image, patch_size):
+    """Of one image (C, H, W), patch by patch."""
+    image = image.double().numpy()
+    rows, columns = (size - patch_size + 1 for size in image.shape[1:])
+    found = np.empty((rows, columns))
+    for i in range(rows):
+        for j in range(columns):
+            patch = image[:, i : i + patch_size, j : j + patch_size].reshape(len(image), -1)
+            found[i, j] = np.sqrt(patch.var(1).mean())
+    return found
+
+
+@pytest.mark.parametrize("patch_size", [1, 2, 5, 9])
+@pytest.mark.parametrize("offset", [0, 100])
+def test_deviation_is_that_of_the_loop(patch_size, offset):
+    images = torch.rand(2, 3, 9, 14, generator=seeded()) + offset
+    images[1, :, 2:8, 3:10] = offset + 0.5  # flat within
+    found = patch_deviation(images, patch_size)
+    for image, values in zip(images, found, strict=True):
+        np.testing.assert_allclose(values, loop_deviation(image, patch_size), atol=1e-6)
+
+
+def test_colour_differences_between_channels_are_no_texture():
+    image = torch.tensor([0.1, 0.5, 0.9]).view(1, 3, 1, 1).expand(1, 3, 12, 12)
+    assert patch_deviation(image, 4).max() < 1e-6
+
+
+def test_a_patch_larger_than_the_image_is_refused():
+    with pytest.raises(ValueError, match="8 x 20 pixels is smaller than the patch_size 9"):
+        patch_deviation(torch.rand(1, 3, 8, 20), 9)
+
+
+@pytest.mark.parametrize("patch_size", [4, 5])
+def test_centres_are_different_and_allowed(patch_size):
+    allowed = torch.rand(12, 17, generator=seeded()) < 0.3
+    places = {(i, j) for i, j in allowed.nonzero().tolist()}
+    for num in (5, len(places), len(places) + 10):
+        centres = textured_centres(allowed, num, patch_size, generator=seeded(1)) - patch_size // 2
+        drawn = [tuple(place) for place in centres.tolist()]
+        assert len(drawn) == len(set(drawn)) == min(num, len(places))
+        assert set(drawn) <= places
+    assert textured_centres(torch.zeros(3, 3, dtype=torch.bool), 5, patch_size, generator=None).shape == (0, 2)
+
+
+def test_centres_depend_on_the_generator_alone():
+    allowed = torch.ones(30, 30, dtype=torch.bool)
+    first, second = (textured_centres(allowed, 9, 4, generator=seeded(2)) for _ in range(2))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, textured_centres(allowed, 9, 4, generator=seeded(3)))
+
+
+@pytest.mark.parametrize("patch_size", [1, 4, 5])
+def test_patches_are_slices(patch_size):
+    images = torch.rand(2, 3, 11, 13, generator=seeded())
+    half = patch_size // 2
+    low, high = half, 11 - patch_size + half
+    centres = torch.tensor([[[low, low], [high, low]], [[high, 13 - patch_size + half], [low + 2, low + 1]]])
+    plain = gather_patches(images, centres, patch_size)
+    centred = gather_patches(images, centres, patch_size, remove_mean=True)
+    for b in range(2):
+        for n, (row, column) in enumerate((centres[b] - half).tolist()):
+            patch = images[b, :, row : row + patch_size, column : column + patch_size]
+            assert torch.equal(plain[b, n], patch.flatten())
+            torch.testing.assert_close(centred[b, n], (patch - patch.mean((1, 2), keepdim=True)).flatten())
