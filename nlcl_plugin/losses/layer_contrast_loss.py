@@ -3,7 +3,7 @@
 The symmetric form is the loss of NLCL (Ye et al., CVPR 2022, arXiv 2203.11509): supervised contrastive learning in its
 L_out form (Khosla et al., NeurIPS 2020, arXiv 2004.11362, eq. 2) with the layer as the label. The journal version
 (arXiv 2211.00837) makes it asymmetric, as rain patches have a lower intrinsic dimension than image patches; its formula
-was not available to us, so the asymmetric knobs here (a temperature and a weight per layer) are ours.
+was not available to us, so the asymmetric knobs here (a temperature and a weight per layer, set or measured) are ours.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from nlcl_plugin.losses.contrast_forms import FORMS, anchor_floor, anchor_losses
 from nlcl_plugin.losses.gather import gather_rows
 
-ASYMMETRIES = ("none", "fixed")
+ASYMMETRIES = ("none", "fixed", "auto")
+MOMENTUM = 0.9  # of the running mean that `auto` follows
 
 
 class References(NamedTuple):
@@ -38,8 +39,8 @@ def layer_contrast(
     rain: Tensor,
     *,
     form: str = "out",
-    temperature_image: float = 0.07,
-    temperature_rain: float = 0.07,
+    temperature_image: float | Tensor = 0.07,
+    temperature_rain: float | Tensor = 0.07,
     weight_image: float = 1.0,
     weight_rain: float = 1.0,
     image_negatives: Tensor | None = None,
@@ -86,7 +87,7 @@ def layer_contrast(
 
 
 def reference_contrast(
-    anchors: Tensor, references: References, *, form: str = "single", temperature: float = 0.02
+    anchors: Tensor, references: References, *, form: str = "single", temperature: float | Tensor = 0.02
 ) -> Tensor:
     """Contrast of patches with positives and negatives of their own (ours).
 
@@ -126,8 +127,8 @@ def layer_contrast_floor(
     n_rain: int,
     *,
     form: str = "out",
-    temperature_image: float = 0.07,
-    temperature_rain: float = 0.07,
+    temperature_image: float | Tensor = 0.07,
+    temperature_rain: float | Tensor = 0.07,
     weight_image: float = 1.0,
     weight_rain: float = 1.0,
 ) -> float:
@@ -152,8 +153,8 @@ def layer_contrast_floor(
         >>> round(layer_contrast_floor(8, 128), 2)
         4.67
     """
-    image = anchor_floor(n_image - 1, n_rain, temperature_image, form)
-    rain = anchor_floor(n_rain - 1, n_image, temperature_rain, form)
+    image = anchor_floor(n_image - 1, n_rain, float(temperature_image), form)
+    rain = anchor_floor(n_rain - 1, n_image, float(temperature_rain), form)
     return (weight_image * n_image * image + weight_rain * n_rain * rain) / (n_image + n_rain)
 
 
@@ -164,7 +165,9 @@ class AsymmetricNLCLLoss(nn.Module):
         loss_weight: Weight of the loss.
         form: `out` (SupCon's L_out, the CVPR loss), `in`, `decoupled` or `single`; see `anchor_losses`.
         asymmetry: `none`: both layers alike, exactly the CVPR loss. `fixed` (ours): the per-layer temperatures and
-            weights below are used.
+            weights below are used. `auto` (ours): the temperatures follow the layers' intrinsic dimensions, which
+            `observe` is told: image over rain is d_image / d_rain, their geometric mean is `temperature`. So the layer
+            of lower dimension is pulled tighter; until something is observed both are alike.
         temperature: Temperature of both layers, or of those without their own.
         temperature_image: Temperature of the image anchors, with `asymmetry="fixed"`.
         temperature_rain: Temperature of the rain anchors, with `asymmetry="fixed"`.
@@ -185,6 +188,8 @@ class AsymmetricNLCLLoss(nn.Module):
         (0.4159, 0.4159)
     """
 
+    log_dimension_ratio: Tensor  # of `auto`
+
     def __init__(
         self,
         loss_weight: float = 1.0,
@@ -203,8 +208,10 @@ class AsymmetricNLCLLoss(nn.Module):
         if asymmetry not in ASYMMETRIES:
             raise ValueError(f"asymmetry must be one of {', '.join(ASYMMETRIES)}, but received {asymmetry!r}")
         per_layer = (temperature_image, temperature_rain, weight_image, weight_rain)
-        if asymmetry == "none" and per_layer != (None, None, 1.0, 1.0):
-            raise ValueError("per-layer temperatures and weights need asymmetry: fixed, but received asymmetry: none")
+        if asymmetry != "fixed" and per_layer != (None, None, 1.0, 1.0):
+            raise ValueError(
+                f"per-layer temperatures and weights need asymmetry: fixed, but received asymmetry: {asymmetry}"
+            )
         self.loss_weight = loss_weight
         self.form = form
         self.asymmetry = asymmetry
@@ -220,6 +227,26 @@ class AsymmetricNLCLLoss(nn.Module):
             )
         if min(weight_image, weight_rain) < 0:
             raise ValueError(f"weights must not be negative, but received {weight_image} and {weight_rain}")
+        self.temperature = temperature
+        if asymmetry == "auto":
+            # A buffer, so that it is saved and resumed wherever the loss is; NaN: nothing was observed.
+            self.register_buffer("log_dimension_ratio", torch.tensor(math.nan))
+
+    def observe(self, log_dimension_ratio: float) -> None:
+        """Take in a measurement of the layers' dimensions; needs `asymmetry="auto"`.
+
+        Args:
+            log_dimension_ratio: log(d_image / d_rain), as of `ops.dimension_ratio`; a running mean is kept.
+        """
+        old, new = self.log_dimension_ratio, torch.full_like(self.log_dimension_ratio, log_dimension_ratio)
+        self.log_dimension_ratio = torch.where(old.isnan(), new, MOMENTUM * old + (1 - MOMENTUM) * new)
+
+    def temperatures(self) -> tuple[float | Tensor, float | Tensor]:
+        """Temperatures of image and rain anchors at present; tensors with `asymmetry="auto"`."""
+        if self.asymmetry != "auto":
+            return self.temperature_image, self.temperature_rain
+        root = (self.log_dimension_ratio.nan_to_num() / 2).exp()
+        return self.temperature * root, self.temperature / root
 
     def forward(
         self,
@@ -268,9 +295,10 @@ class AsymmetricNLCLLoss(nn.Module):
         rain_references: Sequence[References],
     ) -> Tensor:
         values = []
+        temperature_image, temperature_rain = self.temperatures()
         for embeddings, references, temperature, weight in (
-            (image_embeddings, image_references, self.temperature_image, self.weight_image),
-            (rain_embeddings, rain_references, self.temperature_rain, self.weight_rain),
+            (image_embeddings, image_references, temperature_image, self.weight_image),
+            (rain_embeddings, rain_references, temperature_rain, self.weight_rain),
         ):
             for anchors, reference in zip(embeddings, references, strict=True):
                 value = reference_contrast(anchors, reference, form=self.form, temperature=temperature)
@@ -278,10 +306,11 @@ class AsymmetricNLCLLoss(nn.Module):
         return self.loss_weight * torch.stack(values).mean()
 
     def _knobs(self) -> dict[str, Any]:
+        temperature_image, temperature_rain = self.temperatures()
         return {
             "form": self.form,
-            "temperature_image": self.temperature_image,
-            "temperature_rain": self.temperature_rain,
+            "temperature_image": temperature_image,
+            "temperature_rain": temperature_rain,
             "weight_image": self.weight_image,
             "weight_rain": self.weight_rain,
         }

@@ -56,6 +56,12 @@ class MixedOptions(Block):
         None, description="Optimizer of the heads and network_e; train.optim_g's options by default."
     )
 
+    @model_validator(mode="after")
+    def _check(self) -> MixedOptions:
+        if self.layer_opt.build_options().get("asymmetry") == "auto":
+            raise ValueError("layer_opt: asymmetry: auto needs dimensions, which are not measured here; use fixed")
+        return self
+
     def weight_at(self, current_iter: int) -> float:
         """Weight at an iteration (counted from 1)."""
         return self.loss_weight * (min(1.0, current_iter / self.ramp_iter) if self.ramp_iter else 1.0)

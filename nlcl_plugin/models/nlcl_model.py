@@ -220,6 +220,7 @@ class NLCLModel(ValidationMixin, BaseModel):
             "mean_rain": self.iteration.mean_rain,
             "skipped_steps": self.iteration.skipped_steps,
             "faulty_in_a_row": self.iteration.faulty_in_a_row,
+            "losses": {name: loss.state_dict() for name, loss in self.iteration.followers().items()},
             "scaler": self.stepper.scaler.state_dict(),
         }
         self.save_training_state(epoch, current_iter)
@@ -231,6 +232,9 @@ class NLCLModel(ValidationMixin, BaseModel):
         self.iteration.mean_rain = own.get("mean_rain")
         self.iteration.skipped_steps = own.get("skipped_steps", 0)
         self.iteration.faulty_in_a_row = own.get("faulty_in_a_row", 0)
+        for name, loss in self.iteration.followers().items():
+            if name in own.get("losses", {}):
+                loss.load_state_dict(own["losses"][name])
         if own.get("scaler"):
             self.stepper.scaler.load_state_dict(own["scaler"])
         self.current_iter = resume_state["iter"]

@@ -141,6 +141,12 @@ class UnpairedOptions(Block):
         None, description="Layer contrast on clip(C + sg(R)), where both layers are known (ours)."
     )
     restorer_opt: RestorerOptions | None = Field(None, description="Stage 2: a restorer on pseudo-pairs.")
+    dimension_freq: int = Field(
+        0,
+        ge=0,
+        description="Iterations from one measurement of both layers' intrinsic dimensions to the next, for the log and "
+        "for asymmetry: auto; 0 for none.",
+    )
     min_mean_rain: float = Field(
         0.001, ge=0, le=1, description="Training stops when the running mean of |R| stays below this; 0 never stops."
     )
@@ -153,6 +159,10 @@ class UnpairedOptions(Block):
             raise ValueError("no loss is given: add at least gan_opt")
         if self.layer_opt is not None and self.gan_opt is None:
             raise ValueError("layer_opt takes its features from net_d, which only gan_opt trains: add gan_opt")
+        restorer = self.restorer_opt.composite_opt if self.restorer_opt else None
+        contrasts = (self.layer_opt, self.composite_opt, restorer)
+        if not self.dimension_freq and any(c and c.build_options().get("asymmetry") == "auto" for c in contrasts):
+            raise ValueError("asymmetry: auto follows measured dimensions: add dimension_freq, such as 25")
         return self
 
     def restores(self, current_iter: int) -> bool:

@@ -137,6 +137,12 @@ class UnpairedIteration:
         """The network to infer with: its moving average if there is one."""
         return self.averages[label] if label in self.averages else bare(self.nets[label])
 
+    def followers(self) -> dict[str, Any]:
+        """Losses whose temperatures follow the layers' dimensions, by name; they have a state."""
+        losses = {"layer": self.losses.cri_layer, "composite": self.losses.cri_composite}
+        losses["restorer_composite"] = self.cri_composite
+        return {name: loss for name, loss in losses.items() if getattr(loss, "asymmetry", None) == "auto"}
+
     def __call__(
         self,
         rainy: Tensor,
@@ -191,6 +197,9 @@ class UnpairedIteration:
                 update_average(self.averages[label], bare(self.nets[label]), decay=self.options.ema_decay, age=age)
         if not restoring:
             self._watch_rain(values["mean_rain"], current_iter)
+            if "log_dim_ratio" in values:
+                for loss in self.followers().values():
+                    loss.observe(values["log_dim_ratio"])
         log = OrderedDict((name, values[name]) for name in sums)
         if stepper.clips:
             finite = (name for name in norms if math.isfinite(values[name]))

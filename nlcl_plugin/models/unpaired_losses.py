@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from nlcl_plugin.data.batch_random import BatchRandom
 from nlcl_plugin.losses import lay_rain
 from nlcl_plugin.models.composite_contrast import compare_composites
+from nlcl_plugin.models.dimensions import measure_dimensions
 from nlcl_plugin.models.layer_embeddings import LayerEmbeddings, image_places, layer_places
 from nlcl_plugin.models.nlcl_options import LossOptions, UnpairedOptions
 
@@ -125,6 +126,8 @@ class UnpairedLosses:
             if t.composite_opt is not None:
                 patches = compare_composites(derained, composite, clean, t.composite_opt.sampling, random)
                 add("l_composite", t.composite_opt, self.cri_composite(*patches))
+        if t.dimension_freq and current_iter % t.dimension_freq == 0:
+            losses.update(measure_dimensions(image.detach(), rain.detach(), random))
         return total, losses, Layers(image.detach(), rain.detach())
 
     def discriminator(self, image: Tensor, clean: Tensor) -> Tensor:

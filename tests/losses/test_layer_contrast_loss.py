@@ -133,7 +133,8 @@ def test_compiled_loss_equals_eager():
     ("arguments", "match"),
     [
         ({"form": "inn"}, "form must be one of out, in, decoupled, single"),
-        ({"asymmetry": "auto?"}, "asymmetry must be one of none, fixed"),
+        ({"asymmetry": "auto?"}, "asymmetry must be one of none, fixed, auto"),
+        ({"asymmetry": "auto", "weight_rain": 2.0}, "need asymmetry: fixed, but received asymmetry: auto"),
         ({"temperature": 0}, "temperatures must be positive, but received 0"),
         ({"asymmetry": "fixed", "weight_rain": -1}, "weights must not be negative"),
         ({"temperature_rain": 0.1}, "need asymmetry: fixed"),
@@ -191,3 +192,21 @@ def test_gathering_changes_nothing_for_one_image():
     image, rain = embeddings(1, 4, 6), embeddings(1, 5, 6, seed=1)
     alone = AsymmetricNLCLLoss()([image], [rain])
     torch.testing.assert_close(AsymmetricNLCLLoss(gather_negatives=True)([image], [rain]), alone)
+
+
+def test_automatic_asymmetry_follows_the_running_mean_of_what_it_observes():
+    image, rain = [embeddings(2, 4, 5)], [embeddings(2, 7, 5, seed=1)]
+    loss = AsymmetricNLCLLoss(asymmetry="auto", temperature=0.1)
+    torch.testing.assert_close(loss(image, rain), AsymmetricNLCLLoss(temperature=0.1)(image, rain), rtol=1e-6, atol=0)
+    loss.observe(math.log(4.0))
+    fixed = AsymmetricNLCLLoss(asymmetry="fixed", temperature_image=0.2, temperature_rain=0.05)
+    torch.testing.assert_close(loss(image, rain), fixed(image, rain), rtol=1e-6, atol=0)
+    assert loss.floor(image, rain) == pytest.approx(fixed.floor(image, rain))
+    loss.observe(0.0)
+    image_now, rain_now = loss.temperatures()
+    assert (image_now / rain_now).item() == pytest.approx(4**0.9)
+    assert (image_now * rain_now).item() == pytest.approx(0.01)
+    resumed = AsymmetricNLCLLoss(asymmetry="auto", temperature=0.1)
+    resumed.load_state_dict(loss.state_dict())
+    assert resumed(image, rain) == loss(image, rain)
+    assert not AsymmetricNLCLLoss().state_dict()

@@ -43,6 +43,10 @@ CASES = {
     "relay": ("residual", {**OFF, "relay_opt": {"type": "RelayLoss"}}),
     "composite": ("residual", {**OFF, **COMPOSITE}),
     "consistency": ("two_branch", {**OFF, "consistency_opt": {"type": "MSELoss"}}),
+    "layer, measured": (
+        "residual",
+        {**OFF, **LAYER, "layer_opt": {**LAYER["layer_opt"], "asymmetry": "auto"}, "dimension_freq": 1},
+    ),
     "all, residual": ("residual", {}),
     "all, two_branch": ("two_branch", {}),
     "all, clipped": ("two_branch", {"grad_clip": 0.01}),
