@@ -1,7 +1,8 @@
 """Intrinsic dimension of the image layer and the rain layer, from sets of non-local neighbours; cheap enough to log.
 
-The measure on which the asymmetry of NLCL rests (Chang et al., IEEE TPAMI 2024, arXiv 2211.00837, whose abstract says
-that similar patches of the image vary more than those of the rain). How it is measured here is ours.
+The measure on which the asymmetry of NLCL rests (Chang et al., IEEE TPAMI 2024, arXiv 2211.00837): image patches that are
+alike are said to have a higher intrinsic dimension than rain patches. How it is measured here is ours, and
+docs/intrinsic_dimension.md has what came out.
 """
 
 from __future__ import annotations
