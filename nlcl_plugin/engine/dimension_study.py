@@ -207,7 +207,7 @@ def _set_estimates(sets: Tensor, k: int) -> Iterator[tuple[str, float, int]]:
     distances = nearest_distances(sets, k // 4)
     for method in METHODS:
         values = mle_dimension(distances, k // 4) if method == "mle" else two_nn_dimension(distances)
-        yield method, 1 / (1 / values).nanmean().item(), int(values.isnan().sum())
+        yield method, (1 / (1 / values).nanmean()).item(), int(values.isnan().sum())
 
 
 def calibrate(settings: Settings) -> dict[Key, dict[int, float]]:

@@ -1,7 +1,7 @@
 """Intrinsic dimension of the image layer and the rain layer, from sets of non-local neighbours; cheap enough to log.
 
-The measure on which the asymmetry of NLCL rests (Chang et al., IEEE TPAMI 2024, arXiv 2211.00837): image patches that are
-alike are said to have a higher intrinsic dimension than rain patches. How it is measured here is ours, and
+The measure on which the asymmetry of NLCL rests (Chang et al., IEEE TPAMI 2024, arXiv 2211.00837): image patches that
+are alike are said to have a higher intrinsic dimension than rain patches. How it is measured here is ours, and
 docs/intrinsic_dimension.md has what came out.
 """
 
@@ -80,7 +80,7 @@ def layer_dimensions(
             if len(queries):
                 sets = neighbour_sets(image, queries, patch_size=patch_size, search_size=search_size, k=k)
                 inverses.append(1 / mle_dimension(nearest_distances(sets, k // 4), k // 4))
-        found.append(1 / torch.cat(inverses).nanmean().item() if inverses else math.nan)
+        found.append((1 / torch.cat(inverses).nanmean()).item() if inverses else math.nan)
     return found[0], found[1]
 
 

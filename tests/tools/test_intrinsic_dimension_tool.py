@@ -202,6 +202,13 @@ def test_spread_is_over_images_that_have_an_estimate():
     assert summary([2.0])["sd"] is None
 
 
+def test_sets_whose_points_are_at_one_distance_are_infinite_and_no_fault():
+    from nlcl_plugin.engine.dimension_study import _set_estimates
+
+    found = list(_set_estimates(torch.eye(16).expand(2, 16, 16), 16))
+    assert found == [("mle", float("inf"), 0), ("two_nn", float("inf"), 0)]
+
+
 def test_the_bias_is_that_of_the_estimators():
     from nlcl_plugin.engine.dimension_study import calibrate
     from nlcl_plugin.ops import intrinsic_dimension
