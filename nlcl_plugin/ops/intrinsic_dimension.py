@@ -121,8 +121,7 @@ def mle_dimension(distances: Tensor, k: int | tuple[int, int]) -> Tensor:
     logs = distances[..., :high].log()
     ranks = torch.arange(low - 1, high, device=logs.device)  # of T_k, counted from 0: also the number of T_j below it
     below = logs.cumsum(-1)[..., low - 2 : high - 1] / ranks
-    # Rounding may bring equal distances out of order by a hair.
-    inverse = (logs[..., low - 1 :] - below).clamp(min=0).nanmean(1)
+    inverse = _rounded(logs[..., low - 1 :] - below).nanmean(1)
     short = torch.isinf(logs).any(-1).any(-1)
     return (1 / inverse).mean(-1).masked_fill(short, math.nan)
 
@@ -139,7 +138,7 @@ def two_nn_dimension(distances: Tensor, discard: float = 0.1) -> Tensor:
     """
     near = distances[..., :2]
     # NaN, the ratio of repeats, is sorted behind all others.
-    x = (near[..., 1].log() - near[..., 0].log()).clamp(min=0).sort(-1).values
+    x = _rounded(near[..., 1].log() - near[..., 0].log()).sort(-1).values
     count = (~near[..., 0].isnan()).sum(-1).double()
     kept = (count * (1 - discard)).floor().minimum(count - 1)
     rank = torch.arange(1, x.shape[-1] + 1, device=x.device, dtype=torch.float64)
@@ -149,6 +148,11 @@ def two_nn_dimension(distances: Tensor, discard: float = 0.1) -> Tensor:
     level = (x * x).sum(-1)
     slope = torch.where(level > 0, (x * y).sum(-1) / level, math.inf)
     return slope.masked_fill((count < 3) | (kept < 1), math.nan)
+
+
+def _rounded(difference: Tensor) -> Tensor:
+    """Differences of logarithms, at least 0, where what is left of equal distances by rounding is 0 too."""
+    return difference.masked_fill(difference < 1e-12, 0.0)
 
 
 def _distances(points: Tensor) -> Tensor:

@@ -207,7 +207,8 @@ def test_as_many_distinct_points_as_needed_suffice():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_neighbours_at_one_distance_are_infinitely_many_dimensions(method):
-    assert intrinsic_dimension(torch.eye(30), method=method).item() == math.inf
+    for num in (16, 17, 30):
+        assert intrinsic_dimension(torch.eye(num), method=method, k=9).item() == math.inf
 
 
 @pytest.mark.parametrize(
