@@ -16,6 +16,7 @@ from pydantic import BaseModel as OptionsModel
 from torch import Tensor, nn
 
 from nlcl_plugin.errors import InputError
+from nlcl_plugin.models.initial_weights import own_random_stream
 from nlcl_plugin.models.layer_embeddings import LayerEmbeddings
 from nlcl_plugin.models.nlcl_options import OptimizerOptions, TrainOptions
 from nlcl_plugin.models.optimization import build_optimizer, build_scheduler
@@ -85,7 +86,8 @@ class NLCLModel(ValidationMixin, BaseModel):
             options = deepcopy(self.opt[key])
             if label == "p":
                 options["in_channels"] = LayerEmbeddings.in_channels(self.train_opt, nets)
-            net = build_network(options)
+            with own_random_stream(self.opt.get("manual_seed") or 0, label):
+                net = build_network(options)
             if self.is_train:
                 self._speed_up(net)
             net = self.model_to_device(net)

@@ -5,6 +5,7 @@ import torch
 from model_helpers import ADAM, RESTORER, batch, build, options, step
 
 from nlcl_plugin.errors import InputError, TrainingStoppedError
+from nlcl_plugin.models.initial_weights import own_random_stream
 
 
 @pytest.mark.parametrize("decomposition", ["residual", "two_branch"])
@@ -240,3 +241,19 @@ def test_consistency_in_the_residual_form_and_wrong_taps_are_refused(tmp_path):
     opt["train"]["layer_opt"]["sampling"]["taps"] = [0, 99]
     with pytest.raises(InputError, match=r"train.layer_opt.sampling.taps: discriminator taps must lie in \[0, 8\]"):
         build(opt)
+
+
+def test_initial_weights_depend_on_the_seed_and_the_network_alone(tmp_path):
+    def weights(seed, **changes):
+        torch.manual_seed(len(changes))
+        return build({**options(tmp_path, **changes, **RESTORER), "manual_seed": seed}).net_s.state_dict()
+
+    first, other_losses, other_seed = weights(1), weights(1, layer_opt=None, location_opt=None), weights(2)
+    assert all(torch.equal(first[key], other_losses[key]) for key in first)
+    assert not torch.equal(first["head.weight"], other_seed["head.weight"])
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    with own_random_stream(1, "g"):
+        torch.rand(7)
+    assert torch.equal(torch.rand(3), expected)
