@@ -146,7 +146,7 @@ class NLCLMixin:
         self.optimizer_p.zero_grad(set_to_none=True)
         addition = _Addition(self, current_iter)
         weighted = self.nlcl_opt.weight_at(current_iter) > 0
-        handle = self.net_g.register_forward_hook(addition) if weighted else None
+        handle = self.net_g.register_forward_hook(addition, with_kwargs=True) if weighted else None
         try:
             super().optimize_parameters(current_iter)  # type: ignore[misc]
         finally:
@@ -179,8 +179,11 @@ class NLCLMixin:
         # The sampler deals the draws of a batch out to the processes in turn.
         rows = [rank + processes * place for place in range(batch)]
         random = BatchRandom(self.opt.get("manual_seed") or 0, current_iter, rows, batch * processes)
-        leaf = output.detach().requires_grad_()
-        with self.contrast.still():
+        # In full precision whatever the model's: in fp16 gradients this small are 0 without a scaler, which the heads
+        # have not.
+        leaf = output.detach().to(torch.promote_types(output.dtype, torch.float32)).requires_grad_()
+        inputs = inputs.to(leaf.dtype)
+        with torch.autocast(leaf.device.type, enabled=False), self.contrast.still():
             total, losses = self.contrast(self.net_p, leaf, inputs, random)
             (self.nlcl_opt.weight_at(current_iter) * total).backward()
         assert leaf.grad is not None
@@ -218,22 +221,25 @@ class _Addition:
         self.computed = self.reached = False
         self.losses: OrderedDict[str, Tensor] = OrderedDict()
 
-    def __call__(self, _net: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    def __call__(self, _net: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if self.computed or not torch.is_grad_enabled():
             return
         self.computed = True  # first, as features of net_g need passes of it
-        if not isinstance(output, Tensor) or not args:
+        inputs = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
+        if not isinstance(output, Tensor) or inputs is None:
+            took = ", ".join(type(value).__name__ for value in (*args, *kwargs.values()))
             raise InputError(
-                f"train.nlcl_opt: net_g must take and put out an image, but puts out {type(output).__name__}"
+                f"train.nlcl_opt: net_g must take and put out images (B, C, H, W), but takes {took} and puts out "
+                f"{type(output).__name__}"
             )
         if not output.requires_grad:
             return
-        gradient, self.losses = self.model.nlcl_gradient(output, args[0], self.current_iter)
+        gradient, self.losses = self.model.nlcl_gradient(output, inputs, self.current_iter)
 
         def add(own: Tensor) -> Tensor | None:
             if self.reached:  # a second backward pass through the same output
                 return None
             self.reached = True
-            return own + self.model.nlcl_loss_scale() * gradient
+            return own + (self.model.nlcl_loss_scale() * gradient).to(own.dtype)
 
         output.register_hook(add)

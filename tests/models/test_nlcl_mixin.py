@@ -264,6 +264,45 @@ def test_two_lines_give_the_losses_to_a_model_of_ones_own(tmp_path, own_model):
             torch.testing.assert_close(own[name].grad, value.grad, rtol=1e-4, atol=1e-7, msg=f"{net}.{name}")
 
 
+class HalfModel(SRModel):
+    """Runs net_g in half precision with a scaler of its own, gives it its images by name, and weighs its loss 0."""
+
+    half = True
+
+    def optimize_parameters(self, current_iter):
+        self.scaler = torch.amp.GradScaler("cpu", enabled=self.half)
+        self.optimizer_g.zero_grad()
+        with torch.autocast("cpu", dtype=torch.float16, enabled=self.half):
+            self.output = self.net_g(x=self.lq)
+        self.scaler.scale(0 * self.output.sum()).backward()
+        self.scaler.unscale_(self.optimizer_g)
+        self.log_dict = {}
+
+
+@pytest.fixture
+def half_model():
+    @MODEL_REGISTRY.register()
+    class NLCLHalfModel(NLCLMixin, HalfModel): ...
+
+    yield NLCLHalfModel
+    del MODEL_REGISTRY._obj_map["NLCLHalfModel"]
+
+
+def test_small_gradients_are_not_lost_in_a_model_of_half_precision(tmp_path, half_model):
+    opt = options(tmp_path, features=ENCODER, loss_weight=1e-6)
+    opt["model_type"] = half_model.__name__
+    opt["network_g"] = {"type": "ResidualUNet", "num_feat": 4, "num_block": 1}
+    found = []
+    for half_model.half in (False, True):
+        model = build(opt)
+        step(model, 1)
+        nets = (model.net_g, model.net_p, model.net_e)
+        found.append([torch.cat([p.grad.flatten() for p in net.parameters()]) for net in nets])
+    for full, half in zip(*found, strict=True):
+        assert torch.cosine_similarity(full, half, dim=0) > 0.98
+        assert float(half.norm()) == pytest.approx(float(full.norm()), rel=0.05)
+
+
 # saving and resuming --------------------------------------------------------------------------------------------------
 def resumed(opt, tmp_path, iteration):
     for key in ("g", "d", "p", "e"):
