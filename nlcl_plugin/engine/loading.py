@@ -26,14 +26,13 @@ def explained(dataset: Any) -> Iterator[None]:
         dataset: A dataset; if it has BasicSR's `paths`, these are tried.
 
     Raises:
-        InputError: If the dataset raised one (also in a loader worker), or a file turns out to be unreadable.
+        InputError: If the dataset raised one or a ValueError (also in a loader worker), or a file turns out to be
+            unreadable.
     """
     try:
         yield
     except InputError as error:
-        # A loader worker's error arrives with its traceback as text, the message in the last line.
-        last = str(error).strip().splitlines()[-1]
-        raise InputError(last.removeprefix(f"{InputError.__module__}.{InputError.__name__}: ")) from error
+        raise InputError(_told(error, f"{InputError.__module__}.{InputError.__name__}: ")) from error
     except Exception as error:
         end = time.monotonic() + LIMIT
         for path in _files(dataset):
@@ -41,7 +40,14 @@ def explained(dataset: Any) -> Iterator[None]:
                 break
             if os.path.isfile(path) and cv2.imread(path) is None:
                 raise InputError(f"{path}: not a readable image; repair it or take it out of the folder") from error
+        if dataset is not None and isinstance(error, ValueError):  # BasicSR's, of images that don't fit each other
+            raise InputError(f"{type(dataset).__name__}: {_told(error, 'ValueError: ')}") from error
         raise
+
+
+def _told(error: Exception, prefix: str) -> str:
+    """The message; a loader worker's error arrives with its traceback as text, the message in the last line."""
+    return str(error).strip().splitlines()[-1].removeprefix(prefix)
 
 
 def _files(dataset: Any) -> Iterator[str]:

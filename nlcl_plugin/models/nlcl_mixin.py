@@ -80,6 +80,7 @@ class NLCLMixin:
         self.contrast = AddedContrast(self.nlcl_opt, self.net_e if encoder else self._judge(), self.device)
         side = self.opt.get("datasets", {}).get("train", {}).get("gt_size", 128)
         noise = torch.rand(2, 1, 3, side, side, device=self.device)
+        self._check_scale(noise[0])
         channels = self.contrast.channels(noise[0])
         if self.nlcl_opt.location_opt:
             channels = channels * 2
@@ -89,6 +90,20 @@ class NLCLMixin:
                 self.contrast(self.net_p, noise[0], noise[1], BatchRandom(0, 0, [0], 1))
         except ValueError as error:
             raise InputError(f"train.nlcl_opt with crops of {side} pixels: {error}") from error
+
+    def _check_scale(self, clean: Tensor) -> None:
+        """Tell a generator of another scale than the option's, which the step would not say in these words."""
+        net = self.get_bare_model(self.net_g)  # type: ignore[attr-defined]
+        scale = int(self.opt.get("scale", 1))
+        rainy = clean[..., : clean.shape[-2] // scale, : clean.shape[-1] // scale]
+        with torch.no_grad(), ModuleFeatures(net, (), "").still():
+            try:
+                output = net(rainy)
+            except Exception:  # it takes something else than an image, in a model of someone's own
+                return
+        found = output.shape[-1] / rainy.shape[-1] if isinstance(output, Tensor) and output.dim() == 4 else scale
+        if found != scale:
+            raise InputError(f"scale: is {scale}, but network_g enlarges by {found:g}; change one (network_g.upscale)")
 
     def _judge(self) -> ModuleFeatures:
         """Features of the network that `features.source` names."""

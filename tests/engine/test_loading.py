@@ -4,7 +4,9 @@ import itertools
 
 import cv2
 import pytest
+from basicsr.data.paired_image_dataset import PairedImageDataset
 from conftest import photograph
+from torch.utils.data import DataLoader
 
 from nlcl_plugin.engine import loading
 from nlcl_plugin.errors import InputError
@@ -29,3 +31,19 @@ def test_a_fault_of_no_file_is_told_soon_however_many_files_there_are(tmp_path, 
     endless = Dataset(itertools.repeat(str(tmp_path / "good.png")))
     with pytest.raises(RuntimeError, match="out of memory"), loading.explained(endless):
         raise RuntimeError("out of memory")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_pairs_that_do_not_fit_each_other_are_told_in_one_line(tmp_path, workers):
+    for folder in ("lq", "gt"):
+        (tmp_path / folder).mkdir()
+        cv2.imwrite(str(tmp_path / folder / "a.png"), photograph(16, 24))
+    options = {
+        **{"io_backend": {"type": "disk"}, "dataroot_lq": str(tmp_path / "lq"), "dataroot_gt": str(tmp_path / "gt")},
+        **{"phase": "train", "scale": 2, "gt_size": 8, "use_hflip": False, "use_rot": False},
+    }
+    dataset = PairedImageDataset(options)
+    message = r"PairedImageDataset: .*GT \(16, 24\) is not 2x "
+    with pytest.raises(InputError, match=message) as caught, loading.explained(dataset):
+        next(iter(DataLoader(dataset, num_workers=workers)))
+    assert "\n" not in str(caught.value)
