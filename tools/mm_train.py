@@ -17,8 +17,13 @@ import os
 import sys
 import warnings
 from pathlib import Path
+from pickle import UnpicklingError
 
 from nlcl_plugin.errors import InputError, TrainingStoppedError
+
+# What MMEngine raises before the training begins, when it builds things one by one and finds no name, argument or file.
+FAULTS_OF_CONFIGS = (TypeError, ValueError, KeyError, AttributeError, AssertionError, OSError, RuntimeError,
+                     UnpicklingError)  # fmt: skip
 
 
 def main(argv=None) -> int:
@@ -45,23 +50,31 @@ def _train(arguments: argparse.Namespace) -> int:
     prepare_processes(cfg)
     # The restorer's schedule counts from the start of the training, its optimizer steps from stage 2.
     warnings.filterwarnings("ignore", message="Detected call of `scheduler.step")
+    stop = StopOnSignalHook()
     try:
         runner = Runner.from_cfg(cfg)
-    except (
-        TypeError,
-        KeyError,
-        AssertionError,
-    ) as error:  # what MMEngine raises on a name or argument that is not there
-        raise InputError(f"{arguments.config}: {error}") from error
-    stop = StopOnSignalHook()
-    runner.register_hook(stop)
-    try:
+        runner.register_hook(stop)
         with explained(None):
             runner.train()
+    except KeyboardInterrupt:
+        if not stop.interrupted:
+            raise
+    except FAULTS_OF_CONFIGS as error:
+        if stop.began or isinstance(error, InputError | TrainingStoppedError):
+            raise
+        raise InputError(f"{arguments.config}: {_reason(error)}") from error
     finally:
-        stop.after_train(runner)
+        stop.after_train()
     part()
     return 5 if stop.interrupted else 0
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnpicklingError):  # torch's own advice is to run whatever code the file holds
+        return ("the checkpoint is torn or no checkpoint of MMEngine; go on from another one by "
+                "--resume --cfg-options load_from=FILE")  # fmt: skip
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"
 
 
 def _config(arguments: argparse.Namespace):

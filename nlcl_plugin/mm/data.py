@@ -1,8 +1,9 @@
-"""Samplers, a dataset of pairs and a transform for MMEngine."""
+"""Samplers, datasets and a transform for MMEngine."""
 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Sized
 from typing import Any
 
@@ -11,11 +12,37 @@ import torch
 from mmengine.dist import get_dist_info
 from torch.utils.data import Dataset, Sampler
 
+from nlcl_plugin.data import pseudo_pair_dataset, unpaired_image_dataset
 from nlcl_plugin.data import sampler as sampling
 from nlcl_plugin.data.image_io import list_images, read_image, to_tensor
 from nlcl_plugin.data.rain_renderer import blend, render_rain
 from nlcl_plugin.data.sampler import SampleIndex
 from nlcl_plugin.errors import InputError
+
+
+class _TellsEpochs:
+    """Warns where the sampler's indices tell no epoch, as those of MMEngine's samplers."""
+
+    _warned = False
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Load a sample."""
+        if self.opt["phase"] == "train" and not isinstance(index, SampleIndex) and not self._warned:  # type: ignore[attr-defined]
+            self._warned = True
+            warnings.warn(
+                f"{type(self).__name__}: every epoch has the same crops, flips and partners, as the sampler tells no "
+                "epoch; use train_dataloader.sampler=dict(type='EpochSampler')",
+                stacklevel=2,
+            )
+        return super().__getitem__(index)  # type: ignore[misc]
+
+
+class UnpairedImageDataset(_TellsEpochs, unpaired_image_dataset.UnpairedImageDataset):
+    """`nlcl_plugin.data.UnpairedImageDataset`, which wants `EpochSampler` for its training."""
+
+
+class PseudoPairDataset(_TellsEpochs, pseudo_pair_dataset.PseudoPairDataset):
+    """`nlcl_plugin.data.PseudoPairDataset`, which wants `EpochSampler` for its training."""
 
 
 class EpochSampler(sampling.EpochSampler):

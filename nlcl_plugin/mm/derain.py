@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.dist import get_dist_info
 from mmengine.logging import MMLogger
@@ -20,7 +21,8 @@ from nlcl_plugin.errors import InputError
 from nlcl_plugin.mm.optim import WrapperStepper
 from nlcl_plugin.models.layer_embeddings import LayerEmbeddings
 from nlcl_plugin.models.nlcl_options import UnpairedOptions
-from nlcl_plugin.models.unpaired_iteration import UnpairedIteration, needed_nets
+from nlcl_plugin.models.padding import run_padded
+from nlcl_plugin.models.unpaired_iteration import UnpairedIteration, bare, needed_nets
 
 # Arguments of NLCLDerain, and attributes, by the labels that the iteration uses.
 NAMES = {"g": "generator", "r": "rain_generator", "d": "discriminator", "p": "heads", "s": "restorer"}
@@ -40,10 +42,25 @@ class UnitRangePreprocessor(BaseDataPreprocessor):
         self.bgr_to_rgb = bgr_to_rgb
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
-        """Convert `lq` and `gt`: batches or lists (of MMEngine's `pseudo_collate`), uint8 or float in [0, 1]."""
-        batch = dict(self.cast_data(data))
+        """Convert `lq` and `gt`: batches or lists (of MMEngine's `pseudo_collate`), uint8 or float in [0, 1].
+
+        Args:
+            data: A batch. Images of lists are tensors (3, H, W) or, as transforms make them, arrays (H, W, 3).
+            training: Whether it is one to learn from; then `lq` and `gt` must be there.
+
+        Raises:
+            InputError: If images are missing or no batch can be made of them.
+        """
+        missing = ({"lq", "gt"} if training else {"lq"}) - set(data)
+        if missing:
+            raise InputError(
+                f"the dataset gives {', '.join(map(str, data))}, but NLCLDerain needs lq (rainy images)"
+                f"{' and gt (clean ones of other scenes)' if training else ''}"
+            )
+        batch = dict(data)
         for key in {"lq", "gt"} & set(batch):
-            images = batch[key] if isinstance(batch[key], Tensor) else torch.stack(list(batch[key]))
+            images = batch[key] if isinstance(batch[key], Tensor) else _stacked(key, batch[key])
+            images = self.cast_data(images)
             images = images.float() / 255 if images.dtype == torch.uint8 else images
             batch[key] = images.flip(1) if self.bgr_to_rgb else images
         return batch
@@ -97,11 +114,14 @@ class NLCLDerain(BaseModel):
             extra = {"in_channels": LayerEmbeddings.in_channels(self.options, nets)} if label == "p" else {}
             nets[label] = MODELS.build({**network, **extra})
             setattr(self, NAMES[label], nets[label])
+        # Networks of windowed attention name their window by this argument.
+        self._multiples = {label: int((config or {}).get("window_size", 1)) for label, config in given.items()}
         averages: dict[str, nn.Module] = {}
         for label in ("g", "r", "s") if self.options.ema_decay > 0 else ():
             if label in nets:
                 averages[label] = copy.deepcopy(nets[label]).eval().requires_grad_(False)
                 setattr(self, f"average_{NAMES[label]}", averages[label])
+        self._tried = False
         self.criteria = nn.ModuleList()  # here, so that they come along to the device
         rank, processes = get_dist_info()
         self.iteration = UnpairedIteration(
@@ -121,6 +141,15 @@ class NLCLDerain(BaseModel):
         self.criteria.append(MODELS.build(options))
         return self.criteria[-1]
 
+    def start_at(self, iteration: int) -> None:
+        """Begin a training: of what is resumed, its iterations count on; of what `load_from` loaded, none.
+
+        Args:
+            iteration: Iterations taken.
+        """
+        if int(self.progress[0]) != iteration:
+            self.progress.copy_(torch.tensor([iteration, math.nan, 0.0]))
+
     def train_step(self, data: dict[str, Any], optim_wrapper: OptimWrapperDict) -> dict[str, float]:
         """Take one optimizer step of the current stage.
 
@@ -132,6 +161,7 @@ class NLCLDerain(BaseModel):
             The losses, their mean over all processes.
 
         Raises:
+            InputError: If images don't fit the networks, or each other.
             TrainingStoppedError: If a loss or gradient is not finite, or the rain layer stays empty.
         """
         if not isinstance(optim_wrapper, OptimWrapperDict):
@@ -142,17 +172,49 @@ class NLCLDerain(BaseModel):
         taken, mean_rain, skipped = self.progress.tolist()
         self.iteration.mean_rain = None if math.isnan(mean_rain) else mean_rain
         self.iteration.skipped_steps = int(skipped)
-        log = self.iteration(
-            batch["lq"],
-            batch["gt"],
-            batch.get("lq_path", []),
-            int(taken) + 1,
-            {OPTIMIZERS[name]: wrapper for name, wrapper in optim_wrapper.items()},
-            WrapperStepper(optim_wrapper, self),
-        )
+        size = "×".join(map(str, batch["lq"].shape[-2:]))
+        try:
+            if not self._tried:
+                self._try(batch["lq"], batch["gt"])
+            log = self.iteration(
+                batch["lq"],
+                batch["gt"],
+                batch.get("lq_path", []),
+                int(taken) + 1,
+                {OPTIMIZERS[name]: wrapper for name, wrapper in optim_wrapper.items()},
+                WrapperStepper(optim_wrapper, self),
+            )
+        except ValueError as error:  # of networks, losses and searches that images are too small for
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"model, with images of {size} pixels: {error}") from error
         mean_rain = math.nan if self.iteration.mean_rain is None else self.iteration.mean_rain
         self.progress.copy_(torch.tensor([taken + 1, mean_rain, self.iteration.skipped_steps]))
         return dict(log) if log is not None else {"skipped_steps": float(self.iteration.skipped_steps)}
+
+    @torch.no_grad()
+    def _try(self, rainy: Tensor, clean: Tensor) -> None:
+        """Find out before the first iteration what would otherwise end stage 2, hours later."""
+        self._tried = True
+        if rainy.shape != clean.shape:
+            raise InputError(
+                f"lq {tuple(rainy.shape)} and gt {tuple(clean.shape)} must have one shape; crop both alike"
+            )
+        if "s" in self.iteration.nets:
+            restorer = bare(self.iteration.nets["s"])
+            restorer.eval()
+            try:
+                output = restorer(rainy)
+            except (RuntimeError, TypeError, ValueError) as error:
+                raise InputError(f"model.restorer: {error}") from error
+            finally:
+                restorer.train()
+            if getattr(output, "shape", None) != rainy.shape:
+                shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+                raise InputError(
+                    f"model.restorer: makes {shape} of images {tuple(rainy.shape)}, but must keep their shape: "
+                    "use scale or upscale 1 and as many channels out as in"
+                )
 
     def forward(self, lq: Tensor, mode: str = "tensor", **data: Any) -> Any:
         """Derain images; `val_step` and `test_step` come here.
@@ -171,7 +233,8 @@ class NLCLDerain(BaseModel):
         if mode not in ("tensor", "predict"):
             raise ValueError(f"mode must be tensor or predict, but received {mode!r}; train_step computes the losses")
         restoring = self.options.restores(int(self.progress[0]))
-        result = self.iteration.steady("s" if restoring else "g")(lq)
+        label = "s" if restoring else "g"
+        result = run_padded(self.iteration.steady(label), lq, self._multiples[label])
         if mode == "tensor":
             return result
         two = "r" in self.iteration.nets and not restoring
@@ -190,6 +253,23 @@ class NLCLDerain(BaseModel):
         for average in self.iteration.averages.values():
             average.eval()
         return self
+
+
+def _stacked(key: str, images: Any) -> Tensor:
+    """A batch (B, 3, H, W) of images."""
+    tensors = [
+        torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        if isinstance(image, np.ndarray) and image.ndim == 3
+        else image
+        for image in images
+    ]
+    shapes = {tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__ for image in tensors}
+    if len(shapes) != 1 or not isinstance(tensors[0], Tensor):
+        raise InputError(
+            f"{key}: expected images of one size, tensors (3, H, W) or arrays (H, W, 3), but received "
+            f"{', '.join(map(str, sorted(shapes, key=str)))}; crop training images in the dataset"
+        )
+    return torch.stack(tensors)
 
 
 def _checked(train_cfg: Mapping[str, Any]) -> UnpairedOptions:

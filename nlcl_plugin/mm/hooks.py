@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from nlcl_plugin.data.image_io import to_uint8
 from nlcl_plugin.engine.agreement import Agreement
+from nlcl_plugin.mm.checkpoints import WholeCheckpointHook
 
 
 class CurrentLossesHook(Hook):
@@ -65,19 +66,23 @@ class LayerStripHook(Hook):
 class StopOnSignalHook(Hook):
     """The first SIGINT or SIGTERM asks training to finish the step, save and end; a second one ends at once.
 
+    A loop that counts epochs is left by a KeyboardInterrupt, and begins its epoch anew when it is resumed.
+
     Attributes:
+        began: Whether training has begun.
         interrupted: Whether training was ended.
     """
 
     priority = "LOWEST"  # after the step's logs, schedules and regular checkpoint
 
     def __init__(self) -> None:
-        self.interrupted = False
+        self.began = self.interrupted = False
         self._requested = False
         self._before: dict[int, Any] = {}
 
     def before_train(self, runner: Runner) -> None:
         """Listen."""
+        self.began = True
         self._agreement = Agreement()
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._request)
@@ -87,18 +92,25 @@ class StopOnSignalHook(Hook):
         if not self._agreement.any(self._requested) or runner.iter + 1 == runner.max_iters:
             return
         self.interrupted = True
+        self._checkpoints(runner).save(runner)
         runner.train_loop.stop_training = True
-        step = runner.iter + 1
-        file = f"iter_{step}.pth"
-        runner.save_checkpoint(runner.work_dir, file, meta={"epoch": runner.epoch, "iter": step}, by_epoch=False)
-        if runner.rank == 0:
-            with open(os.path.join(runner.work_dir, "last_checkpoint"), "w", encoding="utf-8") as last:
-                last.write(os.path.join(runner.work_dir, file))
+        if isinstance(runner.train_loop, EpochBasedTrainLoop):
+            raise KeyboardInterrupt(f"saved after iteration {runner.iter + 1}")  # it would go on to the epoch's end
 
-    def after_train(self, runner: Runner) -> None:
+    def after_train(self, runner: Runner | None = None) -> None:
         """Listen no more."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    @staticmethod
+    def _checkpoints(runner: Runner) -> WholeCheckpointHook:
+        """What saves after iterations: the training's own hook, which counts what it keeps, if it is such a one."""
+        for hook in runner.hooks:
+            if isinstance(hook, WholeCheckpointHook) and not hook.by_epoch:
+                return hook
+        hook = WholeCheckpointHook(by_epoch=False)
+        hook.before_train(runner)
+        return hook
 
     def _request(self, number: int, _frame: FrameType | None) -> None:
         self._requested = True

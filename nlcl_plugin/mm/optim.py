@@ -54,6 +54,13 @@ class _OneScale:
         return getattr(self.__dict__["scaler"], name)
 
 
+class _StartingDict(OptimWrapperDict):
+    def initialize_count_status(self, model: nn.Module, cur_iter: int, max_iters: int) -> None:
+        """Tell the model where the training begins; the Runner calls it before the first iteration."""
+        start_at: Any = bare(model).start_at
+        start_at(cur_iter)
+
+
 class NLCLOptimWrapperConstructor:
     """Builds an optimizer wrapper for each of generator (with rain_generator), discriminator, heads and restorer.
 
@@ -101,7 +108,7 @@ class NLCLOptimWrapperConstructor:
             scale = _OneScale(first.loss_scaler)
             for wrapper in wrappers.values():
                 wrapper.loss_scaler = scale
-        return OptimWrapperDict(**wrappers)
+        return _StartingDict(**wrappers)
 
     def _build(self, name: str, parameters: list[Any]) -> OptimWrapper:
         try:

@@ -7,8 +7,7 @@ from typing import Any
 from mmengine import registry as mm
 
 from nlcl_plugin import archs, losses
-from nlcl_plugin.data import PseudoPairDataset, UnpairedImageDataset
-from nlcl_plugin.mm import data, derain, hooks, loops, metrics, optim, restoration_losses
+from nlcl_plugin.mm import checkpoints, data, derain, hooks, loops, metrics, optim, restoration_losses
 
 
 def register_in_mmengine() -> None:
@@ -21,19 +20,26 @@ def register_in_mmengine() -> None:
         (
             mm.MODELS,
             (
-                *(archs.LayerGenerator, archs.PatchDiscriminator, archs.ProjectionHeads, archs.ResidualUNet),
+                *(archs.LayerGenerator, archs.PatchDiscriminator, archs.ProjectionHeads),
+                *(archs.ResidualUNet, archs.SimpleGateUNet, archs.FeatureEncoder),
                 *(losses.AsymmetricNLCLLoss, losses.LocationContrastLoss, losses.RelayLoss),
                 *(restoration_losses.GANLoss, restoration_losses.L1Loss, restoration_losses.MSELoss),
                 restoration_losses.CharbonnierLoss,
                 *(derain.NLCLDerain, derain.UnitRangePreprocessor),
             ),
         ),
-        (mm.DATASETS, (UnpairedImageDataset, PseudoPairDataset, data.PairedImageDataset)),
+        (mm.DATASETS, (data.UnpairedImageDataset, data.PseudoPairDataset, data.PairedImageDataset)),
         (mm.TRANSFORMS, (data.AddRenderedRain,)),
         (mm.DATA_SAMPLERS, (data.EpochSampler, data.EndlessBatchSampler)),
         (mm.LOOPS, (loops.ResumableTrainLoop,)),
         (mm.METRICS, (metrics.PSNR, metrics.SSIM, metrics.NIQE)),
-        (mm.HOOKS, (hooks.CurrentLossesHook, hooks.LayerStripHook, hooks.StopOnSignalHook)),
+        (
+            mm.HOOKS,
+            (
+                *(hooks.CurrentLossesHook, hooks.LayerStripHook, hooks.StopOnSignalHook),
+                checkpoints.WholeCheckpointHook,
+            ),
+        ),
         (mm.OPTIM_WRAPPERS, (optim.Bf16OptimWrapper,)),
         (mm.OPTIM_WRAPPER_CONSTRUCTORS, (optim.NLCLOptimWrapperConstructor,)),
     ):

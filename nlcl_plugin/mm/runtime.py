@@ -45,9 +45,10 @@ def _array_globals() -> list[Any]:
 
 
 def prepare_processes(cfg: Config) -> None:
-    """Make several processes run without a GPU, where MMEngine's launcher and wrapper ask for one; else do nothing.
+    """Make several processes run: `NLCLDerain` in the wrapper it needs, and without a GPU where there is none.
 
-    Joins the process group over gloo before the Runner would, and gives the wrapper no GPU's number.
+    There MMEngine's launcher and wrapper ask for one: joins the process group over gloo before the Runner would, and
+    gives the wrapper no GPU's number.
 
     Args:
         cfg: The config, changed in place; `launcher` says who starts the processes.
@@ -61,11 +62,15 @@ def prepare_processes(cfg: Config) -> None:
         raise InputError(
             "--launcher pytorch: RANK is not set; start with `torchrun --nproc_per_node=N tools/mm_train.py`"
         )
-    if torch.cuda.is_available():
-        return
-    if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("gloo")
-    cfg.setdefault("model_wrapper_cfg", {})["device_ids"] = None
+    wrapper = dict(cfg.get("model_wrapper_cfg") or {})
+    if cfg.get("model", {}).get("type") == "NLCLDerain":
+        wrapper.setdefault("type", "MMSeparateDistributedDataParallel")  # no other runs with several optimizers
+    if not torch.cuda.is_available():
+        wrapper["device_ids"] = None
+        if not torch.distributed.is_initialized():
+            torch.distributed.init_process_group("gloo")
+    if wrapper:
+        cfg.model_wrapper_cfg = wrapper
 
 
 def part() -> None:

@@ -1,6 +1,9 @@
 """The option files of stock models with NLCL, run as they are but for sizes, length and folders; and their faults."""
 
 import json
+import re
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -75,6 +78,20 @@ def test_option_file_trains_with_nlcl_and_goes_on_after_a_stop(repository, tmp_p
     for net, content in latest(tmp_path, name).items():
         changed = [not torch.equal(value, held[net]["params"][key]) for key, value in content["params"].items()]
         assert any(changed), net
+
+
+def test_a_model_class_of_ones_own_trains_as_the_readme_says(repository, tmp_path):
+    make_pairs(tmp_path)
+    mine, _ = re.findall(r"```python\n(.*?)```", (repository / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "mine.py").write_text(mine, encoding="utf-8")
+    options = [*TINY[SWINIR], "model_type=MyNLCLModel", "datasets:val=~", "train:total_iter=1"]
+    done = subprocess.run(
+        [sys.executable, "mine.py", "train", "-opt", repository / "options" / f"{SWINIR}.yml", "--force_yml", *options],
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Model [MyNLCLModel] is created" in done.stderr + done.stdout
+    assert "l_nlcl" in losses(tmp_path, SWINIR)[0]
 
 
 def test_esrgan_option_file_trains_at_scale_two_with_an_encoder(repository, tmp_path):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mm_gradients_job import gradients
@@ -151,6 +152,74 @@ def test_images_of_eight_bits_in_a_list_are_brought_to_the_unit_range():
     found = UnitRangePreprocessor(bgr_to_rgb=True)({"lq": images, "lq_path": ["a", "b"]})
     torch.testing.assert_close(found["lq"], torch.stack(images).flip(1) / 255)
     assert found["lq_path"] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"lq": torch.rand(1, 3, 8, 8)}, r"the dataset gives lq, but NLCLDerain needs lq \(rainy images\) and gt"),
+        ({"lq": [torch.rand(3, 8, 8), torch.rand(3, 8, 9)], "gt": []}, r"lq: .* \(3, 8, 8\), \(3, 8, 9\); crop"),
+        ({"lq": [torch.rand(3, 8, 8)], "gt": ["a.png"]}, "gt: expected images of one size, .* received str"),
+    ],
+)
+def test_batches_that_are_none_are_told(data, message):
+    from nlcl_plugin.mm import UnitRangePreprocessor
+
+    with pytest.raises(InputError, match=message):
+        UnitRangePreprocessor()(data, training=True)
+
+
+def test_arrays_of_transforms_are_images_too():
+    from nlcl_plugin.mm import UnitRangePreprocessor
+
+    images = [np.random.default_rng(seed).integers(256, size=(8, 9, 3), dtype=np.uint8) for seed in (0, 1)]
+    found = UnitRangePreprocessor()({"lq": images})["lq"]
+    torch.testing.assert_close(found, torch.stack([torch.from_numpy(i).permute(2, 0, 1) / 255 for i in images]))
+
+
+class Windows(torch.nn.Module):
+    """A restorer that takes multiples of its window alone, and enlarges."""
+
+    def __init__(self, window_size, upscale=1):
+        super().__init__()
+        self.window_size, self.upscale = window_size, upscale
+        self.weight = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, x):
+        if x.shape[-1] % self.window_size or x.shape[-2] % self.window_size:
+            raise ValueError(f"not a multiple of {self.window_size}")
+        return self.weight * torch.nn.functional.interpolate(x, scale_factor=self.upscale)
+
+
+@pytest.fixture
+def windows():
+    from mmengine.registry import MODELS
+
+    MODELS.register_module(module=Windows)
+    yield lambda **changes: MODELS.build({**model_config(), "restorer": {"type": "Windows", **changes}})
+    del MODELS.module_dict["Windows"]
+
+
+def test_a_restorer_of_windows_derains_images_of_any_size(windows):
+    model = windows(window_size=4)
+    wrappers = optimizers(model)
+    for seed in (0, 1):
+        model.train_step(batch(seed), wrappers)
+    lq = torch.rand(1, 3, 13, 18)
+    torch.testing.assert_close(model(lq), lq * float(model.average_restorer.weight))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"window_size": 5}, "model.restorer: not a multiple of 5"),
+        ({"window_size": 1, "upscale": 2}, r"model.restorer: makes \(4, 3, 64, 64\) .* must keep their shape"),
+    ],
+)
+def test_a_restorer_that_does_not_fit_is_told_in_the_first_iteration(windows, changes, message):
+    model = windows(**changes)
+    with pytest.raises(InputError, match=message):
+        model.train_step(batch(), optimizers(model))
 
 
 def test_a_loss_that_is_not_finite_stops_the_training_and_names_the_image():

@@ -1,6 +1,7 @@
 """What `nlcl_plugin.mm` registers, and that these parts do what BasicSR's do."""
 
 import itertools
+import warnings
 
 import numpy as np
 import pytest
@@ -20,14 +21,15 @@ from nlcl_plugin.mm.data import AddRenderedRain, EndlessBatchSampler, EpochSampl
 from nlcl_plugin.mm.registration import register
 
 NAMES = {
-    "MODELS": "LayerGenerator PatchDiscriminator ProjectionHeads ResidualUNet AsymmetricNLCLLoss LocationContrastLoss "
-    "RelayLoss GANLoss L1Loss MSELoss CharbonnierLoss NLCLDerain UnitRangePreprocessor",
+    "MODELS": "LayerGenerator PatchDiscriminator ProjectionHeads ResidualUNet SimpleGateUNet FeatureEncoder "
+    "AsymmetricNLCLLoss LocationContrastLoss RelayLoss GANLoss L1Loss MSELoss CharbonnierLoss NLCLDerain "
+    "UnitRangePreprocessor",
     "DATASETS": "UnpairedImageDataset PseudoPairDataset PairedImageDataset",
     "TRANSFORMS": "AddRenderedRain",
     "DATA_SAMPLERS": "EpochSampler EndlessBatchSampler",
     "LOOPS": "ResumableTrainLoop",
     "METRICS": "PSNR SSIM NIQE",
-    "HOOKS": "CurrentLossesHook LayerStripHook StopOnSignalHook",
+    "HOOKS": "CurrentLossesHook LayerStripHook StopOnSignalHook WholeCheckpointHook",
     "OPTIM_WRAPPERS": "Bf16OptimWrapper",
     "OPTIM_WRAPPER_CONSTRUCTORS": "NLCLOptimWrapperConstructor",
 }
@@ -121,6 +123,19 @@ def test_pairs_are_read_by_name_and_one_without_a_partner_is_refused(tmp_path):
     (tmp_path / "clean" / "b.bmp").unlink()
     with pytest.raises(InputError, match="1 images have no partner, such as b"):
         PairedImageDataset(options)
+
+
+def test_a_sampler_that_tells_no_epoch_is_warned_about_once(tmp_path):
+    for folder in ("rainy", "clean"):
+        write_image(tmp_path / folder / "a.png", to_tensor(photograph(8, 9)))
+    options = {"phase": "train", "gt_size": 8, "dataroot_lq": tmp_path / "rainy", "dataroot_gt": tmp_path / "clean"}
+    dataset = mm.DATASETS.build({"type": "UnpairedImageDataset", "opt": options})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dataset[next(iter(EpochSampler(dataset)))]
+    with pytest.warns(UserWarning, match="the same crops, flips and clean partners.*EpochSampler") as told:
+        assert torch.equal(dataset[0]["lq"], dataset[0]["lq"])
+    assert len(told) == 1
 
 
 def test_batches_are_endless_whole_and_go_on_at_any_place():

@@ -1,13 +1,17 @@
 """Real trainings by `tools/mm_train.py`, and the same one through BasicSR's door."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import mm_helpers
+import mmengine.hooks
+import mmengine.registry
 import pytest
 import torch
 from conftest import photograph
@@ -18,7 +22,10 @@ from mmengine.logging import HistoryBuffer
 import helpers
 import mm_train
 
-import nlcl_plugin.mm  # noqa: F401  lets torch.load take MMEngine's checkpoints
+from nlcl_plugin.mm.checkpoints import (
+    WholeCheckpointHook,
+    WholeFileBackend,
+)  # lets torch.load take MMEngine's checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -84,16 +91,78 @@ def test_a_training_validates_and_shows_strips_of_layers(trained):
     assert json.loads(scalars[-1])["derained/psnr"] > 10
 
 
-def test_a_resumed_training_ends_with_the_weights_of_one_that_went_through(folder, trained, tmp_path):
+# Ends the process in the middle of writing the first file that is larger than a limit.
+KILLED_BY_SIZE = """
+import resource, runpy, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), int(sys.argv[1])))
+sys.argv = sys.argv[2:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_a_training_killed_in_a_save_goes_on_and_ends_with_the_weights_of_one_that_went_through(
+    folder, trained, tmp_path
+):
     half = tmp_path / "half"
     half.mkdir()
     shutil.copy(trained / "iter_8.pth", half)  # in stage 1, in the middle of an epoch
     (half / "last_checkpoint").write_text(str(half / "iter_8.pth"), encoding="utf-8")
-    train(folder, folder / "tiny.py", "--resume", "--work-dir", half)
+    arguments = ["--resume", "--work-dir", str(half), "--cfg-options", "default_hooks.checkpoint.max_keep_ckpts=1"]
+    limit = str((half / "iter_8.pth").stat().st_size // 2)
+    tool = str(REPOSITORY / "tools" / "mm_train.py")
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED_BY_SIZE, limit, tool, str(folder / "tiny.py"), *arguments],
+        cwd=folder, env=mm_helpers.environment(), capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert killed.returncode == -signal.SIGXFSZ, killed.stderr[-3000:]
+    assert [file.name for file in half.glob("*.pth")] == ["iter_8.pth"]
+    assert max(losses(half)) == 16
+    train(folder, folder / "tiny.py", *arguments)
+    assert [file.name for file in half.glob("iter_*")] == ["iter_20.pth"]
     whole, resumed = (torch.load(place / "iter_20.pth")["state_dict"] for place in (trained, half))
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
     assert losses(half) == {k: v for k, v in losses(trained).items() if k > 8}
+
+
+def in_process(folder, tmp_path, monkeypatch, *changes, config="tiny.py"):
+    """Run the tool here; its exit code."""
+    write_config(folder)
+    monkeypatch.chdir(folder)
+    name = f"experiment_name={tmp_path.name}"  # MMEngine's loggers are told apart by it and the second
+    return mm_train.main([config, "--work-dir", str(tmp_path), "--cfg-options", name, *changes])
+
+
+def test_old_checkpoints_go_when_the_new_ones_are_there(folder, tmp_path, monkeypatch):
+    put, seen = WholeFileBackend.put, []
+
+    def watched(self, obj, filepath):
+        seen.append((Path(filepath).name.split("_")[0], {path.name.split("_")[0] for path in tmp_path.glob("*.pth")}))
+        put(self, obj, filepath)
+
+    monkeypatch.setattr(WholeFileBackend, "put", watched)
+    hook = "default_hooks.checkpoint"
+    changes = [f"{hook}.max_keep_ckpts=1", f"{hook}.interval=2", "train_cfg.val_interval=2"]
+    changes += [f"{hook}.save_best=derained/psnr", f"{hook}.rule=less"]  # it falls at first
+    assert in_process(folder, tmp_path, monkeypatch, *changes, "train_cfg.max_iters=10") == 0
+    for kind in ("iter", "best"):
+        there = [others for written, others in seen if written == kind]
+        assert len(there) > 1
+        assert all(kind in others for others in there[1:])
+    assert (tmp_path / "last_checkpoint").read_text(encoding="utf-8") == str(tmp_path / "iter_10.pth")
+    assert sorted(path.name.split("_")[0] for path in tmp_path.glob("*.pth")) == ["best", "iter"]
+
+
+@pytest.mark.parametrize(("metric", "rule"), [("psnr", "greater"), ("ssim", "greater"), ("niqe", "less")])
+def test_the_best_checkpoint_is_that_of_the_better_figure(metric, rule):
+    assert WholeCheckpointHook(save_best=f"derained/{metric}").rules == [rule]
+
+
+def test_networks_that_are_loaded_and_not_resumed_begin_with_stage_one(folder, trained, tmp_path, monkeypatch):
+    changes = [f"load_from={trained / 'iter_20.pth'}", "train_cfg.max_iters=1"]
+    assert in_process(folder, tmp_path, monkeypatch, *changes) == 0
+    assert "l_layer" in losses(tmp_path)[1]
 
 
 def test_a_checkpoint_gets_nothing_but_the_statistics_of_a_log_history(tmp_path):
@@ -108,7 +177,7 @@ def test_a_checkpoint_gets_nothing_but_the_statistics_of_a_log_history(tmp_path)
 
 def test_two_processes_have_the_losses_of_one_with_their_batches_together(folder, trained, tmp_path):
     train(folder, folder / "tiny.py", "--work-dir", tmp_path, "--cfg-options", "train_dataloader.batch_size=1",
-          "train_cfg.max_iters=12", processes=2)  # fmt: skip
+          "train_cfg.max_iters=12", "model_wrapper_cfg=None", processes=2)  # fmt: skip
     found, expected = losses(tmp_path), losses(trained)
     assert sorted(found) == list(range(1, 13))
     for current_iter in (1, 2, 3):
@@ -130,6 +199,30 @@ def test_sigterm_saves_and_exits_with_five(folder, tmp_path):
     assert torch.load(checkpoint)["meta"]["iter"] == max(losses(tmp_path / "work"))
 
 
+@mmengine.registry.HOOKS.register_module()
+class SignalHook(mmengine.hooks.Hook):
+    """Asks its own process to end after the second iteration."""
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+EPOCHS = """
+_base_ = ["tiny.py"]
+train_cfg = dict(_delete_=True, by_epoch=True, max_epochs=9)
+train_dataloader = dict(batch_sampler=None)
+custom_hooks = [dict(type="SignalHook")]
+"""
+
+
+def test_a_loop_of_epochs_too_ends_at_once_with_one_checkpoint(folder, tmp_path, monkeypatch):
+    (folder / "epochs.py").write_text(EPOCHS, encoding="utf-8")
+    assert in_process(folder, tmp_path, monkeypatch, config="epochs.py") == 5
+    assert [path.name for path in tmp_path.glob("*.pth")] == ["iter_2.pth"]
+    assert torch.load(tmp_path / "iter_2.pth")["meta"]["iter"] == 2
+
+
 @pytest.mark.parametrize(
     ("config", "change", "code", "message"),
     [
@@ -141,17 +234,19 @@ def test_sigterm_saves_and_exits_with_five(folder, tmp_path):
         ("tiny.py", "model.train_cfg.gan_optt=3", 2, "error: model.train_cfg.gan_optt: unknown option"),
         ("tiny.py", "train_dataloader.dataset.opt.dataroot_gt=nowhere", 2, "error: nowhere: no such folder"),
         ("tiny.py", "optim_wrapper.optimizer.rate=1", 2, "unexpected keyword argument 'rate'"),
+        ("tiny.py", "train_cfg.max_itrs=1", 2, "unexpected keyword argument 'max_itrs'"),
+        ("tiny.py", "val_evaluator.0.type=PSNRR", 2, "error: tiny.py: KeyError: PSNRR is not in the"),
+        ("tiny.py", "load_from=nowhere.pth", 2, "error: tiny.py: FileNotFoundError: nowhere.pth can not be found"),
+        ("tiny.py", "load_from=tiny.py", 2, "error: tiny.py: the checkpoint is torn or no checkpoint of MMEngine"),
+        ("tiny.py", "train_dataloader.dataset.opt.gt_size=8", 2, "error: model, with images of 8×8 pixels: the disc"),
         ("tiny.py", "model.train_cfg.min_mean_rain=0.9", 4, "stopped: the rain layer is empty"),
     ],
 )
 def test_faults_end_in_one_line_and_their_exit_code(
     folder, tmp_path, monkeypatch, capsys, config, change, code, message
 ):
-    write_config(folder)
     (folder / "broken.py").write_text("a = (", encoding="utf-8")
-    monkeypatch.chdir(folder)
-    name = f"experiment_name={tmp_path.name}"  # MMEngine's loggers are told apart by it and the second
-    assert mm_train.main([config, "--work-dir", str(tmp_path), "--cfg-options", name, change]) == code
+    assert in_process(folder, tmp_path, monkeypatch, change, config=config) == code
     printed = capsys.readouterr().err
     assert message in printed.splitlines()[-1]
     assert "Traceback" not in printed

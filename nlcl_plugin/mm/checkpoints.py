@@ -1,0 +1,108 @@
+"""Checkpoints of MMEngine that a kill can neither tear nor leave you without."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from mmengine.dist import is_main_process
+from mmengine.fileio import LocalBackend, register_backend
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import Runner
+
+from nlcl_plugin.data.files import remove_leftovers, written_whole
+
+BACKEND = "nlcl_whole"
+
+
+class WholeFileBackend(LocalBackend):
+    """The local disk, where a file gets its name when it is whole."""
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        """Write a file."""
+        os.makedirs(os.path.dirname(filepath) or ".", exist_ok=True)
+        with written_whole(filepath) as file:
+            file.write(obj)
+
+
+class _RemovingLater(WholeFileBackend):
+    """Notes what is to be removed."""
+
+    def __init__(self) -> None:
+        self.paths: list[str | Path] = []
+
+    def remove(self, filepath: str | Path) -> None:
+        self.paths.append(filepath)
+
+
+class WholeCheckpointHook(CheckpointHook):
+    """MMEngine's `CheckpointHook` with its arguments, which writes files whole and removes old ones last.
+
+    MMEngine's own writes `iter_N.pth` and `last_checkpoint` in place, and removes the oldest checkpoint, or the best
+    one so far, before it writes the next: a kill in the middle leaves a broken file, or none at all.
+
+    This one also knows, for `save_best`, that PSNR and SSIM are better high and NIQE low.
+    """
+
+    file_backend: Any
+
+    _default_greater_keys = (*CheckpointHook._default_greater_keys, "psnr", "ssim")
+    _default_less_keys = (*CheckpointHook._default_less_keys, "niqe")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"backend_args": {"backend": BACKEND}, **kwargs})
+
+    def before_train(self, runner: Runner) -> None:
+        """Remove what a killed run left half-written."""
+        super().before_train(runner)
+        if is_main_process():
+            for folder in {str(self.out_dir), runner.work_dir}:
+                remove_leftovers(folder)
+
+    def save(self, runner: Runner) -> None:
+        """Save a checkpoint after an iteration, though none is due."""
+        self._save_checkpoint(runner)
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
+        outdated: list[int] = []
+        if self.max_keep_ckpts > 0:
+            before = list(self.keep_ckpt_ids)
+            if step not in before:
+                self.keep_ckpt_ids.append(step)  # holds so many and drops the oldest
+            outdated = [kept for kept in before if kept not in self.keep_ckpt_ids]
+            runner.message_hub.update_info("keep_ckpt_ids", list(self.keep_ckpt_ids))
+        self.last_ckpt = self._path(step)
+        runner.message_hub.update_info("last_ckpt", self.last_ckpt)
+        runner.save_checkpoint(
+            self.out_dir,
+            self.filename_tmpl.format(step),
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=self.by_epoch,
+            backend_args=self.backend_args,
+            **self.args,
+        )
+        if is_main_process():
+            with written_whole(os.path.join(runner.work_dir, "last_checkpoint")) as file:
+                file.write(self.last_ckpt.encode())
+            for path in map(self._path, outdated):
+                if self.file_backend.isfile(path):
+                    self.file_backend.remove(path)
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, Any]) -> None:
+        backend, self.file_backend = self.file_backend, _RemovingLater()
+        try:
+            super()._save_best_checkpoint(runner, metrics)
+            outdated = self.file_backend.paths
+        finally:
+            self.file_backend = backend
+        for path in outdated:
+            backend.remove(path)
+
+    def _path(self, step: int) -> str:
+        return str(self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(step)))
+
+
+register_backend(BACKEND, WholeFileBackend, force=True)  # again and again changes nothing
