@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.mm.optim import WrapperStepper
+from nlcl_plugin.models.initial_weights import own_random_stream
 from nlcl_plugin.models.layer_embeddings import LayerEmbeddings
 from nlcl_plugin.models.nlcl_options import UnpairedOptions
 from nlcl_plugin.models.padding import run_padded
@@ -58,7 +59,7 @@ class UnitRangePreprocessor(BaseDataPreprocessor):
                 f"{' and gt (clean ones of other scenes)' if training else ''}"
             )
         batch = dict(data)
-        for key in {"lq", "gt"} & set(batch):
+        for key in [name for name in ("lq", "gt") if name in batch]:
             images = batch[key] if isinstance(batch[key], Tensor) else _stacked(key, batch[key])
             images = self.cast_data(images)
             images = images.float() / 255 if images.dtype == torch.uint8 else images
@@ -82,7 +83,7 @@ class NLCLDerain(BaseModel):
         heads: Config of the projection heads, for contrastive losses; `in_channels` is filled in.
         restorer: Config of the restorer, for `restorer_opt`.
         decomposition: `residual` or `two_branch`.
-        seed: The seed of all that an iteration draws.
+        seed: The seed of the initial weights and of all that an iteration draws.
         data_preprocessor: `UnitRangePreprocessor` by default.
 
     Raises:
@@ -112,7 +113,8 @@ class NLCLDerain(BaseModel):
             if network is None:
                 raise InputError(f"model.{NAMES[label]} is missing: train_cfg or decomposition need this network")
             extra = {"in_channels": LayerEmbeddings.in_channels(self.options, nets)} if label == "p" else {}
-            nets[label] = MODELS.build({**network, **extra})
+            with own_random_stream(seed, label):
+                nets[label] = MODELS.build({**network, **extra})
             setattr(self, NAMES[label], nets[label])
         # Networks of windowed attention name their window by this argument.
         self._multiples = {label: int((config or {}).get("window_size", 1)) for label, config in given.items()}

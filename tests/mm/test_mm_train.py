@@ -10,17 +10,15 @@ import time
 from pathlib import Path
 
 import mm_helpers
+import mm_train
 import mmengine.hooks
 import mmengine.registry
 import pytest
 import torch
+import training_helpers
 from conftest import photograph
 from mm_helpers import REPOSITORY, losses, train, write_config
 from mmengine.logging import HistoryBuffer
-
-# isort: split
-import helpers
-import mm_train
 
 from nlcl_plugin.mm.checkpoints import (
     WholeCheckpointHook,
@@ -31,7 +29,7 @@ from nlcl_plugin.mm.checkpoints import (
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mm")
-    helpers.make_folders(folder, photograph)
+    training_helpers.make_folders(folder, photograph)
     return folder
 
 
@@ -44,7 +42,7 @@ def trained(folder):
 
 def same_training_for_basicsr():
     """The option file that mm_helpers.CONFIG is for MMEngine."""
-    options = helpers.tiny_options(network_p={"type": "ProjectionHeads", "num_feat": 8})
+    options = training_helpers.tiny_options(network_p={"type": "ProjectionHeads", "num_feat": 8})
     options["datasets"]["train"].update(use_hflip=True, use_vflip=True, dataset_enlarge_ratio=2)
     sampling = {"taps": [0, 2, 5], "num_image_patches": 4, "num_rain_patches": 6, "patch_size": 8, "search_size": 16}
     options["train"] = {
@@ -70,7 +68,9 @@ def same_training_for_basicsr():
 
 
 def test_both_doors_have_the_same_losses_in_both_stages(folder, trained):
-    done = helpers.run(folder, "train", "-opt", helpers.write_options(folder, same_training_for_basicsr()))
+    done = training_helpers.run(
+        folder, "train", "-opt", training_helpers.write_options(folder, same_training_for_basicsr())
+    )
     assert done.returncode == 0, done.stderr
     lines = (folder / "experiments" / "tiny" / "losses.jsonl").read_text(encoding="utf-8").splitlines()
     expected = {entry["iter"]: entry for entry in map(json.loads, lines)}
@@ -86,7 +86,7 @@ def test_both_doors_have_the_same_losses_in_both_stages(folder, trained):
 def test_a_training_validates_and_shows_strips_of_layers(trained):
     (pictures,) = trained.glob("*/vis_data/vis_image")
     assert sorted(file.name for file in pictures.iterdir()) == ["0_20.png", "1_20.png"]
-    assert helpers.cv2.imread(str(pictures / "0_20.png")).shape == (48, 3 * 56, 3)
+    assert training_helpers.cv2.imread(str(pictures / "0_20.png")).shape == (48, 3 * 56, 3)
     scalars = (pictures.parent / "scalars.json").read_text(encoding="utf-8").splitlines()
     assert json.loads(scalars[-1])["derained/psnr"] > 10
 
