@@ -61,25 +61,6 @@ def train(folder, repository, name, *overrides, resume=False):
     return done.stderr
 
 
-@pytest.mark.parametrize(("name", "nets"), [(SWINIR, "gp"), (ESRGAN, "dgp")])
-def test_option_file_trains_with_nlcl_and_goes_on_after_a_stop(repository, tmp_path, name, nets):
-    make_pairs(tmp_path)
-    train(tmp_path, repository, name, "train:total_iter=2")
-    held = latest(tmp_path, name)
-    assert list(held) == [f"net_{label}_latest.pth" for label in nets]
-    text = train(tmp_path, repository, name, "train:total_iter=4", resume=True)
-    assert ", iteration 2." in text
-    assert "psnr" in text
-    assert "no projection heads" not in text
-    entries = losses(tmp_path, name)
-    assert [entry["iter"] for entry in entries] == [1, 2, 3, 4]
-    for entry in entries:
-        assert 0 < entry["l_nlcl_above_floor"] < entry["l_nlcl"]
-    for net, content in latest(tmp_path, name).items():
-        changed = [not torch.equal(value, held[net]["params"][key]) for key, value in content["params"].items()]
-        assert any(changed), net
-
-
 def test_a_model_class_of_ones_own_trains_as_the_readme_says(repository, tmp_path):
     make_pairs(tmp_path)
     mine, _ = re.findall(r"```python\n(.*?)```", (repository / "README.md").read_text(encoding="utf-8"), re.DOTALL)

@@ -72,39 +72,6 @@ def test_options_for_many_gpus_hold_before_a_training(repository, tmp_path, monk
     assert (options["train"]["amp"], options["train"]["channels_last"]) == ("bf16", True)
 
 
-RESTORERS = {
-    "restorer_swinir.yml": ["network_s:depths=[1]", "network_s:embed_dim=12", "network_s:num_heads=[2]", "num_gpu=0"],
-    "restorer_rcan.yml": ["network_s:num_group=1", "network_s:num_block=1", "network_s:num_feat=8"],
-    "restorer_edsr.yml": ["network_s:num_block=1", "network_s:num_feat=8"],
-    "restorer_simple_gate.yml": ["network_s:num_feat=4"],
-}
-
-
-@pytest.mark.parametrize("name", RESTORERS)
-def test_restorers_of_other_architectures_train_go_on_and_take_odd_sizes(repository, tmp_path, name):
-    make_folders(tmp_path, photograph)
-    folders = {"train": ("rainy", "clean"), "val": ("val_rainy", "val_clean")}
-    overrides = ["demo_data=~", "datasets:val_2=~", "train:restorer_opt:start_iter=1", "logger:print_freq=1"]
-    for split, roots in folders.items():
-        overrides += [f"datasets:{split}:dataroot_{key}={root}" for key, root in zip(("lq", "gt"), roots, strict=True)]
-    overrides += [
-        "datasets:train:gt_size=32",
-        "datasets:train:dataset_enlarge_ratio=4",
-        "logger:save_checkpoint_freq=2",
-    ]
-    overrides += ["train:layer_opt:sampling:search_size=24", *RESTORERS[name]]
-    command = ["train", "-opt", repository / "options" / name, "--force_yml", *overrides]
-    if name == "restorer_simple_gate.yml":
-        done = run(tmp_path, *command, "train:total_iter=2")
-        assert done.returncode == 0, done.stderr
-    done = run(tmp_path, "train", "--auto_resume", *command[1:], "train:total_iter=3")
-    assert done.returncode == 0, done.stderr
-    assert (", iteration 2." in done.stderr) == (name == "restorer_simple_gate.yml")
-    experiment = tmp_path / "experiments" / name.removesuffix(".yml")
-    assert json.loads((experiment / "summary.json").read_text())["images"] == 2  # of 48 × 56 pixels
-    assert (experiment / "models" / "net_s_latest.safetensors").is_file()
-
-
 def test_training_from_lmdbs_runs_as_the_option_file_says(repository, tmp_path, monkeypatch):
     root = tmp_path / "datasets" / "rain"
     root.mkdir(parents=True)
