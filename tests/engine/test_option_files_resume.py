@@ -9,8 +9,8 @@ import sys
 import pytest
 import torch
 from conftest import REPOSITORY, photograph
-from helpers import make_folders
 from test_mixed_option_files import ESRGAN, SWINIR, TINY, losses, make_pairs
+from training_helpers import make_folders
 
 from nlcl_plugin import cli
 from nlcl_plugin.data.lmdb_create import create_lmdb
@@ -52,6 +52,13 @@ SIZES = {
     "restorer_rcan": ("dgps", [*STAGES, "network_s:num_group=1", "network_s:num_block=1", "network_s:num_feat=8"]),
     "restorer_edsr": ("dgps", [*STAGES, "network_s:num_block=1", "network_s:num_feat=8"]),
     "restorer_simple_gate": ("dgps", [*STAGES, "network_s:num_feat=4"]),
+    "restorer_from_bank": (
+        "g",
+        [
+            *(*COMMON, *(folder for folder in FOLDERS if "train:dataroot_lq" not in folder)),
+            *("datasets:train:dataroot_rain=datasets/rain/rainy", "network_g:num_feat=4"),
+        ],
+    ),
     SWINIR: ("gp", [*TINY[SWINIR], *COMMON]),
     ESRGAN: ("dgp", [*TINY[ESRGAN], *COMMON]),
 }
