@@ -17,7 +17,7 @@ from studies.execute import run_all
 from studies.plan import read_study, trainings
 from studies.report import write_report
 
-from nlcl_plugin.errors import InputError
+from nlcl_plugin.errors import InputError, exit_code_of
 
 
 def main(argv=None) -> int:
@@ -32,14 +32,7 @@ def main(argv=None) -> int:
     parser.add_argument("--report-only", action="store_true", help="report what is there; train nothing")
     parser.add_argument("--out", type=Path, help="also write the report here: FOLDER/STUDY.md and images/STUDY.png")
     arguments = parser.parse_args(argv)
-    try:
-        return _ablate(arguments)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on", file=sys.stderr)
-        return 5
+    return exit_code_of(lambda: _ablate(arguments))
 
 
 def _ablate(arguments) -> int:

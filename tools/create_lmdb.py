@@ -14,27 +14,24 @@ import sys
 
 from nlcl_plugin.data.lmdb_create import Report, create_lmdb
 from nlcl_plugin.data.lmdb_encode import Cut
-from nlcl_plugin.errors import InputError, escape
+from nlcl_plugin.errors import InputError, escape, exit_code_of
 
 
 def main(argv=None) -> int:
     arguments = _parser().parse_args(argv)
-    try:
-        report = create_lmdb(
-            arguments.input,
-            arguments.output,
-            cut=_check(arguments),
-            jobs=arguments.jobs,
-            strict=arguments.strict,
-            overwrite=arguments.overwrite,
-            tell=lambda line: print(escape(line)),
-        )
-    except InputError as error:
-        print(escape(f"error: {error}"), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
-        return 5
+    return exit_code_of(lambda: _run(arguments))
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    report = create_lmdb(
+        arguments.input,
+        arguments.output,
+        cut=_check(arguments),
+        jobs=arguments.jobs,
+        strict=arguments.strict,
+        overwrite=arguments.overwrite,
+        tell=lambda line: print(escape(line)),
+    )
     print("\n".join(escape(line) for line in _describe(report, arguments.output)))
     return report.exit_code
 

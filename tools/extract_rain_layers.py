@@ -19,26 +19,23 @@ import nlcl_plugin  # noqa: F401  mends BasicSR
 from nlcl_plugin.engine.options import load_yaml
 from nlcl_plugin.engine.rain_bank import extract_rain_bank, read_facts
 from nlcl_plugin.engine.rain_network import Checkpoint, find_checkpoint
-from nlcl_plugin.errors import InputError, escape
+from nlcl_plugin.errors import InputError, escape, exit_code_of
 
 
 def main(argv=None) -> int:
     arguments = _parser().parse_args(argv)
-    try:
-        report = extract_rain_bank(
-            _checkpoint(arguments),
-            arguments.input,
-            arguments.output,
-            overwrite=arguments.overwrite,
-            tell=lambda line: print(escape(line)),
-        )
-        facts = read_facts(arguments.output)
-    except InputError as error:
-        print(escape(f"error: {error}"), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
-        return 5
+    return exit_code_of(lambda: _run(arguments))
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    report = extract_rain_bank(
+        _checkpoint(arguments),
+        arguments.input,
+        arguments.output,
+        overwrite=arguments.overwrite,
+        tell=lambda line: print(escape(line)),
+    )
+    facts = read_facts(arguments.output)
     made = "already made" if report.already_made else f"{report.encoded} extracted in this run"
     lines = [
         f"{arguments.output}: {report.values} rain layers, {report.bytes / 1e6:.1f} MB; {made}",

@@ -19,21 +19,14 @@ import nlcl_plugin  # noqa: F401  before BasicSR, which it mends
 from nlcl_plugin.engine.dimension_report import as_markdown, write_report
 from nlcl_plugin.engine.dimension_sources import difference_source, folder_source, network_source, networks_of
 from nlcl_plugin.engine.dimension_study import Settings, calibrate, study
-from nlcl_plugin.errors import InputError, escape
+from nlcl_plugin.errors import InputError, escape, exit_code_of
 
 _DEFAULT = Settings()
 
 
 def main(argv=None) -> int:
     arguments = _parser().parse_args(argv)
-    try:
-        return _run(arguments)
-    except InputError as error:
-        print(escape(f"error: {error}"), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
-        return 5
+    return exit_code_of(lambda: _run(arguments), interrupted="nothing was written")
 
 
 def _run(arguments: argparse.Namespace) -> int:

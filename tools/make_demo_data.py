@@ -7,7 +7,7 @@ import argparse
 import sys
 
 from nlcl_plugin.data.demo_data import make_demo_data
-from nlcl_plugin.errors import InputError
+from nlcl_plugin.errors import exit_code_of
 
 
 def main() -> int:
@@ -15,11 +15,11 @@ def main() -> int:
     parser.add_argument("--root", default="datasets/demo", help="folder to make (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of all randomness (default: %(default)s)")
     arguments = parser.parse_args()
-    try:
-        make_demo_data(arguments.root, seed=arguments.seed)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return exit_code_of(lambda: _run(arguments))
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    make_demo_data(arguments.root, seed=arguments.seed)
     print(f"demo data is in {arguments.root}")
     return 0
 

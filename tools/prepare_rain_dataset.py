@@ -22,7 +22,7 @@ from pathlib import Path
 
 from nlcl_plugin.data.prepare import LAYOUTS, Choices, Collection, Settings, collect, execute, inspect, make_plan
 from nlcl_plugin.data.prepare.output_folder import FACTS, SUMMARY, at_work, begun, check_output
-from nlcl_plugin.errors import InputError, escape
+from nlcl_plugin.errors import InputError, escape, exit_code_of
 
 _ONLY_FOR = {
     "rainy_name": ["pairs"],
@@ -37,14 +37,7 @@ _ONLY_FOR = {
 
 def main(argv=None) -> int:
     arguments = _parser().parse_args(argv)
-    try:
-        return _run(arguments)
-    except InputError as error:
-        print(escape(f"error: {error}"), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
-        return 5
+    return exit_code_of(lambda: _run(arguments))
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -11,23 +11,20 @@ import argparse
 import sys
 
 from nlcl_plugin.data.lmdb_verify import Verification, verify_lmdb
-from nlcl_plugin.errors import InputError, escape
+from nlcl_plugin.errors import InputError, escape, exit_code_of
 
 FAULTS_SHOWN = 20
 
 
 def main(argv=None) -> int:
     arguments = _parser().parse_args(argv)
-    try:
-        if not 1 <= arguments.jobs <= 256:
-            raise InputError(f"--jobs: got {arguments.jobs}, expected a number from 1 to 256")
-        found = verify_lmdb(arguments.lmdb, against=arguments.against, jobs=arguments.jobs)
-    except InputError as error:
-        print(escape(f"error: {error}"), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 5
+    return exit_code_of(lambda: _run(arguments), interrupted="nothing was changed")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if not 1 <= arguments.jobs <= 256:
+        raise InputError(f"--jobs: got {arguments.jobs}, expected a number from 1 to 256")
+    found = verify_lmdb(arguments.lmdb, against=arguments.against, jobs=arguments.jobs)
     print("\n".join(escape(line) for line in _describe(found, arguments)))
     return 2 if found.faults else 0
 
