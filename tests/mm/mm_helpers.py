@@ -56,7 +56,9 @@ def write_config(folder, more="", name="tiny.py"):
 
 
 def environment():
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])}
+    """Of processes that train on the CPU, as MMEngine takes a GPU where there is one."""
+    path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
+    return {**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "-1"}
 
 
 def python(code):
