@@ -48,6 +48,7 @@ SIZES = {
     "nlcl_2x8gpu_multinode": ("dgpr", PAPER),
     "nlcl_lmdb": ("dgpr", PAPER),
     "nlcl_quickstart": ("dgps", [*STAGES, "network_s:num_feat=4", "network_s:num_block=1"]),
+    "nlcl_small": ("dgps", [*STAGES, "network_s:num_feat=4", "network_s:num_block=1"]),
     "restorer_swinir": ("dgps", [*STAGES, "network_s:depths=[1]", "network_s:embed_dim=12", "network_s:num_heads=[2]"]),
     "restorer_rcan": ("dgps", [*STAGES, "network_s:num_group=1", "network_s:num_block=1", "network_s:num_feat=8"]),
     "restorer_edsr": ("dgps", [*STAGES, "network_s:num_block=1", "network_s:num_feat=8"]),
