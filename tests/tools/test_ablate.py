@@ -79,6 +79,22 @@ def test_a_grid_becomes_all_its_combinations(studies, write):
     assert len({training.digest for training in found}) == 4
 
 
+def test_a_training_is_known_by_its_options_and_data_not_by_where_the_study_lies(studies, write, tmp_path):
+    path = write(tiny_study(set={"datasets": {"train": {"meta_info_file": "${here}/list.txt"}}}))
+    (tmp_path / "moved").mkdir()
+    moved = tmp_path / "moved" / path.name
+    moved.write_text(path.read_text())
+    (tmp_path / "moved" / "base.yml").write_text((tmp_path / "base.yml").read_text())
+
+    def first(path, data):
+        return studies.plan.trainings(studies.plan.read_study(path, {"photos": data}), path)[0]
+
+    before, after, other = first(path, tmp_path), first(moved, tmp_path), first(path, tmp_path / "other")
+    assert before.options["datasets"]["train"]["meta_info_file"] == f"{tmp_path}/list.txt"
+    assert before.options != after.options
+    assert before.digest == after.digest != other.digest
+
+
 @pytest.mark.parametrize(
     ("changes", "match"),
     [

@@ -57,6 +57,7 @@ class Training:
         part: Name of the part; empty if the arm has none.
         seed: The seed.
         options: Complete options, as an option file holds them.
+        digest: What tells a training with other options, wherever the study file lies.
     """
 
     dataset: str
@@ -64,16 +65,12 @@ class Training:
     part: str
     seed: int
     options: dict[str, Any]
+    digest: str
 
     @property
     def place(self) -> str:
         """Folder of the training, relative to the study's."""
         return "/".join((self.dataset, self.arm, *([self.part] if self.part else []), f"seed_{self.seed}"))
-
-    @property
-    def digest(self) -> str:
-        """What tells a training with other options."""
-        return hashlib.sha256(json.dumps(self.options, sort_keys=True).encode()).hexdigest()
 
 
 def read_study(path: Path, folders: dict[str, Path]) -> Study:
@@ -153,7 +150,10 @@ def trainings(study: Study, path: Path) -> list[Training]:
             for layer in (study.set, study.datasets[dataset], arm.set, changes):
                 options = patched(options, layer)
             options = patched(options, {"name": study.name, "manual_seed": seed})
-            found.append(Training(dataset, arm_name, part, seed, _filled(options, study.data, path)))
+            filled = _filled(options, {"here": str(path.parent.resolve()), **study.data}, path)
+            text = json.dumps(_filled(options, {"here": "", **study.data}, path), sort_keys=True)
+            digest = hashlib.sha256(text.encode()).hexdigest()
+            found.append(Training(dataset, arm_name, part, seed, filled, digest))
     return found
 
 
@@ -192,7 +192,7 @@ def _filled(value: Any, folders: dict[str, str], path: Path) -> Any:
     if not isinstance(value, str) or "${" not in value:
         return value
     try:
-        return string.Template(value).substitute({"here": str(path.parent.resolve()), **folders})
+        return string.Template(value).substitute(folders)
     except (KeyError, ValueError) as error:
         raise InputError(
             f"{path}: {value!r}: unknown {error}; `data` names {', '.join(folders) or 'nothing'}"
