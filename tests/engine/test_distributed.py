@@ -102,6 +102,7 @@ def test_a_killed_run_goes_on_bit_for_bit(folder, tmp_path_factory, kills):
     assert resumed
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_processes(folder):
     write_options(folder, options())
     finish(start(folder, "--force_yml", "train:total_iter=9"))

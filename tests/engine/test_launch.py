@@ -134,6 +134,7 @@ def test_slurm_finds_the_first_host_of_its_step(folder, environment):
     assert not (folder / "x").exists()
 
 
+@pytest.mark.slow
 def test_slurm_respects_address_and_port_that_are_set(folder, environment):
     path = write_scontrol(folder, "exit 1")
     common = {"PATH": path, "MASTER_ADDR": "localhost", "SLURM_NODELIST": "n1"}
@@ -311,6 +312,7 @@ else:
 """
 
 
+@pytest.mark.slow
 def test_nodes_meet_again_though_only_one_of_them_counts_the_restart(folder, environment):
     (folder / "restart.py").write_text(RESTART_OF_TWO_NODES)
     meeting = ["--nnodes=2", "--nproc_per_node=1", "--max-restarts=1", "--rdzv_id=nlcl", "--rdzv_backend=c10d"]

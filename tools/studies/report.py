@@ -51,7 +51,8 @@ def write_report(study: Study, found: list[Training], folder: Path, *, out: Path
     """
     results = {training: result_of(training, folder) for training in found}
     tables = {name: _pooled(name, results) for name in dict.fromkeys(training.dataset for training in found)}
-    lines = [f"# {study.title}", "", f"Written by `{command}` on {_machine()}.", *_state(results), ""]
+    lines = [f"# {study.title}", "", f"Written by `{command}` on {_machine()}.",
+             "The study file says what each arm changes.", *_state(results), ""]  # fmt: skip
     record: dict[str, Any] = {"study": study.name, "command": command, "machine": _machine(), "sets": {}}
     pictures = []
     for dataset, sets in tables.items():
@@ -73,7 +74,7 @@ def write_report(study: Study, found: list[Training], folder: Path, *, out: Path
         for _, picture in places:
             _plot(pictures, picture)
     for page, picture in places:
-        link = ["", f"![PSNR of each training]({picture.relative_to(page.parent)})"] if pictures else []
+        link = [f"![PSNR of each training]({picture.relative_to(page.parent)})"] if pictures else []
         with written_whole(page) as file:
             file.write(("\n".join(lines + link) + "\n").encode())
     with written_whole(folder / "report.json") as file:
@@ -135,11 +136,9 @@ def _minutes(dataset: str, results: dict[Training, Any]) -> dict[str, float]:
 
 
 def _table(title: str, arms: dict[str, dict[int, Figures]], minutes: dict[str, float]) -> list[str]:
-    first = next(iter(next(iter(arms.values())).values()))
-    # Of arms in parts the best filter was chosen part by part; the others' is chosen on all pairs.
-    whole = next((f for seeds in arms.values() for f in seeds.values() if " / " not in f.baseline), first)
+    whole = _reference(arms)
     lines = [
-        f"## {title} ({first.images} pairs)",
+        f"## {title} ({whole.images} pairs)",
         "",
         "PSNR (dB) and SSIM on whole 8-bit RGB images; *clean*: PSNR of derain(clean) against clean; *minutes*: mean",
         "wall time of a training with its validation, beside others.",
@@ -162,6 +161,15 @@ def _table(title: str, arms: dict[str, dict[int, Figures]], minutes: dict[str, f
             f"| {minutes[arm]:.1f} |"
         )
     return [*lines, ""]
+
+
+def _reference(arms: dict[str, dict[int, Figures]]) -> Figures:
+    """Figures whose rainy images and best filter stand for all arms.
+
+    Of arms in parts the filter was chosen part by part; the others' is chosen on all pairs.
+    """
+    found = [figures for seeds in arms.values() for figures in seeds.values()]
+    return next((figures for figures in found if " / " not in figures.baseline), found[0])
 
 
 def _difference(arms: dict[str, dict[int, Figures]], first: str, second: str) -> dict[str, Any]:
@@ -212,10 +220,10 @@ def _plot(pictures: list[tuple[str, dict[str, dict[int, Figures]]]], path: Path)
             values = [f.values["psnr"]["derained"] for f in seeds.values()]
             axes.plot(values, [row] * len(values), "o", color="tab:blue", alpha=0.55, markersize=5)
             axes.plot([np.mean(values)] * 2, [row - 0.32, row + 0.32], color="black", linewidth=1.5)
-        first = next(iter(next(iter(arms.values())).values()))
+        reference = _reference(arms)
         for key, style in (("rainy", ":"), ("baseline", "--")):
             label = "rainy, as it comes" if key == "rainy" else "best classical filter"
-            axes.axvline(first.values["psnr"][key], color="grey", linestyle=style, linewidth=1, label=label)
+            axes.axvline(reference.values["psnr"][key], color="grey", linestyle=style, linewidth=1, label=label)
         axes.set_yticks(range(len(arms)), list(arms))
         axes.invert_yaxis()
         axes.grid(axis="x", alpha=0.3)
