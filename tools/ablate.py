@@ -10,6 +10,7 @@ exit codes: 0 done; 2 bad usage or input; 3 done, but some trainings failed (lis
 """
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -51,6 +52,8 @@ def _ablate(arguments) -> int:
                 raise InputError(f"--{key}s: the study has no {key} {', '.join(sorted(unknown))}")
             found = [training for training in found if getattr(training, key) in wanted]
     folder = (arguments.work / study.name).resolve()
+    for number in (signal.SIGINT, signal.SIGTERM):  # the first is ignored in what a shell starts in the background
+        signal.signal(number, signal.default_int_handler)
     failures = [] if arguments.report_only else run_all(found, folder, arguments.jobs)
     text = write_report(study, found, folder, out=arguments.out, command=f"python tools/ablate.py {arguments.study}")
     print(text)

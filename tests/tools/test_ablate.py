@@ -185,13 +185,13 @@ def test_an_interrupted_study_goes_on_where_it_was(repository, write, tmp_path):
     command = [sys.executable, repository / "tools" / "ablate.py", path, "--work", tmp_path / "work"]
     states = tmp_path / "work/tiny/photos/plain/seed_0/experiments/tiny/training_states"
     log = tmp_path / "work/tiny/photos/plain/seed_0/log.txt"
-    for _ in range(2):
+    for number in (signal.SIGINT, signal.SIGTERM):
         process = subprocess.Popen(command, start_new_session=True)
         printed = log.read_text().count("iter:") if log.exists() else 0
         while not log.exists() or log.read_text().count("iter:") < printed + 2:
             assert process.poll() is None
             time.sleep(0.2)
-        os.killpg(process.pid, signal.SIGINT)
+        os.killpg(process.pid, number)
         assert process.wait(60) == 5
     saved = sorted(int(state.stem) for state in states.glob("*.state"))
     assert len(saved) == 2
