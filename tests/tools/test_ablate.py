@@ -18,7 +18,6 @@ from training_helpers import make_folders, tiny_options
 def studies(repository, monkeypatch):
     monkeypatch.syspath_prepend(str(repository / "tools"))
     import ablate
-
     from studies import plan, report
 
     ablate.plan, ablate.report = plan, report

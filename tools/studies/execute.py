@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from studies.plan import Training
 from tqdm import tqdm
 
 import nlcl_plugin
 from nlcl_plugin.data.files import written_whole
 from nlcl_plugin.engine.options import write_options
-from studies.plan import Training
 
 RESULT = "result.json"
 STOPPED = 4  # exit code of a training that stopped itself: a result, if not the one hoped for

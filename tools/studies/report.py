@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from scipy import stats
+from studies.execute import result_of
+from studies.plan import Study, Training
 
 import nlcl_plugin
 from nlcl_plugin.data.files import written_whole
-from studies.execute import result_of
-from studies.plan import Study, Training
 
 MEASURES = ("psnr", "ssim")
 
