@@ -195,3 +195,20 @@ def test_an_interrupted_study_goes_on_where_it_was(repository, write, tmp_path):
     saved = sorted(int(state.stem) for state in states.glob("*.state"))
     assert len(saved) == 2
     assert "Resuming from epoch" in log.read_text()
+
+
+@pytest.mark.parametrize("name", ["models", "layer", "layer_alone", "asymmetry"])
+def test_every_training_of_our_own_studies_has_options_that_the_command_takes(studies, repository, name, monkeypatch):
+    from nlcl_plugin.engine import options, validate
+
+    path = repository / "options" / "studies" / f"{name}.yml"
+    study = studies.plan.read_study(path, {})
+    found = {training.digest: training for training in studies.plan.trainings(study, path)}
+    assert len(found) == len(studies.plan.trainings(study, path))  # no two are the same
+    # What a dataset finds in its folders is not looked at: they need not be there.
+    monkeypatch.setattr(validate, "_check_dataset", lambda where, dataset: None)
+    for training in (one for one in found.values() if one.seed == study.seeds[0]):
+        opt = training.options
+        validate.check_shape(opt, is_train=True)
+        options.complete(opt, root=".", is_train=True, auto_resume=False, debug=False)
+        validate.check(opt)
