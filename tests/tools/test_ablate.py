@@ -184,6 +184,7 @@ def test_an_interrupted_study_goes_on_where_it_was(repository, write, tmp_path):
     command = [sys.executable, repository / "tools" / "ablate.py", path, "--work", tmp_path / "work"]
     states = tmp_path / "work/tiny/photos/plain/seed_0/experiments/tiny/training_states"
     log = tmp_path / "work/tiny/photos/plain/seed_0/log.txt"
+    minutes = [0.0]
     for number in (signal.SIGINT, signal.SIGTERM):
         process = subprocess.Popen(command, start_new_session=True)
         printed = log.read_text().count("iter:") if log.exists() else 0
@@ -192,6 +193,8 @@ def test_an_interrupted_study_goes_on_where_it_was(repository, write, tmp_path):
             time.sleep(0.2)
         os.killpg(process.pid, number)
         assert process.wait(60) == 5
+        minutes.append(json.loads((log.parent / "begun.json").read_text())["minutes"])
+    assert minutes[2] > minutes[1] > 0
     saved = sorted(int(state.stem) for state in states.glob("*.state"))
     assert len(saved) == 2
     assert "Resuming from epoch" in log.read_text()

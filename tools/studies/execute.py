@@ -92,10 +92,10 @@ def _run_one(
     known = json.loads(begun.read_text(encoding="utf-8")) if begun.is_file() else {}
     if place.exists() and known.get("digest") != training.digest:
         shutil.rmtree(place)  # ours, with other options
+        known = {}
     place.mkdir(parents=True, exist_ok=True)
     write_options(str(place / "options.yml"), training.options)
-    with written_whole(begun) as file:
-        file.write(json.dumps({"digest": training.digest}).encode())
+    _write(begun, {"digest": training.digest, "minutes": known.get("minutes", 0.0)})
     command = [sys.executable, "-m", "nlcl_plugin", "train", "-opt", "options.yml", "--auto_resume"]
     start = time.monotonic()
     with open(place / "log.txt", "ab") as log:
@@ -110,6 +110,8 @@ def _run_one(
         running[training.place] = process
         code = process.wait()
         del running[training.place]
+    minutes = known.get("minutes", 0.0) + (time.monotonic() - start) / 60
+    _write(begun, {"digest": training.digest, "minutes": minutes})  # for when it goes on after an interruption
     if code not in (0, STOPPED):
         tail = (place / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
         return f"{training.place}: exit code {code}: {' '.join(tail)} (see {place / 'log.txt'})"
@@ -120,13 +122,17 @@ def _run_one(
         "digest": training.digest,
         "outcome": "done" if code == 0 else "stopped",
         "figures": summary["datasets"] if summary else {},
-        "minutes": (time.monotonic() - start) / 60,
+        "minutes": minutes,
         "version": nlcl_plugin.__version__,
         "torch": torch.__version__,
     }
-    with written_whole(place / RESULT) as file:
-        file.write(json.dumps(result, indent=2).encode())
+    _write(place / RESULT, result)
     return None
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    with written_whole(path) as file:
+        file.write(json.dumps(content, indent=2).encode())
 
 
 def _environment(slot: int, jobs: int) -> dict[str, str]:
