@@ -17,6 +17,7 @@ from nlcl_plugin.data.batch_random import BatchRandom
 from nlcl_plugin.losses import References
 from nlcl_plugin.models.nlcl_options import CompositePatches
 from nlcl_plugin.ops import nonlocal_neighbours
+from nlcl_plugin.ops.patch_sets import gather_patches
 
 CANDIDATES = 4  # places drawn for each anchor; those with the most rain are kept
 
@@ -49,15 +50,15 @@ def compare_composites(
     clean_grey, laid = (x.detach().mean(dim=1, keepdim=True) for x in (clean, composite - clean))
     derained_grey = derained.mean(dim=1, keepdim=True)
     drawn = random.centres(CANDIDATES * options.num_queries, size, p, clean.device)
-    rainiest = _patches(laid, drawn, p).mean(dim=-1).topk(options.num_queries, dim=1).indices
+    rainiest = gather_patches(laid, drawn, p).mean(dim=-1).topk(options.num_queries, dim=1).indices
     places = drawn.gather(1, rainiest[..., None].expand(-1, -1, 2))
 
-    image, rain = _patches(clean_grey, places, p), _patches(laid, places, p)  # (B, Q, D)
+    image, rain = gather_patches(clean_grey, places, p), gather_patches(laid, places, p)  # (B, Q, D)
     others = torch.stack([rain.roll(step, dims=1) for step in range(options.num_negatives)], dim=2)
     textures = torch.stack([image.roll(step, dims=1) for step in range(options.num_negatives)], dim=2)
     textures = textures - textures.mean(dim=-1, keepdim=True)
-    anchors_image = _patches(derained_grey, places, p)
-    anchors_rain = _patches(composite.mean(dim=1, keepdim=True) - derained_grey, places, p)
+    anchors_image = gather_patches(derained_grey, places, p)
+    anchors_rain = gather_patches(composite.mean(dim=1, keepdim=True) - derained_grey, places, p)
     return Compared(
         [anchors_image],
         [anchors_rain],
@@ -87,13 +88,4 @@ def _neighbours(
         found, _ = nonlocal_neighbours(
             torch.nan_to_num(clean), places, patch_size=p, search_size=options.search_size, k=k
         )
-    return _patches(clean_grey, found.flatten(1, 2), p).unflatten(1, found.shape[1:3])
-
-
-def _patches(images: Tensor, centres: Tensor, size: int) -> Tensor:
-    """Pixels (B, N, C × size²) of square patches at centres (B, N, 2)."""
-    reach = torch.arange(size, device=images.device) - size // 2
-    rows = (centres[..., 0, None] + reach)[..., :, None]
-    columns = (centres[..., 1, None] + reach)[..., None, :]
-    item = torch.arange(images.shape[0], device=images.device)[:, None, None, None]
-    return images[item, :, rows, columns].flatten(2)  # (B, N, size, size, C) before
+    return gather_patches(clean_grey, found.flatten(1, 2), p).unflatten(1, found.shape[1:3])

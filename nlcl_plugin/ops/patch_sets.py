@@ -88,10 +88,12 @@ def gather_patches(images: Tensor, centres: Tensor, patch_size: int, *, remove_m
         >>> gather_patches(image, torch.tensor([[[1, 1], [2, 2]]]), 2).tolist()
         [[[0.0, 1.0, 3.0, 4.0], [4.0, 5.0, 7.0, 8.0]]]
     """
-    first = centres - patch_size // 2
-    image = torch.arange(len(images), device=images.device)[:, None]
-    windows = images.unfold(2, patch_size, 1).unfold(3, patch_size, 1)
-    patches = windows[image, :, first[..., 0], first[..., 1]]  # (B, N, C, p, p)
+    # By pixel, not from unfolded windows: the gradient of those is as large as all windows together.
+    reach = torch.arange(patch_size, device=images.device) - patch_size // 2
+    rows = (centres[..., 0, None] + reach)[..., :, None]
+    columns = (centres[..., 1, None] + reach)[..., None, :]
+    image = torch.arange(len(images), device=images.device)[:, None, None, None]
+    patches = images[image, :, rows, columns].movedim(-1, 2)  # (B, N, C, p, p)
     if remove_mean:
         patches = patches - patches.mean((-2, -1), keepdim=True)
     return patches.flatten(2)
