@@ -86,19 +86,32 @@ def _load_merged(path: str, above: tuple[str, ...]) -> dict[str, Any]:
         file = os.path.join(os.path.dirname(path), os.path.expanduser(base))
         if not os.path.isfile(file):
             raise InputError(f"{path}: _base_: there is no file {file!r}; give it relative to this option file")
-        options = _merge(options, _load_merged(file, (*above, identity)), path)
-    return _merge(options, own, path)
+        options = merged(options, _load_merged(file, (*above, identity)), path)
+    return merged(options, own, path)
 
 
-def _merge(before: Any, block: dict[str, Any], path: str) -> dict[str, Any]:
+def merged(before: Any, block: dict[str, Any], path: str) -> dict[str, Any]:
+    """Merge a block over another, as `_base_` does.
+
+    Args:
+        before: The block to build on, left as it is; what is no mapping is replaced.
+        block: Wins; with `_delete_: true` it replaces all.
+        path: Its file, for messages.
+
+    Returns:
+        The merged block.
+
+    Raises:
+        InputError: If a `_delete_` is neither true nor false.
+    """
     block = dict(block)
     replaces = block.pop("_delete_", False)
     if not isinstance(replaces, bool):
         raise InputError(f"{path}: _delete_: expected true or false, but received {replaces!r}")
-    merged = dict(before) if isinstance(before, dict) and not replaces else {}
+    result = dict(before) if isinstance(before, dict) and not replaces else {}
     for key, value in block.items():
-        merged[key] = _merge(merged.get(key), value, path) if isinstance(value, dict) else value
-    return merged
+        result[key] = merged(result.get(key), value, path) if isinstance(value, dict) else value
+    return result
 
 
 def read_yaml(path: str) -> dict[str, Any]:

@@ -49,15 +49,15 @@ def write(tmp_path):
     return write
 
 
-def test_changes_merge_in_order_and_null_removes(studies, write, tmp_path):
+def test_changes_merge_in_order_and_null_switches_off(studies, write, tmp_path):
     path = write(tiny_study(set={"train": {"total_iter": 9}, "network_g": {"_delete_": True, "type": "X"}}))
     study = studies.plan.read_study(path, {"photos": tmp_path / "elsewhere"})
     plain, other = studies.plan.trainings(study, path)
     assert plain.options["train"]["total_iter"] == other.options["train"]["total_iter"] == 9
     assert plain.options["network_g"] == {"type": "X"}
     assert plain.options["datasets"]["train"]["dataroot_lq"] == f"{tmp_path}/elsewhere/rainy"
-    assert "relay_opt" in plain.options["train"]
-    assert "relay_opt" not in other.options["train"]
+    assert plain.options["train"]["relay_opt"]["type"] == "RelayLoss"
+    assert other.options["train"]["relay_opt"] is None
     assert other.options["train"]["optim_g"] == {"type": "Adam", "lr": 1e-3}
     assert (plain.options["name"], plain.options["manual_seed"]) == ("tiny", 0)
     assert (plain.place, other.place) == ("photos/plain/seed_0", "photos/other/seed_0")

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from nlcl_plugin.engine.options import load_yaml, read_yaml
+from nlcl_plugin.engine.options import load_yaml, merged, read_yaml
 from nlcl_plugin.errors import InputError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.=,+-]*")
@@ -25,7 +25,7 @@ class Arm(_Block):
     """One way of training, a row of the table."""
 
     options: str | None = Field(None, description="Option file instead of the study's, relative to the study file.")
-    set: dict[str, Any] = Field({}, description="Options to change; null removes one.")
+    set: dict[str, Any] = Field({}, description="Options to change, merged as by `_base_`.")
     grid: dict[str, list[Any]] = Field({}, description="block:key to values; the arm becomes one for each combination.")
     on: list[str] | None = Field(None, description="Datasets, if not all.")
     parts: dict[str, dict[str, Any]] = Field(
@@ -121,7 +121,7 @@ def _expanded(name: str, arm: Arm) -> list[tuple[str, Arm]]:
         for keys, value in zip(arm.grid, values, strict=True):
             for key in reversed(keys.split(":")):
                 value = {key: value}
-            changes = patched(changes, value, keep_null=True)
+            changes = merged(changes, value, name)
         label = ",".join(f"{keys.split(':')[-1]}={value}" for keys, value in zip(arm.grid, values, strict=True))
         arms.append((f"{name}-{label}", arm.model_copy(update={"set": changes, "grid": {}})))
     return arms
@@ -148,39 +148,13 @@ def trainings(study: Study, path: Path) -> list[Training]:
         for part, changes in (arm.parts or {"": {}}).items():
             options = base
             for layer in (study.set, study.datasets[dataset], arm.set, changes):
-                options = patched(options, layer)
-            options = patched(options, {"name": study.name, "manual_seed": seed})
+                options = merged(options, layer, str(path))
+            options.update({"name": study.name, "manual_seed": seed})
             filled = _filled(options, {"here": str(path.parent.resolve()), **study.data}, path)
             text = json.dumps(_filled(options, {"here": "", **study.data}, path), sort_keys=True)
             digest = hashlib.sha256(text.encode()).hexdigest()
             found.append(Training(dataset, arm_name, part, seed, filled, digest))
     return found
-
-
-def patched(options: dict[str, Any], changes: dict[str, Any], *, keep_null: bool = False) -> dict[str, Any]:
-    """Change options: blocks are merged, null removes, a block with `_delete_: true` replaces.
-
-    Args:
-        options: The options, left as they are.
-        changes: The changes.
-        keep_null: Keep null as a value, to remove something later.
-
-    Returns:
-        The changed options.
-    """
-    result = {} if changes.get("_delete_") else dict(options)
-    for key, value in changes.items():
-        if key == "_delete_":
-            if keep_null:
-                result[key] = value
-        elif value is None and not keep_null:
-            result.pop(key, None)
-        elif isinstance(value, dict):
-            before = result.get(key)
-            result[key] = patched(before if isinstance(before, dict) else {}, value, keep_null=keep_null)
-        else:
-            result[key] = value
-    return result
 
 
 def _filled(value: Any, folders: dict[str, str], path: Path) -> Any:
