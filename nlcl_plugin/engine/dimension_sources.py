@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from basicsr.archs import build_network
 from torch import Tensor, nn
 
 from nlcl_plugin.data.image_io import list_images, read_image, to_tensor
-from nlcl_plugin.engine.checkpoint import load_weights
 from nlcl_plugin.engine.dimension_study import Picture
 from nlcl_plugin.engine.options import load_yaml, newest_checkpoint, override
+from nlcl_plugin.engine.trained_network import experiment_options, load_network
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.models.padding import run_padded
 
@@ -164,16 +162,7 @@ class LayerNetworks:
                 f"such as by --force_yml path:pretrain_{key}=FILE"
             )
         path = newest_checkpoint(os.path.expanduser(path), f"pretrain_{key}")
-        try:
-            net = build_network(deepcopy(self.options[key]))
-        except (KeyError, TypeError, ValueError, AssertionError) as error:
-            raise InputError(f"{key}: cannot be built ({' '.join(str(error).split())}); correct it") from error
-        try:
-            net.load_state_dict(load_weights(path, paths.get(f"param_key_{label}", "params_ema")))
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())[:300]
-            raise InputError(f"path.pretrain_{key}: {path} does not fit {key} ({reason})") from error
-        return net.eval().requires_grad_(False)
+        return load_network(self.options, label, path, paths.get(f"param_key_{label}", "params_ema"))
 
 
 def networks_of(option_file: str | None, experiment: str | None, force_yml: list[str]) -> LayerNetworks:
@@ -195,10 +184,7 @@ def networks_of(option_file: str | None, experiment: str | None, force_yml: list
         options["path"] = options.get("path") or {}
     else:
         assert experiment is not None
-        folder = Path(experiment).expanduser()
-        if not (folder / "options.yml").is_file():
-            raise InputError(f"{experiment}: has no options.yml, expected a folder such as experiments/NAME")
-        options = load_yaml(str(folder / "options.yml"))
+        folder, options = experiment_options(experiment)
         models = {f"pretrain_network_{label}": str(folder / "models") for label in ("g", "r", "s")}
         options["path"] = {**(options.get("path") or {}), **models}
     override(options, force_yml)

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import basicsr.archs  # noqa: F401  registers BasicSR's networks
 import numpy as np
 import torch
-from basicsr.utils.registry import ARCH_REGISTRY
-from torch import Tensor, nn
+from torch import Tensor
 
 from nlcl_plugin.data.files import sha256
 from nlcl_plugin.data.image_io import to_tensor
-from nlcl_plugin.engine.checkpoint import load_weights
-from nlcl_plugin.engine.options import load_yaml
+from nlcl_plugin.engine.trained_network import experiment_options, load_network
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.models.padding import run_padded
 from nlcl_plugin.models.unpaired_iteration import DECOMPOSITIONS
@@ -73,10 +69,7 @@ def find_checkpoint(experiment: str | os.PathLike[str], which: str = "latest") -
     Raises:
         InputError: If there are no options or no such weights.
     """
-    folder = Path(os.path.expanduser(experiment))
-    if not (folder / "options.yml").is_file():
-        raise InputError(f"{folder}: has no options.yml; expected the folder of a training, such as experiments/NAME")
-    options = load_yaml(str(folder / "options.yml"))
+    folder, options = experiment_options(experiment)
     label = rain_label(options)
     pattern = re.compile(rf"net_{label}_(?P<which>latest|\d+)\.pth")
     found = {match["which"]: path for path in folder.glob("models/*") if (match := pattern.fullmatch(path.name))}
@@ -110,27 +103,12 @@ class RainNetwork:
         gpu = torch.cuda.is_available() and checkpoint.options.get("num_gpu") != 0
         self._device = torch.device("cuda" if gpu else "cpu")
         self._window = block.get("window_size", 1)
-        self._net = self._build(block, checkpoint.weights).to(self._device).eval()
+        self._net = load_network(checkpoint.options, self._label, checkpoint.weights).to(self._device)
         self.identity = {
             "decomposition": "two_branch" if self._label == "r" else "residual",
             f"network_{self._label}": block,
             "weights_sha256": sha256(checkpoint.weights),
         }
-
-    def _build(self, block: dict[str, Any], weights: Path) -> nn.Module:
-        where = f"network_{self._label}"
-        arguments = copy.deepcopy(block)
-        try:
-            net = ARCH_REGISTRY.get(arguments.pop("type"))(**arguments)
-        except (KeyError, TypeError, ValueError, AssertionError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"{where}: cannot be built ({reason}); correct the options") from error
-        try:
-            net.load_state_dict(load_weights(weights, "params_ema"))
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(f"{weights}: does not fit {where} of the options ({reason}); give its own") from error
-        return net
 
     def rain_of(self, image: np.ndarray, source: str) -> np.ndarray:
         """Extract the rain layer of a whole image.
