@@ -1,4 +1,4 @@
-"""What a training reached on its validation pairs: figures, a table and a picture."""
+"""What a model does to its validation images: figures, a table and pictures."""
 
 from __future__ import annotations
 
@@ -18,48 +18,57 @@ from nlcl_plugin.data.image_io import to_uint8
 from nlcl_plugin.engine.montage import save_montage
 from nlcl_plugin.metrics.classical_filters import FILTERS, best_filter
 
-MAX_PAIRS = 100  # pairs a summary looks at, evenly spread: classical filters on thousands of photographs take hours
+MAX_IMAGES = 100  # that a summary looks at, evenly spread: classical filters on thousands of photographs take hours
 SHOWN = 4  # rows of the picture
 
 
-def summarise(model: Any, loaders: list[Any], opt: dict[str, Any]) -> dict[str, Any] | None:
-    """Measure the trained model on every validation dataset with pairs and write `summary.json` and `summary.png`.
+def summarise(model: Any, loaders: list[Any], folder: str) -> dict[str, Any] | None:
+    """Measure a model on every dataset it was just validated on and write `summary.json` and pictures.
 
     Args:
         model: A model with BasicSR's `feed_data`, `test` and `get_current_visuals`.
-        loaders: Validation loaders.
-        opt: Options; the files go to `path.experiments_root`.
+        loaders: Loaders of the datasets, with pairs or without.
+        folder: Where the files go: `summary.json`, `summary.png` of the first dataset with pairs and
+            `summary_NAME.png` of each other one.
 
     Returns:
-        The figures of the first dataset (PSNR in dB and SSIM on 8-bit RGB, `mean_rain` in [0, 1]) with those of all
-        under `datasets`; None if there are no pairs. `baseline` is the best classical filter of them all on these very
-        pairs, a choice in its favour. `clean` compares the derained clean images with themselves.
+        The figures of the first dataset with pairs (PSNR in dB and SSIM on 8-bit RGB, `mean_rain` in [0, 1]), with
+        those of all under `datasets`, and under `photographs` those of datasets without pairs (NIQE, as validated;
+        lower is better). None if there are neither. `baseline` is the best classical filter of them all on these very
+        pairs, a choice in its favour. `clean` compares the derained clean images with themselves. `split_error` is
+        the mean of |O - B - R| in [0, 1].
     """
-    root = opt["path"]["experiments_root"]
     datasets: dict[str, dict[str, Any]] = {}
+    photographs: dict[str, dict[str, Any]] = {}
+    pictures = []
     for loader in loaders:
+        name = loader.dataset.opt["name"]
         figures, rows, captions = _measure(model, loader)
-        if not figures:
-            continue
-        if not datasets:
-            save_montage(osp.join(root, "summary.png"), rows, captions)
-        datasets[loader.dataset.opt["name"]] = figures
-    if not datasets:
+        if figures:
+            pictures.append(osp.join(folder, f"summary_{name}.png" if datasets else "summary.png"))
+            datasets[name] = figures
+        else:
+            figures, rows, captions = _look(model, loader)
+            if not figures:
+                continue
+            pictures.append(osp.join(folder, f"summary_{name}.png"))
+            photographs[name] = figures
+        save_montage(pictures[-1], rows, captions)
+    if not datasets and not photographs:
         return None
-    summary = {**next(iter(datasets.values())), "datasets": datasets}
-    path = osp.join(root, "summary.json")
+    summary = {**next(iter(datasets.values()), {}), "datasets": datasets, "photographs": photographs}
+    path = osp.join(folder, "summary.json")
     with open(f"{path}.tmp", "w", encoding="utf-8") as file:
         json.dump(summary, file, indent=2)
     os.replace(f"{path}.tmp", path)
-    get_root_logger().info(
-        f"Held-out pairs\n{table(datasets)}\nFigures: {path}\nPicture: {osp.join(root, 'summary.png')}"
-    )
+    shown = "\n".join(f"Picture: {picture}" for picture in pictures)
+    get_root_logger().info(f"Summary\n{table(datasets, photographs)}\nFigures: {path}\n{shown}")
     return summary
 
 
-def table(datasets: dict[str, dict[str, Any]]) -> str:
+def table(datasets: dict[str, dict[str, Any]], photographs: dict[str, dict[str, Any]]) -> str:
     """Format the figures of `summarise` as lines of text."""
-    lines = [f"{'':24} {'PSNR (dB)':>10} {'SSIM':>8}"]
+    lines = [f"{'':24} {'PSNR (dB)':>10} {'SSIM':>8}"] if datasets else []
     for name, figures in datasets.items():
         lines.append(f"{name} ({figures['images']} pairs)")
         labels = {
@@ -70,24 +79,60 @@ def table(datasets: dict[str, dict[str, Any]]) -> str:
         }
         for key, label in labels.items():
             lines.append(f"  {label:22} {figures['psnr'][key]:10.2f} {figures['ssim'][key]:8.3f}")
+    for name, figures in photographs.items():
+        niqe = figures["niqe"]
+        said = "no NIQE: too small, or other metrics were asked for"
+        if niqe:
+            said = f"NIQE {niqe['rainy']:.2f} as they come, {niqe['derained']:.2f} derained (lower is better)"
+        lines.append(f"{name} ({figures['images']} without pairs): {said}")
     return "\n".join(lines)
 
 
-def derained_rows(model: Any, loader: Any) -> Iterator[dict[str, np.ndarray]]:
-    """Derain the images of a loader one by one; pictures by title, (H, W, 3) uint8 RGB."""
-    for data in loader:
+def _row(visuals: dict[str, torch.Tensor], data: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Pictures by title, (H, W, 3) uint8 RGB."""
+    row = {key: to_uint8(visuals[source][0]) for key, source in (("rainy", "lq"), ("derained", "result"))}
+    row["rain layer"] = to_uint8(_rain(visuals)[0].expand(3, -1, -1))
+    if "gt" in data:
+        row["ground truth"] = to_uint8(data["gt"][0])
+    return row
+
+
+def _rain(visuals: dict[str, torch.Tensor]) -> torch.Tensor:
+    return visuals.get("rain", visuals["lq"] - visuals["result"])
+
+
+def _split_error(visuals: dict[str, torch.Tensor]) -> float:
+    """Mean of |O - B - R|: zero where one network makes both layers."""
+    return float((visuals["lq"] - visuals["result"] - _rain(visuals)).abs().mean())
+
+
+def _chosen(dataset: Any) -> np.ndarray:
+    return np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), MAX_IMAGES)).astype(int))
+
+
+def _look(model: Any, loader: Any) -> tuple[dict[str, Any], list[dict[str, np.ndarray]], list[dict[str, str]]]:
+    """Figures of photographs whose clean twins nobody has."""
+    dataset = loader.dataset
+    metrics = getattr(model, "last_metrics", {}).get(dataset.opt["name"])
+    if metrics is None or "gt" in dataset[0]:
+        return {}, [], []
+    rows: list[dict[str, np.ndarray]] = []
+    errors = []
+    chosen = _chosen(dataset)
+    for index in tqdm(chosen, desc=f"summary of {dataset.opt['name']}", unit="image", disable=None, leave=False):
+        data = torch.utils.data.default_collate([dataset[int(index)]])
         visuals = _derain(model, data)
-        row = {key: to_uint8(visuals[source][0]) for key, source in (("rainy", "lq"), ("derained", "result"))}
-        rain = visuals.get("rain", visuals["lq"] - visuals["result"])[0]
-        row["rain layer"] = to_uint8(rain.expand(3, -1, -1))
-        if "gt" in data:
-            row["ground truth"] = to_uint8(data["gt"][0])
-        yield row
+        errors.append(_split_error(visuals))
+        if len(rows) < SHOWN:
+            rows.append(_row(visuals, {}))
+    niqe = {"rainy": metrics["niqe_rainy"], "derained": metrics["niqe"]} if "niqe" in metrics else None
+    figures = {"niqe": niqe, "split_error": float(np.mean(errors)), "images": len(dataset)}
+    return figures, rows, [{} for _ in rows]
 
 
 def _measure(model: Any, loader: Any) -> tuple[dict[str, Any], list[dict[str, np.ndarray]], list[dict[str, str]]]:
     dataset = loader.dataset
-    chosen = np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), MAX_PAIRS)).astype(int))
+    chosen = _chosen(dataset)
     first = dataset[int(chosen[0])]
     if "gt" not in first or first["gt"].shape != first["lq"].shape or first["gt"].shape[0] != 3:
         return {}, [], []
@@ -103,9 +148,12 @@ def _measure(model: Any, loader: Any) -> tuple[dict[str, Any], list[dict[str, np
     rows: list[dict[str, np.ndarray]] = []
     captions: list[dict[str, str]] = []
     mean_rain: list[float] = []
+    errors: list[float] = []
     for index in tqdm(chosen, desc=f"summary of {dataset.opt['name']}", unit="image", disable=None, leave=False):
         data = torch.utils.data.default_collate([dataset[int(index)]])
-        row = next(derained_rows(model, [data]))
+        visuals = _derain(model, data)
+        row = _row(visuals, data)
+        errors.append(_split_error(visuals))
         images = {
             "rainy": row["rainy"],
             "baseline": to_uint8(FILTERS[baseline](data["lq"][0].permute(1, 2, 0).numpy())),
@@ -122,6 +170,7 @@ def _measure(model: Any, loader: Any) -> tuple[dict[str, Any], list[dict[str, np
         "psnr": {key: float(np.mean([psnr for psnr, _ in values])) for key, values in scores.items()},
         "ssim": {key: float(np.mean([ssim for _, ssim in values])) for key, values in scores.items()},
         "mean_rain": float(np.mean(mean_rain)),
+        "split_error": float(np.mean(errors)),
         "baseline": baseline,
         "images": len(chosen),
     }

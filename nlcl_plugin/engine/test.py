@@ -1,8 +1,7 @@
-"""Testing: derain every test dataset, save images, figures and one comparison picture."""
+"""Testing: derain every test dataset, save images, figures and comparison pictures."""
 
 from __future__ import annotations
 
-from os import path as osp
 from typing import Any
 
 from basicsr.data import build_dataloader, build_dataset
@@ -10,12 +9,9 @@ from basicsr.models import build_model
 from basicsr.utils import make_exp_dirs
 
 from nlcl_plugin.engine.loading import explained
-from nlcl_plugin.engine.montage import save_montage
-from nlcl_plugin.engine.summary import derained_rows
+from nlcl_plugin.engine.summary import summarise
 from nlcl_plugin.engine.train import start_logger
 from nlcl_plugin.models.validation import ValidationMixin
-
-COMPARED = 4  # images in the comparison picture
 
 
 def test(opt: dict[str, Any]) -> int:
@@ -39,13 +35,9 @@ def test(opt: dict[str, Any]) -> int:
         logger.info(f"Number of test images in {options['name']}: {len(dataset)}")
     model = build_model(opt)
     for loader in loaders:
-        name = loader.dataset.opt["name"]
         with explained(loader.dataset):
             model.validation(loader, current_iter=opt["name"], tb_logger=None, save_img=opt["val"]["save_img"])
-        if opt["rank"] == 0 and isinstance(model, ValidationMixin):
-            rows = [row for _, row in zip(range(COMPARED), derained_rows(model, loader), strict=False)]
-            path = osp.join(opt["path"]["results_root"], f"{name}_comparison.png")
-            save_montage(path, rows)
-            logger.info(f"Comparison picture: {path}")
+    if opt["rank"] == 0 and isinstance(model, ValidationMixin):
+        summarise(model, loaders, opt["path"]["results_root"])
     logger.info(f"Results: {opt['path']['results_root']}")
     return 0

@@ -175,7 +175,7 @@ class _Run:
         if self.opt.get("val"):
             self._validate()
             if self.opt["rank"] == 0:
-                summarise(self.model, self.val_loaders, self.opt)
+                summarise(self.model, self.val_loaders, self.opt["path"]["experiments_root"])
         if self._tb_logger:
             self._tb_logger.close()
         if skipped:

@@ -38,7 +38,8 @@ class NLCLModel(ValidationMixin, BaseModel):
     Args:
         opt: BasicSR's option dict. Networks: `network_g`, `network_r` (two_branch), `network_d` (with gan_opt),
             `network_p` (with a contrastive loss; its `in_channels` is filled in), `network_s` (with restorer_opt; in
-            testing its presence means that it derains). The `train` block is a `TrainOptions`.
+            testing its presence means that it derains, that of `network_r` that it makes the rain layer). The `train`
+            block is a `TrainOptions`.
 
     Raises:
         InputError: If the options don't fit together.
@@ -51,10 +52,11 @@ class NLCLModel(ValidationMixin, BaseModel):
         self.current_iter = 0
         if not self.is_train:
             self.restoring = "network_s" in opt
-            label = "s" if self.restoring else "g"
-            if f"network_{label}" in opt and not opt["path"].get(f"pretrain_network_{label}"):
-                raise InputError(f"path.pretrain_network_{label} is missing: give the checkpoint to test")
-            self.nets = self._build_nets([label])
+            labels = ["s"] if self.restoring else ["g", "r"] if "network_r" in opt else ["g"]
+            for label in labels:
+                if f"network_{label}" in opt and not opt["path"].get(f"pretrain_network_{label}"):
+                    raise InputError(f"path.pretrain_network_{label} is missing: give the checkpoint to test")
+            self.nets = self._build_nets(labels)
             return
         self.train_opt = TrainOptions.model_validate(opt["train"])
         self.restoring = False

@@ -116,6 +116,12 @@ class RestorerOptions(RainVariation):
     start_iter: int = Field(ge=0, description="Iterations of stage 1; stage 2 begins with the next.")
     pixel_opt: LossOptions = Field(LossOptions(type="L1Loss"), description="Loss between output and clean image.")
     composite_opt: CompositeLossOptions | None = Field(None, description="Layer contrast on the pseudo-pairs.")
+    own_rain_iter: int | None = Field(
+        None,
+        ge=1,
+        description="Iterations of stage 2 after which the rain is what the restorer itself takes out of rainy images, "
+        "no longer what stage 1 does; never by default.",
+    )
 
 
 class UnpairedOptions(Block):

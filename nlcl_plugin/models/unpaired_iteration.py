@@ -251,9 +251,10 @@ class UnpairedIteration:
     ) -> OrderedDict[str, Tensor]:
         assert self.options.restorer_opt is not None
         assert self.cri_pix is not None
+        stage_iter = current_iter - self.options.restorer_opt.start_iter
         with stepper.autocast():
             with torch.no_grad():
-                rain = self.steady("r")(rainy) if "r" in self.nets else rainy - self.steady("g")(rainy)
+                rain = self._extracted_rain(rainy, stage_iter)
                 laid = replace_by_rendered(rain, self.options.restorer_opt.rendered, random)
                 pseudo = make_pseudo_rainy(clean, laid, self.options.restorer_opt, random)
             restored = self.nets["s"](pseudo)
@@ -263,11 +264,17 @@ class UnpairedIteration:
             if contrast is not None:
                 value = self.cri_composite(*compare_composites(restored, pseudo, clean, contrast.sampling, random))
                 losses["l_composite"] = value.detach()
-                stage_iter = current_iter - self.options.restorer_opt.start_iter
                 total = total + contrast.weight_at(stage_iter) * value
         stepper.backward(weight * total)
         losses["mean_rain"] = rain.abs().mean()
         return losses
+
+    def _extracted_rain(self, rainy: Tensor, stage_iter: int) -> Tensor:
+        """The rain layer of rainy images: stage 1's, later the restorer's own, which has less texture in it."""
+        own = self.options.restorer_opt.own_rain_iter if self.options.restorer_opt else None
+        if own is not None and stage_iter > own:
+            return (rainy - self.steady("s")(rainy)).mean(dim=1, keepdim=True)  # rain is grey
+        return self.steady("r")(rainy) if "r" in self.nets else rainy - self.steady("g")(rainy)
 
     def _reduced(
         self,

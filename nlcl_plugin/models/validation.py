@@ -131,7 +131,8 @@ class ValidationMixin:
             if tb_logger:
                 tb_logger.add_scalar(f"metrics/{dataset}/{key}", value, current_iter)
         get_root_logger().info(f"Validation {dataset} ({len(rows)} images): {', '.join(parts) or 'no metric applies'}")
-        self.metric_results = means
+        self.metric_results = means  # BasicSR's: of the dataset validated last
+        self.last_metrics: dict[str, dict[str, float]] = {**getattr(self, "last_metrics", {}), dataset: means}
 
     def _keep_best(self, dataset: str, metric: str, value: float, current_iter: Any) -> dict[str, Any]:
         if not hasattr(self, "best_metric_results"):

@@ -96,7 +96,8 @@ def _run_one(
     place.mkdir(parents=True, exist_ok=True)
     write_options(str(place / "options.yml"), training.options)
     _write(begun, {"digest": training.digest, "minutes": known.get("minutes", 0.0)})
-    command = [sys.executable, "-m", "nlcl_plugin", "train", "-opt", "options.yml", "--auto_resume"]
+    does = ["train", "-opt", "options.yml", "--auto_resume"] if training.trains else ["test", "-opt", "options.yml"]
+    command = [sys.executable, "-m", "nlcl_plugin", *does]
     start = time.monotonic()
     with open(place / "log.txt", "ab") as log:
         process = subprocess.Popen(
@@ -117,11 +118,12 @@ def _run_one(
         return f"{training.place}: exit code {code}: {' '.join(tail)} (see {place / 'log.txt'})"
     summary = None
     if code == 0:
-        summary = json.loads((place / "experiments" / training.options["name"] / "summary.json").read_text())
+        summary = json.loads((place / training.output / "summary.json").read_text())
     result = {
         "digest": training.digest,
         "outcome": "done" if code == 0 else "stopped",
         "figures": summary["datasets"] if summary else {},
+        "photographs": summary["photographs"] if summary else {},
         "minutes": minutes,
         "version": nlcl_plugin.__version__,
         "torch": torch.__version__,

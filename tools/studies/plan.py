@@ -28,6 +28,7 @@ class Arm(_Block):
     set: dict[str, Any] = Field({}, description="Options to change, merged as by `_base_`.")
     grid: dict[str, list[Any]] = Field({}, description="block:key to values; the arm becomes one for each combination.")
     on: list[str] | None = Field(None, description="Datasets, if not all.")
+    test: bool = Field(False, description="Nothing is trained: `options` and `set` make an option file for testing.")
     parts: dict[str, dict[str, Any]] = Field(
         {}, description="Trained once for each with these changes; their figures are pooled, as in cross-validation."
     )
@@ -45,6 +46,7 @@ class Study(_Block):
     datasets: dict[str, dict[str, Any]] = Field(min_length=1, description="Changes that put an arm on a dataset.")
     arms: dict[str, Arm] = Field(min_length=1)
     compare: list[tuple[str, str]] = Field([], description="[arm, other]: the report gives arm minus other by seed.")
+    show: list[str] = Field([], description="Arms whose derained photographs are shown side by side, first seed.")
 
 
 @dataclass(frozen=True, eq=False)  # each is itself: options cannot be hashed
@@ -56,7 +58,7 @@ class Training:
         arm: Name of the arm.
         part: Name of the part; empty if the arm has none.
         seed: The seed.
-        options: Complete options, as an option file holds them.
+        options: Complete options, as an option file holds them; for testing if they have no block `train`.
         digest: What tells a training with other options, wherever the study file lies.
     """
 
@@ -71,6 +73,16 @@ class Training:
     def place(self) -> str:
         """Folder of the training, relative to the study's."""
         return "/".join((self.dataset, self.arm, *([self.part] if self.part else []), f"seed_{self.seed}"))
+
+    @property
+    def trains(self) -> bool:
+        """Whether something is trained; else a network that is there is tested."""
+        return "train" in self.options
+
+    @property
+    def output(self) -> str:
+        """Folder of the summary, relative to `place`."""
+        return f"{'experiments' if self.trains else 'results'}/{self.options['name']}"
 
 
 def read_study(path: Path, folders: dict[str, Path]) -> Study:
@@ -100,10 +112,10 @@ def read_study(path: Path, folders: dict[str, Path]) -> Study:
     for name in (study.name, *study.datasets, *arms, *(part for arm in arms.values() for part in arm.parts)):
         if not NAME.fullmatch(name):
             raise InputError(f"{path}: {name!r} names folders, so it may hold letters, digits and _.=,+- only")
-    for pair in study.compare:
-        for name in pair:
+    for key, names in (("compare", itertools.chain(*study.compare)), ("show", study.show)):
+        for name in names:
             if name not in arms:
-                raise InputError(f"{path}: compare: there is no arm {name!r}; there are {', '.join(arms)}")
+                raise InputError(f"{path}: {key}: there is no arm {name!r}; there are {', '.join(arms)}")
     for name, arm in arms.items():
         for dataset in arm.on or ():
             if dataset not in study.datasets:
@@ -144,10 +156,16 @@ def trainings(study: Study, path: Path) -> list[Training]:
     for seed, dataset, (arm_name, arm) in itertools.product(study.seeds, study.datasets, study.arms.items()):
         if arm.on is not None and dataset not in arm.on:
             continue
-        base = load_yaml(str(path.parent / (arm.options or study.options)))
+        if arm.test and seed != study.seeds[0]:
+            continue  # there is nothing random in it
+        base = load_yaml(str(path.parent / (study.options if arm.test else arm.options or study.options)))
         for part, changes in (arm.parts or {"": {}}).items():
             options = base
-            for layer in (study.set, study.datasets[dataset], arm.set, changes):
+            for layer in (study.set, study.datasets[dataset]):
+                options = merged(options, layer, str(path))
+            if arm.test:
+                options = _testing(options, load_yaml(str(path.parent / arm.options)) if arm.options else {})
+            for layer in (arm.set, changes):
                 options = merged(options, layer, str(path))
             options.update({"name": study.name, "manual_seed": seed})
             filled = _filled(options, {"here": str(path.parent.resolve()), **study.data}, path)
@@ -155,6 +173,12 @@ def trainings(study: Study, path: Path) -> list[Training]:
             digest = hashlib.sha256(text.encode()).hexdigest()
             found.append(Training(dataset, arm_name, part, seed, filled, digest))
     return found
+
+
+def _testing(training: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """Options that test a network on what the trainings are validated on."""
+    datasets = {name: block for name, block in training["datasets"].items() if name != "train" and block is not None}
+    return {"model_type": training["model_type"], "num_gpu": training["num_gpu"], **options, "datasets": datasets}
 
 
 def _filled(value: Any, folders: dict[str, str], path: Path) -> Any:

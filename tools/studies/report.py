@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from scipy import stats
 from studies.execute import result_of
+from studies.pictures import show_photographs
 from studies.plan import Study, Training
 
 import nlcl_plugin
@@ -65,6 +66,7 @@ def write_report(study: Study, found: list[Training], folder: Path, *, out: Path
                 "arms": {arm: {seed: f.values for seed, f in seeds.items()} for arm, seeds in arms.items()},
                 "differences": differences,
             }
+    lines += _photograph_tables(results)
     folder.mkdir(parents=True, exist_ok=True)
     places = [(folder / "report.md", folder / "report.png")]
     if out is not None:
@@ -74,9 +76,11 @@ def write_report(study: Study, found: list[Training], folder: Path, *, out: Path
         for _, picture in places:
             _plot(pictures, picture)
     for page, picture in places:
-        link = [f"![PSNR of each training]({picture.relative_to(page.parent)})"] if pictures else []
+        links = [f"![PSNR of each training]({picture.relative_to(page.parent)})"] if pictures else []
+        for title, sheet in show_photographs(study.show, results, folder, picture).items():
+            links += ["", f"![{title}: rainy, then {', '.join(study.show)}]({sheet.relative_to(page.parent)})"]
         with written_whole(page) as file:
-            file.write(("\n".join(lines + link) + "\n").encode())
+            file.write(("\n".join(lines + links) + "\n").encode())
     with written_whole(folder / "report.json") as file:
         file.write((json.dumps(record, indent=2) + "\n").encode())
     return "\n".join(lines)
@@ -125,6 +129,34 @@ def _pooled(dataset: str, results: dict[Training, Any]) -> dict[str, dict[str, d
             figures = Figures(values, " / ".join(baselines), sum(images))
             sets.setdefault(name, {}).setdefault(arm, {})[seed] = figures
     return sets
+
+
+def _photograph_tables(results: dict[Training, Any]) -> list[str]:
+    """NIQE of photographs without pairs, by arm."""
+    sets: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    for training, result in results.items():
+        for name, figures in (result or {}).get("photographs", {}).items():
+            if figures["niqe"]:
+                sets[f"{name}, networks of {training.dataset}"][training.arm].append(figures)
+    lines = []
+    for title, arms in sets.items():
+        some = next(iter(arms.values()))[0]
+        lines += [
+            f"## {title} ({some['images']} without pairs)",
+            "",
+            f"NIQE by seed; {some['niqe']['rainy']:.2f} as they come, lower is better. *split error*: mean |O − B − R|",
+            "in [0, 1], zero where one network makes both layers.",
+            "",
+            "| | NIQE by seed | NIQE | split error |",
+            "|---|---|---|---|",
+        ]
+        for arm, found in arms.items():
+            values = [figures["niqe"]["derained"] for figures in found]
+            error = np.mean([figures["split_error"] for figures in found])
+            each = " ".join(f"{value:.2f}" for value in values)
+            lines.append(f"| {arm} | {each} | **{np.mean(values):.2f}** | {error:.3f} |")
+        lines.append("")
+    return lines
 
 
 def _minutes(dataset: str, results: dict[Training, Any]) -> dict[str, float]:
@@ -214,8 +246,12 @@ def _plot(pictures: list[tuple[str, dict[str, dict[int, Figures]]]], path: Path)
     from matplotlib.figure import Figure  # no pyplot: no window system is needed
 
     rows = max(len(arms) for _, arms in pictures)
-    figure = Figure(figsize=(1 + 5 * len(pictures), 1.4 + 0.34 * rows), layout="constrained")
-    for axes, (title, arms) in zip(figure.subplots(1, len(pictures), squeeze=False)[0], pictures, strict=True):
+    heights = [1.4 + 0.34 * rows, 4.0]
+    figure = Figure(figsize=(1 + 5 * len(pictures), sum(heights)), layout="constrained")
+    grid = figure.subplots(2, len(pictures), squeeze=False, height_ratios=heights)
+    for axes, (_, arms) in zip(grid[1], pictures, strict=True):
+        _plot_trade_off(axes, arms)
+    for axes, (title, arms) in zip(grid[0], pictures, strict=True):
         for row, seeds in enumerate(arms.values()):
             values = [f.values["psnr"]["derained"] for f in seeds.values()]
             axes.plot(values, [row] * len(values), "o", color="tab:blue", alpha=0.55, markersize=5)
@@ -232,3 +268,18 @@ def _plot(pictures: list[tuple[str, dict[str, dict[int, Figures]]]], path: Path)
         axes.legend(fontsize=7, loc="best")
     with written_whole(path) as file:
         figure.savefig(file, format="png", dpi=110)
+
+
+def _plot_trade_off(axes: Any, arms: dict[str, dict[int, Figures]]) -> None:
+    """What is left of clean images against what is gained on rainy ones."""
+    for number, (arm, seeds) in enumerate(arms.items()):
+        clean = [f.values["psnr"]["clean"] for f in seeds.values()]
+        gain = [f.values["psnr"]["derained"] - f.values["psnr"]["rainy"] for f in seeds.values()]
+        marker = "os^Dv<>Pp*"[number % 10]
+        axes.plot(clean, gain, marker, color=f"C{number % 10}", alpha=0.3, markersize=4)
+        axes.plot(np.mean(clean), np.mean(gain), marker, color=f"C{number % 10}", label=arm)
+    axes.set_xlabel("PSNR of derain(clean) (dB)")
+    axes.set_ylabel("PSNR over rainy (dB)")
+    axes.set_title("what rainy images gain, what clean ones keep", fontsize=9)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7, loc="best")
