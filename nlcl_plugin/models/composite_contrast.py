@@ -19,8 +19,6 @@ from nlcl_plugin.models.nlcl_options import CompositePatches
 from nlcl_plugin.ops import nonlocal_neighbours
 from nlcl_plugin.ops.patch_sets import gather_patches
 
-CANDIDATES = 4  # places drawn for each anchor; those with the most rain are kept
-
 
 class Compared(NamedTuple):
     """Arguments of `AsymmetricNLCLLoss`, one tap: grey pixels."""
@@ -49,7 +47,7 @@ def compare_composites(
     size, p = (clean.shape[-2], clean.shape[-1]), options.patch_size
     clean_grey, laid = (x.detach().mean(dim=1, keepdim=True) for x in (clean, composite - clean))
     derained_grey = derained.mean(dim=1, keepdim=True)
-    drawn = random.centres(CANDIDATES * options.num_queries, size, p, clean.device)
+    drawn = random.centres(options.num_candidates * options.num_queries, size, p, clean.device)
     rainiest = gather_patches(laid, drawn, p).mean(dim=-1).topk(options.num_queries, dim=1).indices
     places = drawn.gather(1, rainiest[..., None].expand(-1, -1, 2))
 

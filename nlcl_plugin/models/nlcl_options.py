@@ -79,7 +79,10 @@ class LayerSampling(LayerPatches):
 class CompositePatches(Block):
     """Which patches layer contrast compares on composites: pixels, not features."""
 
-    num_queries: int = Field(64, ge=1, description="Anchors an image and layer: the rainiest of four times as many.")
+    num_queries: int = Field(64, ge=1, description="Anchors an image and layer.")
+    num_candidates: int = Field(
+        4, ge=1, description="Places drawn for each anchor, of which the rainiest are kept; with 1 they are anywhere."
+    )
     num_positives: int = Field(
         4, ge=1, description="Clean patches that attract an image patch: the one under it and its neighbours."
     )
