@@ -123,6 +123,8 @@ class NLCLDerain(BaseModel):
             if label in nets:
                 averages[label] = copy.deepcopy(nets[label]).eval().requires_grad_(False)
                 setattr(self, f"average_{NAMES[label]}", averages[label])
+        if self.options.restorer_opt and self.options.restorer_opt.rounds:
+            averages["t"] = self.rain_restorer = copy.deepcopy(nets["s"]).eval().requires_grad_(False)
         self._tried = False
         self.criteria = nn.ModuleList()  # here, so that they come along to the device
         rank, processes = get_dist_info()

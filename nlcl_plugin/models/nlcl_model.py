@@ -108,13 +108,15 @@ class NLCLModel(ValidationMixin, BaseModel):
             net.compile()
 
     def _build_averages(self) -> dict[str, nn.Module]:
-        """Moving averages of the networks whose output is used; they are what tests and extracts rain."""
+        """Moving averages of the networks whose output is used, and `t`: they are what tests and extracts rain."""
         averages: dict[str, nn.Module] = {}
         if self.train_opt.ema_decay > 0:
             for label in {"g", "r", "s"} & set(self.nets):
                 average = deepcopy(self.get_bare_model(self.nets[label])).eval().requires_grad_(False)
                 load_pretrained(self, average, label, "params_ema")
                 averages[label] = average
+        if self.train_opt.restorer_opt and self.train_opt.restorer_opt.rounds:
+            averages["t"] = deepcopy(self.get_bare_model(self.nets["s"])).eval().requires_grad_(False)
         return averages
 
     def _steady(self, label: str) -> nn.Module:
@@ -224,6 +226,7 @@ class NLCLModel(ValidationMixin, BaseModel):
             "mean_rain": self.iteration.mean_rain,
             "skipped_steps": self.iteration.skipped_steps,
             "faulty_in_a_row": self.iteration.faulty_in_a_row,
+            "rain_restorer": self.averages["t"].state_dict() if "t" in self.averages else None,
             "losses": {name: loss.state_dict() for name, loss in self.iteration.followers().items()},
             "scaler": self.stepper.scaler.state_dict(),
         }
@@ -239,6 +242,8 @@ class NLCLModel(ValidationMixin, BaseModel):
         for name, loss in self.iteration.followers().items():
             if name in own.get("losses", {}):
                 loss.load_state_dict(own["losses"][name])
+        if own.get("rain_restorer") and "t" in self.averages:
+            self.averages["t"].load_state_dict(own["rain_restorer"])
         if own.get("scaler"):
             self.stepper.scaler.load_state_dict(own["scaler"])
         self.current_iter = resume_state["iter"]

@@ -119,12 +119,17 @@ class RestorerOptions(RainVariation):
     start_iter: int = Field(ge=0, description="Iterations of stage 1; stage 2 begins with the next.")
     pixel_opt: LossOptions = Field(LossOptions(type="L1Loss"), description="Loss between output and clean image.")
     composite_opt: CompositeLossOptions | None = Field(None, description="Layer contrast on the pseudo-pairs.")
-    own_rain_iter: int | None = Field(
-        None,
-        ge=1,
-        description="Iterations of stage 2 after which the rain is what the restorer itself takes out of rainy images, "
-        "no longer what stage 1 does; never by default.",
+    rounds: tuple[int, ...] = Field(
+        (),
+        description="Iterations of stage 2 after each of which the restorer of that moment is what extracts the rain, "
+        "in place of stage 1 or the one before: its layers have less texture in them.",
     )
+
+    @model_validator(mode="after")
+    def _check_rounds(self) -> RestorerOptions:
+        if list(self.rounds) != sorted(set(self.rounds)) or any(end < 1 for end in self.rounds):
+            raise ValueError(f"rounds must be rising iterations of stage 2, from 1, but received {list(self.rounds)}")
+        return self
 
 
 class UnpairedOptions(Block):

@@ -92,7 +92,8 @@ class UnpairedIteration:
     Args:
         options: Losses and stages.
         nets: Networks by label, as they are run; the owner may put wrapped ones in their places before the first call.
-        averages: Moving averages by label, which infer and extract rain in the places of their networks.
+        averages: Moving averages by label, which infer and extract rain in the places of their networks. With
+            `restorer_opt.rounds` also `t`, of the kind of `s`: the restorer that extracts rain. The owner saves it.
         build: Builds a loss by its framework's registry.
         seed: The seed of the run.
         rank: This process.
@@ -176,6 +177,9 @@ class UnpairedIteration:
         for optimizer in active.values():
             optimizer.zero_grad(set_to_none=True)
         sums: OrderedDict[str, Tensor] = OrderedDict()
+        if self._rounds(current_iter) > self._rounds(current_iter - 1):
+            self._logger().info("A round is over: the rain is now what the restorer of this moment takes out.")
+            self.averages["t"].load_state_dict(self.steady("s").state_dict())
         take = self._restorer_part if restoring else self._unpaired_part
         parts = list(self._parts(rainy.shape[0]))
         for part in parts:
@@ -195,7 +199,7 @@ class UnpairedIteration:
             if label in self.averages:
                 age = current_iter - (restorer.start_iter if restorer and restoring else 0)
                 update_average(self.averages[label], bare(self.nets[label]), decay=self.options.ema_decay, age=age)
-        if not restoring:
+        if not restoring or self._rounds(current_iter):
             self._watch_rain(values["mean_rain"], current_iter)
             if "log_dim_ratio" in values:
                 for loss in self.followers().values():
@@ -251,10 +255,9 @@ class UnpairedIteration:
     ) -> OrderedDict[str, Tensor]:
         assert self.options.restorer_opt is not None
         assert self.cri_pix is not None
-        stage_iter = current_iter - self.options.restorer_opt.start_iter
         with stepper.autocast():
             with torch.no_grad():
-                rain = self._extracted_rain(rainy, stage_iter)
+                rain = self._extracted_rain(rainy, current_iter)
                 laid = replace_by_rendered(rain, self.options.restorer_opt.rendered, random)
                 pseudo = make_pseudo_rainy(clean, laid, self.options.restorer_opt, random)
             restored = self.nets["s"](pseudo)
@@ -264,17 +267,22 @@ class UnpairedIteration:
             if contrast is not None:
                 value = self.cri_composite(*compare_composites(restored, pseudo, clean, contrast.sampling, random))
                 losses["l_composite"] = value.detach()
+                stage_iter = current_iter - self.options.restorer_opt.start_iter
                 total = total + contrast.weight_at(stage_iter) * value
         stepper.backward(weight * total)
         losses["mean_rain"] = rain.abs().mean()
         return losses
 
-    def _extracted_rain(self, rainy: Tensor, stage_iter: int) -> Tensor:
-        """The rain layer of rainy images: stage 1's, later the restorer's own, which has less texture in it."""
-        own = self.options.restorer_opt.own_rain_iter if self.options.restorer_opt else None
-        if own is not None and stage_iter > own:
-            return (rainy - self.steady("s")(rainy)).mean(dim=1, keepdim=True)  # rain is grey
+    def _extracted_rain(self, rainy: Tensor, current_iter: int) -> Tensor:
+        """The rain layer of rainy images: stage 1's or, after a round, what the restorer of that time takes out."""
+        if self._rounds(current_iter):
+            return (rainy - self.averages["t"](rainy)).mean(dim=1, keepdim=True)  # rain is grey
         return self.steady("r")(rainy) if "r" in self.nets else rainy - self.steady("g")(rainy)
+
+    def _rounds(self, current_iter: int) -> int:
+        """Rounds of stage 2 that are over."""
+        restorer = self.options.restorer_opt
+        return sum(current_iter > restorer.start_iter + end for end in restorer.rounds) if restorer else 0
 
     def _reduced(
         self,
@@ -330,6 +338,6 @@ class UnpairedIteration:
         if (current_iter >= t.collapse_iter or last) and self.mean_rain < t.min_mean_rain:
             raise TrainingStoppedError(
                 f"the rain layer is empty (mean |R| {self.mean_rain:.5f} < min_mean_rain {t.min_mean_rain} at "
-                f"iteration {current_iter}): the generator copies its input; ramp identity, fidelity and the "
+                f"iteration {current_iter}): the network copies its input; ramp identity, fidelity and the "
                 "contrastive losses in later (ramp_iter), lower their weights, or try another manual_seed"
             )

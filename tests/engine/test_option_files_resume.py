@@ -41,6 +41,7 @@ FOLDERS = [
     for key, folder in (("lq", "rainy"), ("gt", "clean"))
 ]
 STAGES = [*UNPAIRED, *FOLDERS, "train:restorer_opt:start_iter=1"]  # stage 2 begins with iteration 2
+SMALL = [*STAGES, "network_s:num_feat=4", "network_s:num_block=1", "train:restorer_opt:rounds=[1]"]
 # Labels of the networks, and what makes the file small.
 SIZES = {
     "nlcl": ("dgpr", PAPER),
@@ -48,7 +49,8 @@ SIZES = {
     "nlcl_2x8gpu_multinode": ("dgpr", PAPER),
     "nlcl_lmdb": ("dgpr", PAPER),
     "nlcl_quickstart": ("dgps", [*STAGES, "network_s:num_feat=4", "network_s:num_block=1"]),
-    "nlcl_small": ("dgps", [*STAGES, "network_s:num_feat=4", "network_s:num_block=1"]),
+    "nlcl_small": ("dgps", SMALL),
+    "nlcl_best": ("dgps", SMALL),
     "restorer_swinir": ("dgps", [*STAGES, "network_s:depths=[1]", "network_s:embed_dim=12", "network_s:num_heads=[2]"]),
     "restorer_rcan": ("dgps", [*STAGES, "network_s:num_group=1", "network_s:num_block=1", "network_s:num_feat=8"]),
     "restorer_edsr": ("dgps", [*STAGES, "network_s:num_block=1", "network_s:num_feat=8"]),

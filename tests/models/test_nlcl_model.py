@@ -155,6 +155,38 @@ def test_restorer_learns_on_rendered_rain_where_asked_for(tmp_path, rendered):
     torch.testing.assert_close(added[:, :1].expand(-1, 3, -1, -1).clamp(max=0.85), added.clamp(max=0.85))
 
 
+def test_after_a_round_the_rain_is_what_the_restorer_of_that_moment_takes_out(tmp_path):
+    exactly = {"gain": [1, 1], "resize": [1, 1], "flip": False, "threshold": 0, "rain_free": 0}
+    model = build(options(tmp_path, restorer_opt={"start_iter": 1, "rounds": [1, 3], **exactly}, optim_s=ADAM))
+    seen, kept = [], []
+    model.net_s.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    data = {"lq": torch.rand(4, 3, 32, 32), "gt": 0.1 * torch.rand(4, 3, 32, 32), "lq_path": list("abcd")}
+    for current_iter in range(1, 7):
+        kept.append(copy.deepcopy(model.averages["s"]))
+        model.feed_data(data)
+        model.optimize_parameters(current_iter)
+    with torch.no_grad():
+        first = data["lq"] - model.averages["g"](data["lq"])
+        # Iterations 2 to 6; the rounds end after 2 and after 4, so 3 and 4 take what the restorer before 3 took out.
+        own = [(data["lq"] - kept[index](data["lq"])).mean(1, keepdim=True) for index in (2, 2, 4, 4)]
+    for pseudo, rain in zip(seen, (first, *own), strict=True):
+        torch.testing.assert_close(pseudo, (data["gt"] + rain.clamp_min(0)).clamp(0, 1))
+
+
+def test_own_rain_that_fades_away_stops_the_training(tmp_path):
+    restorer = {"start_iter": 0, "rounds": [1]}
+    model = build(options(tmp_path, restorer_opt=restorer, optim_s=ADAM, min_mean_rain=0.9, collapse_iter=2))
+    step(model, 1)
+    with pytest.raises(TrainingStoppedError, match="the rain layer is empty"):
+        step(model, 2)
+
+
+@pytest.mark.parametrize("rounds", [[0], [2, 1], [3, 3]])
+def test_rounds_that_do_not_rise_are_refused(tmp_path, rounds):
+    with pytest.raises(ValueError, match="rounds must be rising iterations"):
+        build(options(tmp_path, restorer_opt={"start_iter": 0, "rounds": rounds}, optim_s=ADAM))
+
+
 def test_restorer_alone_has_a_falling_learning_rate(tmp_path):
     restorer = {"restorer_opt": {"start_iter": 0}, "optim_s": ADAM}
     model = build(options(tmp_path, **restorer))
@@ -190,7 +222,8 @@ def test_a_loss_that_is_not_a_number_stops_the_training_by_name(tmp_path):
 
 @pytest.mark.parametrize("decomposition", ["residual", "two_branch"])
 def test_resuming_continues_as_if_nothing_happened(tmp_path, decomposition):
-    opt = options(tmp_path, decomposition, **RESTORER)
+    restorer = {"start_iter": 2, "rounds": [1]}  # the round ends after iteration 3
+    opt = options(tmp_path, decomposition, **{**RESTORER, "restorer_opt": restorer})
     through = build(opt)
     for current_iter in range(1, 7):
         step(through, current_iter)
