@@ -26,7 +26,7 @@ model = dict(
         ema_decay=0.9,
         layer_opt=dict(ramp_iter=2, sampling=dict(num_image_patches=4, num_rain_patches=6, patch_size=8,
                                                   search_size=16)),
-        restorer_opt=dict(start_iter=10),
+        restorer_opt=dict(start_iter=10, rounds=[4]),
     ),
 )
 train_dataloader = dict(

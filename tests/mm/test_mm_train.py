@@ -58,6 +58,7 @@ def same_training_for_basicsr():
         "layer_opt": {"type": "AsymmetricNLCLLoss", "loss_weight": 0.1, "ramp_iter": 2, "sampling": sampling},
         "restorer_opt": {
             "start_iter": 10,
+            "rounds": [4],
             "pixel_opt": {"type": "CharbonnierLoss", "eps": 2.5e-3},
             "gain": [0.9, 1.6],
             "rain_free": 0.1,

@@ -102,7 +102,7 @@ def test_a_training_is_known_by_its_options_and_data_not_by_where_the_study_lies
         ({"seeds": ["x"]}, "seeds.0: "),
         ({"compare": [["plain", "missing"]]}, "there is no arm 'missing'"),
         ({"arms": {"../plain": {}}, "compare": []}, "names folders"),
-        ({"arms": {"plain": {"on": ["mars"]}, "other": {}}}, "there is no dataset 'mars'"),
+        ({"arms": {"plain": {"datasets": ["mars"]}, "other": {}}}, "there is no dataset 'mars'"),
         ({"set": {"decomposition": "${where}"}}, "unknown 'where'"),
         ({"options": "missing.yml"}, "missing.yml"),
     ],

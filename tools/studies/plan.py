@@ -27,7 +27,7 @@ class Arm(_Block):
     options: str | None = Field(None, description="Option file instead of the study's, relative to the study file.")
     set: dict[str, Any] = Field({}, description="Options to change, merged as by `_base_`.")
     grid: dict[str, list[Any]] = Field({}, description="block:key to values; the arm becomes one for each combination.")
-    on: list[str] | None = Field(None, description="Datasets, if not all.")
+    datasets: list[str] | None = Field(None, description="Those that it is run on, if not all.")
     test: bool = Field(False, description="Nothing is trained: `options` and `set` make an option file for testing.")
     parts: dict[str, dict[str, Any]] = Field(
         {}, description="Trained once for each with these changes; their figures are pooled, as in cross-validation."
@@ -117,9 +117,9 @@ def read_study(path: Path, folders: dict[str, Path]) -> Study:
             if name not in arms:
                 raise InputError(f"{path}: {key}: there is no arm {name!r}; there are {', '.join(arms)}")
     for name, arm in arms.items():
-        for dataset in arm.on or ():
+        for dataset in arm.datasets or ():
             if dataset not in study.datasets:
-                raise InputError(f"{path}: arms.{name}.on: there is no dataset {dataset!r}")
+                raise InputError(f"{path}: arms.{name}.datasets: there is no dataset {dataset!r}")
     return study
 
 
@@ -154,7 +154,7 @@ def trainings(study: Study, path: Path) -> list[Training]:
     """
     found = []
     for seed, dataset, (arm_name, arm) in itertools.product(study.seeds, study.datasets, study.arms.items()):
-        if arm.on is not None and dataset not in arm.on:
+        if arm.datasets is not None and dataset not in arm.datasets:
             continue
         if arm.test and seed != study.seeds[0]:
             continue  # there is nothing random in it
