@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 
+import pytest
 import yaml
 from test_package import BLOCKED
 
@@ -42,3 +43,22 @@ def test_option_files_say_how_to_run_them_and_name_their_experiment(repository):
         text = file.read_text(encoding="utf-8")
         assert f"{'test' if 'test' in file.stem else 'train'} -opt options/{file.name}" in text
         assert yaml.safe_load(text)["name"] == file.stem
+
+
+INTERVAL = re.compile(r"([+−-]\d+\.\d\d) to ([+−-]\d+\.\d\d)")
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/method.md"])
+def test_every_interval_that_is_told_stands_in_a_study_that_is_linked_beside_it(repository, page):
+    path = repository / page
+    told = 0
+    for block in path.read_text(encoding="utf-8").split("\n\n"):
+        intervals = {(low.replace("−", "-"), high.replace("−", "-")) for low, high in INTERVAL.findall(block)}
+        links = re.findall(r"\]\(([^)]*studies/\w+\.md)\)", block)
+        found = set()
+        for link in links:
+            study = (path.parent / link).read_text(encoding="utf-8")
+            found |= {(low.replace("−", "-"), high.replace("−", "-")) for low, high in INTERVAL.findall(study)}
+        assert intervals <= found, (sorted(intervals - found), block[:80])
+        told += len(intervals)
+    assert told or page == "README.md"

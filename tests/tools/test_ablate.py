@@ -7,11 +7,15 @@ import subprocess
 import sys
 import time
 
+import cv2
 import numpy as np
 import pytest
+import torch
 import yaml
 from conftest import photograph
 from training_helpers import make_folders, tiny_options
+
+from nlcl_plugin.archs import ResidualUNet
 
 
 @pytest.fixture
@@ -200,18 +204,55 @@ def test_an_interrupted_study_goes_on_where_it_was(repository, write, tmp_path):
     assert "Resuming from epoch" in log.read_text()
 
 
-@pytest.mark.parametrize("name", ["models", "layer", "layer_alone", "asymmetry"])
-def test_every_training_of_our_own_studies_has_options_that_the_command_takes(studies, repository, name, monkeypatch):
+@pytest.mark.parametrize("name", ["models", "layer", "layer_alone", "results"])
+def test_every_training_of_our_own_studies_has_options_that_the_command_takes(
+    studies, repository, tmp_path, name, monkeypatch
+):
     from nlcl_plugin.engine import options, validate
 
     path = repository / "options" / "studies" / f"{name}.yml"
-    study = studies.plan.read_study(path, {})
+    for weights in ("back.pth", "rain.pth"):
+        (tmp_path / weights).touch()
+    study = studies.plan.read_study(path, {"weights": tmp_path} if name == "results" else {})
     found = {training.digest: training for training in studies.plan.trainings(study, path)}
     assert len(found) == len(studies.plan.trainings(study, path))  # no two are the same
     # What a dataset finds in its folders is not looked at: they need not be there.
     monkeypatch.setattr(validate, "_check_dataset", lambda where, dataset: None)
     for training in (one for one in found.values() if one.seed == study.seeds[0]):
         opt = training.options
-        validate.check_shape(opt, is_train=True)
-        options.complete(opt, root=".", is_train=True, auto_resume=False, debug=False)
+        validate.check_shape(opt, is_train=training.trains)
+        options.complete(opt, root=".", is_train=training.trains, auto_resume=False, debug=False)
         validate.check(opt)
+
+
+def test_an_arm_may_test_given_weights_and_photographs_are_shown_beside_each_other(studies, write, tmp_path, capsys):
+    make_folders(tmp_path, photograph, pairs=1)
+    base = tiny_options()
+    base["train"].update(total_iter=2, restorer_opt={"start_iter": 1})
+    base["val"]["save_img"] = True
+    network = {"type": "ResidualUNet", "num_feat": 4, "num_block": 1}
+    torch.save({"params": ResidualUNet(num_feat=4, num_block=1).state_dict()}, tmp_path / "given.pth")
+    roots = {
+        "train": {"dataroot_lq": "${photos}/rainy", "dataroot_gt": "${photos}/clean"},
+        "val": {"dataroot_lq": "${photos}/val_rainy", "dataroot_gt": "${photos}/val_clean"},
+        "val_2": {"name": "street", "type": "UnpairedImageDataset", "dataroot_lq": "${photos}/rainy"},
+    }
+    path_options = {"pretrain_network_s": "${photos}/given.pth", "param_key_s": "params"}
+    arms = {"given": {"test": True, "set": {"network_s": network, "path": path_options}}, "trained": {}}
+    study = tiny_study(
+        seeds=[0, 1], datasets={"photos": {"datasets": roots}}, arms=arms, compare=[], show=["given", "trained"]
+    )
+    command = [str(write(study, base)), "--data", f"photos={tmp_path}", "--work", str(tmp_path / "work")]
+    assert studies.main([*command, "--out", str(tmp_path / "docs")]) == 0, capsys.readouterr().err
+    folder = tmp_path / "work" / "tiny" / "photos"
+    assert sorted(place.name for place in (folder / "given").iterdir()) == ["seed_0"]  # nothing in it is random
+    assert sorted(place.name for place in (folder / "trained").iterdir()) == ["seed_0", "seed_1"]
+    given = json.loads((folder / "given/seed_0/result.json").read_text())
+    assert given["outcome"] == "done"
+    assert given["photographs"]["street"]["images"] == 3
+    sheet = cv2.imread(str(tmp_path / "docs/images/tiny_photos_street.png"))
+    assert sheet.shape[1] > 3 * 400  # rainy, given, trained
+    rainy = cv2.imread(str(next((tmp_path / "rainy").iterdir())))
+    shown = sheet[22 : 22 + 342, 6:406]  # the first cell: the photograph, 400 pixels wide
+    assert np.abs(shown[:300, :300].mean((0, 1)) - rainy.mean((0, 1))).max() < 40
+    assert "images/tiny_photos_street.png" in (tmp_path / "docs/tiny.md").read_text()
