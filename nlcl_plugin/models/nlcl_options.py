@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from nlcl_plugin.data.rain_variation import RainVariation
+from nlcl_plugin.data.rain_variation import RainVariation, Range
 
 
 class Block(BaseModel):
@@ -125,11 +125,23 @@ class RestorerOptions(RainVariation):
         "in place of stage 1 or the one before: its layers have less texture in them.",
     )
 
+    round_gain: Range | None = Field(
+        None,
+        description="`gain` after the first round. The restorer's own rain is as bright as it is, not too faint: a range "
+        "around 1 keeps rounds from making it ever brighter. By default `gain` itself.",
+    )
+
     @model_validator(mode="after")
     def _check_rounds(self) -> RestorerOptions:
         if list(self.rounds) != sorted(set(self.rounds)) or any(end < 1 for end in self.rounds):
             raise ValueError(f"rounds must be rising iterations of stage 2, from 1, but received {list(self.rounds)}")
+        if self.round_gain is not None and not 0 < self.round_gain[0] <= self.round_gain[1]:
+            raise ValueError(f"round_gain must be [low, high] with 0 < low <= high, but received {[*self.round_gain]}")
         return self
+
+    def variation(self, rounds: int) -> RainVariation:
+        """How rain is varied after as many rounds."""
+        return self.model_copy(update={"gain": self.round_gain}) if rounds and self.round_gain else self
 
 
 class UnpairedOptions(Block):

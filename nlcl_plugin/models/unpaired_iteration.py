@@ -259,7 +259,8 @@ class UnpairedIteration:
             with torch.no_grad():
                 rain = self._extracted_rain(rainy, current_iter)
                 laid = replace_by_rendered(rain, self.options.restorer_opt.rendered, random)
-                pseudo = make_pseudo_rainy(clean, laid, self.options.restorer_opt, random)
+                variation = self.options.restorer_opt.variation(self._rounds(current_iter))
+                pseudo = make_pseudo_rainy(clean, laid, variation, random)
             restored = self.nets["s"](pseudo)
             total = self.cri_pix(restored, clean)
             losses = OrderedDict(l_restorer=total.detach())

@@ -24,9 +24,9 @@ COMMON = [
     *("logger:print_freq=1", f"logger:save_checkpoint_freq={SAVED}", "logger:use_tb_logger=false"),
 ]
 PATCHES = ["num_image_patches=4", "num_rain_patches=6", "patch_size=8", "search_size=16"]
+TWO_NETS = ["network_g:num_feat=4", "network_g:num_block=1", "network_d:num_feat=4", "network_d:num_layers=2"]
 UNPAIRED = [
-    *COMMON,
-    *("network_g:num_feat=4", "network_g:num_block=1", "network_d:num_feat=4", "network_d:num_layers=2"),
+    *(*COMMON, *TWO_NETS),
     *("network_p:num_feat=8", "train:layer_opt:sampling:taps=[0, 2]"),
     *(f"train:layer_opt:sampling:{patches}" for patches in PATCHES),
 ]
@@ -41,7 +41,10 @@ FOLDERS = [
     for key, folder in (("lq", "rainy"), ("gt", "clean"))
 ]
 STAGES = [*UNPAIRED, *FOLDERS, "train:restorer_opt:start_iter=1"]  # stage 2 begins with iteration 2
-SMALL = [*STAGES, "network_s:num_feat=4", "network_s:num_block=1", "train:restorer_opt:rounds=[1]"]
+SMALL = [
+    *(*COMMON, *TWO_NETS, *FOLDERS, "network_s:num_feat=4", "network_s:num_block=1"),
+    *("train:restorer_opt:start_iter=1", "train:restorer_opt:rounds=[1]"),
+]
 # Labels of the networks, and what makes the file small.
 SIZES = {
     "nlcl": ("dgpr", PAPER),
@@ -49,8 +52,8 @@ SIZES = {
     "nlcl_2x8gpu_multinode": ("dgpr", PAPER),
     "nlcl_lmdb": ("dgpr", PAPER),
     "nlcl_quickstart": ("dgps", [*STAGES, "network_s:num_feat=4", "network_s:num_block=1"]),
-    "nlcl_small": ("dgps", SMALL),
-    "nlcl_best": ("dgps", SMALL),
+    "nlcl_small": ("dgs", SMALL),
+    "nlcl_best": ("dgs", SMALL),
     "restorer_swinir": ("dgps", [*STAGES, "network_s:depths=[1]", "network_s:embed_dim=12", "network_s:num_heads=[2]"]),
     "restorer_rcan": ("dgps", [*STAGES, "network_s:num_group=1", "network_s:num_block=1", "network_s:num_feat=8"]),
     "restorer_edsr": ("dgps", [*STAGES, "network_s:num_block=1", "network_s:num_feat=8"]),

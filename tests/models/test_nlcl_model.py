@@ -157,7 +157,8 @@ def test_restorer_learns_on_rendered_rain_where_asked_for(tmp_path, rendered):
 
 def test_after_a_round_the_rain_is_what_the_restorer_of_that_moment_takes_out(tmp_path):
     exactly = {"gain": [1, 1], "resize": [1, 1], "flip": False, "threshold": 0, "rain_free": 0}
-    model = build(options(tmp_path, restorer_opt={"start_iter": 1, "rounds": [1, 3], **exactly}, optim_s=ADAM))
+    restorer = {"start_iter": 1, "rounds": [1, 3], "round_gain": [0.5, 0.5], **exactly}
+    model = build(options(tmp_path, restorer_opt=restorer, optim_s=ADAM))
     seen, kept = [], []
     model.net_s.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     data = {"lq": torch.rand(4, 3, 32, 32), "gt": 0.1 * torch.rand(4, 3, 32, 32), "lq_path": list("abcd")}
@@ -168,7 +169,7 @@ def test_after_a_round_the_rain_is_what_the_restorer_of_that_moment_takes_out(tm
     with torch.no_grad():
         first = data["lq"] - model.averages["g"](data["lq"])
         # Iterations 2 to 6; the rounds end after 2 and after 4, so 3 and 4 take what the restorer before 3 took out.
-        own = [(data["lq"] - kept[index](data["lq"])).mean(1, keepdim=True) for index in (2, 2, 4, 4)]
+        own = [0.5 * (data["lq"] - kept[index](data["lq"])).mean(1, keepdim=True) for index in (2, 2, 4, 4)]
     for pseudo, rain in zip(seen, (first, *own), strict=True):
         torch.testing.assert_close(pseudo, (data["gt"] + rain.clamp_min(0)).clamp(0, 1))
 
@@ -181,10 +182,18 @@ def test_own_rain_that_fades_away_stops_the_training(tmp_path):
         step(model, 2)
 
 
-@pytest.mark.parametrize("rounds", [[0], [2, 1], [3, 3]])
-def test_rounds_that_do_not_rise_are_refused(tmp_path, rounds):
-    with pytest.raises(ValueError, match="rounds must be rising iterations"):
-        build(options(tmp_path, restorer_opt={"start_iter": 0, "rounds": rounds}, optim_s=ADAM))
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"rounds": [0]}, "rounds must be rising iterations"),
+        ({"rounds": [2, 1]}, "rounds must be rising iterations"),
+        ({"rounds": [3, 3]}, "rounds must be rising iterations"),
+        ({"rounds": [3], "round_gain": [2, 1]}, r"round_gain must be \[low, high\]"),
+    ],
+)
+def test_faulty_rounds_are_refused(tmp_path, change, match):
+    with pytest.raises(ValueError, match=match):
+        build(options(tmp_path, restorer_opt={"start_iter": 0, **change}, optim_s=ADAM))
 
 
 def test_restorer_alone_has_a_falling_learning_rate(tmp_path):
