@@ -127,8 +127,8 @@ class RestorerOptions(RainVariation):
 
     round_gain: Range | None = Field(
         None,
-        description="`gain` after the first round; by default `gain` itself. The restorer's own rain is not too faint: a "
-        "range around 1 keeps rounds from making it ever brighter.",
+        description="`gain` after the first round; by default `gain` itself. The restorer's own rain is not too faint: "
+        "a range around 1 keeps rounds from making it ever brighter.",
     )
 
     @model_validator(mode="after")
