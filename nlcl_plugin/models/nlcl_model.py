@@ -242,8 +242,9 @@ class NLCLModel(ValidationMixin, BaseModel):
         for name, loss in self.iteration.followers().items():
             if name in own.get("losses", {}):
                 loss.load_state_dict(own["losses"][name])
-        if own.get("rain_restorer") and "t" in self.averages:
-            self.averages["t"].load_state_dict(own["rain_restorer"])
+        if "t" in self.averages:
+            # In a training that began without rounds the restorer of this moment stands in.
+            self.averages["t"].load_state_dict(own.get("rain_restorer") or self._steady("s").state_dict())
         if own.get("scaler"):
             self.stepper.scaler.load_state_dict(own["scaler"])
         self.current_iter = resume_state["iter"]

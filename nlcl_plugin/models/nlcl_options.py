@@ -124,7 +124,6 @@ class RestorerOptions(RainVariation):
         description="Iterations of stage 2 after each of which the restorer of that moment is what extracts the rain, "
         "in place of stage 1 or the one before: its layers have less texture in them.",
     )
-
     round_gain: Range | None = Field(
         None,
         description="`gain` after the first round; by default `gain` itself. The restorer's own rain is not too faint: "

@@ -174,6 +174,19 @@ def test_after_a_round_the_rain_is_what_the_restorer_of_that_moment_takes_out(tm
         torch.testing.assert_close(pseudo, (data["gt"] + rain.clamp_min(0)).clamp(0, 1))
 
 
+def test_rounds_may_be_added_to_a_training_that_began_without(tmp_path):
+    before = build(options(tmp_path, restorer_opt={"start_iter": 1}, optim_s=ADAM))
+    for current_iter in range(1, 5):
+        step(before, current_iter)
+    before.save(0, 4)
+    opt = options(tmp_path, restorer_opt={"start_iter": 1, "rounds": [2]}, optim_s=ADAM)
+    opt["path"].update({f"pretrain_network_{label}": str(tmp_path / f"net_{label}_4.pth") for label in before.nets})
+    after = build(opt)
+    after.resume_training(torch.load(tmp_path / "4.state", weights_only=True))
+    for a, b in zip(after.averages["t"].parameters(), before.averages["s"].parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
 def test_own_rain_that_fades_away_stops_the_training(tmp_path):
     restorer = {"start_iter": 0, "rounds": [1]}
     model = build(options(tmp_path, restorer_opt=restorer, optim_s=ADAM, min_mean_rain=0.9, collapse_iter=2))
