@@ -4,7 +4,7 @@ from model_helpers import ADAM, build, options, step
 
 from nlcl_plugin.data.batch_random import BatchRandom
 from nlcl_plugin.losses import AsymmetricNLCLLoss, lay_rain
-from nlcl_plugin.models.composite_contrast import CANDIDATES, compare_composites
+from nlcl_plugin.models.composite_contrast import compare_composites
 from nlcl_plugin.models.nlcl_options import CompositePatches
 
 SMALL = {"num_queries": 3, "num_positives": 2, "num_negatives": 2, "patch_size": 4, "search_size": 8}
@@ -23,12 +23,13 @@ def patch(image, centre, size):
     return image.mean(dim=0)[top : top + size, left : left + size].flatten()
 
 
-def test_what_is_compared_equals_plain_loops():
+@pytest.mark.parametrize("candidates", [4, 1])
+def test_what_is_compared_equals_plain_loops(candidates):
     clean, composite = images()
     derained = (0.7 * clean + 0.3 * composite).requires_grad_()
-    chosen = CompositePatches(**SMALL)
+    chosen = CompositePatches(**SMALL, num_candidates=candidates)
     found = compare_composites(derained, composite, clean, chosen, BatchRandom(1, 1, range(2), 2))
-    drawn = BatchRandom(1, 1, range(2), 2).centres(CANDIDATES * 3, (20, 20), 4, clean.device)
+    drawn = BatchRandom(1, 1, range(2), 2).centres(candidates * 3, (20, 20), 4, clean.device)
     for b in range(2):
         laid = composite[b] - clean[b]
         places = sorted(drawn[b].tolist(), key=lambda c: -patch(laid, c, 4).sum().item())[:3]
