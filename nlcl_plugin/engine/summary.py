@@ -36,7 +36,7 @@ def summarise(model: Any, loaders: list[Any], folder: str) -> dict[str, Any] | N
         those of all under `datasets`, and under `photographs` those of datasets without pairs (NIQE, as validated;
         lower is better). None if there are neither. `baseline` is the best classical filter of them all on these very
         pairs, a choice in its favour. `clean` compares the derained clean images with themselves. `split_error` is
-        the mean of |O - B - R| in [0, 1].
+        the mean of |O - B - R| in [0, 1]; without pairs, of the photographs that are shown.
     """
     datasets: dict[str, dict[str, Any]] = {}
     photographs: dict[str, dict[str, Any]] = {}
@@ -106,8 +106,9 @@ def _split_error(visuals: dict[str, torch.Tensor]) -> float:
     return float((visuals["lq"] - visuals["result"] - _rain(visuals)).abs().mean())
 
 
-def _chosen(dataset: Any) -> np.ndarray:
-    return np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), MAX_IMAGES)).astype(int))
+def _spread(dataset: Any, most: int) -> np.ndarray:
+    """Indices of at most so many images, evenly spread."""
+    return np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), most)).astype(int))
 
 
 def _look(model: Any, loader: Any) -> tuple[dict[str, Any], list[dict[str, np.ndarray]], list[dict[str, str]]]:
@@ -116,23 +117,17 @@ def _look(model: Any, loader: Any) -> tuple[dict[str, Any], list[dict[str, np.nd
     metrics = getattr(model, "last_metrics", {}).get(dataset.opt["name"])
     if metrics is None or "gt" in dataset[0]:
         return {}, [], []
-    rows: list[dict[str, np.ndarray]] = []
-    errors = []
-    chosen = _chosen(dataset)
-    for index in tqdm(chosen, desc=f"summary of {dataset.opt['name']}", unit="image", disable=None, leave=False):
-        data = torch.utils.data.default_collate([dataset[int(index)]])
-        visuals = _derain(model, data)
-        errors.append(_split_error(visuals))
-        if len(rows) < SHOWN:
-            rows.append(_row(visuals, {}))
+    # The validation derained them all; here only those that are shown are derained again.
+    indices = _spread(dataset, SHOWN)
+    shown = [_derain(model, torch.utils.data.default_collate([dataset[int(index)]])) for index in indices]
     niqe = {"rainy": metrics["niqe_rainy"], "derained": metrics["niqe"]} if "niqe" in metrics else None
-    figures = {"niqe": niqe, "split_error": float(np.mean(errors)), "images": len(dataset)}
-    return figures, rows, [{} for _ in rows]
+    figures = {"niqe": niqe, "split_error": float(np.mean([*map(_split_error, shown)])), "images": len(dataset)}
+    return figures, [_row(visuals, {}) for visuals in shown], [{} for _ in shown]
 
 
 def _measure(model: Any, loader: Any) -> tuple[dict[str, Any], list[dict[str, np.ndarray]], list[dict[str, str]]]:
     dataset = loader.dataset
-    chosen = _chosen(dataset)
+    chosen = _spread(dataset, MAX_IMAGES)
     first = dataset[int(chosen[0])]
     if "gt" not in first or first["gt"].shape != first["lq"].shape or first["gt"].shape[0] != 3:
         return {}, [], []
