@@ -146,10 +146,19 @@ class LayerGenerator(nn.Module):
         features = [found[tap] for tap in wanted]
         if features_only:
             return features
-        layer = self._to_layer(full_precision(self.last, out), x)
+        layer = self.to_layer(full_precision(self.last, out), x)
         return layer if taps is None else (layer, features)
 
-    def _to_layer(self, y: Tensor, x: Tensor) -> Tensor:
+    def to_layer(self, y: Tensor, x: Tensor) -> Tensor:
+        """Make the layer of what the last convolution puts out.
+
+        Args:
+            y: Its output (B, num_out_ch, H, W).
+            x: The rainy image, as given to `forward`.
+
+        Returns:
+            The layer.
+        """
         if self.layer == "image":
             return (y + 1) / 2
         if self.layer == "rain":

@@ -45,6 +45,8 @@ class ResidualUNet(nn.Module):
         (1, 3, 37, 50)
     """
 
+    tile_multiple = 4  # pixels at the lowest level
+
     def __init__(self, num_in_ch: int = 3, num_out_ch: int = 3, num_feat: int = 16, num_block: int = 2) -> None:
         super().__init__()
         if num_out_ch not in (1, num_in_ch):
@@ -65,6 +67,13 @@ class ResidualUNet(nn.Module):
         with torch.no_grad():
             self.last.weight.mul_(0.1)
             self.last.bias.zero_()  # type: ignore[union-attr]
+
+    @property
+    def reach(self) -> int:
+        """How many pixels away an input can change an output: what tiles have to overlap by."""
+        # Convolutions by the size of their pixels, and the two pixels that a nearest neighbour can be off.
+        full, half, quarter = 1 + 2 + 1 + 1 + 2 + 1, 2 + 1 + 1 + 2, 2 * len(self.middle)
+        return full + 2 * half + 4 * quarter + 1 + 2
 
     def forward(self, x: Tensor) -> Tensor:
         """Restore.

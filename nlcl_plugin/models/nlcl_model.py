@@ -16,6 +16,7 @@ from pydantic import BaseModel as OptionsModel
 from torch import Tensor, nn
 
 from nlcl_plugin.errors import InputError
+from nlcl_plugin.models.any_size import infer
 from nlcl_plugin.models.initial_weights import own_random_stream
 from nlcl_plugin.models.layer_embeddings import LayerEmbeddings
 from nlcl_plugin.models.nlcl_options import OptimizerOptions, TrainOptions
@@ -199,12 +200,17 @@ class NLCLModel(ValidationMixin, BaseModel):
         training = net.training
         net.eval()
         # Networks of windowed attention name their window in BasicSR by this option.
-        self.output = run_padded(net, self.lq, self.opt[f"network_{label}"].get("window_size", 1))
+        window = self.opt[f"network_{label}"].get("window_size", 1)
+        self.output = run_padded(net, self.lq, window) if self.is_train else self._infer(net, window)
         net.train(training)
         if "r" in self.nets and not self.restoring:
-            self.rain = self._steady("r")(self.lq)
+            self.rain = self._steady("r")(self.lq) if self.is_train else self._infer(self._steady("r"))
         else:
             self.rain = self.lq - self.output
+
+    def _infer(self, net: nn.Module, window: int = 1) -> Tensor:
+        """In testing images may be large."""
+        return torch.cat([infer(net, image[None], window=window) for image in self.lq])
 
     def get_current_visuals(self) -> OrderedDict[str, Tensor]:
         """Images of the last `test`: `lq`, `result`, `rain` and, if known, `gt`; (B, C, H, W) on the CPU."""

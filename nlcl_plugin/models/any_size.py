@@ -1,0 +1,101 @@
+"""Infer on images of any size in bounded memory, with the result of the whole image."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from nlcl_plugin.archs import LayerGenerator
+from nlcl_plugin.archs.streamed_generator import stream_generator
+from nlcl_plugin.models.padding import run_padded
+from nlcl_plugin.ops.tiling import run_tiled
+
+TILE = 1024  # pixels; a tile's feature maps take tens of megabytes
+_SHARE = 0.5  # of the memory that is free, for feature maps
+
+
+@torch.no_grad()
+def infer(
+    net: nn.Module,
+    image: Tensor,
+    *,
+    window: int = 1,
+    scratch: str | os.PathLike[str] | None = None,
+    memory: int | None = None,
+    say: Callable[[str], object] = lambda message: None,
+    tell: Callable[[], object] = lambda: None,
+) -> Tensor:
+    """Run a network on one image; equal to `net(image)` but for rounding.
+
+    A `LayerGenerator` runs in bands of rows with two feature maps, which go to files where they don't fit the memory.
+    A network that says how far it sees (`reach`, `tile_multiple`) runs in tiles. Any other runs on the whole image.
+
+    Args:
+        net: A network whose output has the size of its input, on the image's device.
+        image: (1, C, H, W), RGB in [0, 1].
+        window: What the network needs height and width to be a multiple of.
+        scratch: Folder for such files; the system's by default.
+        memory: Bytes that feature maps may take; by default half of what is free.
+        say: Told, in a sentence, when feature maps go to files.
+        tell: Called after each part of the work, `parts` times.
+
+    Returns:
+        The output (1, C, H, W), not clipped.
+    """
+    if isinstance(net, LayerGenerator) and window == 1:
+        needed = feature_bytes(net, image)
+        free = free_memory(image.device) if memory is None else memory / _SHARE
+        if needed <= free * _SHARE or image.device.type != "cpu":
+            return stream_generator(net, image, tell=tell)
+        with tempfile.TemporaryDirectory(prefix="nlcl_features_", dir=scratch) as folder:
+            say(
+                f"{needed / 1e9:.1f} GB of feature maps exceed half of the free memory and go to {folder}: slow"
+            )
+            return stream_generator(net, image, allocate=_mapped_files(Path(folder)), tell=tell)
+    if hasattr(net, "reach") and window == 1:
+        return run_tiled(net, image, reach=net.reach, multiple=net.tile_multiple, tile=TILE, tell=tell)  # type: ignore[arg-type]
+    output = run_padded(net, image, window)
+    tell()
+    return output
+
+
+def parts(net: nn.Module, image: Tensor, window: int = 1) -> int:
+    """How often `infer` calls `tell` for this image."""
+    if isinstance(net, LayerGenerator) and window == 1:
+        return 2 * net.num_block + 4
+    if hasattr(net, "reach") and window == 1:
+        return -(-image.shape[-2] // TILE) * -(-image.shape[-1] // TILE)
+    return 1
+
+
+def feature_bytes(net: LayerGenerator, image: Tensor) -> int:
+    """Bytes of the two feature maps that a streamed generator holds."""
+    return 2 * net.num_feat * image.shape[-2] * image.shape[-1] * image.element_size()
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes that can be taken; infinite where the system doesn't say."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) * 1024.0
+    except (OSError, StopIteration, ValueError):
+        return float("inf")
+
+
+def _mapped_files(folder: Path) -> Callable[..., Tensor]:
+    def allocate(shape: tuple[int, ...], *, dtype: torch.dtype, device: torch.device) -> Tensor:
+        size = torch.Size(shape).numel()
+        path = folder / f"{len(list(folder.iterdir()))}.features"
+        # The file is as large as the map from the start, so that a full disk is an error here and no crash later.
+        with open(path, "wb") as file:
+            os.posix_fallocate(file.fileno(), 0, size * dtype.itemsize)
+        return torch.from_file(str(path), shared=True, size=size, dtype=dtype).view(shape)
+
+    return allocate
