@@ -83,7 +83,7 @@ def stream_generator(
         return statistics.affine(image.dtype)
 
     convolve(net.head, rescaled, trunk)
-    for conv1, conv2 in [(block.conv1, block.conv2) for block in net.blocks]:  # type: ignore[union-attr]
+    for conv1, conv2 in [(block.conv1, block.conv2) for block in net.blocks]:
         norm.append(convolve(conv1, summed, branch))  # type: ignore[arg-type]
         norm.append(convolve(conv2, activated, branch))  # type: ignore[arg-type]
     norm.append(convolve(net.tail1, summed, branch))

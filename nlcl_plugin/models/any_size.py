@@ -53,9 +53,7 @@ def infer(
         if needed <= free * _SHARE or image.device.type != "cpu":
             return stream_generator(net, image, tell=tell)
         with tempfile.TemporaryDirectory(prefix="nlcl_features_", dir=scratch) as folder:
-            say(
-                f"{needed / 1e9:.1f} GB of feature maps exceed half of the free memory and go to {folder}: slow"
-            )
+            say(f"{needed / 1e9:.1f} GB of feature maps exceed half of the free memory and go to {folder}: slow")
             return stream_generator(net, image, allocate=_mapped_files(Path(folder)), tell=tell)
     if hasattr(net, "reach") and window == 1:
         return run_tiled(net, image, reach=net.reach, multiple=net.tile_multiple, tile=TILE, tell=tell)  # type: ignore[arg-type]
