@@ -35,6 +35,7 @@ def repair_basicsr() -> None:
     wrap_networks_without_gpu()
     resume_without_gpu()
     save_whole_files()
+    say_what_networks_are()
     hold_the_whole_state()
     pass_on_prefetch_errors()
 
@@ -256,6 +257,37 @@ class _TorchWithSafeFiles(ModuleType):
 
             return {"params": load_weights(path)}
         return torch.load(path, **{**kwargs, "weights_only": True})
+
+
+def say_what_networks_are() -> None:
+    """A saved network did not say of which architecture it is; see `engine.network_file`."""
+    from basicsr.models.base_model import BaseModel
+    from basicsr.utils.dist_util import master_only
+
+    @master_only
+    def save_network(
+        self: Any, net: Any, net_label: str, current_iter: int, param_key: str | list[str] = "params"
+    ) -> None:
+        from nlcl_plugin.engine.network_file import describe  # late: it needs BasicSR, repaired
+
+        nets = [self.get_bare_model(one) for one in (net if isinstance(net, list) else [net])]
+        keys = param_key if isinstance(param_key, list) else [param_key]
+        if len(nets) != len(keys):
+            raise ValueError(f"net and param_key must be as many, but received {len(nets)} and {len(keys)}")
+        content: dict[str, Any] = {}
+        for one, key in zip(nets, keys, strict=True):
+            content[key] = one.state_dict()
+            for name in list(content[key]):
+                content[key][name.removeprefix("module.")] = content[key].pop(name).cpu()
+        label = net_label.removeprefix("net_")
+        if isinstance(self.opt.get(f"network_{label}"), dict):
+            last = getattr(self, "current_iter", None) or (self.opt.get("train") or {}).get("total_iter")
+            iteration = last if current_iter == -1 else current_iter
+            content["about"] = describe(self.opt[f"network_{label}"], label, net=nets[0], iteration=iteration)
+        file = f"{net_label}_{'latest' if current_iter == -1 else current_iter}.pth"
+        _TorchWithSafeFiles.save(content, os.path.join(self.opt["path"]["models"], file))
+
+    BaseModel.save_network = save_network
 
 
 def hold_the_whole_state() -> None:

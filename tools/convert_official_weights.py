@@ -11,6 +11,7 @@ import sys
 import torch
 
 from nlcl_plugin.archs import convert_official_state_dict
+from nlcl_plugin.engine.network_file import official_about
 
 
 def main() -> int:
@@ -24,12 +25,12 @@ def main() -> int:
             raise ValueError(f"expected a state dict, but the file holds a {type(weights).__name__}")
         converted = convert_official_state_dict(weights)
         temporary = f"{arguments.output}.tmp"
-        torch.save({"params": converted}, temporary)
+        layer = "rain" if "Rain" in os.path.basename(arguments.input) else "image"
+        torch.save({"params": converted, "about": official_about(layer)}, temporary)
         os.replace(temporary, arguments.output)
     except (OSError, ValueError, RuntimeError, EOFError, IndexError, pickle.UnpicklingError) as error:
         print(f"error: {arguments.input}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    layer = "rain" if "Rain" in os.path.basename(arguments.input) else "image"
     print(f"{arguments.output}: {len(converted)} tensors for LayerGenerator(layer: {layer})")
     return 0
 

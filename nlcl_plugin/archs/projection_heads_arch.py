@@ -36,6 +36,7 @@ class ProjectionHeads(nn.Module):
         super().__init__()
         if not in_channels:
             raise ValueError("in_channels is empty: give the channels of at least one feature tap")
+        self.in_channels = list(in_channels)
         self.heads = nn.ModuleList(
             nn.Sequential(nn.Linear(channels, num_feat), nn.ReLU(), nn.Linear(num_feat, num_feat))
             for channels in in_channels

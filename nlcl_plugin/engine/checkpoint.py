@@ -56,8 +56,12 @@ def save_as_safetensors(opt: dict[str, Any], current_iter: int | str) -> None:
         opt: Options with `path.models`.
         current_iter: Their iteration, or `latest`; rank 0 only does it.
     """
+    from nlcl_plugin.engine.network_file import as_metadata  # late: it reads with this file
+
     for path in sorted(Path(opt["path"]["models"]).glob(f"net_*_{current_iter}.pth")):
-        save_safetensors(path.with_suffix(".safetensors"), load_weights(path, "params_ema"), {"iter": current_iter})
+        content = load_plain(path)
+        notes = {"iter": current_iter, **(as_metadata(content["about"]) if "about" in content else {})}
+        save_safetensors(path.with_suffix(".safetensors"), weights_of(content, path, "params_ema"), notes)
 
 
 @master_only
@@ -172,7 +176,7 @@ def verify(path: Path, opt: dict[str, Any]) -> None:
         raise InputError(f"{path}: changed: it holds iteration {state['iter']}; give it its own name again")
     if not sealed:
         for file in _expected_networks(opt, state["iter"]):
-            _load(file)
+            load_plain(file)
         warnings.warn(f"{path}: has no {sums.name}, so that it loads is all that could be verified", stacklevel=2)
 
 
@@ -194,7 +198,7 @@ def _verify_sum(file: Path, expected: str, sums: Path) -> None:
     except OSError as error:
         raise _missing(file, error) from error
     if found != expected:
-        _load(file)  # tells what is torn
+        load_plain(file)  # tells what is torn
         raise InputError(f"{file}: changed: its SHA-256 is not the one in {sums.name}")
 
 
@@ -211,15 +215,26 @@ def _expected_networks(opt: dict[str, Any], iteration: int) -> list[Path]:
 
 
 def _load_state(path: Path) -> dict[str, Any]:
-    state = _load(path, "training state")
+    state = load_plain(path, "training state")
     if not isinstance(state, dict) or not isinstance(state.get("iter"), int):
         raise InputError(f"{path}: not a training state (it holds no iteration)")
     return state
 
 
 # loading --------------------------------------------------------------------------------------------------------------
-def _load(path: Path, kind: str = "checkpoint") -> Any:
-    """Load a file without ever running code from it."""
+def load_plain(path: Path, kind: str = "checkpoint") -> Any:
+    """Load a file without ever running code from it.
+
+    Args:
+        path: A file of `torch.save`, or a .safetensors file.
+        kind: What it should be, for messages.
+
+    Returns:
+        Its content: tensors on the CPU, and plain values.
+
+    Raises:
+        InputError: If it is missing, torn, or holds something else.
+    """
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path, device="cpu")
@@ -255,14 +270,19 @@ def load_weights(path: str | os.PathLike[str], param_key: str | None = "params")
         InputError: If the file is missing, broken or has no such weights.
     """
     path = Path(path)
-    content = _load(path)
-    if path.suffix != ".safetensors" and param_key is not None and isinstance(content, dict):
+    return weights_of(load_plain(path), path, None if path.suffix == ".safetensors" else param_key)
+
+
+def weights_of(content: Any, path: Path, param_key: str | None) -> dict[str, Tensor]:
+    """Take the weights out of what a file holds; see `load_weights`."""
+    if param_key is not None and isinstance(content, dict):
         if not {param_key, "params"} & set(content):
             held = ", ".join(map(str, list(content)[:3]))
             raise InputError(f"{path}: holds no weights under {param_key!r} but {held}; correct param_key")
         content = content.get(param_key, content.get("params"))
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise InputError(f"{path}: expected the weights of a network under {param_key!r}, but it holds something else")
+        where = f" under {param_key!r}" if param_key is not None else ""
+        raise InputError(f"{path}: expected the weights of a network{where}, but it holds something else")
     return {name.removeprefix("module."): value for name, value in content.items()}
 
 

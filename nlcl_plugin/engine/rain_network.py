@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from nlcl_plugin.data.files import sha256
 from nlcl_plugin.data.image_io import to_tensor
-from nlcl_plugin.engine.trained_network import experiment_options, load_network
+from nlcl_plugin.engine.trained_network import experiment_options, load_network, saved_networks
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.models.padding import run_padded
 from nlcl_plugin.models.unpaired_iteration import DECOMPOSITIONS
@@ -71,8 +70,7 @@ def find_checkpoint(experiment: str | os.PathLike[str], which: str = "latest") -
     """
     folder, options = experiment_options(experiment)
     label = rain_label(options)
-    pattern = re.compile(rf"net_{label}_(?P<which>latest|\d+)\.pth")
-    found = {match["which"]: path for path in folder.glob("models/*") if (match := pattern.fullmatch(path.name))}
+    found = saved_networks(folder / "models", label)
     if not found:
         raise InputError(f"{folder / 'models'}: holds no net_{label}_*.pth; train first, or give another folder")
     if which == "latest":

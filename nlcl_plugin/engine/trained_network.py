@@ -1,14 +1,17 @@
-"""Networks of a training that is over: its options, and a network with its weights."""
+"""Networks of a training that is over: its options, its files, and a network with its weights."""
 
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 from basicsr.archs import build_network
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from nlcl_plugin.engine.checkpoint import load_weights
 from nlcl_plugin.engine.options import load_yaml
@@ -33,6 +36,20 @@ def experiment_options(experiment: str | os.PathLike[str]) -> tuple[Path, dict[s
     return folder, load_yaml(str(folder / "options.yml"))
 
 
+def saved_networks(models: str | os.PathLike[str], label: str) -> dict[str, Path]:
+    """Find the saved files of a network.
+
+    Args:
+        models: The folder `models` of a training.
+        label: The network's label, such as `g`.
+
+    Returns:
+        The .pth files by iteration, such as `5000`, or `latest`.
+    """
+    pattern = re.compile(rf"net_{label}_(?P<which>latest|\d+)\.pth")
+    return {match["which"]: path for path in Path(models).glob("*") if (match := pattern.fullmatch(path.name))}
+
+
 def load_network(
     options: dict[str, Any], label: str, weights: str | os.PathLike[str], param_key: str = "params_ema"
 ) -> nn.Module:
@@ -51,14 +68,59 @@ def load_network(
         InputError: If it cannot be built, or the weights are not its own.
     """
     where = f"network_{label}"
+    return build_with_weights(options[where], load_weights(weights, param_key), where=where, source=weights)
+
+
+def build_with_weights(
+    block: Mapping[str, Any], weights: dict[str, Tensor], *, where: str, source: str | os.PathLike[str]
+) -> nn.Module:
+    """Build a network with weights, to infer with.
+
+    Args:
+        block: Its options: `type` and arguments.
+        weights: Its state dict.
+        where: What the block is, for messages.
+        source: Where the weights are from, for messages.
+
+    Returns:
+        The network, on the CPU.
+
+    Raises:
+        InputError: If it cannot be built, or the weights are not its own.
+    """
     try:
-        net: nn.Module = build_network(deepcopy(options[where]))
-    except (KeyError, TypeError, ValueError, AssertionError) as error:
-        reason = " ".join(str(error).split())
+        with _SizeOf(weights):
+            net: nn.Module = build_network(deepcopy(dict(block)))
+    except _OutgrownError as error:
+        raise InputError(f"{source}: does not fit {where} of the options ({error}); give its own") from error
+    except Exception as error:  # an architecture may raise anything on arguments that it was not made for
+        reason = " ".join(str(error).split())[:300]
         raise InputError(f"{where}: cannot be built ({reason}); correct the options") from error
     try:
-        net.load_state_dict(load_weights(weights, param_key))
+        net.load_state_dict(weights)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
-        raise InputError(f"{weights}: does not fit {where} of the options ({reason}); give its own") from error
+        raise InputError(f"{source}: does not fit {where} of the options ({reason}); give its own") from error
     return net.eval().requires_grad_(False)
+
+
+class _OutgrownError(Exception):
+    pass
+
+
+class _SizeOf(TorchDispatchMode):
+    """Within it, building a network ends when it outgrows its weights: a file may ask for one of any size."""
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        # Initialising goes over each value some times; positions and masks come on top.
+        self._values = 30 * sum(value.numel() for value in weights.values()) + 10_000_000
+        self._operations = 100 * len(weights) + 1000
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self._operations -= 1
+        self._values -= result.numel() if isinstance(result, Tensor) else 0
+        if self._values < 0 or self._operations < 0:
+            raise _OutgrownError("the network is far larger")
+        return result

@@ -1,0 +1,225 @@
+"""A network file says by itself what it is: `about`, written beside the weights and read back.
+
+A `.pth` holds it under the key `about`, beside `params` and `params_ema`; a `.safetensors` as JSON in its metadata,
+under `nlcl_plugin`. Readers that know nothing of it, such as stock BasicSR, load the weights as ever.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor, nn
+
+import nlcl_plugin
+from nlcl_plugin.archs import LayerGenerator, convert_official_state_dict
+from nlcl_plugin.engine.checkpoint import load_plain, weights_of
+from nlcl_plugin.engine.options import load_yaml
+from nlcl_plugin.engine.run_state import plain
+from nlcl_plugin.errors import InputError
+
+FORMAT = 1
+KEY = "nlcl_plugin"  # of a .safetensors file's metadata
+LICENSE = "code Apache-2.0; weights as the images they were trained on allow"
+OFFICIAL_LICENSE = "not stated by its authors; see https://github.com/yunguo224/NLCL"
+KINDS = {"d": "a discriminator", "p": "projection heads", "e": "an encoder"}  # labels of what derains nothing
+OPENS_FILES = {"VGGFeatureExtractor", "DFDNet"}  # BasicSR's networks that load files while they are built
+_NAME = re.compile(r"net_(?P<label>[a-z])(?:_.*)?")
+
+
+class _About(BaseModel):
+    """What `about` holds; see `describe`."""
+
+    model_config = ConfigDict(strict=True)
+
+    format: Literal[1]
+    network: dict[str, Any]
+    label: str
+    output: Literal["image", "rain"] | None
+    window_size: int = Field(ge=1, le=512)
+    values: Literal["RGB in [0, 1]"]
+    iter: int | None
+    license: str
+    nlcl_plugin: str | None
+
+
+@dataclass(frozen=True)
+class NetworkFile:
+    """What a network file holds.
+
+    Attributes:
+        path: The file.
+        about: What it is; see `describe`.
+        weights: The weights to infer with, that is the average where there is one.
+    """
+
+    path: Path
+    about: dict[str, Any]
+    weights: dict[str, Tensor]
+
+
+# writing --------------------------------------------------------------------------------------------------------------
+def describe(
+    block: Mapping[str, Any], label: str, *, net: nn.Module | None = None, iteration: int | None = None
+) -> dict[str, Any]:
+    """Describe a network as plain values.
+
+    Args:
+        block: Its options: `type` and arguments.
+        label: What it is in a training: g or s (image layer), r (rain), d (discriminator), p (heads), e (encoder).
+        net: The network itself, whose arguments that the block leaves out are then noted too.
+        iteration: Of its training.
+
+    Returns:
+        `format`; `network` (the block); `label`; `output` (`image`, `rain`, or None for neither); `window_size` (sizes
+        it takes are multiples of it); `values` (in and out); `iter`; `license`; `nlcl_plugin` (version).
+    """
+    network = plain({**block, **_left_out(block, net)})
+    return {
+        "format": FORMAT,
+        "network": network,
+        "label": label,
+        "output": None if label in KINDS else "rain" if label == "r" else "image",
+        "window_size": network["window_size"] if isinstance(network.get("window_size"), int) else 1,
+        "values": "RGB in [0, 1]",
+        "iter": iteration,
+        "license": LICENSE,
+        "nlcl_plugin": nlcl_plugin.__version__,
+    }
+
+
+def _left_out(block: Mapping[str, Any], net: nn.Module | None) -> dict[str, Any]:
+    """Arguments of a network that its block leaves out: their defaults, or what the model filled in."""
+    if net is None:
+        return {}
+    values = {
+        name: getattr(net, name, parameter.default) if parameter.default is parameter.empty else parameter.default
+        for name, parameter in inspect.signature(type(net).__init__).parameters.items()
+        if name not in {"self", *block} and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    }
+    return {name: value for name, value in values.items() if _is_plain(value)}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or type(value) in (bool, int, float, str)
+
+
+def as_metadata(about: Mapping[str, Any]) -> dict[str, str]:
+    """Turn `about` into metadata of a .safetensors file, which keeps texts only."""
+    return {KEY: json.dumps(about)}
+
+
+# reading --------------------------------------------------------------------------------------------------------------
+def read_network_file(path: str | os.PathLike[str], *, label: str | None = None) -> NetworkFile:
+    """Read a network file without running code from it.
+
+    It may be one of ours; an older one of ours or any of BasicSR in the `models` folder of its training, whose
+    `options.yml` then says what it is; or released NLCL weights, as they come or converted. Those two don't say which
+    layer they make: it is the rain layer if the file's name has `rain` in it or begins with `net_r`.
+
+    Args:
+        path: A `.pth` or `.safetensors` file.
+        label: The network it must be, such as `g`; whatever it says by default.
+
+    Returns:
+        Its weights, and what it is.
+
+    Raises:
+        InputError: If it is missing, torn, no network, of an unknown kind, or not `label`.
+    """
+    path = Path(path)
+    content = load_plain(path)
+    if path.suffix == ".safetensors":
+        about, weights = _noted(path), weights_of(content, path, None)
+    elif isinstance(content, dict) and {"params", "params_ema"} & set(content):
+        about = content.get("about")
+        weights = weights_of(content, path, "params_ema" if "params_ema" in content else "params")
+    else:
+        about, weights = None, weights_of(content, path, None)
+    if not weights:
+        raise InputError(f"{path}: holds no weights; give a network file (net_*.pth, net_*.safetensors)")
+    if about is None and any(name.startswith("gen.") for name in weights):
+        try:
+            weights = convert_official_state_dict(weights)
+        except ValueError as error:
+            raise InputError(f"{path}: {error}") from error
+    checked = _checked(about, path) if about is not None else _guessed(path, weights, label)
+    if label is not None and checked["label"] != label:
+        raise InputError(f"{path}: is net_{checked['label']}, but net_{label} was asked for; give another file")
+    return NetworkFile(path, checked, weights)
+
+
+def _noted(path: Path) -> Any:
+    with safetensors.safe_open(path, "pt") as file:
+        text = (file.metadata() or {}).get(KEY)
+    if text is None:
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: what it says of itself is no JSON ({error}); save it again") from error
+
+
+def _checked(about: Any, path: Path) -> dict[str, Any]:
+    found = about.get("format") if isinstance(about, dict) else None
+    if isinstance(found, int) and found > FORMAT:
+        raise InputError(f"{path}: is of format {found}, but this version reads up to {FORMAT}; upgrade nlcl_plugin")
+    try:
+        checked = _About.model_validate(about).model_dump()
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(("about", *map(str, first["loc"])))
+        raise InputError(f"{path}: {where}: {first['msg']}; it was changed: save it again") from error
+    if not isinstance(checked["network"].get("type"), str):
+        raise InputError(f"{path}: about.network: expected a block with `type`; it was changed: save it again")
+    network = checked["network"]
+    if network["type"] in OPENS_FILES or any("path" in key and isinstance(network[key], str) for key in network):
+        raise InputError(f"{path}: its network {network['type']} opens other files, which no network file may ask for")
+    return checked
+
+
+def _guessed(path: Path, weights: dict[str, Tensor], label: str | None) -> dict[str, Any]:
+    """What a file is that does not say so, by the options beside it or its very weights."""
+    named = _NAME.fullmatch(path.stem)
+    options = path.absolute().parent.parent / "options.yml"
+    label = label or (named["label"] if named else None)
+    if label and options.is_file():
+        block = load_yaml(str(options)).get(f"network_{label}")
+        if not isinstance(block, dict):
+            raise InputError(f"{options}: has no network_{label}, which {path.name} should be of; give another file")
+        iteration = path.stem.rpartition("_")[2]
+        return {**describe(block, label, iteration=int(iteration) if iteration.isdecimal() else None), KEY: None}
+    if _shapes(weights) == _shapes(LayerGenerator().state_dict()):
+        rain = label == "r" or (label is None and "rain" in path.name.lower())
+        return official_about("rain" if rain else "image")
+    raise InputError(
+        f"{path}: does not say which network it is of, and there is no {options}; give the folder of its training, or "
+        "a file that this version saved"
+    )
+
+
+def _shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in weights.items()}
+
+
+def official_about(layer: str) -> dict[str, Any]:
+    """Describe a released NLCL generator.
+
+    Args:
+        layer: `image` (latest_net_Back.pth) or `rain` (latest_net_Rain.pth).
+
+    Returns:
+        As `describe`.
+    """
+    about = describe({"type": "LayerGenerator", "layer": layer}, "r" if layer == "rain" else "g", net=LayerGenerator())
+    return {**about, "license": OFFICIAL_LICENSE}
