@@ -33,6 +33,7 @@ setup(
         "pydantic>=2",
         "safetensors>=0.4",
         "scikit-image>=0.22",  # the demo's photographs are inside its wheel
+        "tifffile",  # scikit-image brings it anyway
         "tqdm",
         "matplotlib",  # plots of tools/intrinsic_dimension.py; MMEngine brings it anyway
     ],

@@ -130,30 +130,64 @@ def decode_raw(data: bytes, source: str, *, keep_grey: bool = False) -> np.ndarr
     Raises:
         InputError: If the data is empty or is no image, or its pixel type or its values are not supported.
     """
+    bgr = checked_values(decode_stored(data, source, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH), source)
+    if bgr.ndim == 2:
+        return bgr if keep_grey else cv2.cvtColor(bgr, cv2.COLOR_GRAY2RGB)
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+
+
+def decode_stored(data: bytes, source: str, flags: int = cv2.IMREAD_UNCHANGED) -> np.ndarray:
+    """Decode an image as OpenCV does.
+
+    Args:
+        data: The content of an image file.
+        source: The file's name, for messages.
+        flags: OpenCV's; by default all channels are kept and the orientation noted in EXIF is not applied.
+
+    Returns:
+        (H, W), or (H, W, C) with blue first, of any type.
+
+    Raises:
+        InputError: If the data is empty or is no image.
+    """
     if not data:
         raise InputError(f"{source}: empty, expected an image; remove or replace it")
     # OpenCV writes what it dislikes about a broken file to stderr; our message replaces that.
     level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
-        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:  # for example more pixels than OpenCV accepts
-        bgr = None
+        image = None
     finally:
         cv2.utils.logging.setLogLevel(level)
-    if bgr is None:
+    if image is None:
         raise InputError(f"{source}: cannot be decoded as an image; it is broken or of another kind, replace it")
-    if bgr.dtype in (np.float32, np.float64):
-        if not np.isfinite(bgr).all():
+    return image
+
+
+def checked_values(image: np.ndarray, source: str) -> np.ndarray:
+    """See that the values of an image are of a type and in a range that we take.
+
+    Args:
+        image: The image.
+        source: The file's name, for messages.
+
+    Returns:
+        The image of uint8, uint16, or float32 in [0, 1].
+
+    Raises:
+        InputError: If its type or its values are not supported.
+    """
+    if image.dtype in (np.float32, np.float64):
+        if not np.isfinite(image).all():
             raise InputError(f"{source}: has values that are not finite; expected floats in [0, 1], replace it")
-        low, high = float(bgr.min()), float(bgr.max())
+        low, high = float(image.min()), float(image.max())
         if low < -_FLOAT_TOLERANCE or high > 1 + _FLOAT_TOLERANCE:
             raise InputError(f"{source}: has float values from {low:g} to {high:g}; expected [0, 1], rescale it")
-        bgr = np.clip(bgr, 0, 1).astype(np.float32)
-    elif bgr.dtype not in (np.uint8, np.uint16):
-        raise InputError(f"{source}: has {bgr.dtype} pixels; expected 8-bit, 16-bit or float ones, convert it")
-    if bgr.ndim == 2:
-        return bgr if keep_grey else cv2.cvtColor(bgr, cv2.COLOR_GRAY2RGB)
-    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+        return np.clip(image, 0, 1).astype(np.float32)
+    if image.dtype not in (np.uint8, np.uint16):
+        raise InputError(f"{source}: has {image.dtype} pixels; expected 8-bit, 16-bit or float ones, convert it")
+    return image
 
 
 def to_float(image: np.ndarray) -> np.ndarray:
