@@ -38,8 +38,9 @@ setup(
         "matplotlib",  # plots of tools/intrinsic_dimension.py; MMEngine brings it anyway
     ],
     extras_require={
+        "video": ["av>=14"],
         # scikit-dimension: another implementation of the estimators, to compare with
-        "test": ["pytest", "ruff", "mypy", "types-PyYAML", "types-tqdm", "scikit-dimension"],
+        "test": ["pytest", "ruff", "mypy", "types-PyYAML", "types-tqdm", "scikit-dimension", "av>=14", "hypothesis"],
     },
     entry_points={"console_scripts": ["basicsr=nlcl_plugin.cli:main"]},
 )
