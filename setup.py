@@ -8,6 +8,12 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "nlcl_plugin/__init__.py").read_text(encoding="utf-8"))
 
+EXTRAS = {
+    "video": ["av>=14"],
+    "export": ["onnx>=1.16", "onnxscript>=0.5", "onnxruntime>=1.18"],  # ONNX in and out
+    "spandrel": ["spandrel>=0.4"],  # nlcl_plugin.spandrel_support
+}
+
 setup(
     name="nlcl_plugin",
     version=VERSION.group(1),
@@ -38,9 +44,9 @@ setup(
         "matplotlib",  # plots of tools/intrinsic_dimension.py; MMEngine brings it anyway
     ],
     extras_require={
-        "video": ["av>=14"],
-        # scikit-dimension: another implementation of the estimators, to compare with
-        "test": ["pytest", "ruff", "mypy", "types-PyYAML", "types-tqdm", "scikit-dimension", "av>=14", "hypothesis"],
+        **EXTRAS,
+        "test": ["pytest", "hypothesis", "ruff", "mypy", "types-PyYAML", "types-tqdm", "scikit-dimension"]
+        + [package for packages in EXTRAS.values() for package in packages],
     },
     entry_points={"console_scripts": ["basicsr=nlcl_plugin.cli:main"]},
 )

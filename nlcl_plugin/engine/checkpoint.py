@@ -296,10 +296,15 @@ def save_safetensors(
         state_dict: The weights.
         metadata: What to note beside them; the format keeps texts only.
     """
+    with written_whole(path) as file:
+        file.write(safetensors_bytes(state_dict, metadata))
+
+
+def safetensors_bytes(state_dict: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> bytes:
+    """What `save_safetensors` writes."""
     # Contiguous and apart, as the format wants: weights may be channels-last or share memory.
     tensors = {
         name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state_dict.items()
     }
     notes = {"format": "pt", **{key: str(value) for key, value in (metadata or {}).items()}}
-    with written_whole(path) as file:
-        file.write(safetensors.torch.save(tensors, notes))
+    return safetensors.torch.save(tensors, notes)

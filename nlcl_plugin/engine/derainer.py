@@ -84,7 +84,9 @@ def load_derainer(path: str | os.PathLike[str], *, label: str | None = None) -> 
         raise InputError(f"{file.path}: is {kind} ({network}), which derains nothing; give net_g, net_s or net_r")
     if not all(value.isfinite().all() for value in file.weights.values()):
         raise InputError(f"{file.path}: holds weights that are not finite; give another checkpoint")
-    net = build_with_weights(about["network"], file.weights, where=f"its {network}", source=file.path)
+    net = build_with_weights(
+        about["network"], file.weights, where=f"the {network} that {file.path.name} is of", source=file.path
+    )
     return Derainer(net, about, file.path)
 
 

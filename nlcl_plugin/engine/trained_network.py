@@ -92,15 +92,15 @@ def build_with_weights(
         with _SizeOf(weights):
             net: nn.Module = build_network(deepcopy(dict(block)))
     except _OutgrownError as error:
-        raise InputError(f"{source}: does not fit {where} of the options ({error}); give its own") from error
+        raise InputError(f"{source}: does not fit {where} ({error}); give its own") from error
     except Exception as error:  # an architecture may raise anything on arguments that it was not made for
         reason = " ".join(str(error).split())[:300]
-        raise InputError(f"{where}: cannot be built ({reason}); correct the options") from error
+        raise InputError(f"{where}: cannot be built ({reason}); correct its arguments") from error
     try:
         net.load_state_dict(weights)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
-        raise InputError(f"{source}: does not fit {where} of the options ({reason}); give its own") from error
+        raise InputError(f"{source}: does not fit {where} ({reason}); give its own") from error
     return net.eval().requires_grad_(False)
 
 

@@ -30,7 +30,8 @@ def test_training_then_testing_leaves_everything_a_user_expects(folder):
     experiment = folder / "experiments" / "tiny"
     for name in ("models/net_g_latest.pth", "models/net_s_4.pth", "training_states/6.state", "options.yml"):
         assert (experiment / name).is_file(), name
-    assert set(torch.load(experiment / "models" / "net_s_latest.pth", weights_only=True)) == {"params", "params_ema"}
+    content = torch.load(experiment / "models" / "net_s_latest.pth", weights_only=True)
+    assert set(content) == {"params", "params_ema", "about"}
     summary = json.loads((experiment / "summary.json").read_text())
     for measure in ("psnr", "ssim"):
         assert set(summary[measure]) == {"rainy", "baseline", "derained", "clean"}

@@ -54,7 +54,8 @@ def losses(folder):
 
 def networks(folder):
     paths = sorted((folder / "experiments/tiny/models").glob("net_*_latest.pth"))
-    return {path.name: torch.load(path, weights_only=True) for path in paths}
+    contents = {path.name: torch.load(path, weights_only=True) for path in paths}
+    return {name: {key: content[key] for key in content if key != "about"} for name, content in contents.items()}
 
 
 def assert_same_networks(a, b):

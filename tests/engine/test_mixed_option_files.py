@@ -51,7 +51,8 @@ def losses(folder, name):
 
 def latest(folder, name):
     paths = sorted((folder / "experiments" / name / "models").glob("net_*_latest.pth"))
-    return {path.name: torch.load(path, weights_only=True) for path in paths}
+    contents = {path.name: torch.load(path, weights_only=True) for path in paths}
+    return {name: {key: content[key] for key in content if key != "about"} for name, content in contents.items()}
 
 
 def train(folder, repository, name, *overrides, resume=False):

@@ -249,25 +249,34 @@ def test_no_code_is_run(tmp_path, how):
         ({"output": "rainbow"}, ": about.output: Input should be 'image' or 'rain'"),
         ({"network": "LayerGenerator"}, ": about.network: Input should be a valid dictionary"),
         ({"network": {"num_feat": 4}}, ": about.network: expected a block with `type`"),
-        ({"network": {**GENERATOR, "type": "LayerGenerater"}}, "LayerGenerater: cannot be built ("),
-        ({"network": {**GENERATOR, "layer": "snow"}}, "LayerGenerator: cannot be built (layer must be one of"),
+        (
+            {"network": {**GENERATOR, "type": "LayerGenerater"}},
+            "the LayerGenerater that {name} is of: cannot be built (",
+        ),
+        (
+            {"network": {**GENERATOR, "layer": "snow"}},
+            "the LayerGenerator that {name} is of: cannot be built (layer must be one of",
+        ),
         ({"network": {**GENERATOR, "num_feats": 4}}, "unexpected keyword argument 'num_feats'"),
-        ({"network": {**GENERATOR, "num_block": 2}}, ": does not fit its LayerGenerator of the options ("),
+        ({"network": {**GENERATOR, "num_block": 2}}, ": does not fit the LayerGenerator that {name} is of ("),
         ({"network": {**GENERATOR, "num_block": 10**9}}, "(the network is far larger)"),
         ({"network": {**GENERATOR, "num_feat": 4000}}, "(the network is far larger)"),
         ({"network": {**GENERATOR, "num_feat": 10**12}}, "cannot be built ("),
         ({"network": {"type": "BasicVSR", "spynet_path": "a.pth"}}, ": its network BasicVSR opens other files"),
-        ({"network": {"type": "MSRResNet", "upscale": 4, "num_feat": 4, "num_block": 1}}, ": does not fit its MSRR"),
+        (
+            {"network": {"type": "MSRResNet", "upscale": 4, "num_feat": 4, "num_block": 1}},
+            ": does not fit the MSRResNet that",
+        ),
     ],
 )
 def test_what_a_file_says_is_not_believed(tmp_path, changes, message):
     net = LayerGenerator(num_feat=4, num_block=1)
     path = write(tmp_path / "net.pth", GENERATOR, net, **changes)
-    assert message in refusal(path)
+    assert message.format(name=path.name) in refusal(path)
     about = {**describe(GENERATOR, "g", net=net), **changes}
     path = tmp_path / "net.safetensors"
     checkpoint.save_safetensors(path, net.state_dict(), {"nlcl_plugin": json.dumps(about)})
-    assert message in refusal(path)
+    assert message.format(name=path.name) in refusal(path)
 
 
 def test_metadata_that_is_no_json_and_weights_that_are_not_finite_are_refused(tmp_path):

@@ -1,0 +1,206 @@
+"""Networks exported by the command and run by the runtimes they are for."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from basicsr.archs.edsr_arch import EDSR
+from basicsr.archs.swinir_arch import SwinIR
+
+from nlcl_plugin.archs import LayerGenerator, ResidualUNet, SimpleGateUNet
+from nlcl_plugin.engine import export as exporting
+from nlcl_plugin.engine.derainer import load_derainer
+from nlcl_plugin.engine.network_file import describe
+from nlcl_plugin.errors import InputError
+
+pytest.importorskip("onnxscript")
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+BLOCKS = {
+    "image": {"type": "LayerGenerator", "num_feat": 4, "num_block": 1},
+    "residual": {"type": "LayerGenerator", "num_feat": 4, "num_block": 1, "layer": "residual", "num_out_ch": 1},
+    "rain": {"type": "LayerGenerator", "num_feat": 4, "num_block": 1, "layer": "rain"},
+    "unet": {"type": "ResidualUNet", "num_feat": 4, "num_block": 1},
+    "gate": {"type": "SimpleGateUNet", "num_feat": 4, "enc_blocks": [1], "middle_blocks": 1, "dec_blocks": [1]},
+}
+ARCHS = {"LayerGenerator": LayerGenerator, "ResidualUNet": ResidualUNet, "SimpleGateUNet": SimpleGateUNet}
+SHAPES = [(1, 3, 1, 1), (1, 3, 1, 6), (1, 3, 31, 45), (2, 3, 18, 7), (3, 3, 64, 40)]  # not those of the tool's check
+
+
+def arguments_of(block):
+    return {key: value for key, value in block.items() if key != "type"}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A file of each network, with no weight at zero: some are initialised so, which would hide faults."""
+    folder = tmp_path_factory.mktemp("weights")
+    for name, block in BLOCKS.items():
+        torch.manual_seed(0)
+        net = ARCHS[block["type"]](**arguments_of(block))
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter.add_(0.05 * torch.randn_like(parameter))
+        save(folder / f"{name}.pth", block, net, "r" if name == "rain" else "s")
+    return folder
+
+
+def save(path, block, net, label="s"):
+    torch.save({"params": net.state_dict(), "about": describe(block, label, net=net, iteration=70)}, path)
+    return path
+
+
+@pytest.fixture
+def tool(repository, monkeypatch):
+    monkeypatch.syspath_prepend(str(repository / "tools"))
+    monkeypatch.delitem(sys.modules, "export", raising=False)
+    import export
+
+    return export.main
+
+
+def onnx_run(path, dtype=np.float32):
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return lambda rainy: torch.from_numpy(session.run(None, {"rainy": rainy.numpy().astype(dtype)})[0])
+
+
+def check(run, path, tolerance):
+    derainer = load_derainer(path)
+    for seed, shape in enumerate(SHAPES):
+        rainy = torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+        torch.testing.assert_close(run(rainy), derainer(rainy), atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_onnx_gives_what_pytorch_gives_at_any_size(weights, tmp_path, name):
+    done = exporting.export(load_derainer(weights / f"{name}.pth"), tmp_path / "net.onnx", "onnx")
+    check(onnx_run(tmp_path / "net.onnx"), weights / f"{name}.pth", 1e-5)
+    assert (done.opset, done.precision, done.tolerance) == (18, "float32", 1e-4)
+    assert 0 <= done.difference < 1e-5
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("half", [False, True])
+def test_torchscript_gives_what_pytorch_gives_at_any_size(weights, tmp_path, name, half):
+    exporting.export(load_derainer(weights / f"{name}.pth"), tmp_path / "net.pt", "torchscript", half=half)
+    check(torch.jit.load(tmp_path / "net.pt"), weights / f"{name}.pth", 1e-2 if half else 1e-6)
+    notes = {"nlcl_plugin": ""}
+    torch.jit.load(tmp_path / "net.pt", _extra_files=notes)
+    assert json.loads(notes["nlcl_plugin"]) == load_derainer(weights / f"{name}.pth").about
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_safetensors_are_weights_that_derain_again(weights, tmp_path, half):
+    exporting.export(load_derainer(weights / "rain.pth"), tmp_path / "net.safetensors", "safetensors", half=half)
+    stored = safetensors.torch.load_file(tmp_path / "net.safetensors")
+    assert {value.dtype for value in stored.values()} == {torch.float16 if half else torch.float32}
+    assert load_derainer(tmp_path / "net.safetensors").about == load_derainer(weights / "rain.pth").about
+    check(load_derainer(tmp_path / "net.safetensors"), weights / "rain.pth", 1e-2 if half else 0)
+
+
+def test_the_command_writes_a_whole_annotated_model(repository, weights, tmp_path):
+    command = [sys.executable, repository / "tools/export.py", weights / "unet.pth", "--output", "net.onnx", "--half"]
+    command += ["--license", "CC-BY-4.0", "--opset", "20"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[0] == f"{weights / 'unet.pth'}: exporting ResidualUNet as onnx"
+    assert lines[1].startswith("net.onnx: onnx, opset 20, float16, 0.")
+    assert lines[2].startswith("Differs from PyTorch in float32 by at most ")
+    assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
+    check(onnx_run(tmp_path / "net.onnx"), weights / "unet.pth", 1e-2)
+    model = onnx.load(tmp_path / "net.onnx")
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 20)]
+    for value, name in ((model.graph.input[0], "rainy"), (model.graph.output[0], "derained")):
+        assert value.name == name
+        assert value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+        shape = [one.dim_param or one.dim_value for one in value.type.tensor_type.shape.dim]
+        assert shape == ["batch", 3, "height", "width"]
+    facts = {entry.key: entry.value for entry in model.metadata_props}
+    about = json.loads(facts.pop("nlcl_plugin"))
+    assert about == {**load_derainer(weights / "unet.pth").about, "license": "CC-BY-4.0"}
+    assert facts == {
+        "arch": "ResidualUNet",
+        "layer": "image",
+        "input": "rainy: (batch, 3, height, width), RGB in [0, 1], any size",
+        "output": "derained: the same shape and range, not clipped",
+        "precision": "float16 inside, float32 in and out",
+        "iter": "70",
+        "license": "CC-BY-4.0",
+        "format": "1",
+    }
+    assert str(repository).encode() not in model.SerializeToString()
+
+
+@pytest.mark.slow
+def test_released_weights_export(shared_data, tmp_path):
+    source = shared_data / "official_weights/latest_net_Rain.pth"
+    done = exporting.export(load_derainer(source), tmp_path / "net.onnx", "onnx")
+    assert done.difference < 1e-4
+    check(onnx_run(tmp_path / "net.onnx"), source, 1e-4)
+
+
+# refusals -------------------------------------------------------------------------------------------------------------
+def refused(tool, capsys, folder, *arguments):
+    assert tool([str(argument) for argument in arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert len(error.splitlines()) == 1
+    assert list(folder.iterdir()) == []
+    return error
+
+
+def test_what_cannot_be_exported_is_one_line_and_writes_nothing(tool, capsys, weights, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    out.mkdir()
+
+    def error(name, *arguments, output="net.onnx"):
+        return refused(tool, capsys, out, tmp_path / name, "--output", out / output, *arguments)
+
+    (tmp_path / "unet.pth").write_bytes((weights / "unet.pth").read_bytes())
+    assert "none.pth: missing" in error("none.pth")
+    assert "expected a name that ends in .onnx, .pt, .safetensors, but received" in error("unet.pth", output="n")
+    assert "expected a name that ends in .pt, as the format is torchscript" in error(
+        "unet.pth", "--format", "torchscript"
+    )
+    assert "no/net.pt: cannot be written (No such file or directory)" in error("unet.pth", output="no/net.pt")
+    assert "ResidualUNet cannot be exported as onnx (" in error("unet.pth", "--opset", "99")
+
+    block = {"type": "SwinIR", "window_size": 4, "depths": [1], "num_heads": [2], "embed_dim": 8, "img_size": 8}
+    save(tmp_path / "swin.pth", block, SwinIR(**arguments_of(block), upsampler=""))
+    assert "SwinIR has windowed attention, whose mask depends on the image's size" in error("swin.pth")
+    block = {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 4, "num_block": 1, "upscale": 2}
+    save(tmp_path / "larger.pth", block, EDSR(**arguments_of(block)))
+    assert "EDSR makes (1, 3, 74, 102) of (1, 3, 37, 51); expected a network that keeps the shape" in error(
+        "larger.pth"
+    )
+
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    assert "format onnx: needs the package onnxscript; run pip install" in error("unet.pth")
+
+
+def test_an_export_that_differs_is_not_written(weights, tmp_path, monkeypatch):
+    class Branching(torch.nn.Module):
+        """Decides by the image's size in Python, which a trace keeps as it was."""
+
+        def forward(self, rainy):
+            return rainy + 0.01 if rainy.shape[-1] == 34 else rainy
+
+    derainer = load_derainer(weights / "unet.pth")
+    object.__setattr__(derainer, "net", Branching())
+    with pytest.raises(InputError, match=r"differs from PyTorch by 1\.0e-02, where 1e-04 is allowed; nothing was"):
+        exporting.export(derainer, tmp_path / "net.pt", "torchscript")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_file_stays_if_the_export_fails(weights, tmp_path, monkeypatch):
+    (tmp_path / "net.pt").write_text("before")
+    monkeypatch.setitem(exporting.TOLERANCES, "float32", -1.0)
+    with pytest.raises(InputError, match="nothing was written"):
+        exporting.export(load_derainer(weights / "unet.pth"), tmp_path / "net.pt", "torchscript")
+    assert (tmp_path / "net.pt").read_text() == "before"

@@ -1,0 +1,62 @@
+"""Export a trained network for other runtimes: ONNX, TorchScript, or its weights as .safetensors.
+
+Usage: python tools/export.py WEIGHTS --output FILE.onnx [--half] [--opset 18]
+
+WEIGHTS is a network file (net_*.pth, net_*.safetensors, released weights) or the folder of a training, whose newest
+restorer (net_s, else net_g) is taken. ONNX and TorchScript hold one graph: `rainy` (batch, 3, height, width), RGB in
+[0, 1], any size, to `derained`, the same, not clipped. The file is compared with PyTorch on odd sizes and batches, and
+written only if it agrees (1e-4 of full scale; --half: 1e-2). Network, layer, values, licence and iteration are inside.
+
+ONNX needs pip install 'nlcl_plugin[export]'. Exit codes: 0 done, 2 bad usage or input, 5 interrupted.
+"""
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import nlcl_plugin  # noqa: F401  mends BasicSR
+from nlcl_plugin.engine.derainer import load_derainer
+from nlcl_plugin.engine.export import CHECKED_SHAPES, OPSET, SUFFIXES, export
+from nlcl_plugin.errors import InputError, escape, exit_code_of
+
+
+def main(argv=None) -> int:
+    arguments = _parser().parse_args(argv)
+    return exit_code_of(lambda: _run(arguments))
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    kinds = {suffix: kind for kind, suffix in SUFFIXES.items()}
+    kind = arguments.format or kinds.get(Path(arguments.output).suffix)
+    if kind is None:
+        raise InputError(
+            f"--output: expected a name that ends in {', '.join(kinds)}, but received {arguments.output!r}"
+        )
+    derainer = load_derainer(arguments.weights, label=arguments.label)
+    if arguments.license is not None:
+        derainer = replace(derainer, about={**derainer.about, "license": arguments.license})
+    print(escape(f"{derainer.source}: exporting {derainer.about['network']['type']} as {kind}"), flush=True)
+    done = export(derainer, arguments.output, kind, half=arguments.half, opset=arguments.opset)
+    opset = f", opset {done.opset}" if done.opset else ""
+    sizes = ", ".join(f"{batch}×{height}×{width}" for batch, _, height, width in CHECKED_SHAPES)
+    print(escape(f"{done.path}: {kind}{opset}, {done.precision}, {done.path.stat().st_size / 1e6:.2f} MB"))
+    print(f"Differs from PyTorch in float32 by at most {done.difference:.1e} (allowed {done.tolerance:.0e}) on {sizes}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("weights", metavar="WEIGHTS", help="network file, or folder of a training")
+    add("--label", choices=("g", "r", "s"), help="which network of the folder")
+    add("--format", choices=tuple(SUFFIXES), help="default: by the ending of --output")
+    add("--output", required=True, metavar="FILE", help=f"file to write: {', '.join(SUFFIXES.values())}")
+    add("--half", action="store_true", help="float16 inside (float32 in and out)")
+    add("--opset", type=int, default=OPSET, metavar="N", help="of ONNX (default: %(default)s)")
+    add("--license", metavar="TEXT", help="licence of the weights, to note in the file")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
