@@ -284,6 +284,8 @@ def say_what_networks_are() -> None:
             last = getattr(self, "current_iter", None) or (self.opt.get("train") or {}).get("total_iter")
             iteration = last if current_iter == -1 else current_iter
             content["about"] = describe(self.opt[f"network_{label}"], label, net=nets[0], iteration=iteration)
+            for key in keys:  # for readers that take the weights alone, such as nlcl_plugin.spandrel_support
+                content[key]._metadata[""]["about"] = content["about"]
         file = f"{net_label}_{'latest' if current_iter == -1 else current_iter}.pth"
         _TorchWithSafeFiles.save(content, os.path.join(self.opt["path"]["models"], file))
 

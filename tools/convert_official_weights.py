@@ -11,7 +11,7 @@ import sys
 import torch
 
 from nlcl_plugin.archs import convert_official_state_dict
-from nlcl_plugin.engine.network_file import official_about
+from nlcl_plugin.engine.network_file import official_about, released_layer
 
 
 def main() -> int:
@@ -25,7 +25,7 @@ def main() -> int:
             raise ValueError(f"expected a state dict, but the file holds a {type(weights).__name__}")
         converted = convert_official_state_dict(weights)
         temporary = f"{arguments.output}.tmp"
-        layer = "rain" if "Rain" in os.path.basename(arguments.input) else "image"
+        layer = released_layer(converted) or ("rain" if "Rain" in os.path.basename(arguments.input) else "image")
         torch.save({"params": converted, "about": official_about(layer)}, temporary)
         os.replace(temporary, arguments.output)
     except (OSError, ValueError, RuntimeError, EOFError, IndexError, pickle.UnpicklingError) as error:

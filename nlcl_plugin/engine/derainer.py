@@ -49,14 +49,18 @@ class Derainer:
         Raises:
             InputError: If the network does not keep the shape.
         """
-        output = run_padded(self.net, rainy, self.window_size)
-        if not isinstance(output, Tensor) or output.shape != rainy.shape:
-            made = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise InputError(
-                f"{self.source}: {self.about['network']['type']} makes {made} of {tuple(rainy.shape)}; expected a "
-                "network that keeps the shape; give another one"
-            )
+        output = run_padded(self._layer, rainy, self.window_size)
         return rainy - output if self.about["output"] == "rain" else output
+
+    def _layer(self, images: Tensor) -> Tensor:
+        output = self.net(images)
+        if isinstance(output, Tensor) and output.shape == images.shape:
+            return output
+        made = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise InputError(
+            f"{self.source}: {self.about['network']['type']} makes {made} of {tuple(images.shape)}; expected a network "
+            "that keeps the shape; give another one"
+        )
 
 
 def load_derainer(path: str | os.PathLike[str], *, label: str | None = None) -> Derainer:

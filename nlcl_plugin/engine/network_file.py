@@ -6,6 +6,7 @@ under `nlcl_plugin`. Readers that know nothing of it, such as stock BasicSR, loa
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import safetensors
+import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
@@ -30,6 +32,10 @@ FORMAT = 1
 KEY = "nlcl_plugin"  # of a .safetensors file's metadata
 LICENSE = "code Apache-2.0; weights as the images they were trained on allow"
 OFFICIAL_LICENSE = "not stated by its authors; see https://github.com/yunguo224/NLCL"
+_RELEASED = {  # SHA-256 of the last bias
+    "f0c73d622c2860769ae86bad9024da92c401345214b44ab38d813c7121cc07ec": "image",
+    "00b4bfbf287b9bd232519c2365fac94c837b9d447365d7f654bab7bfa28c8020": "rain",
+}
 KINDS = {"d": "a discriminator", "p": "projection heads", "e": "an encoder"}  # labels of what derains nothing
 OPENS_FILES = {"VGGFeatureExtractor", "DFDNet"}  # BasicSR's networks that load files while they are built
 _NAME = re.compile(r"net_(?P<label>[a-z])(?:_.*)?")
@@ -124,8 +130,8 @@ def read_network_file(path: str | os.PathLike[str], *, label: str | None = None)
     """Read a network file without running code from it.
 
     It may be one of ours; an older one of ours or any of BasicSR in the `models` folder of its training, whose
-    `options.yml` then says what it is; or released NLCL weights, as they come or converted. Those two don't say which
-    layer they make: it is the rain layer if the file's name has `rain` in it or begins with `net_r`.
+    `options.yml` then says what it is; or released NLCL weights, as they come or converted. If those were trained
+    further, it is the rain layer that they make if the file's name has `rain` in it or begins with `net_r`.
 
     Args:
         path: A `.pth` or `.safetensors` file.
@@ -199,9 +205,11 @@ def _guessed(path: Path, weights: dict[str, Tensor], label: str | None) -> dict[
             raise InputError(f"{options}: has no network_{label}, which {path.name} should be of; give another file")
         iteration = path.stem.rpartition("_")[2]
         return {**describe(block, label, iteration=int(iteration) if iteration.isdecimal() else None), KEY: None}
-    if _shapes(weights) == _shapes(LayerGenerator().state_dict()):
-        rain = label == "r" or (label is None and "rain" in path.name.lower())
-        return official_about("rain" if rain else "image")
+    layer = released_layer(weights)
+    if layer is None and _shapes(weights) == _shapes(LayerGenerator().state_dict()):  # those, trained further
+        layer = "rain" if label == "r" or (label is None and "rain" in path.name.lower()) else "image"
+    if layer is not None:
+        return official_about(layer)
     raise InputError(
         f"{path}: does not say which network it is of, and there is no {options}; give the folder of its training, or "
         "a file that this version saved"
@@ -210,6 +218,21 @@ def _guessed(path: Path, weights: dict[str, Tensor], label: str | None) -> dict[
 
 def _shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in weights.items()}
+
+
+def released_layer(weights: Mapping[str, Tensor]) -> str | None:
+    """Tell which of the released NLCL generators, converted, a state dict is.
+
+    Args:
+        weights: Of a `LayerGenerator`.
+
+    Returns:
+        `image` (latest_net_Back.pth), `rain` (latest_net_Rain.pth), or None for neither.
+    """
+    bias = weights.get("last.bias")
+    if bias is None or bias.dtype != torch.float32:
+        return None
+    return _RELEASED.get(hashlib.sha256(bias.detach().cpu().numpy().tobytes()).hexdigest())
 
 
 def official_about(layer: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -169,7 +170,9 @@ def test_what_cannot_be_exported_is_one_line_and_writes_nothing(tool, capsys, we
         "unet.pth", "--format", "torchscript"
     )
     assert "no/net.pt: cannot be written (No such file or directory)" in error("unet.pth", output="no/net.pt")
-    assert "ResidualUNet cannot be exported as onnx (" in error("unet.pth", "--opset", "99")
+    assert "opset: received 99, but the exporter makes 18 of this network; give that" in error(
+        "unet.pth", "--opset", "99"
+    )
 
     block = {"type": "SwinIR", "window_size": 4, "depths": [1], "num_heads": [2], "embed_dim": 8, "img_size": 8}
     save(tmp_path / "swin.pth", block, SwinIR(**arguments_of(block), upsampler=""))
@@ -184,17 +187,29 @@ def test_what_cannot_be_exported_is_one_line_and_writes_nothing(tool, capsys, we
     assert "format onnx: needs the package onnxscript; run pip install" in error("unet.pth")
 
 
-def test_an_export_that_differs_is_not_written(weights, tmp_path, monkeypatch):
-    class Branching(torch.nn.Module):
-        """Decides by the image's size in Python, which a trace keeps as it was."""
+class DecidesBySize(torch.nn.Module):
+    """In Python, so that a trace keeps what was decided for its example."""
 
-        def forward(self, rainy):
-            return rainy + 0.01 if rainy.shape[-1] == 34 else rainy
+    def forward(self, rainy):
+        return rainy + 0.01 if rainy.shape[-1] == 34 else rainy
 
-    derainer = load_derainer(weights / "unet.pth")
-    object.__setattr__(derainer, "net", Branching())
-    with pytest.raises(InputError, match=r"differs from PyTorch by 1\.0e-02, where 1e-04 is allowed; nothing was"):
-        exporting.export(derainer, tmp_path / "net.pt", "torchscript")
+
+class DecidesByValue(torch.nn.Module):
+    def forward(self, rainy):
+        return rainy / 2 if rainy.mean() > 0.5 else rainy
+
+
+@pytest.mark.parametrize(
+    ("net", "kind", "message"),
+    [
+        (DecidesBySize(), "torchscript", r"differs from PyTorch by 1\.0e-02, where 1e-04 is allowed; nothing was"),
+        (DecidesByValue(), "onnx", r"ResidualUNet cannot be exported as onnx \("),
+    ],
+)
+def test_an_export_that_fails_or_differs_is_not_written(weights, tmp_path, net, kind, message):
+    derainer = replace(load_derainer(weights / "unet.pth"), net=net)
+    with pytest.raises(InputError, match=message):
+        exporting.export(derainer, tmp_path / f"net{exporting.SUFFIXES[kind]}", kind)
     assert list(tmp_path.iterdir()) == []
 
 
