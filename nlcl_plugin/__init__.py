@@ -5,6 +5,10 @@ not installed, `nlcl_plugin.ops`, `nlcl_plugin.losses` and `nlcl_plugin.archs` w
 """
 
 from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nlcl_plugin.engine.derain import derain as derain
 
 __version__ = "0.1.0"
 
@@ -17,3 +21,12 @@ if find_spec("basicsr") is not None:
     from nlcl_plugin.registry import register_in_basicsr
 
     register_in_basicsr()
+
+
+def __getattr__(name: str) -> Any:
+    """Import `derain` when it is asked for: those who train don't wait for what it needs."""
+    if name == "derain":
+        from nlcl_plugin.engine.derain import derain
+
+        return derain
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

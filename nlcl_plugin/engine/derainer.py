@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from nlcl_plugin.engine.network_file import KINDS, NetworkFile, read_network_file
+from nlcl_plugin.engine.onnx_network import load_onnx
 from nlcl_plugin.engine.options import load_yaml
 from nlcl_plugin.engine.trained_network import build_with_weights, saved_networks
 from nlcl_plugin.errors import InputError
+from nlcl_plugin.models.any_size import in_parts, infer
 from nlcl_plugin.models.padding import run_padded
 
 
@@ -37,11 +40,13 @@ class Derainer:
         return int(self.about["window_size"])
 
     @torch.no_grad()
-    def __call__(self, rainy: Tensor) -> Tensor:
-        """Derain.
+    def __call__(self, rainy: Tensor, *, tell: Callable[[], object] = lambda: None, **how: Any) -> Tensor:
+        """Derain; a single image in bounded memory, however large it is.
 
         Args:
             rainy: Rainy images O (B, 3, H, W), RGB in [0, 1], any size.
+            tell: Called after each part of the work, `models.any_size.parts` times.
+            **how: `scratch`, `memory` and `say` of `models.any_size.infer`.
 
         Returns:
             Their image layer B, same shape, not clipped: the network's output, or O - R of a network that makes R.
@@ -49,7 +54,11 @@ class Derainer:
         Raises:
             InputError: If the network does not keep the shape.
         """
-        output = run_padded(self._layer, rainy, self.window_size)
+        if len(rainy) == 1 and in_parts(self.net, self.window_size):
+            output = infer(self.net, rainy, window=self.window_size, tell=tell, **how)
+        else:
+            output = run_padded(self._layer, rainy, self.window_size)
+            tell()
         return rainy - output if self.about["output"] == "rain" else output
 
     def _layer(self, images: Tensor) -> Tensor:
@@ -67,8 +76,8 @@ def load_derainer(path: str | os.PathLike[str], *, label: str | None = None) -> 
     """Load a network to derain with.
 
     Args:
-        path: A network file (see `read_network_file`), or the folder of a training: then its newest restorer `net_s`
-            if it has a trained one, else its newest `net_g`.
+        path: A network file (see `read_network_file`), an ONNX file of `tools/export.py`, or the folder of a training:
+            then its newest restorer `net_s` if it has a trained one, else its newest `net_g`.
         label: The network to take of a folder (g, r or s), or which a file must be.
 
     Returns:
@@ -81,6 +90,8 @@ def load_derainer(path: str | os.PathLike[str], *, label: str | None = None) -> 
     path = Path(os.path.expanduser(path))
     if label is not None and label not in ("g", "r", "s"):
         raise InputError(f"label: expected g, r or s, but received {label!r}")
+    if path.suffix == ".onnx":
+        return Derainer(*load_onnx(path), path)
     file = _newest(path, label) if path.is_dir() else read_network_file(path, label=label)
     about, network = file.about, file.about["network"]["type"]
     if about["output"] is None:

@@ -168,12 +168,30 @@ def read_network_file(path: str | os.PathLike[str], *, label: str | None = None)
 def _noted(path: Path) -> Any:
     with safetensors.safe_open(path, "pt") as file:
         text = (file.metadata() or {}).get(KEY)
-    if text is None:
-        return None
+    return None if text is None else _parsed(text, path)
+
+
+def _parsed(text: str, path: Path) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: what it says of itself is no JSON ({error}); save it again") from error
+
+
+def about_from_json(text: str, path: Path) -> dict[str, Any]:
+    """Read `about` of what `as_metadata` wrote.
+
+    Args:
+        text: The JSON.
+        path: The file that it is in, for messages.
+
+    Returns:
+        As `describe`.
+
+    Raises:
+        InputError: If it was changed.
+    """
+    return _checked(_parsed(text, path), path)
 
 
 def _checked(about: Any, path: Path) -> dict[str, Any]:

@@ -64,11 +64,16 @@ def infer(
 
 def parts(net: nn.Module, image: Tensor, window: int = 1) -> int:
     """How often `infer` calls `tell` for this image."""
-    if isinstance(net, LayerGenerator) and window == 1:
+    if not in_parts(net, window):
+        return 1
+    if isinstance(net, LayerGenerator):
         return 2 * net.num_block + 4
-    if hasattr(net, "reach") and window == 1:
-        return -(-image.shape[-2] // TILE) * -(-image.shape[-1] // TILE)
-    return 1
+    return -(-image.shape[-2] // TILE) * -(-image.shape[-1] // TILE)
+
+
+def in_parts(net: nn.Module, window: int = 1) -> bool:
+    """Whether `infer` can take images in parts with this network."""
+    return window == 1 and (isinstance(net, LayerGenerator) or hasattr(net, "reach"))
 
 
 def feature_bytes(net: LayerGenerator, image: Tensor) -> int:

@@ -1,0 +1,100 @@
+"""Figures of derained photographs, as CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+from basicsr.metrics import calculate_niqe, calculate_psnr, calculate_ssim
+
+from nlcl_plugin.data.files import written_whole
+from nlcl_plugin.data.image_io import IMAGE_SUFFIXES, to_float, to_uint8
+from nlcl_plugin.data.photograph import read_photograph
+from nlcl_plugin.errors import InputError
+from nlcl_plugin.models.validation import NIQE_MIN_SIDE
+
+_SSIM_WINDOW = 11
+_EQUAL = 100.0  # dB of equal images, which have no finite PSNR
+
+
+def measure(
+    name: Path, rainy: np.ndarray, derained: np.ndarray, blind: bool, reference: Path | None, max_pixels: int
+) -> dict[str, float]:
+    """Measure one photograph, on 8-bit RGB.
+
+    Args:
+        name: Its name below the output folder.
+        rainy: O (H, W, 3), RGB.
+        derained: B, of the same shape and type.
+        blind: Whether to measure NIQE (lower is better), before and after.
+        reference: Folder of ground truth with the same names; endings may differ.
+        max_pixels: Of a ground truth.
+
+    Returns:
+        `mean_rain` in [0, 1], `niqe_rainy` and `niqe` from 192 pixels a side on, and `psnr_rainy`, `psnr` (dB),
+        `ssim_rainy` and `ssim`; nothing if neither is asked for.
+
+    Raises:
+        InputError: If the ground truth is missing, unreadable or of another size.
+    """
+    if not blind and reference is None:
+        return {}
+    found = {"mean_rain": float(np.mean(to_float(rainy) - to_float(derained)))}
+    pictures = {"_rainy": to_uint8(to_float(rainy)), "": to_uint8(to_float(derained))}
+    if blind and min(rainy.shape[:2]) >= NIQE_MIN_SIDE:
+        for suffix, picture in pictures.items():
+            found[f"niqe{suffix}"] = float(calculate_niqe(picture[..., ::-1], crop_border=0))
+    if reference is not None:
+        truth = _ground_truth(reference, name, rainy.shape, max_pixels)
+        for suffix, picture in pictures.items():
+            equal = np.array_equal(picture, truth)
+            found[f"psnr{suffix}"] = _EQUAL if equal else float(calculate_psnr(picture, truth, crop_border=0))
+            if min(truth.shape[:2]) >= _SSIM_WINDOW:
+                found[f"ssim{suffix}"] = float(calculate_ssim(picture, truth, crop_border=0))
+    return found
+
+
+def _ground_truth(folder: Path, name: Path, shape: tuple[int, ...], max_pixels: int) -> np.ndarray:
+    candidates = [name, *(name.with_suffix(suffix) for suffix in IMAGE_SUFFIXES)]
+    path = next((folder / one for one in candidates if (folder / one).is_file()), None)
+    if path is None:
+        raise InputError(
+            f"no ground truth {name.with_suffix('')} in {folder}; give it the same name, or no --reference"
+        )
+    truth = read_photograph(path, max_pixels=max_pixels).rgb
+    if truth.shape != shape:
+        sizes = f"{truth.shape[1]}×{truth.shape[0]}, the image {shape[1]}×{shape[0]}"
+        raise InputError(f"the ground truth {path} is {sizes}; pairs must have one size")
+    return to_uint8(to_float(truth))
+
+
+def write_measures(output: Path, measures: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Write `metrics.csv` and `metrics.json`, with those of files that were done by an earlier run.
+
+    Args:
+        output: The folder.
+        measures: Figures of this run, by file name.
+
+    Returns:
+        All figures.
+    """
+    path = output / "metrics.json"
+    try:
+        earlier = json.loads(path.read_text(encoding="utf-8"))["images"] if path.exists() else {}
+    except (ValueError, KeyError, TypeError):
+        earlier = {}
+    merged = dict(sorted({**earlier, **measures}.items()))
+    names = sorted({key for row in merged.values() for key in row})
+    means = {key: float(np.mean([row[key] for row in merged.values() if key in row])) for key in names}
+    with written_whole(path) as file:
+        file.write(json.dumps({"mean": means, "images": merged}, indent=2).encode("utf-8", "surrogateescape"))
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, ["file", *names])
+    writer.writeheader()
+    writer.writerows({"file": name, **row} for name, row in merged.items())
+    with written_whole(output / "metrics.csv") as file:
+        file.write(text.getvalue().encode("utf-8", "surrogateescape"))
+    return merged

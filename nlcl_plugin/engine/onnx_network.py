@@ -1,0 +1,60 @@
+"""A network in an ONNX file of `tools/export.py`, run by onnxruntime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nlcl_plugin.engine.network_file import KEY, about_from_json
+from nlcl_plugin.errors import InputError
+
+
+class OnnxNetwork(nn.Module):
+    """From rainy to derained, by a session of onnxruntime on the CPU.
+
+    Args:
+        session: The session, with the input `rainy` and the output `derained`.
+    """
+
+    def __init__(self, session: Any) -> None:
+        super().__init__()
+        self.session = session
+
+    def forward(self, rainy: Tensor) -> Tensor:
+        """Derain (B, 3, H, W), RGB in [0, 1]; the result is on the device of the input."""
+        (derained,) = self.session.run(["derained"], {"rainy": rainy.float().cpu().numpy()})
+        return torch.from_numpy(derained).to(rainy.device)
+
+
+def load_onnx(path: Path) -> tuple[OnnxNetwork, dict[str, Any]]:
+    """Load an exported network.
+
+    Args:
+        path: An ONNX file of `tools/export.py`.
+
+    Returns:
+        The network, and what it is (see `network_file.describe`), but its output is the image layer in any case.
+
+    Raises:
+        InputError: If onnxruntime is not installed, or the file is missing, torn or of another origin.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise InputError(f"{path}: needs onnxruntime; run pip install 'nlcl_plugin[export]'") from error
+    try:
+        # As bytes, so that it can't name files of its own.
+        session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    except OSError as error:
+        raise InputError(f"{path}: {'missing' if isinstance(error, FileNotFoundError) else error.strerror}") from error
+    except Exception as error:  # onnxruntime has exceptions of its own for each fault
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: torn, or no ONNX file ({reason}); export it again") from error
+    text = session.get_modelmeta().custom_metadata_map.get(KEY)
+    names = [[port.name for port in ports] for ports in (session.get_inputs(), session.get_outputs())]
+    if text is None or names != [["rainy"], ["derained"]]:
+        raise InputError(f"{path}: does not say that it derains; give a file of tools/export.py --format onnx")
+    return OnnxNetwork(session), {**about_from_json(text, path), "output": "image"}

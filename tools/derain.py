@@ -1,0 +1,95 @@
+"""Remove the rain from photographs and videos.
+
+Usage: python tools/derain.py INPUT... --output DIR [--weights W]
+
+INPUT is any number of images, folders (searched to their depth), globs and videos, or - for names on standard input.
+DIR gets the results under the same names, in the same folders and formats: 8 or 16 bits, grey, alpha, colour profile
+and EXIF stay, a video keeps its sound and the times of its frames. What is there already is not made again.
+
+W is a network file (net_*.pth, .safetensors, .onnx), the folder of a training such as experiments/nlcl_small, or
+released NLCL weights. Without it the small demo weights of the package are used: they were trained on rendered rain,
+see docs/derain.md.
+
+Exit codes: 0 done, 2 bad usage or input, 3 done but some files failed (listed), 5 interrupted: run it again to go on.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import nlcl_plugin  # noqa: F401  mends BasicSR
+from nlcl_plugin.data.inputs import list_inputs
+from nlcl_plugin.data.photograph import MAX_PIXELS
+from nlcl_plugin.engine.derain import ImageDerainer
+from nlcl_plugin.engine.derain_files import Wishes, derain_files
+from nlcl_plugin.engine.derain_pictures import KINDS
+from nlcl_plugin.errors import InputError, escape, exit_code_of
+
+
+def main(argv=None) -> int:
+    arguments = _parser().parse_args(argv)
+    return exit_code_of(lambda: _run(arguments))
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    output = Path(arguments.output)
+    jobs = list_inputs(arguments.inputs, output, null=arguments.null)
+    network = ImageDerainer(arguments.weights, device=arguments.device, amp=arguments.amp)
+    wishes = Wishes(
+        output=output,
+        save=_kinds(arguments.save),
+        measured=arguments.metrics,
+        reference=Path(arguments.reference) if arguments.reference else None,
+        batch=arguments.batch,
+        jobs=arguments.jobs,
+        overwrite=arguments.overwrite,
+        max_pixels=arguments.max_pixels,
+    )
+    report = derain_files(jobs, network, wishes, say=lambda text: print(escape(text), file=sys.stderr))
+    there = f", {report.there} were there already (--overwrite makes them again)" if report.there else ""
+    lines = [f"{output}: {report.made} derained{there}"]
+    lines += [f"note: {note}" for note in report.notes]
+    if report.measures:
+        lines.append(f"figures: {output / 'metrics.csv'}, {output / 'metrics.json'}")
+    lines += [f"{len(report.failed)} failed:"] if report.failed else []
+    lines += [f"  {reason if reason.startswith(name) else f'{name}: {reason}'}" for name, reason in report.failed]
+    print("\n".join(escape(line) for line in lines))
+    return report.exit_code
+
+
+def _kinds(text: str | None) -> tuple[str, ...]:
+    wanted = tuple(text.split(",")) if text else ()
+    for kind in wanted:
+        if kind not in KINDS:
+            raise InputError(f"--save: expected some of {','.join(KINDS)}, but received {kind!r}")
+    return wanted
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, but received {number}")
+    return number
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("inputs", nargs="+", metavar="INPUT", help="images, folders, globs, videos, or - for names on standard input")
+    add("--output", required=True, metavar="DIR", help="folder for the results")
+    add("--weights", metavar="W", help="network file or folder of a training (default: the demo weights)")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: %(default)s)")
+    add("--amp", action="store_true", help="bfloat16: less time where the processor has it, off by some grey levels")
+    add("--batch", type=_count, default=1, help="images or frames of one size at once, for GPUs (default: %(default)s)")
+    add("--jobs", type=_count, default=2, help="threads that read, and that write (default: %(default)s)")
+    add("--save", metavar="KIND,...", help=f"also save pictures of {', '.join(KINDS)} into DIR/_KIND")
+    add("--metrics", action="store_true", help="NIQE before and after, in metrics.csv and metrics.json")
+    add("--reference", metavar="DIR", help="ground truth of the same names: also PSNR and SSIM")
+    add("--overwrite", action="store_true", help="make again what is there")
+    add("--max-pixels", type=_count, default=MAX_PIXELS, help="refuse larger images (default: %(default)s)")
+    add("-0", "--null", action="store_true", help="names on standard input end with NUL, not with a newline")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
