@@ -78,7 +78,8 @@ def read_photograph(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXEL
     except MemoryError as error:
         raise InputError(f"{source}: needs more memory than there is; make it smaller") from error
     except Exception as error:  # decoders raise nearly anything for broken files
-        reason = " ".join(str(error).split()) or type(error).__name__
+        told = isinstance(error, (ValueError, OSError, SyntaxError)) and " ".join(str(error).split())
+        reason = told or "its structure is broken"
         raise InputError(f"{source}: cannot be decoded as an image ({reason}); mend or replace it") from error
 
 

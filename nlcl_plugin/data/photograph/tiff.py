@@ -7,6 +7,7 @@ pixels compressed here.
 from __future__ import annotations
 
 import io
+import logging
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ import tifffile
 from PIL import Image, TiffImagePlugin
 
 from nlcl_plugin.data.photograph.model import Photograph
+from nlcl_plugin.data.photograph.pillow import alone
+
+logging.getLogger("tifffile").addHandler(logging.NullHandler())  # else it tells stderr of every odd tag
 
 RGB = 2  # photometric interpretation; 0 and 1 are grey, where 0 is white for 0
 _ICC, _EXIF, _GPS, _INTEROP, _DNG = 34675, 34665, 34853, 40965, 50706
@@ -92,6 +96,8 @@ def tags_of(data: bytes) -> Tags:
             raise ValueError("it is a camera's raw file (DNG), which has to be developed first")
         if file.is_bigtiff and page.tags.valueof(274, default=1) != 1:
             raise ValueError("it is a BigTIFF that is to be turned, which is not supported")
+        if len(page.dataoffsets) != len(page.databytecounts):
+            raise ValueError("its tags do not fit together")
         ends = [start + count for start, count in zip(page.dataoffsets, page.databytecounts, strict=True)]
         if not ends or max(ends) > len(data):
             raise ValueError("the file ends too early")
@@ -212,20 +218,21 @@ def exif_of(data: bytes) -> bytes | None:
     Raises:
         Exception: What Pillow raises for broken tags.
     """
-    found = Image.Exif()
-    found.load_from_fp(io.BytesIO(data), None)
-    kept = Image.Exif()
-    for tag in _KEPT:
-        if tag in (_EXIF, _GPS):
-            inner = {key: value for key, value in found.get_ifd(tag).items() if key != _INTEROP}
-            if inner:
-                kept[tag] = inner
-        elif tag in found:
-            kept[tag] = found[tag]
+    found, kept = Image.Exif(), Image.Exif()
+    with alone():
+        found.load_from_fp(io.BytesIO(data), None)
+        for tag in _KEPT:
+            if tag in (_EXIF, _GPS):
+                inner = {key: value for key, value in found.get_ifd(tag).items() if key != _INTEROP}
+                if inner:
+                    kept[tag] = inner
+            elif tag in found:
+                kept[tag] = found[tag]
     return kept.tobytes().removeprefix(b"Exif\0\0") if len(kept) else None
 
 
 def _directory(exif: bytes) -> dict[int, Any]:
     found = Image.Exif()
-    found.load(b"Exif\0\0" + exif)
-    return {tag: found.get_ifd(tag) if tag in (_EXIF, _GPS) else found[tag] for tag in found}
+    with alone():
+        found.load(b"Exif\0\0" + exif)
+        return {tag: found.get_ifd(tag) if tag in (_EXIF, _GPS) else found[tag] for tag in found}

@@ -1,0 +1,199 @@
+"""Broken images end as a photograph or as one line, never otherwise, and never take much memory.
+
+The examples are always the same ones (`derandomize`), so that a failure comes again. Each is a small file of some kind
+after a few mutations, also such that leave its checksums right.
+"""
+
+import io
+import resource
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageCms
+
+from nlcl_plugin.data.photograph import Photograph, encode_photograph, read_photograph
+from nlcl_plugin.errors import InputError
+from tests.conftest import photograph
+
+MAX_PIXELS = 1_000_000
+MEMORY = 600 << 10  # kB that the whole of it may add to the process
+EXACT = ("PNG", "TIFF", "BMP", "PPM")
+
+
+def _corpus():
+    rgb = photograph(13, 17)
+    deep = np.random.default_rng(0).integers(0, 65536, (13, 17, 4), dtype=np.uint16)
+    rgba = np.dstack([rgb, rgb[..., :1]])
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x010F] = "Maker"
+    extra = {
+        "exif": exif.tobytes(),
+        "icc_profile": ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(),
+        "dpi": (300, 300),
+    }
+
+    def pillow(array, kind, **options):
+        file = io.BytesIO()
+        (array if isinstance(array, Image.Image) else Image.fromarray(array)).save(file, kind, **options)
+        return file.getvalue()
+
+    def tiff(array, **options):
+        file = io.BytesIO()
+        with tifffile.TiffWriter(
+            file, bigtiff=options.pop("bigtiff", False), byteorder=options.pop("order", "<")
+        ) as out:
+            out.write(array, metadata=None, **options)
+        return file.getvalue()
+
+    image = Image.fromarray(rgb)
+    return [
+        *(pillow(array, "PNG", **extra) for array in (rgb, rgba, rgb[..., 0])),
+        pillow(image.quantize(9), "PNG", transparency=2),
+        pillow(image.convert("1"), "PNG"),
+        cv2.imencode(".png", deep)[1].tobytes(),
+        pillow(rgb, "JPEG", **extra),
+        pillow(rgb[..., 0], "JPEG", progressive=True),
+        pillow(image.convert("CMYK"), "JPEG"),
+        pillow(rgba, "WEBP", lossless=True),
+        pillow(rgb, "WEBP", **extra),
+        pillow(rgb, "TIFF", compression="tiff_lzw", **extra),
+        pillow(image.convert("CMYK"), "TIFF"),
+        cv2.imencode(".tif", deep[..., :3])[1].tobytes(),
+        tiff(deep, photometric="rgb", compression="zlib", extrasamples=["assocalpha"]),
+        tiff((deep[..., :3] / 65535).astype(np.float32), photometric="rgb", order=">"),
+        tiff(deep[..., :2], photometric="minisblack", planarconfig="contig", extrasamples=["unassalpha"]),
+        tiff(np.moveaxis(rgb, -1, 0), photometric="rgb", planarconfig="separate", bigtiff=True),
+        tiff(deep[..., 0], photometric="miniswhite", tile=(16, 16)),
+        pillow(rgb, "BMP"),
+        cv2.imencode(".bmp", rgba)[1].tobytes(),
+        pillow(rgb, "PPM"),
+        cv2.imencode(".pgm", deep[..., 0])[1].tobytes(),
+        pillow(rgb, "GIF"),
+        b"no image",
+    ]
+
+
+CORPUS = _corpus()
+NUMBERS = [0, 1, 2, 255, 1 << 15, (1 << 16) - 1, 1 << 20, (1 << 31) - 1, 1 << 31, (1 << 32) - 1]
+FLOATS = [np.nan, np.inf, -np.inf, -1.0, 2.0, 1e30]
+AT = st.floats(0, 1, exclude_max=True)  # a place, as a part of the length
+# Headers are short, and say more than what follows.
+PLACE = st.one_of(AT, AT.map(lambda part: part * 0.1))
+MUTATIONS = st.one_of(
+    st.tuples(st.just("cut"), AT),
+    st.tuples(st.just("flip"), PLACE, st.integers(0, 7)),
+    st.tuples(st.just("write"), PLACE, st.binary(min_size=1, max_size=8)),
+    st.tuples(st.just("number"), PLACE, st.sampled_from(NUMBERS), st.sampled_from(["<I", ">I", "<H", ">H"])),
+    st.tuples(st.just("float"), AT, st.sampled_from(FLOATS), st.sampled_from(["<f", ">f"])),
+    st.tuples(st.just("remove"), PLACE, st.integers(1, 64)),
+    st.tuples(st.just("insert"), PLACE, st.binary(min_size=1, max_size=64)),
+    st.tuples(st.just("repeat"), PLACE, st.integers(1, 5)),
+    st.tuples(st.just("splice"), AT, st.integers(0, len(CORPUS) - 1)),
+)
+
+
+def mutate(data, mutation):
+    what, part, *rest = mutation
+    at = int(part * len(data))
+    if what == "cut":
+        return data[:at]
+    if what == "flip" and data:
+        return data[:at] + bytes([data[at] ^ 1 << rest[0]]) + data[at + 1 :]
+    if what in ("write", "number", "float"):
+        if what == "number":
+            value, kind = rest
+            new = struct.pack(kind, value & (0xFFFF if kind[1] == "H" else 0xFFFFFFFF))
+        else:
+            new = rest[0] if what == "write" else struct.pack(rest[1], rest[0])
+        return data[:at] + new + data[at + len(new) :]
+    if what == "remove":
+        return data[:at] + data[at + rest[0] :]
+    if what == "insert":
+        return data[:at] + rest[0] + data[at:]
+    if what == "repeat":
+        return data[:at] + data[at // 2 : at] * rest[0] + data[at:]
+    if what == "splice":
+        other = CORPUS[rest[0]]
+        return data[:at] + other[int(part * len(other)) :]
+    return data
+
+
+def with_right_checksums(data):
+    """Mend the lengths and checksums of a PNG file as far as it goes."""
+    mended, at = bytearray(data), 8
+    while data.startswith(b"\x89PNG") and at + 12 <= len(mended):
+        (length,) = struct.unpack_from(">I", mended, at)
+        end = min(at + 12 + length, len(mended))
+        struct.pack_into(">I", mended, at, end - at - 12)
+        struct.pack_into(">I", mended, end - 4, zlib.crc32(mended[at + 4 : end - 4]))
+        at = end
+    return bytes(mended)
+
+
+def check(path, data):
+    """Read a file; if that works, what is written must be the same again."""
+    path.write_bytes(data)
+    try:
+        photo = read_photograph(path, max_pixels=MAX_PIXELS)
+    except InputError as error:
+        message = str(error)
+        assert message.startswith(f"{path}: ")
+        assert "\n" not in message
+        assert len(message) < 500 + len(str(path))
+        return
+    assert isinstance(photo, Photograph)
+    height, width, channels = photo.rgb.shape
+    assert channels == 3
+    assert 1 <= height * width <= MAX_PIXELS
+    assert photo.rgb.dtype in (np.uint8, np.uint16, np.float32)
+    assert photo.rgb.min() >= 0
+    assert photo.depth < 32 or photo.rgb.max() <= 1
+    if photo.alpha is not None:
+        assert (photo.alpha.shape, photo.alpha.dtype) == (photo.rgb.shape[:2], photo.rgb.dtype)
+    path.write_bytes(encode_photograph(photo.rgb, photo))
+    again = read_photograph(path, max_pixels=MAX_PIXELS)
+    assert (again.rgb.shape, again.rgb.dtype, again.kind) == (photo.rgb.shape, photo.rgb.dtype, photo.kind)
+    if photo.kind in EXACT or photo.settings.get("lossless"):
+        np.testing.assert_array_equal(again.rgb, photo.rgb)
+    assert (again.alpha is None) == (photo.alpha is None)
+    assert again.icc == photo.icc or photo.alpha is not None  # deep grey PNGs with alpha lose it
+
+
+def fuzz(path, examples):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    @settings(
+        max_examples=examples, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
+    )
+    @given(st.integers(0, len(CORPUS) - 1), st.lists(MUTATIONS, min_size=1, max_size=4), st.booleans())
+    def run(which, mutations, mend):
+        data = CORPUS[which]
+        for mutation in mutations:
+            data = mutate(data, mutation)
+        check(path, with_right_checksums(data) if mend else data)
+
+    run()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < MEMORY
+
+
+@pytest.mark.parametrize("which", range(len(CORPUS)))
+def test_whole_files_are_read_and_written(tmp_path, which):
+    check(tmp_path / "a.png", CORPUS[which])
+    if which < len(CORPUS) - 2:
+        read_photograph(tmp_path / "a.png")
+
+
+def test_a_hundred_mutated_images(tmp_path):
+    fuzz(tmp_path / "a.png", 100)
+
+
+@pytest.mark.slow
+def test_two_thousand_mutated_images(tmp_path):
+    fuzz(tmp_path / "a.png", 2000)
