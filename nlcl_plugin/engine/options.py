@@ -8,48 +8,10 @@ import warnings
 from typing import Any
 
 import torch
-import yaml
 
 from nlcl_plugin.data.files import written_whole
+from nlcl_plugin.engine.plain_yaml import dump, parse
 from nlcl_plugin.errors import InputError
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that reads 1e-4 as a number and refuses a key that stands twice.
-
-    BasicSR's own loader can run code that stands in an option file.
-    """
-
-
-class _Dumper(yaml.SafeDumper):
-    """Writes what `_Loader` reads back as the same, without references from one place to another."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-for _tool in (_Loader, _Dumper):
-    _tool.add_implicit_resolver(
-        "tag:yaml.org,2002:float",
-        re.compile(r"^[-+]?(?:\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+$"),  # YAML 1.1 wants a dot and a sign: 1e-4 was text
-        list("-+0123456789."),
-    )
-
-
-def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    merges = [key for key, _ in node.value if key.tag == "tag:yaml.org,2002:merge"]
-    keys = [loader.construct_object(key, deep=True) for key, _ in node.value if key not in merges]
-    for key in keys:
-        if not isinstance(key, str):
-            raise InputError(f"{node.start_mark.name}: the key {key!r} is no text; put it in quotes")
-        if keys.count(key) > 1:
-            line = node.start_mark.line + 1
-            raise InputError(f"{node.start_mark.name}: the key {key!r} stands twice in the block at line {line}")
-    loader.flatten_mapping(node)  # puts what `<<` refers to before the own keys, which so win
-    return {loader.construct_object(key): loader.construct_object(value, deep=True) for key, value in node.value}
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
 
 
 def load_yaml(path: str) -> dict[str, Any]:
@@ -118,13 +80,14 @@ def read_yaml(path: str) -> dict[str, Any]:
     """Read a YAML file as it stands, `_base_` and `_delete_` included; see `load_yaml`."""
     try:
         with open(path, encoding="utf-8") as file:
-            options = yaml.load(file, Loader=_Loader)
+            text = file.read()
+        options = parse(text)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"cannot read the option file {path!r}: {getattr(error, 'strerror', None) or error}"
         ) from error
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(options, dict):
         raise InputError(f"{path} must hold a mapping of options, but holds {type(options).__name__}")
     return options
@@ -138,7 +101,7 @@ def write_options(path: str, options: dict[str, Any], *, comment: str = "") -> N
         options: Plain options, as of `engine.run_state.plain_options`.
         comment: Lines to put above them.
     """
-    text = yaml.dump(options, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    text = dump(options)
     notes = "".join(f"# {line}\n" for line in comment.splitlines())
     with written_whole(path) as file:
         file.write(f"{notes}{text}".encode())
@@ -160,9 +123,9 @@ def override(options: dict[str, Any], entries: list[str]) -> None:
         if not separator or not all(path):
             raise InputError(f"--force_yml: expected block:key=value, but received {entry!r}")
         try:
-            value = yaml.load(text, Loader=_Loader)
-        except yaml.YAMLError as error:
-            raise InputError(f"--force_yml {entry!r}: the value is not valid YAML") from error
+            value = parse(text)
+        except InputError as error:
+            raise InputError(f"--force_yml {entry!r}: {error}") from error
         block: Any = options
         for depth, key in enumerate(path[:-1]):
             if not isinstance(block.get(key), dict):
