@@ -257,6 +257,22 @@ def make_demo_data(root: str | os.PathLike[str], *, seed: int = 0) -> None:
         raise InputError(f"demo data can't be made in {target} ({error}); choose a folder you can write to") from error
 
 
+def demo_data_is_made(root: str | os.PathLike[str], *, seed: int = 0) -> bool:
+    """Whether `make_demo_data` would find its work done.
+
+    Args:
+        root: The folder.
+        seed: Seed of all randomness.
+
+    Raises:
+        InputError: If `root` is something else or cannot be read.
+    """
+    try:
+        return _is_made(Path(root).expanduser().resolve(), seed)
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"demo data can't be made in {root!r} ({error}); choose a folder you can write to") from error
+
+
 def _contents(seed: int) -> dict[str, object]:
     """What the manifest of complete data says."""
     pairs = len(plan_validation(seed))

@@ -14,7 +14,7 @@ class RainVariation(BaseModel):
         ValueError: If a value is out of range or a key unknown (pydantic's `ValidationError`).
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     gain: Range = Field((0.7, 1.3), description="Range of the factor on each rain layer.")
     threshold: float = Field(0.03, ge=0, le=1, description="Rain below this, in [0, 1], is set to 0: it is texture.")

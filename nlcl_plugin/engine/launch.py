@@ -10,12 +10,12 @@ import torch
 from basicsr.utils import set_random_seed
 from basicsr.utils.dist_util import get_dist_info
 
-from nlcl_plugin.data.demo_data import make_demo_data
+from nlcl_plugin.data.demo_data import demo_data_is_made, make_demo_data
 from nlcl_plugin.engine.options import complete, load_yaml, override
 from nlcl_plugin.engine.process_group import from_rank_zero, join
 from nlcl_plugin.engine.rehearsal import rehearse
 from nlcl_plugin.engine.validate import check, check_shape
-from nlcl_plugin.errors import InputError
+from nlcl_plugin.errors import InputError, TrainingStoppedError
 
 
 def start(
@@ -47,9 +47,7 @@ def start(
     Raises:
         InputError: If anything the user gave is wrong.
     """
-    options = load_yaml(option_file)
-    override(options, force_yml or [])
-    check_shape(options, is_train=is_train)
+    options = read(option_file, force_yml, is_train=is_train)
     options["dist"] = launcher != "none"
     if options["dist"]:
         on_gpu = options.get("num_gpu") != 0
@@ -59,18 +57,67 @@ def start(
     if options.get("manual_seed") is None:
         earlier = os.path.join(root, "experiments", options["name"], "options.yml") if auto_resume else ""
         options["manual_seed"] = from_rank_zero(lambda: _draw_seed(earlier))
-    if not isinstance(options["manual_seed"], int):
-        raise InputError(f"manual_seed: expected a whole number, but received {options['manual_seed']!r}")
     if options.get("demo_data"):
-        if not isinstance(options["demo_data"], str):
-            raise InputError(f"demo_data: expected a folder, but received {options['demo_data']!r}")
         make_demo_data(options["demo_data"])
     complete(options, root=root, is_train=is_train, auto_resume=auto_resume, debug=debug)
     check(options)
     _choose_kernels(deterministic=options.get("deterministic", False))
-    if is_train:
-        rehearse(options)
+    rehearse(options)
     set_random_seed(options["manual_seed"] + options["rank"])
+    return options
+
+
+def look(
+    option_file: str, *, force_yml: list[str] | None = None, root: str | None = None
+) -> tuple[dict[str, Any], dict[str, int], str | None]:
+    """Go through all that `start` does before a run but what would leave a trace; one with a `train` block trains.
+
+    Args:
+        option_file: A YAML option file, ours or stock BasicSR's.
+        force_yml: Overrides, items `block:key=value`.
+        root: Folder that would get `experiments/` and `results/`; the current folder by default.
+
+    Returns:
+        The options; the number of parameters of each network; the folder of demo data that would be made, if any.
+
+    Raises:
+        InputError: If anything the user gave is wrong.
+    """
+    options = read(option_file, force_yml)
+    options.update(dist=False, rank=0, world_size=1)
+    seedless = options.get("manual_seed") is None
+    if seedless:
+        options["manual_seed"] = 0
+    demo = options.get("demo_data") or None
+    planned = demo if demo and not demo_data_is_made(demo) else None
+    complete(options, root=root or os.getcwd(), is_train="train" in options, auto_resume=False, debug=False)
+    sizes = check(options, planned=planned)
+    try:
+        sizes.update(rehearse(options))
+    except TrainingStoppedError as error:
+        raise InputError(f"the first training step would stop the training: {error}") from error
+    if seedless:
+        options["manual_seed"] = None
+    return options, sizes, planned
+
+
+def read(option_file: str, force_yml: list[str] | None, *, is_train: bool | None = None) -> dict[str, Any]:
+    """Read an option file, set what the command line sets, and check what all else builds on.
+
+    Args:
+        option_file: A YAML option file.
+        force_yml: Overrides.
+        is_train: Train or test; by default whether there is a `train` block.
+
+    Returns:
+        The options as read.
+
+    Raises:
+        InputError: If they cannot be completed.
+    """
+    options = load_yaml(option_file)
+    override(options, force_yml or [])
+    check_shape(options, is_train="train" in options if is_train is None else is_train)
     return options
 
 

@@ -13,6 +13,9 @@ from nlcl_plugin.data.files import written_whole
 from nlcl_plugin.engine.plain_yaml import dump, parse
 from nlcl_plugin.errors import InputError
 
+# Keys of `path` that say where a run writes; they follow from its name.
+FOLDERS = ("experiments_root", "results_root", "models", "training_states", "visualization", "log")
+
 
 def load_yaml(path: str) -> dict[str, Any]:
     """Load an option file.
@@ -151,7 +154,10 @@ def complete(options: dict[str, Any], *, root: str, is_train: bool, auto_resume:
     if options.get("num_gpu", "auto") == "auto":
         options["num_gpu"] = torch.cuda.device_count()
     for name, dataset in list(options["datasets"].items()):
-        if dataset.pop("optional", False) and not _roots_exist(dataset):
+        optional = dataset.pop("optional", False)
+        if not isinstance(optional, bool):
+            raise InputError(f"datasets.{name}.optional: expected true or false, but received {optional!r}")
+        if optional and not _roots_exist(dataset):
             warnings.warn(f"datasets.{name} is left out: its folders don't exist and it is optional", stacklevel=2)
             del options["datasets"][name]
             continue
@@ -166,6 +172,12 @@ def complete(options: dict[str, Any], *, root: str, is_train: bool, auto_resume:
         if dataset.get("pin_memory") and not torch.cuda.is_available():
             dataset["pin_memory"] = False  # pinning needs a GPU; torch would warn at every epoch
     paths = options["path"] = options.get("path") or {}
+    for key in [key for key in paths if key in FOLDERS]:
+        warnings.warn(f"path.{key}: is not read, as folders follow from the name of the run", stacklevel=2)
+        del paths[key]
+    for block in ("logger", "val", "dist_params"):
+        if options.get(block):  # a key without a value stands for its default
+            options[block] = {key: value for key, value in options[block].items() if value is not None}
     for key, value in paths.items():
         if value is not None and ("pretrain_network" in key or "resume_state" in key):
             if not isinstance(value, str):
@@ -222,7 +234,10 @@ def newest_checkpoint(path: str, key: str) -> str:
     stem = f"net_{key.rpartition('_')[2]}_" if "pretrain_network" in key else ""
     suffix = ".pth" if stem else ".state"
     pattern = re.compile(rf"{re.escape(stem)}(latest|\d+){re.escape(suffix)}")
-    found = [entry for entry in os.scandir(path) if pattern.fullmatch(entry.name)]
+    try:
+        found = [entry for entry in os.scandir(path) if pattern.fullmatch(entry.name)]
+    except OSError as error:
+        raise InputError(f"path.{key}: cannot read the folder {path!r}: {error.strerror}") from error
     if not found:
         raise InputError(f"path.{key}: the folder {path!r} holds no {stem or '*'}*{suffix}")
     return max(found, key=lambda entry: (entry.stat().st_mtime_ns, entry.name)).path

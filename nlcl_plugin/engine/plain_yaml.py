@@ -16,6 +16,7 @@ from nlcl_plugin.errors import InputError
 MAX_VALUES = 100_000
 MAX_DEPTH = 40
 MAX_WHOLE = 2**63  # what torch and numpy can hold
+_TOO_DEEP = f"not valid options: blocks and lists stand in each other more than {MAX_DEPTH} deep"
 _TIMESTAMP = "tag:yaml.org,2002:timestamp"
 
 
@@ -83,7 +84,7 @@ def parse(text: str) -> Any:
     except (yaml.YAMLError, ValueError, TypeError, OverflowError) as error:  # the last three of odd numbers
         raise InputError(f"not valid YAML: {' '.join(str(error).split())}") from error
     except RecursionError as error:
-        raise InputError(f"not valid options: blocks and lists stand in each other more than {MAX_DEPTH} deep") from error
+        raise InputError(_TOO_DEEP) from error
 
 
 def dump(options: dict[str, Any]) -> str:
@@ -98,7 +99,7 @@ def _plain(value: Any, place: list[str], left: list[int]) -> Any:
     if left[0] < 0:
         raise InputError(f"not valid options: more than {MAX_VALUES:,} values")
     if len(place) > MAX_DEPTH:
-        raise InputError(f"not valid options: blocks and lists stand in each other more than {MAX_DEPTH} deep")
+        raise InputError(_TOO_DEEP)
     if isinstance(value, dict):
         return {_text(key, where): _plain(entry, [*place, str(key)[:40]], left) for key, entry in value.items()}
     if isinstance(value, list):

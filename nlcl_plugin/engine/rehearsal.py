@@ -6,8 +6,10 @@ another is meant: all would otherwise end a run after its folder has replaced th
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import basicsr.utils.logger
@@ -18,8 +20,8 @@ from basicsr.utils.registry import MODEL_REGISTRY
 from nlcl_plugin.errors import InputError, TrainingStoppedError
 
 
-def rehearse(opt: dict[str, Any]) -> None:
-    """Build our model from a copy of the options and take a step of each stage with a batch of noise.
+def rehearse(opt: dict[str, Any]) -> dict[str, int]:
+    """Build our model from a copy of the options and, for training, take a step of each stage with a batch of noise.
 
     Models with `NLCLMixin` are only built, which tries out what the mixin adds, and stock models not even that: what
     their batches hold is unknown.
@@ -27,37 +29,58 @@ def rehearse(opt: dict[str, Any]) -> None:
     Args:
         opt: Complete, checked options.
 
+    Returns:
+        The number of parameters of each network that was built, by its key in the options.
+
     Raises:
         InputError: If the model cannot be built or take a step.
+        TrainingStoppedError: If a step is not finite.
     """
     model_class = MODEL_REGISTRY.get(opt["model_type"])
     ours, mixed = (hasattr(model_class, name) for name in ("train_options", "mixed_options"))
-    if not ours and not (mixed and opt["train"].get("nlcl_opt")):
-        return
+    if not ours and not (mixed and opt["is_train"] and opt["train"].get("nlcl_opt")):
+        return {}
     trial = copy.deepcopy(opt)
     trial["dist"] = False
-    if ours:
+    if ours and opt["is_train"]:
         trial["train"]["compile"] = False  # takes a minute, and would be done twice
     trial["num_gpu"] = min(trial["num_gpu"], 1)
-    logger = logging.getLogger("basicsr")
-    # The builders log, which would open BasicSR's logger for good before its file is known.
-    basicsr.utils.logger.initialized_logger["basicsr"] = True
-    logger.disabled = True
+    what = "a training step" if opt["is_train"] else "the model"
     try:
-        model = build_model(trial)
-        if not ours:
-            return
-        size = trial["datasets"]["train"]["gt_size"]
-        noise = torch.rand(2, trial["datasets"]["train"]["batch_size_per_gpu"], 3, size, size)
-        restorer = model.train_opt.restorer_opt
-        for current_iter in [1] if restorer is None else [1, restorer.start_iter + 1]:
-            model.feed_data({"lq": noise[0], "gt": noise[1], "lq_path": ["noise"]})
-            model.optimize_parameters(current_iter)
+        with silence():
+            model = build_model(trial)
+            if ours and opt["is_train"]:
+                _step(model, trial)
     except (InputError, TrainingStoppedError):
         raise
     except Exception as error:
         reason = " ".join(str(error).split())[:400]
-        raise InputError(f"a training step with these options fails: {type(error).__name__}: {reason}") from error
+        raise InputError(f"{what} with these options fails: {type(error).__name__}: {reason}") from error
+    labels = [key.rpartition("_")[2] for key in opt if key.startswith("network_")]
+    nets = {label: getattr(model, f"net_{label}", None) for label in labels}
+    return {f"network_{label}": sum(p.numel() for p in net.parameters()) for label, net in nets.items() if net}
+
+
+def _step(model: Any, opt: dict[str, Any]) -> None:
+    size = opt["datasets"]["train"]["gt_size"]
+    noise = torch.rand(2, opt["datasets"]["train"]["batch_size_per_gpu"], 3, size, size)
+    restorer = model.train_opt.restorer_opt
+    for current_iter in [1] if restorer is None else [1, restorer.start_iter + 1]:
+        model.feed_data({"lq": noise[0], "gt": noise[1], "lq_path": ["noise"]})
+        model.optimize_parameters(current_iter)
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Let builders log nothing, as that would open BasicSR's logger for good before its file is known."""
+    logger = logging.getLogger("basicsr")
+    initialised = basicsr.utils.logger.initialized_logger
+    known = "basicsr" in initialised
+    initialised["basicsr"] = True
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
     finally:
-        logger.disabled = False
-        del basicsr.utils.logger.initialized_logger["basicsr"]
+        logger.disabled = before
+        if not known:
+            del initialised["basicsr"]

@@ -6,11 +6,10 @@ from typing import Any
 
 from basicsr.data import build_dataloader, build_dataset
 from basicsr.models import build_model
-from basicsr.utils import make_exp_dirs
 
 from nlcl_plugin.engine.loading import explained
 from nlcl_plugin.engine.summary import summarise
-from nlcl_plugin.engine.train import start_logger
+from nlcl_plugin.engine.train import make_folders, start_logger
 from nlcl_plugin.models.validation import ValidationMixin
 
 
@@ -26,7 +25,7 @@ def test(opt: dict[str, Any]) -> int:
     Raises:
         InputError: If a file is unreadable.
     """
-    make_exp_dirs(opt)
+    make_folders(opt)
     logger = start_logger(opt, "test")
     loaders = []
     for _, options in sorted(opt["datasets"].items()):

@@ -25,7 +25,7 @@ from nlcl_plugin.engine.agreement import Agreement
 from nlcl_plugin.engine.loaders import TrainingBatches, validation_loaders
 from nlcl_plugin.engine.loading import explained
 from nlcl_plugin.engine.loss_log import LossLog
-from nlcl_plugin.engine.options import write_options
+from nlcl_plugin.engine.options import FOLDERS, write_options
 from nlcl_plugin.engine.run_state import difference, gather_random, plain, plain_options, restore_rank
 from nlcl_plugin.engine.summary import summarise
 from nlcl_plugin.errors import InputError, TrainingStoppedError
@@ -79,9 +79,14 @@ def start_logger(opt: dict[str, Any], kind: str) -> logging.Logger:
     return logger
 
 
+def make_folders(opt: dict[str, Any]) -> None:
+    """Make the folders of a new run, with what was there under another name; only those, whatever `path` holds."""
+    make_exp_dirs({**opt, "path": {key: path for key, path in opt["path"].items() if key in FOLDERS}})
+
+
 def _make_folders(opt: dict[str, Any], options: dict[str, Any], *, new: bool, option_file: str) -> None:
     if new:
-        make_exp_dirs(opt)
+        make_folders(opt)
         if opt["logger"]["use_tb_logger"] and "debug" not in opt["name"] and opt["rank"] == 0:
             mkdir_and_rename(osp.join(opt["root_path"], "tb_logger", opt["name"]))
     elif opt["rank"] == 0:
@@ -154,7 +159,7 @@ class _Run:
             # Before the checkpoint, which holds the best figures; the last validation comes with the summary.
             if not last and self.opt.get("val") and self._is_due("val", "val_freq"):
                 self._validate()
-            saved = self._is_due("logger", "save_checkpoint_freq")
+            saved = last or self._is_due("logger", "save_checkpoint_freq")  # last, so that it can be gone on with
             if saved:
                 get_root_logger().info("Saving models and training states.")
                 self._save()

@@ -12,13 +12,13 @@ from nlcl_plugin.data.rain_variation import RainVariation, Range
 class Block(BaseModel):
     """A block of options that refuses unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Built(BaseModel):
     """A block with a `type` whose other keys are arguments of that type's constructor."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
     type: str = Field(description="Name in the registry.")
 
@@ -198,7 +198,7 @@ class UnpairedOptions(Block):
 class TrainOptions(UnpairedOptions):
     """The `train` block of NLCLModel."""
 
-    total_iter: int = Field(gt=0, description="Iterations, stage 2 included.")
+    total_iter: int = Field(gt=0, le=10**10, description="Iterations, stage 2 included.")
     warmup_iter: int = Field(-1, description="Iterations of linear learning-rate warm-up; -1 for none.")
     optim_g: OptimizerOptions = Field(description="Optimizer of net_g and net_r.")
     optim_d: OptimizerOptions | None = Field(None, description="Optimizer of net_d; optim_g's options by default.")

@@ -1,0 +1,150 @@
+"""The blocks of an option file that belong to no model: every key, its type, range, default and meaning.
+
+The defaults are those of a run; BasicSR's own differ where they end in an error.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class OpenBlock(BaseModel):
+    """A block that also holds keys of others; what becomes of those is not for the schema to say."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+
+
+class TopOptions(OpenBlock):
+    """The top of an option file. Networks stand here too, each in a block `network_X`."""
+
+    name: str = Field(min_length=1, description="Name of the run and of its folder below `experiments` or `results`.")
+    model_type: str = Field(description="Model, by its name in BasicSR's registry: ours or any other.")
+    scale: int = Field(1, ge=1, description="Factor of the size of outputs to that of inputs; 1 for rain.")
+    num_gpu: int | Literal["auto"] = Field(
+        "auto", ge=0, description="GPUs of this process; 0 is the CPU, `auto` all that are there."
+    )
+    manual_seed: int | None = Field(
+        None, ge=0, lt=2**31, description="Seed of all randomness; one is drawn, and logged, where none is given."
+    )
+    deterministic: bool = Field(False, description="Kernels that give the same bits in every run; slower on a GPU.")
+    find_unused_parameters: bool = Field(
+        False, description="For distributed training of networks of which a step leaves a part out (stock models)."
+    )
+    decomposition: Literal["residual", "two_branch"] | None = Field(
+        None,
+        description="NLCLModel only. `two_branch`: a generator each for B and R, and B + R = O is a loss. `residual` "
+        "(ours, and the default): one generator, R = O - B.",
+    )
+    demo_data: str | None = Field(
+        None, description="Folder in which the demo data is made, unless it is there already."
+    )
+    datasets: dict[str, Any] = Field(
+        description="A block a dataset: `train` and `val` (`val_1`, `val_2` ...) for training, `test` for testing. "
+        "`~` takes one out."
+    )
+    path: dict[str, Any] | None = Field(None, description="Weights to begin with, and what to resume.")
+    train: dict[str, Any] | None = Field(None, description="Losses, optimizers, schedule and stages.")
+    val: dict[str, Any] | None = Field(None, description="Validation and testing.")
+    logger: dict[str, Any] | None = Field(None, description="Logs and checkpoints.")
+    dist_params: dict[str, Any] | None = Field(None, description="How processes find each other.")
+
+
+class DatasetOptions(OpenBlock):
+    """What every dataset's block takes, whatever the dataset. Loaders are for training; validation reads one by one."""
+
+    type: str = Field(description="Dataset, by its name in BasicSR's registry.")
+    name: str = Field("", description="Name in logs and folders; by default that of the block.")
+    optional: bool = Field(False, description="Leave the dataset out, with a warning, where its folders don't exist.")
+    io_backend: dict[str, Any] = Field({"type": "disk"}, description="`type: disk`, or `type: lmdb` for LMDBs.")
+    batch_size_per_gpu: int = Field(1, ge=1, description="Images a step in each process; needed for training.")
+    num_worker_per_gpu: int = Field(
+        0, ge=0, le=1024, description="Loader processes of each process; 0 reads in the process itself."
+    )
+    dataset_enlarge_ratio: float = Field(1, gt=0, le=1e9, description="Draws of each image in an epoch.")
+    use_shuffle: bool = Field(True, description="As stock option files have it; training always shuffles.")
+    prefetch_mode: Literal["cpu", "cuda"] | None = Field(
+        None, description="Load ahead in a thread, or onto the GPU (needs one)."
+    )
+    num_prefetch_queue: int | None = Field(None, ge=1, description="Batches that `prefetch_mode: cpu` loads ahead.")
+    pin_memory: bool | None = Field(None, description="Pinned memory, for faster copies to a GPU.")
+    persistent_workers: bool | None = Field(
+        None, description="Keep loader processes from one epoch to the next; not with `prefetch_mode: cpu`."
+    )
+    manual_seed: int | None = Field(None, ge=0, lt=2**31, description="Seed of the dataset; by default the run's.")
+    scale: int = Field(1, ge=1, description="Filled in from the top.")
+    phase: str = Field("", description="Filled in from the block's name.")
+
+
+class PathOptions(OpenBlock):
+    """The block `path`. X stands for a network's letter: `pretrain_network_g` is of `network_g`."""
+
+    resume_state: str | None = Field(
+        None, description="Training state to go on from, or a folder for its newest; better: `--auto_resume`."
+    )
+    ignore_resume_networks: list[str] | None = Field(
+        None, description="Networks, such as `network_p`, that keep `pretrain_network_X` when a training is resumed."
+    )
+
+
+class NetworkPathOptions(OpenBlock):
+    """Keys of `path` that stand there once a network."""
+
+    pretrain_network_: str | None = Field(
+        None, description="Weights to begin with: a file, or a folder for the newest of this network in it."
+    )
+    param_key_: str | None = Field(
+        None,
+        description="Which weights of the file: `params`, or `params_ema` for the moving average. Default: `params`, "
+        "in testing with our models `params_ema`.",
+    )
+    strict_load_: bool = Field(True, description="Refuse weights that don't fit in name and shape.")
+
+
+class StockTrainOptions(OpenBlock):
+    """What the block `train` of a stock model always takes; the rest is the model's."""
+
+    total_iter: int = Field(gt=0, le=10**10, description="Iterations.")
+    warmup_iter: int = Field(-1, description="Iterations of linear learning-rate warm-up; -1 for none.")
+    ema_decay: float = Field(0.0, ge=0, le=1, description="Decay of the moving average of net_g; 0 for none.")
+
+
+class ValOptions(OpenBlock):
+    """The block `val`."""
+
+    val_freq: int = Field(5000, ge=1, description="Iterations from one validation to the next; one comes at the end.")
+    save_img: bool = Field(False, description="Save the images; true in testing by default.")
+    suffix: str | None = Field(None, description="Put behind the names of saved images.")
+    pbar: bool | None = Field(None, description="Show a progress bar (stock models).")
+    metrics: dict[str, Any] | None = Field(
+        None,
+        description="A block a metric: `type`, by its name in BasicSR's registry, and its arguments; `better: lower` "
+        "where less is better.",
+    )
+
+
+class LoggerOptions(OpenBlock):
+    """The block `logger`."""
+
+    print_freq: int = Field(100, ge=1, description="Iterations from one line of the log to the next.")
+    save_checkpoint_freq: int = Field(
+        5000, ge=1, description="Iterations from one checkpoint to the next; one comes at the end."
+    )
+    keep_checkpoints: int | None = Field(None, ge=1, description="Keep the newest so many; all by default.")
+    use_tb_logger: bool = Field(False, description="Write scalars for TensorBoard to `tb_logger/NAME`.")
+    wandb: dict[str, Any] | None = Field(
+        None, description="`project` (and `resume_id`) of Weights & Biases; needs `use_tb_logger` and wandb installed."
+    )
+
+
+class DistOptions(OpenBlock):
+    """The block `dist_params`."""
+
+    backend: str = Field("nccl", description="`nccl` between GPUs; `gloo`, which is taken where there is none.")
+    port: int | None = Field(None, ge=1, lt=65536, description="Port of the first host, where the launcher names none.")
+    timeout: float | None = Field(
+        None,
+        gt=0,
+        description="Seconds that a process waits for the others before it gives up; by default the backend's.",
+    )

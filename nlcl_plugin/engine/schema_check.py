@@ -1,0 +1,145 @@
+"""One block of options against its schema, and what can be said about a name that nothing has."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+import math
+import re
+import sys
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from nlcl_plugin.errors import InputError
+
+# The last part of a key that can only be a number, in blocks without a schema.
+NUMBERS = ("lr", "iter", "weight", "size", "gpu", "decay", "freq")
+
+_MESSAGES = {  # pydantic's, in the words of an option file
+    "bool_type": "expected true or false",
+    "int_type": "expected a whole number",
+    "float_type": "expected a number",
+    "finite_number": "expected a finite number",
+    "string_type": "expected a text",
+    "tuple_type": "expected a list",
+    "list_type": "expected a list",
+    "dict_type": "expected a block",
+    "model_type": "expected a block",
+}
+
+
+def check_schema(schema: type[BaseModel], block: Any, block_name: str) -> None:
+    """Check a block against its schema; texts are no numbers and true is no 1, but 5e3 is a whole number.
+
+    Args:
+        schema: The schema.
+        block: The block.
+        block_name: Its name, for messages; empty for the top.
+
+    Raises:
+        InputError: Naming the first key that is wrong.
+    """
+    if not isinstance(block, dict):
+        raise InputError(f"{block_name}: expected a block, but received {block!r}")
+    try:
+        # As JSON, in which strict validation still takes a list for a tuple.
+        schema.model_validate_json(json.dumps(_whole_numbers(block)), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in (block_name, *first["loc"]) if part != "")
+        if first["type"] == "extra_forbidden":
+            fields = _fields_at(schema, first["loc"][:-1])
+            raise InputError(f"{where}: unknown option{suggest(str(first['loc'][-1]), fields)}") from error
+        message = _MESSAGES.get(first["type"]) or first["msg"].removeprefix("Value error, ")
+        received = first["input"]
+        shown = f", but received {received!r}" if not isinstance(received, dict) else ""
+        raise InputError(f"{where}: {message[0].lower() + message[1:]}{shown}") from error
+
+
+def _whole_numbers(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _whole_numbers(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_whole_numbers(entry) for entry in value]
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**63 else value
+
+
+def _fields_at(schema: Any, path: Iterable[Any]) -> list[str]:
+    """Names of the fields of the block that a pydantic error points into."""
+    for part in path:
+        field = schema.model_fields.get(part) if hasattr(schema, "model_fields") else None
+        kinds = [] if field is None else [field.annotation, *getattr(field.annotation, "__args__", ())]
+        schema = next((kind for kind in kinds if hasattr(kind, "model_fields")), None)
+    return list(schema.model_fields) if schema is not None else []
+
+
+def check_known(where: str, block: dict[str, Any], known: Iterable[str], *, refuse: bool) -> None:
+    """Refuse keys that are not known, or warn about them.
+
+    Args:
+        where: Put before each key in messages, with its dot.
+        block: The block.
+        known: What is known.
+        refuse: Whether the block is ours.
+
+    Raises:
+        InputError: If keys are refused.
+    """
+    known = set(known)
+    for key in block:
+        if key not in known:
+            message = f"{where}{key}: unknown option{suggest(key, known)}"
+            if refuse:
+                raise InputError(message)
+            warnings.warn(message, stacklevel=2)
+
+
+def check_numbers(where: str, block: Any) -> None:
+    """Catch what can be no value anywhere: text such as `1,5` or `2e-4x` where a number is meant, and not a number.
+
+    Args:
+        where: The block's name.
+        block: A block without a schema, or a value in it.
+
+    Raises:
+        InputError: Naming the key.
+    """
+    if isinstance(block, dict):
+        for key, value in block.items():
+            if isinstance(value, str) and key.rpartition("_")[2] in NUMBERS:
+                raise InputError(f"{where}.{key}: expected a number, but received the text {value!r}")
+            check_numbers(f"{where}.{key}", value)
+    elif isinstance(block, list):
+        for i, value in enumerate(block):
+            check_numbers(f"{where}.{i}", value)
+    elif isinstance(block, float) and not math.isfinite(block):
+        raise InputError(f"{where}: expected a finite number, but received {block!r}")
+
+
+def keys_in_source(cls: type) -> set[str]:
+    """What may be an option of a class that has no schema: every name that stands in quotes in its modules' source.
+
+    Args:
+        cls: The class; its bases count as well.
+
+    Returns:
+        The names; none if there is no source.
+    """
+    found: set[str] = set()
+    for module in {base.__module__ for base in cls.__mro__ if base is not object}:
+        try:
+            source = inspect.getsource(sys.modules[module])
+        except (OSError, TypeError, KeyError):
+            continue
+        found.update(re.findall(r"""['"]([A-Za-z_]\w*)['"]""", source))
+    return found
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest known one, if one is near."""
+    close = difflib.get_close_matches(str(name), sorted(map(str, known)), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
