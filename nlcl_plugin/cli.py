@@ -1,4 +1,4 @@
-"""The `basicsr` command: `basicsr train -opt X.yml`, `basicsr test -opt X.yml`."""
+"""The `basicsr` command: `basicsr train -opt X.yml`, `basicsr test -opt X.yml`, `basicsr check -opt X.yml`."""
 
 from __future__ import annotations
 
@@ -51,11 +51,15 @@ def _run_recorded(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     # Imported late, so that --help and usage errors don't wait for them.
+    from nlcl_plugin.engine.check import check
     from nlcl_plugin.engine.launch import start
     from nlcl_plugin.engine.process_group import part
     from nlcl_plugin.engine.test import test
     from nlcl_plugin.engine.train import train
 
+    if arguments.command == "check":
+        print("\n".join(check(arguments.opt, force_yml=arguments.force_yml)))
+        return 0
     is_train = arguments.command == "train"
     options = start(
         arguments.opt,
@@ -80,23 +84,27 @@ def _parser() -> argparse.ArgumentParser:
         "--version", action="version", version=f"nlcl_plugin {__version__} (BasicSR {version('basicsr')})"
     )
     _add_local_rank(parser, default=None)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{train,test}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{train,test,check}")
     for name, text in (
         ("train", "train a model; output goes to experiments/ and tb_logger/ in the current folder"),
         ("test", "run a trained model on images; output goes to results/ in the current folder"),
+        ("check", "say what train (or test) would do with an option file; nothing is written"),
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("-opt", "--opt", required=True, metavar="FILE", help="option file (YAML)")
-        command.add_argument("--launcher", choices=("none", "pytorch", "slurm"), default="none", help="job launcher")
-        command.add_argument("--auto_resume", action="store_true", help="go on from the newest training state")
-        command.add_argument("--debug", action="store_true", help="short intervals and no TensorBoard")
-        _add_local_rank(command, default=argparse.SUPPRESS)
         command.add_argument(
             "--force_yml",
             nargs="+",
             metavar="BLOCK:KEY=VALUE",
             help="set options, such as train:total_iter=1000 path:resume_state=~",
         )
+        if name == "check":  # runs in this process alone
+            command.set_defaults(launcher="none")
+            continue
+        command.add_argument("--launcher", choices=("none", "pytorch", "slurm"), default="none", help="job launcher")
+        command.add_argument("--auto_resume", action="store_true", help="go on from the newest training state")
+        command.add_argument("--debug", action="store_true", help="short intervals and no TensorBoard")
+        _add_local_rank(command, default=argparse.SUPPRESS)
     return parser
 
 

@@ -34,6 +34,8 @@ class TrainingBatches:
         dataset: The training dataset.
         epoch: The epoch, counted from 0.
         place: Draws of the epoch that all processes together have given out in batches.
+        batch_size: Images a step, of all processes together.
+        steps: Steps an epoch.
     """
 
     def __init__(self, opt: dict[str, Any]) -> None:
@@ -59,6 +61,7 @@ class TrainingBatches:
         self._prefetch = partial(CUDAPrefetcher, self._loader, opt) if cuda else partial(CPUPrefetcher, self._loader)
         self._prefetcher: Any = None
         self.batch_size = self._loader.batch_size * opt["world_size"]
+        self.steps = len(self._loader)
         self.epoch = 0
         self.place = 0
         self._log(opt)
@@ -87,7 +90,7 @@ class TrainingBatches:
             self._prefetcher.reset()
 
     def _log(self, opt: dict[str, Any]) -> None:
-        batches = len(self._loader)
+        batches = self.steps
         iterations = int(opt["train"]["total_iter"])
         get_root_logger().info(
             f"Training on {len(self.dataset)} images: {opt['world_size']} processes × {self._loader.batch_size} images "

@@ -43,7 +43,7 @@ for _tool in (_Loader, _Dumper):
         list("-+0123456789."),
     )
 for _kind in ("timestamp", "binary", "set", "omap", "pairs"):  # are no options
-    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", yaml.SafeLoader.construct_undefined)
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _Loader.construct_undefined)
 
 
 def _construct_mapping(loader: _Loader, node: yaml.Node) -> dict[Any, Any]:

@@ -72,9 +72,8 @@ def check_shape(options: dict[str, Any], *, is_train: bool) -> None:
     if not options["datasets"]:
         raise InputError("datasets is empty: name at least one dataset test")
     # Needed before the rest is checked: for the seed of a run, and for the demo data that datasets are looked for in.
-    for key, kind in (("manual_seed", int), ("demo_data", str)):
-        if options.get(key) is not None and (type(options[key]) is not kind or options[key] == ""):
-            expected = "a folder" if kind is str else "a whole number"
+    for key, simple, expected in (("manual_seed", int, "a whole number"), ("demo_data", str, "a folder")):
+        if options.get(key) is not None and (type(options[key]) is not simple or options[key] == ""):
             raise InputError(f"{key}: expected {expected}, but received {options[key]!r}")
 
 
@@ -149,8 +148,8 @@ def _check_train(train: dict[str, Any], model: Any, ours: Any) -> None:
             check_loss(f"train.{key}", _loss_arguments(block, ours is not None))
     if train.get("scheduler") is not None and optimizer is not None:
         check_schedule(train["scheduler"], optimizer, int(train["total_iter"]), ours=ours is not None)
-    restorer = train.get("restorer_opt")
-    for key in ("pixel_opt", "composite_opt") if ours is not None and restorer is not None else ():
+    restorer = (train.get("restorer_opt") if ours is not None else None) or {}
+    for key in ("pixel_opt", "composite_opt"):
         if restorer.get(key):
             check_loss(f"train.restorer_opt.{key}", _loss_arguments(restorer[key], True))
 

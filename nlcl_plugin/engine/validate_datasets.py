@@ -11,6 +11,7 @@ from basicsr.utils.registry import DATASET_REGISTRY
 
 from nlcl_plugin.data.image_dataset import ImageDataset
 from nlcl_plugin.data.image_io import list_images
+from nlcl_plugin.data.image_sources import open_source
 from nlcl_plugin.data.lmdb_store import LmdbImages
 from nlcl_plugin.engine.option_blocks import DatasetOptions
 from nlcl_plugin.engine.schema_check import check_known, check_numbers, check_schema, keys_in_source
@@ -50,6 +51,7 @@ def check_dataset(where: str, dataset: dict[str, Any], *, planned: str | None = 
     if kind not in ("disk", "lmdb"):
         raise InputError(f"{where}.io_backend.type: expected disk or lmdb, but received {kind!r}")
     if planned is not None and any(is_below(dataset.get(key), planned) for key in ROOTS):
+        _check_others(where, dataset, planned)
         if ours:  # all that does not look at images
             tried(where, lambda: ImageDataset.__init__(cls.__new__(cls), copy.deepcopy(dataset)))
         return
@@ -62,6 +64,18 @@ def check_dataset(where: str, dataset: dict[str, Any], *, planned: str | None = 
         except InputError as error:
             raise InputError(f"{where}.{key}: {error}") from error
     tried(where, lambda: cls(copy.deepcopy(dataset)))
+
+
+def _check_others(where: str, dataset: dict[str, Any], planned: str) -> None:
+    """Open the roots that lie elsewhere than those of the planned folder."""
+    for key in ROOTS:
+        roots = dataset.get(key)
+        for root in roots if isinstance(roots, list) else [roots]:
+            if isinstance(root, str) and not is_below(root, planned):
+                try:
+                    open_source(os.path.expanduser(root))
+                except InputError as error:
+                    raise InputError(f"{where}.{key}: {error}") from error
 
 
 def _check_loader(where: str, dataset: dict[str, Any]) -> None:

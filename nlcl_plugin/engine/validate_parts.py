@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -48,7 +49,8 @@ def check_network(where: str, block: Any) -> int | None:
     _check_sizes(where, arguments)
     if block["type"] in FILLED_IN:
         return None
-    with torch.random.fork_rng([]):
+    with torch.random.fork_rng([]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what there is to warn about comes again when the model is built
         try:
             with _WithoutMemory():
                 net = cls(**arguments)
@@ -79,6 +81,9 @@ def check_loss(where: str, block: Any) -> None:
     """Check a loss's block, without what the model reads of it, and that the loss can be made."""
     cls, arguments = check_call(LOSS_REGISTRY, where, block)
     check_numbers(where, block)
+    for key, value in arguments.items():
+        if key.endswith("_weight") and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise InputError(f"{where}.{key}: expected a number, but received {value!r}")
     if block["type"] not in HEAVY_LOSSES:
         tried(where, lambda: cls(**arguments))
 
