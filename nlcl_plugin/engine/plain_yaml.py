@@ -23,6 +23,7 @@ _TIMESTAMP = "tag:yaml.org,2002:timestamp"
 class _Loader(yaml.SafeLoader):
     """Safe YAML that reads 1e-4 as a number and a date as text, and refuses a key that stands twice."""
 
+    yaml_constructors = dict(yaml.SafeLoader.yaml_constructors)  # noqa: RUF012  of yaml's own class
     yaml_implicit_resolvers = {  # noqa: RUF012  of yaml's own class
         first: [pair for pair in pairs if pair[0] != _TIMESTAMP]
         for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -43,7 +44,7 @@ for _tool in (_Loader, _Dumper):
         list("-+0123456789."),
     )
 for _kind in ("timestamp", "binary", "set", "omap", "pairs"):  # are no options
-    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _Loader.construct_undefined)
+    del _Loader.yaml_constructors[f"tag:yaml.org,2002:{_kind}"]  # as of an unknown tag
 
 
 def _construct_mapping(loader: _Loader, node: yaml.Node) -> dict[Any, Any]:
