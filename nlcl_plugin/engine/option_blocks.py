@@ -58,11 +58,13 @@ class DatasetOptions(OpenBlock):
     name: str = Field("", description="Name in logs and folders; by default that of the block.")
     optional: bool = Field(False, description="Leave the dataset out, with a warning, where its folders don't exist.")
     io_backend: dict[str, Any] = Field({"type": "disk"}, description="`type: disk`, or `type: lmdb` for LMDBs.")
-    batch_size_per_gpu: int = Field(1, ge=1, description="Images a step in each process; needed for training.")
+    batch_size_per_gpu: int | None = Field(
+        None, ge=1, description="Images a step in each process; needed for training."
+    )
     num_worker_per_gpu: int = Field(
         0, ge=0, le=1024, description="Loader processes of each process; 0 reads in the process itself."
     )
-    dataset_enlarge_ratio: float = Field(1, gt=0, le=1e9, description="Draws of each image in an epoch.")
+    dataset_enlarge_ratio: float = Field(1, gt=0, le=10**9, description="Draws of each image in an epoch.")
     use_shuffle: bool = Field(True, description="As stock option files have it; training always shuffles.")
     prefetch_mode: Literal["cpu", "cuda"] | None = Field(
         None, description="Load ahead in a thread, or onto the GPU (needs one)."

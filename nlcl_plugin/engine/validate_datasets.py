@@ -43,7 +43,7 @@ def check_dataset(where: str, dataset: dict[str, Any], *, planned: str | None = 
         raise InputError(f"{where}.name: must be a plain folder name, but received {dataset['name']!r}")
     if dataset["phase"] == "train":
         dataset.setdefault("num_worker_per_gpu", 0)
-        if "batch_size_per_gpu" not in dataset:
+        if dataset.get("batch_size_per_gpu") is None:
             raise InputError(f"{where}.batch_size_per_gpu is missing: expected a whole number of at least 1")
     check_schema(DatasetOptions, dataset, where)
     _check_loader(where, dataset)
