@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from nlcl_plugin import __version__
-from nlcl_plugin.errors import InputError, TrainingStoppedError
+from nlcl_plugin.errors import InputError, TrainingStoppedError, escape
 
 EXIT_CODES = """exit codes:
   0  done
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(arguments) if arguments.launcher == "none" else _run_recorded(arguments)
     except InputError as error:
-        _say(f"error: {' '.join(str(error).split())}")
+        _say(f"error: {_one_line(error)}")
         return 2
     except TrainingStoppedError as error:
         _say(f"stopped: {error}")
@@ -115,7 +115,11 @@ def _add_local_rank(parser: argparse.ArgumentParser, default: str | None) -> Non
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
     if issubclass(category, UserWarning):
-        _say(f"warning: {' '.join(str(message).split())}")
+        _say(f"warning: {_one_line(message)}")
+
+
+def _one_line(message: object) -> str:
+    return escape(" ".join(str(message).split()))
 
 
 def _say(line: str) -> None:
