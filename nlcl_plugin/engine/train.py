@@ -22,11 +22,12 @@ from basicsr.utils.options import copy_opt_file, dict2str
 import nlcl_plugin
 from nlcl_plugin.engine import checkpoint
 from nlcl_plugin.engine.agreement import Agreement
+from nlcl_plugin.engine.json_log import JsonLog
 from nlcl_plugin.engine.loaders import TrainingBatches, validation_loaders
 from nlcl_plugin.engine.loading import explained
-from nlcl_plugin.engine.loss_log import LossLog
 from nlcl_plugin.engine.options import FOLDERS, write_options
 from nlcl_plugin.engine.run_state import difference, gather_random, plain, plain_options, restore_rank
+from nlcl_plugin.engine.start_record import record_start
 from nlcl_plugin.engine.summary import summarise
 from nlcl_plugin.errors import InputError, TrainingStoppedError
 
@@ -54,6 +55,7 @@ def train(opt: dict[str, Any], option_file: str) -> int:
     run = _Run(opt, options)
     if resume_state is not None:
         run.resume(resume_state)
+    run.open_logs()
     with StopRequest() as stop:
         try:
             run.iterate(stop)
@@ -110,6 +112,8 @@ class _Run:
         self._skipped: set[str] = set()
         self._agreement = Agreement((opt.get("dist_params") or {}).get("timeout"))
         self._tb_logger = init_tb_loggers(opt)
+        self._losses: JsonLog | None = None  # rank 0 writes them
+        self._metrics: JsonLog | None = None
         self.batches = TrainingBatches(opt)
         self.val_loaders = validation_loaders(opt)
         self.model: Any = build_model(opt)
@@ -144,13 +148,18 @@ class _Run:
                 "The checkpoint is of another number of processes or of stock BasicSR: generators seeded anew."
             )
 
+    def open_logs(self) -> None:
+        """Open the files of losses and metrics, without what came after the iteration that the run goes on from."""
+        if self.opt["rank"] == 0:
+            folder = self.opt["path"]["experiments_root"]
+            record_start(folder, self.opt, self.current_iter)
+            self._losses = JsonLog(osp.join(folder, "losses.jsonl"), self.current_iter)
+            self._metrics = JsonLog(osp.join(folder, "metrics.jsonl"), self.current_iter)
+
     def iterate(self, stop: StopRequest) -> None:
         """Iterate to `total_iter`, or until one of the processes was asked to stop."""
         self._message = MessageLogger(self.opt, self.current_iter + 1, self._tb_logger)
         self._message.max_iters += 1  # it counts one iteration too few and would end with an ETA of minus one day
-        self._log = None
-        if self.opt["rank"] == 0:
-            self._log = LossLog(osp.join(self.opt["path"]["experiments_root"], "losses.jsonl"), self.current_iter)
         self._data_timer, self._iter_timer = AvgTimer(), AvgTimer()
         start = time.time()
         while self.current_iter < self.total_iter:
@@ -210,13 +219,17 @@ class _Run:
         rates = self.model.get_current_learning_rate()
         losses = dict(self.model.get_current_log())
         self._message({"epoch": self.batches.epoch, "iter": self.current_iter, "lrs": rates, **times, **losses})
-        if self._log:
-            self._log.write({"iter": self.current_iter, "epoch": self.batches.epoch, "lr": rates[0], **losses})
+        if self._losses:
+            self._losses.write({"iter": self.current_iter, "epoch": self.batches.epoch, "lr": rates[0], **losses})
+        if self._tb_logger:
+            self._tb_logger.add_scalar("lr", rates[0], self.current_iter)  # BasicSR sends the losses and not this
 
     def _validate(self) -> None:
         for loader in self.val_loaders:
             with explained(loader.dataset):
                 self.model.validation(loader, self.current_iter, self._tb_logger, self.opt["val"]["save_img"])
+            if self._metrics:
+                self._metrics.write({"iter": self.current_iter, **_reached(self.model, loader.dataset)})
 
     def _save(self) -> None:
         extra = getattr(self.model, "extra_state", {})
@@ -242,6 +255,12 @@ class _Run:
 
     def _is_due(self, block: str, key: str) -> bool:
         return self.current_iter % int(self.opt[block][key]) == 0
+
+
+def _reached(model: Any, dataset: Any) -> dict[str, Any]:
+    """What a validation reached, our models' or BasicSR's, which keep the dataset validated last."""
+    metrics = plain(getattr(model, "metric_results", None) or {})
+    return {"dataset": dataset.opt["name"], "images": len(dataset), "metrics": metrics}
 
 
 class StopRequest:

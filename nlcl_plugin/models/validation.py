@@ -8,6 +8,7 @@ import os
 from os import path as osp
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from basicsr.metrics import calculate_metric
@@ -24,7 +25,7 @@ PAIRED_METRICS = {
 }
 BLIND_METRICS = {"niqe": {"type": "calculate_niqe", "crop_border": 0, "better": "lower"}}
 NIQE_MIN_SIDE = 192  # two blocks of 96 pixels a side; NIQE fits a Gaussian over the blocks
-
+TB_IMAGES, TB_WIDTH = 3, 256  # pictures of a dataset that TensorBoard gets at each validation, and pixels of each part
 
 _Derained = tuple[str, dict[str, float], dict[str, np.ndarray]]  # path, metrics, pictures
 
@@ -48,7 +49,7 @@ class ValidationMixin:
         Args:
             dataloader: Loader with batch size 1.
             current_iter: Iteration, or the name of the test.
-            tb_logger: TensorBoard writer or None.
+            tb_logger: TensorBoard writer, which gets the metrics and a few small pictures, or None.
             save_img: Whether to save pictures.
         """
         dataset: Any = dataloader.dataset
@@ -58,12 +59,17 @@ class ValidationMixin:
         hidden = None if wanted else True  # None hides the bar where there is no terminal
         rows: list[dict[str, Any]] = []
         names: set[str] = set()
+        sent = 0  # of the first process's share, as it is the one that writes
         share = DataLoader(dataset, batch_size=1, sampler=range(rank, len(dataset), processes))
         # In rounds of one image a process, so that the first one can write the pictures of a round before the next.
         batches = iter(share)
         for _ in tqdm(range(math.ceil(len(dataset) / processes)), unit="round", desc=name, disable=hidden):
             data = next(batches, None)  # the last round may not need all processes
-            own = self._derained(data, keep_images=save_img) if data is not None else None
+            shows = tb_logger is not None and sent < TB_IMAGES
+            own = self._derained(data, keep_images=save_img or shows) if data is not None else None
+            if own and shows:
+                tb_logger.add_image(f"{name}/{osp.basename(own[0])}", _small(own[2]), current_iter, dataformats="HWC")
+                sent += 1
             for path, values, images in filter(None, _collected(own, processes)):
                 image_name = _output_name(path, dataset.opt.get("dataroot_lq"), names)
                 rows.append({"image": image_name, **values})
@@ -156,6 +162,16 @@ def _collected(own: _Derained | None, processes: int) -> list[_Derained | None]:
     gathered: list[_Derained | None] = [None] * processes
     torch.distributed.gather_object(own, gathered)
     return gathered
+
+
+def _small(images: dict[str, np.ndarray]) -> np.ndarray:
+    """Rainy, derained and rain side by side (H, W, 3), RGB, small enough to be logged again and again."""
+    parts = []
+    for key in ("lq", "result", "rain"):
+        height, width = images[key].shape[:2]
+        size = (min(width, TB_WIDTH), max(1, round(height * min(1, TB_WIDTH / width))))
+        parts.append(cv2.resize(images[key], size, interpolation=cv2.INTER_AREA))
+    return cv2.cvtColor(np.concatenate(parts, axis=1), cv2.COLOR_BGR2RGB)
 
 
 def _size(image: np.ndarray) -> str:
