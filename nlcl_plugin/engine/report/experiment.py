@@ -1,0 +1,108 @@
+"""What the folder of a training holds, also while it is running or after it was interrupted."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nlcl_plugin.engine.json_log import read_json_lines
+from nlcl_plugin.engine.start_record import STARTS
+from nlcl_plugin.engine.trained_network import experiment_options
+from nlcl_plugin.errors import InputError
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What a training left so far.
+
+    Attributes:
+        folder: Its folder.
+        options: Its options.
+        losses: Entries of `losses.jsonl`, by rising iteration.
+        metrics: Entries of `metrics.jsonl`; of two of one dataset and iteration the later one.
+        starts: Entries of `starts.jsonl`.
+        summary: `summary.json`, empty before the end.
+        written: When something was last logged or saved.
+    """
+
+    folder: Path
+    options: dict[str, Any]
+    losses: list[dict[str, Any]]
+    metrics: list[dict[str, Any]]
+    starts: list[dict[str, Any]]
+    summary: dict[str, Any]
+    written: datetime.datetime
+
+    @property
+    def name(self) -> str:
+        """What the training is called."""
+        return str(self.options.get("name", self.folder.name))
+
+    @property
+    def total_iter(self) -> int | None:
+        """Iterations that it was to have, if the options say so."""
+        total = block(self.options, "train").get("total_iter")
+        return int(total) if isinstance(total, int | float) else None
+
+    @property
+    def current_iter(self) -> int:
+        """The last iteration that something was logged or validated at."""
+        return max((entry["iter"] for entry in (*self.losses, *self.metrics)), default=0)
+
+    @property
+    def finished(self) -> bool:
+        """Whether it came to its end: the latest weights are there, which are saved last."""
+        return any((self.folder / "models").glob("net_*_latest.pth"))
+
+
+def read_experiment(path: str | os.PathLike[str]) -> Experiment:
+    """Read the folder of a training.
+
+    Args:
+        path: The folder, such as `experiments/nlcl_quickstart`.
+
+    Returns:
+        What is there.
+
+    Raises:
+        InputError: If it is no such folder, or a file in it is broken.
+    """
+    folder, options = experiment_options(path)
+    if not (folder / "losses.jsonl").is_file():
+        raise InputError(f"{folder}: has no losses.jsonl, so no training began here; give a folder below experiments/")
+    metrics = {(entry["iter"], entry.get("dataset")): entry for entry in read_json_lines(folder / "metrics.jsonl")}
+    losses = read_json_lines(folder / "losses.jsonl")
+    files = [folder / name for name in ("options.yml", "losses.jsonl", "metrics.jsonl", "summary.json")]
+    times = [file.stat().st_mtime for file in (*files, *folder.glob("models/*")) if file.is_file()]
+    return Experiment(
+        folder=folder,
+        options=options,
+        losses=losses,
+        metrics=list(metrics.values()),
+        starts=read_json_lines(folder / STARTS),
+        summary=_read_summary(folder / "summary.json"),
+        written=datetime.datetime.fromtimestamp(max(times), datetime.timezone.utc),
+    )
+
+
+def block(options: Any, *keys: str) -> dict[str, Any]:
+    """A block of options within blocks; empty where there is none."""
+    for key in keys:
+        options = options.get(key) if isinstance(options, dict) else None
+    return options if isinstance(options, dict) else {}
+
+
+def _read_summary(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: is no JSON ({error}); move the file away") from error
+    if not isinstance(summary, dict):
+        raise InputError(f"{path}: expected the figures of a training; move the file away")
+    return summary

@@ -1,0 +1,200 @@
+"""What the networks of a training make of a few images: the layers of each stage."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from basicsr.data import build_dataset
+from torch import Tensor, nn
+
+from nlcl_plugin.engine.loading import explained
+from nlcl_plugin.engine.report.experiment import Experiment, block
+from nlcl_plugin.engine.trained_network import load_network
+from nlcl_plugin.errors import InputError
+from nlcl_plugin.models.padding import run_padded
+
+MAX_PIXELS = 2**20  # of an image that goes through the networks; of a larger one the middle, as networks take minutes
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What one stage makes of an image.
+
+    Attributes:
+        stage: `stage 1`, `restorer`, or the model's type.
+        image: Image layer B, (3, H, W) in [0, 1].
+        rain: Rain layer R, (1 or 3, H, W); O - B where no network makes it, None where the sizes differ.
+        own_rain: Whether a network of its own makes R, so that B + R may differ from O.
+    """
+
+    stage: str
+    image: Tensor
+    rain: Tensor | None
+    own_rain: bool
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image with its layers.
+
+    Attributes:
+        name: Of the image, within its folder.
+        rainy: O, (3, H, W) in [0, 1].
+        clean: Ground truth, where there is any.
+        layers: Of each stage; the last one derains.
+        cut: Whether it is the middle of a larger image.
+    """
+
+    name: str
+    rainy: Tensor
+    clean: Tensor | None
+    layers: list[Layers]
+    cut: bool
+
+
+class TrainedStages:
+    """The networks of an experiment, as they split an image.
+
+    Args:
+        experiment: The experiment.
+        which: An iteration, or `latest` for what was written last.
+
+    Raises:
+        InputError: If there are no such weights, or they don't fit the options.
+
+    Attributes:
+        which: The iteration of the weights, or `latest`.
+    """
+
+    def __init__(self, experiment: Experiment, which: str = "latest") -> None:
+        self._options = experiment.options
+        self.which = _find(experiment.folder / "models", which)
+        iteration = experiment.total_iter if self.which == "latest" else int(self.which)
+        start = block(self._options, "train", "restorer_opt").get("start_iter")
+        ours = "network_s" in self._options or "network_d" in self._options or "decomposition" in self._options
+        self._first = "stage 1" if ours else str(self._options.get("model_type", "network"))
+        labels = ["g"]
+        labels += ["r"] if self._options.get("decomposition") == "two_branch" else []
+        labels += ["s"] if start is not None and iteration is not None and iteration > int(start) else []
+        gpu = torch.cuda.is_available() and self._options.get("num_gpu") != 0
+        self._device = torch.device("cuda" if gpu else "cpu")
+        models = experiment.folder / "models"
+        self._nets = {
+            label: load_network(self._options, label, models / f"net_{label}_{self.which}.pth", "params_ema").to(
+                self._device
+            )
+            for label in labels
+        }
+
+    @torch.no_grad()
+    def split(self, rainy: Tensor) -> list[Layers]:
+        """Split an image O (3, H, W) into the layers of each stage.
+
+        Raises:
+            InputError: If a network fails on it.
+        """
+        image, rain = self._run("g", rainy), self._run("r", rainy) if "r" in self._nets else None
+        found = [Layers(self._first, image, _rest(rainy, image) if rain is None else rain, rain is not None)]
+        if "s" in self._nets:
+            restored = self._run("s", rainy)
+            found.append(Layers("restorer", restored, _rest(rainy, restored), own_rain=False))
+        return found
+
+    def _run(self, label: str, rainy: Tensor) -> Tensor:
+        window = block(self._options, f"network_{label}").get("window_size", 1)
+        net: nn.Module = self._nets[label]
+        try:
+            output = run_padded(net, rainy[None].to(self._device), window if isinstance(window, int) else 1)
+        except (RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"net_{label} fails on {tuple(rainy.shape[1:])} pixels ({reason})") from error
+        return torch.nan_to_num(output[0].float().cpu())
+
+
+def image_sets(options: dict[str, Any]) -> dict[str, Callable[[int], Iterator[dict[str, Any]]]]:
+    """Where a report takes its images from: the validation datasets or, without any, the rainy images of training.
+
+    Args:
+        options: Options of a training.
+
+    Returns:
+        By name: a function that loads so many samples, evenly spread, and raises an `InputError` if it can't.
+    """
+    datasets = block(options, "datasets")
+    chosen = {key: value for key, value in datasets.items() if key.split("_")[0] == "val" and isinstance(value, dict)}
+    if not chosen and isinstance(datasets.get("train"), dict):
+        rainy = {"type": "UnpairedImageDataset", "phase": "val", "name": "training images"}
+        kept = {key: datasets["train"][key] for key in ("dataroot_lq", "io_backend") if key in datasets["train"]}
+        chosen = {"train": {**kept, **rainy}}
+    return {str(value.get("name", key)): _samples(value) for key, value in chosen.items()}
+
+
+def example(stages: TrainedStages, sample: dict[str, Any], root: str | None) -> Example:
+    """Split the image of a sample.
+
+    Args:
+        stages: The networks.
+        sample: `lq`, `lq_path` and, where there is ground truth of the same size, `gt`.
+        root: Its folder.
+    """
+    path = str(sample.get("lq_path", "image"))
+    rainy, clean = sample["lq"], sample.get("gt")
+    if clean is not None and clean.shape != rainy.shape:
+        clean = None
+    rainy, cut = _middle(rainy)
+    clean = None if clean is None else _middle(clean)[0]
+    inside = root is not None and Path(path).is_relative_to(root)
+    name = str(Path(path).relative_to(str(root))) if inside else Path(path).name
+    return Example(name, rainy, clean, stages.split(rainy), cut)
+
+
+def _samples(options: dict[str, Any]) -> Callable[[int], Iterator[dict[str, Any]]]:
+    def load(most: int) -> Iterator[dict[str, Any]]:
+        try:
+            dataset: Any = build_dataset(deepcopy(options))
+        except (KeyError, TypeError, ValueError, AssertionError, OSError) as error:
+            raise InputError(f"cannot be opened ({type(error).__name__}: {' '.join(str(error).split())})") from error
+        count = min(most, len(dataset))
+        for place in range(count):
+            index = place * (len(dataset) - 1) // max(1, count - 1)
+            try:
+                with explained(dataset):
+                    sample = dataset[index]
+            except (OSError, AttributeError) as error:
+                raise InputError(f"image {index} cannot be read ({' '.join(str(error).split())})") from error
+            yield {**sample, "root": options.get("dataroot_lq")}
+
+    return load
+
+
+def _find(models: Path, which: str) -> str:
+    pattern = re.compile(r"net_g_(?P<which>latest|\d+)\.pth")
+    found = {match["which"]: path for path in models.glob("net_g_*") if (match := pattern.fullmatch(path.name))}
+    if not found:
+        raise InputError(f"{models}: holds no net_g_*.pth yet")
+    if which == "latest":
+        return max(found, key=lambda tag: (found[tag].stat().st_mtime_ns, tag))
+    if which not in found:
+        there = ", ".join(sorted(found, key=lambda tag: (len(tag), tag)))
+        raise InputError(f"{models}: no net_g_{which}.pth, but of {there}; correct --checkpoint")
+    return which
+
+
+def _middle(image: Tensor) -> tuple[Tensor, bool]:
+    height, width = image.shape[-2:]
+    if height * width <= MAX_PIXELS:
+        return image, False
+    side = int(MAX_PIXELS**0.5)
+    rows, columns = min(height, MAX_PIXELS // min(width, side)), min(width, MAX_PIXELS // min(height, side))
+    top, left = (height - rows) // 2, (width - columns) // 2
+    return image[..., top : top + rows, left : left + columns], True
+
+
+def _rest(rainy: Tensor, image: Tensor) -> Tensor | None:
+    return rainy - image if image.shape == rainy.shape else None
