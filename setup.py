@@ -24,7 +24,7 @@ setup(
     # BasicSR 1.4.2, its last release, cannot be built on Python 3.13.
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["nlcl_plugin", "nlcl_plugin.*"]),
-    package_data={"nlcl_plugin": ["py.typed"]},
+    package_data={"nlcl_plugin": ["py.typed", "engine/report/page.*"]},
     install_requires=[
         "basicsr==1.4.2",
         "mmengine>=0.10.7",
@@ -40,11 +40,13 @@ setup(
         "safetensors>=0.4",
         "scikit-image>=0.22",  # the demo's photographs are inside its wheel
         "tifffile",  # scikit-image brings it anyway
+        "jinja2",  # the page of tools/report.py; torch brings it anyway
         "tqdm",
         "matplotlib",  # plots of tools/intrinsic_dimension.py; MMEngine brings it anyway
     ],
     extras_require={
         **EXTRAS,
+        "browser": ["playwright"],  # drives a Chromium that is there, for the slow test of the report's page
         "test": ["pytest", "hypothesis", "ruff", "mypy", "types-PyYAML", "types-tqdm", "scikit-dimension"]
         + [package for packages in EXTRAS.values() for package in packages],
     },

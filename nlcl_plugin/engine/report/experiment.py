@@ -55,8 +55,10 @@ class Experiment:
 
     @property
     def finished(self) -> bool:
-        """Whether it came to its end: the latest weights are there, which are saved last."""
-        return any((self.folder / "models").glob("net_*_latest.pth"))
+        """Whether it came to its end, after which the latest weights are saved, and was not resumed to go further."""
+        often = block(self.options, "logger").get("print_freq")
+        near = not isinstance(often, int) or (self.total_iter or 0) - self.current_iter < often
+        return near and any((self.folder / "models").glob("net_*_latest.pth"))
 
 
 def read_experiment(path: str | os.PathLike[str]) -> Experiment:

@@ -1,6 +1,6 @@
 "use strict";
 // Charts from the data in the page, and the sliders of the pictures. Texts go in as text, never as markup.
-const WIDTH = 480, HEIGHT = 220, LEFT = 58, RIGHT = 10, TOP = 10, BOTTOM = 24;
+const WIDTH = 480, HEIGHT = 220, LEFT = 58, RIGHT = 22, TOP = 10, BOTTOM = 24;
 const COLOURS = ["#1d5fa8", "#c2571a", "#2f8f4e", "#8e44ad", "#b02a4c", "#5b6b7b"];
 
 function shape(name, attributes, parent) {
@@ -44,7 +44,8 @@ function draw(figure, chart) {
   const box = figure.querySelector("div"), legend = document.createElement("div");
   if (!all.length) { box.textContent = "no finite value"; return; }
   const xs = all.map((point) => point[0]), ys = all.map((point) => point[1]);
-  const least = (values) => values.reduce((a, b) => Math.min(a, b)), most = (values) => values.reduce((a, b) => Math.max(a, b));
+  const least = (values) => values.reduce((a, b) => Math.min(a, b));
+  const most = (values) => values.reduce((a, b) => Math.max(a, b));
   const first = least(xs), last = Math.max(most(xs), first + 1);
   let low = least(ys), high = most(ys);
   const room = (high - low) * 0.05 || Math.abs(high) * 0.05 || 1;

@@ -165,7 +165,7 @@ def _shown(dataset: str, found: Example) -> Shown:
     last = found.layers[-1]
     cells = [picture("rainy O", found.rainy, side=_CELL)]
     for layers in found.layers:
-        cells += _layer_pictures(layers, found.rainy)
+        cells += _layer_pictures(layers, found.rainy, last=layers is last)
     if found.clean is not None:
         cells.append(picture("ground truth", found.clean, side=_CELL))
     return Shown(
@@ -178,16 +178,17 @@ def _shown(dataset: str, found: Example) -> Shown:
     )
 
 
-def _layer_pictures(layers: Layers, rainy: Tensor) -> list[Picture]:
+def _layer_pictures(layers: Layers, rainy: Tensor, *, last: bool) -> list[Picture]:
     found = [picture(f"{layers.stage}: B", layers.image, side=_CELL)]
-    if layers.rain is not None:
-        shown, factor = brightened(layers.rain)
-        found.append(picture(f"{layers.stage}: R", shown, side=_CELL, note=f"brightness × {factor:g}"))
+    if layers.rain is None:
+        return found
+    shown, factor = brightened(layers.rain)
+    found.append(picture(f"{layers.stage}: R", shown, side=_CELL, note=f"brightness × {factor:g}"))
+    if layers.own_rain or last:  # elsewhere it is nothing, by construction, which need not be shown twice
         error = (rainy - layers.image - layers.rain).abs()
         shown, factor = brightened(error)
-        mean = f"mean {error.mean():.2g}"
-        note = f"{mean}, brightness × {factor:g}" if layers.own_rain else f"{mean}: R is what B leaves of O"
-        found.append(picture(f"{layers.stage}: |O − B − R|", shown, side=_CELL, note=note))
+        note = f"brightness × {factor:g}" if layers.own_rain else "R is what B leaves of O"
+        found.append(picture("|O − B − R|", shown, side=_CELL, note=f"mean {error.mean():.2g}; {note}"))
     return found
 
 
