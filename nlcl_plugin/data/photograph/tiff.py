@@ -44,6 +44,7 @@ _KEPT = (
 _MASK, _REDUCED = 4, 1
 _TYPES = {(16, 1), (32, 3), (64, 3)}  # bits and TIFF's number for unsigned or floats
 _STRIP = 1 << 20  # bytes before compression
+_LEVEL = 3  # of Deflate: half the time of the usual 6 for few more bytes
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ def encode(pixels: np.ndarray, photograph: Photograph) -> bytes:
     strips = []
     for start in range(0, height, rows):
         strip = _bytes(pixels[start : start + rows], differences)
-        strips.append(strip if plain else zlib.compress(strip, 6))
+        strips.append(strip if plain else zlib.compress(strip, _LEVEL))
 
     tags = TiffImagePlugin.ImageFileDirectory_v2()
     if photograph.exif:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, JpegImagePlugin
 
 from nlcl_plugin.data.files import written_whole
+from nlcl_plugin.data.image_io import PNG_OPTIONS
 from nlcl_plugin.data.photograph import png, tiff
 from nlcl_plugin.data.photograph.model import Photograph
 from nlcl_plugin.errors import InputError
@@ -78,7 +79,8 @@ def encode_photograph(rgb: np.ndarray, like: Photograph) -> bytes:
         raise ValueError(f"expected an image of {like.rgb.dtype} or of floats, got {rgb.dtype}")
     if like.grey:
         pixels = pixels.mean(axis=2, keepdims=True, dtype=np.float64)
-    pixels = (np.rint(pixels) if whole else pixels).astype(like.rgb.dtype)
+    if pixels.dtype != like.rgb.dtype:
+        pixels = (np.rint(pixels) if whole else pixels).astype(like.rgb.dtype)
     if like.alpha is not None:
         pixels = np.dstack([pixels, like.alpha])
     return _ENCODERS[like.kind](np.ascontiguousarray(pixels), like)
@@ -89,7 +91,7 @@ def _png(pixels: np.ndarray, like: Photograph) -> bytes:
     icc = like.icc
     if pixels.shape[2] == 2 and pixels.dtype == np.uint16:  # OpenCV writes no grey with alpha, and Pillow no 16 bits
         pixels, icc = pixels[..., [0, 0, 0, 1]], None  # a profile of grey does not fit RGB
-    data = _opencv(pixels, ".png") if pixels.dtype == np.uint16 else _save(pixels, "PNG", compress_level=3)
+    data = _save(pixels, "PNG") if pixels.shape[2] == 2 else _opencv(pixels, ".png", PNG_OPTIONS)
     if icc:
         chunks.insert(0, png.profile_chunk(icc))
     if like.exif:
@@ -147,9 +149,9 @@ def _save(pixels: np.ndarray, kind: str, **options: Any) -> bytes:
     return file.getvalue()
 
 
-def _opencv(pixels: np.ndarray, ending: str) -> bytes:
+def _opencv(pixels: np.ndarray, ending: str, options: Sequence[int] = ()) -> bytes:
     order = [0] if pixels.shape[2] == 1 else [2, 1, 0, 3][: pixels.shape[2]]
-    done, encoded = cv2.imencode(ending, pixels[..., order])
+    done, encoded = cv2.imencode(ending, pixels[..., order], options)
     if not done:
         raise RuntimeError(f"OpenCV could not encode a {ending}")
     return encoded.tobytes()
