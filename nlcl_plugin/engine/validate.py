@@ -101,7 +101,9 @@ def check(options: dict[str, Any], *, planned: str | None = None) -> dict[str, i
     if options["is_train"]:
         _check_train(options["train"], model, ours)
     for name, schema in BLOCKS.items():
-        _check_block(name, options.get(name) or {}, schema, refuse=ours is not None)
+        each = {f"{kind}{key.removeprefix('network_')}" for kind in NetworkPathOptions.model_fields for key in networks}
+        known = {*each, *FOLDERS} if name == "path" else set()
+        _check_block(name, options.get(name) or {}, schema, known, refuse=ours is not None)
     for name, metric in ((options.get("val") or {}).get("metrics") or {}).items():
         check_metric(f"val.metrics.{name}", metric, refuse=ours is not None)
     for name, dataset in options["datasets"].items():
@@ -116,11 +118,11 @@ def _check_gpus(count: Any) -> None:
         raise InputError(f"num_gpu: {count} asked for, but no GPU is there; use num_gpu: 0 or auto")
 
 
-def _check_block(name: str, block: dict[str, Any], schema: Any, *, refuse: bool) -> None:
+def _check_block(name: str, block: dict[str, Any], schema: Any, known: set[str], *, refuse: bool) -> None:
     # Keys of one network each, such as pretrain_network_g.
     kinds = {key: kind for kind in NetworkPathOptions.model_fields for key in block if key.startswith(kind)}
     own = kinds if name == "path" else {}
-    check_known(f"{name}.", block, {*schema.model_fields, *own, *(FOLDERS if name == "path" else ())}, refuse=refuse)
+    check_known(f"{name}.", block, {*schema.model_fields, *own, *known}, refuse=refuse)
     check_schema(schema, block, name)
     for key, kind in own.items():
         try:
