@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,10 @@ class Experiment:
 
     @property
     def current_iter(self) -> int:
-        """The last iteration that something was logged or validated at."""
-        return max((entry["iter"] for entry in (*self.losses, *self.metrics)), default=0)
+        """The last iteration that something was logged, validated or saved at."""
+        logged = (entry["iter"] for entry in (*self.losses, *self.metrics))
+        names = (path.stem.rpartition("_")[2] for path in (self.folder / "models").glob("net_*.pth"))
+        return max((*logged, *(int(name) for name in names if re.fullmatch(r"\d+", name))), default=0)
 
     @property
     def finished(self) -> bool:

@@ -77,8 +77,8 @@ class TrainedStages:
         self.which = _find(experiment.folder / "models", which)
         iteration = experiment.total_iter if self.which == "latest" else int(self.which)
         start = block(self._options, "train", "restorer_opt").get("start_iter")
-        ours = "network_s" in self._options or "network_d" in self._options or "decomposition" in self._options
-        self._first = "stage 1" if ours else str(self._options.get("model_type", "network"))
+        kind = str(self._options.get("model_type", "network"))
+        self._first = "stage 1" if kind == "NLCLModel" else kind
         labels = ["g"]
         labels += ["r"] if self._options.get("decomposition") == "two_branch" else []
         labels += ["s"] if start is not None and iteration is not None and iteration > int(start) else []
@@ -140,15 +140,14 @@ def example(stages: TrainedStages, sample: dict[str, Any], root: str | None) -> 
 
     Args:
         stages: The networks.
-        sample: `lq`, `lq_path` and, where there is ground truth of the same size, `gt`.
+        sample: `lq`, `lq_path` and, where there is ground truth, `gt`.
         root: Its folder.
     """
     path = str(sample.get("lq_path", "image"))
-    rainy, clean = sample["lq"], sample.get("gt")
-    if clean is not None and clean.shape != rainy.shape:
-        clean = None
-    rainy, cut = _middle(rainy)
-    clean = None if clean is None else _middle(clean)[0]
+    rainy, cut = _middle(sample["lq"])
+    clean = sample.get("gt")
+    if cut and clean is not None:
+        clean = _middle(clean)[0] if clean.shape == sample["lq"].shape else None
     inside = root is not None and Path(path).is_relative_to(root)
     name = str(Path(path).relative_to(str(root))) if inside else Path(path).name
     return Example(name, rainy, clean, stages.split(rainy), cut)

@@ -183,7 +183,9 @@ def _layer_pictures(layers: Layers, rainy: Tensor, *, last: bool) -> list[Pictur
     if layers.rain is None:
         return found
     shown, factor = brightened(layers.rain)
-    found.append(picture(f"{layers.stage}: R", shown, side=_CELL, note=f"brightness × {factor:g}"))
+    found.append(
+        picture(f"{layers.stage}: R", shown, side=_CELL, note=f"brightness × {factor:g}" if factor > 1 else "")
+    )
     if layers.own_rain or last:  # elsewhere it is nothing, by construction, which need not be shown twice
         error = (rainy - layers.image - layers.rain).abs()
         shown, factor = brightened(error)
