@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from basicsr.archs.edsr_arch import EDSR
 from conftest import photograph
 from report_helpers import Page, hostile_names
 from training_helpers import make_folders, run, tiny_options, write_options
@@ -268,6 +269,20 @@ def test_the_layers_of_two_networks_need_not_add_up(copied):
     assert error > 0.01
     shown = report(copied, which="9", images=1)
     assert re.search(r"^mean 0\.\d+; brightness × \d+$", shown.text, re.MULTILINE)
+
+
+def test_a_network_that_enlarges_has_no_rain_layer_but_its_image(copied):
+    net = EDSR(3, 3, num_feat=4, num_block=1, upscale=2)
+    torch.save({"params": net.state_dict()}, copied / "models/net_g_9.pth")
+    block = {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 4, "num_block": 1, "upscale": 2}
+    changes = {"model_type": "SRModel", "scale": 2, "network_g": block}
+    options_with(copied, lambda o: (o.update(changes), o["train"].pop("restorer_opt")))
+    rainy = torch.rand(3, 12, 17)
+    stages = layers.TrainedStages(read_experiment(copied), "9")
+    (found,) = stages.split(rainy)
+    assert (found.stage, found.image.shape, found.rain) == ("SRModel", (3, 24, 34), None)
+    with torch.no_grad():
+        assert torch.equal(found.image, net(rainy[None])[0])
 
 
 @pytest.mark.parametrize("shape", [(3, 5000, 300), (3, 300, 5000), (3, 1200, 1300)])

@@ -107,10 +107,11 @@ class TrainedStages:
         return found
 
     def _run(self, label: str, rainy: Tensor) -> Tensor:
-        window = block(self._options, f"network_{label}").get("window_size", 1)
+        window, scale = block(self._options, f"network_{label}").get("window_size", 1), self._options.get("scale", 1)
+        multiple, larger = (value if isinstance(value, int) else 1 for value in (window, scale))
         net: nn.Module = self._nets[label]
         try:
-            output = run_padded(net, rainy[None].to(self._device), window if isinstance(window, int) else 1)
+            output = run_padded(net, rainy[None].to(self._device), multiple, larger)
         except (RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"net_{label} fails on {tuple(rainy.shape[1:])} pixels ({reason})") from error
