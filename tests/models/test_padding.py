@@ -25,3 +25,10 @@ def test_output_has_the_size_of_the_image_and_the_image_stays_in_its_place(size)
 def test_a_size_that_fits_is_left_alone():
     net, x = Windows(), torch.rand(1, 3, 8, 16)
     assert torch.equal(run_padded(net, x, 8), net(x))
+
+
+def test_what_a_network_makes_of_the_padding_is_cut_off_at_its_scale_too():
+    net, x = Windows(), torch.rand(1, 3, 17, 20)
+    larger = run_padded(lambda images: net(images).repeat_interleave(2, -1).repeat_interleave(2, -2), x, 8, scale=2)
+    assert larger.shape == (1, 3, 34, 40)
+    assert torch.equal(larger[..., ::2, ::2], run_padded(net, x, 8))
