@@ -1,15 +1,21 @@
 """Measure this package side by side with what it is to beat, in one run, as ratios.
 
-Usage: python tools/benchmark.py data|scaling [--json FILE]
+Usage: python tools/benchmark.py PART [--rounds N] [--json FILE] [--plot FILE]
 
+  search   the exact non-local search against the loop of the released code
+  step     a training step in the paper's setting against the released code's; switches that make it faster
+  startup  import nlcl_plugin against import basicsr
   data     what a training reads (1080p files, 480-pixel files, LMDB), and conversion to LMDB against BasicSR's
   scaling  training steps in one and in two processes, bytes that they exchange, and a model on paper of many GPUs
 
 Absolute times depend on the machine and on what else it does; the two sides of a ratio alternate, and its value is the
-median over rounds.
+median over rounds, with the least and the largest in brackets. Where memory counts each side runs in a process of its
+own. Before they are timed, both sides must give equal results. A floor is what the arithmetic alone would take at the
+rate of the same run.
 """
 
 import argparse
+import importlib
 import json
 import os
 import platform
@@ -18,10 +24,19 @@ import tempfile
 from pathlib import Path
 
 import torch
-from benchmarks import data, scaling
+from benchmarks.report import KEYS, plot, table
+
+from nlcl_plugin.data.files import written_whole
+from nlcl_plugin.errors import exit_code_of
+
+PARTS = ("search", "step", "startup", "data", "scaling")  # each a module of `benchmarks`
 
 
 def main(argv=None) -> int:
+    return exit_code_of(lambda: _measure(argv), interrupted="nothing was written")
+
+
+def _measure(argv) -> int:
     arguments = _parser().parse_args(argv)
     print(
         f"{os.cpu_count()} CPU cores, {platform.machine()}, Python {platform.python_version()}, "
@@ -30,23 +45,31 @@ def main(argv=None) -> int:
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         rows = []
         for row in arguments.measure(Path(folder), arguments):
-            rows.append(row)
             print(row.pop("text"), flush=True)
+            rows.append(dict.fromkeys(KEYS) | row)
+    print("", *table(rows), sep="\n")
     if arguments.json:
-        Path(arguments.json).write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+        with written_whole(arguments.json) as file:
+            file.write((json.dumps(rows, indent=2) + "\n").encode())
+    if arguments.plot:
+        plot(rows, arguments.plot)
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = parser.add_subparsers(dest="part", required=True)
-    for name, module in (("data", data), ("scaling", scaling)):
+    for name in PARTS:
+        module = importlib.import_module(f"benchmarks.{name}")
         part = parts.add_parser(name, help=module.__doc__.splitlines()[0])
         part.add_argument(
             "--json", metavar="FILE", help="also write the rows here: part, case, ratio and what is known"
         )
+        part.add_argument("--plot", metavar="FILE", help="also draw the ratios, as a PNG")
         part.add_argument("--folder", metavar="DIR", help="where temporary files go (default: the system's place)")
         part.add_argument("--rounds", type=int, default=module.ROUNDS, help="(default: %(default)s)")
+        if hasattr(module, "add_arguments"):
+            module.add_arguments(part)
         part.set_defaults(measure=module.measure)
     return parser
 

@@ -1,0 +1,52 @@
+"""The time of `import nlcl_plugin` against that of `import basicsr`."""
+
+import os
+import subprocess
+import sys
+import time
+
+from benchmarks.machine import ratios, spread
+from benchmarks.own_process import TOOLS
+
+ROUNDS = 7
+# BasicSR imports a module that torchvision has no more; this is the least that gets it imported.
+STAND_IN = """
+import sys, types
+from torchvision.transforms import functional
+module = types.ModuleType("torchvision.transforms.functional_tensor")
+module.rgb_to_grayscale = functional.rgb_to_grayscale
+sys.modules[module.__name__] = module
+import basicsr
+"""
+SIDES = {"basicsr": STAND_IN, "nlcl_plugin": "import nlcl_plugin"}
+REPORT = "\nimport resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+
+
+def measure(folder, arguments):
+    """Yield the rows of this part."""
+    times, peaks = {name: [] for name in SIDES}, {}
+    for count in range(arguments.rounds + 1):
+        for name, code in SIDES.items():
+            start = time.perf_counter()
+            peaks[name] = float(_run(code, folder))
+            if count:  # the first fills the system's cache
+                times[name].append(time.perf_counter() - start)
+    found = spread(ratios(times["basicsr"], times["nlcl_plugin"]))
+    yield {
+        "part": "startup",
+        "case": "import",
+        **found,
+        "peak_mb": peaks["nlcl_plugin"],
+        "reference_peak_mb": peaks["basicsr"],
+        "text": f"import nlcl_plugin takes {1 / found['ratio']:.2f} × import basicsr, the interpreter's start included",
+    }
+
+
+def _run(code, folder):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TOOLS.parent), os.environ.get("PYTHONPATH", "")])}
+    job = subprocess.run(
+        [sys.executable, "-c", code + REPORT], cwd=folder, capture_output=True, text=True, check=False, env=environment
+    )
+    if job.returncode:
+        raise RuntimeError(job.stderr[-3000:])
+    return job.stdout.splitlines()[-1]
