@@ -8,6 +8,9 @@ Usage: python tools/benchmark.py PART [--rounds N] [--json FILE] [--plot FILE]
   data     what a training reads (1080p files, 480-pixel files, LMDB), and conversion to LMDB against BasicSR's
   scaling  training steps in one and in two processes, bytes that they exchange, and a model on paper of many GPUs
 
+With NLCL_BENCHMARK_CLOCK=cpu and OMP_NUM_THREADS=1 in the environment search, step and startup count CPU seconds in
+place of seconds, for a machine that has other work.
+
 Absolute times depend on the machine and on what else it does; the two sides of a ratio alternate, and its value is the
 median over rounds, with the least and the largest in brackets. Where memory counts each side runs in a process of its
 own. Before they are timed, both sides must give equal results. A floor is what the arithmetic alone would take at the

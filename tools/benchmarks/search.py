@@ -92,11 +92,11 @@ def peak(channels, queries=1, batch=1, search=SEARCH, loop=False, device="cpu"):
     images = photographs(batch, channels).to(device)
     work = _work(channels, queries, batch, search, device)
     nonlocal_neighbours(torch.rand(1, 1, 40, 40, device=device), torch.tensor([[[20, 20]]]), search_size=8)  # libraries
+    reset_peak()
     before = resident_mb()
     if device != "cpu":
         before = torch.cuda.memory_allocated() / 2**20
         torch.cuda.reset_peak_memory_stats()
-    reset_peak()
     loop_search(images[:1], [SIZE // 2] * 2, K, PATCH, search) if loop else work()
     return peak_mb(device) - before
 

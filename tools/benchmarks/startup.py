@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 
-from benchmarks.machine import ratios, spread
+from benchmarks.machine import clock, ratios, spread
 from benchmarks.own_process import TOOLS
 
 ROUNDS = 7
@@ -27,10 +27,10 @@ def measure(folder, arguments):
     times, peaks = {name: [] for name in SIDES}, {}
     for count in range(arguments.rounds + 1):
         for name, code in SIDES.items():
-            start = time.perf_counter()
+            start = _clock()
             peaks[name] = float(_run(code, folder))
             if count:  # the first fills the system's cache
-                times[name].append(time.perf_counter() - start)
+                times[name].append(_clock() - start)
     found = spread(ratios(times["basicsr"], times["nlcl_plugin"]))
     yield {
         "part": "startup",
@@ -40,6 +40,13 @@ def measure(folder, arguments):
         "reference_peak_mb": peaks["basicsr"],
         "text": f"import nlcl_plugin takes {1 / found['ratio']:.2f} × import basicsr, the interpreter's start included",
     }
+
+
+def _clock():
+    if clock is time.perf_counter:
+        return clock()
+    taken = os.times()
+    return taken.children_user + taken.children_system
 
 
 def _run(code, folder):
