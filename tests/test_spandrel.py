@@ -1,0 +1,148 @@
+"""Our network files in spandrel's own loader."""
+
+import pytest
+import torch
+from basicsr.archs.edsr_arch import EDSR
+from basicsr.archs.srresnet_arch import MSRResNet
+from basicsr.models import build_model
+
+from nlcl_plugin.archs import LayerGenerator, PatchDiscriminator, ProjectionHeads, ResidualUNet, SimpleGateUNet
+from nlcl_plugin.data import read_image
+from nlcl_plugin.engine.derainer import load_derainer
+
+spandrel = pytest.importorskip("spandrel")
+from nlcl_plugin import spandrel_support  # noqa: E402  it needs spandrel
+
+BLOCKS = [
+    {"type": "LayerGenerator", "num_feat": 4, "num_block": 2},
+    {"type": "LayerGenerator", "num_feat": 4, "num_block": 1, "layer": "rain"},
+    {"type": "LayerGenerator", "num_feat": 6, "num_block": 1, "layer": "residual"},
+    {"type": "LayerGenerator", "num_feat": 4, "num_block": 3, "layer": "residual", "num_out_ch": 1},
+    {"type": "ResidualUNet", "num_feat": 4, "num_block": 3},
+    {"type": "ResidualUNet", "num_feat": 4, "num_block": 0, "num_out_ch": 1},
+    {"type": "SimpleGateUNet", "num_feat": 4, "enc_blocks": [1, 0, 2], "middle_blocks": 2, "dec_blocks": [0, 1, 1]},
+    {
+        "type": "SimpleGateUNet",
+        "num_feat": 6,
+        "enc_blocks": [2],
+        "middle_blocks": 0,
+        "dec_blocks": [1],
+        "num_out_ch": 1,
+    },
+]
+SHAPES = [(1, 3, 1, 1), (1, 3, 33, 21), (2, 3, 16, 50)]
+
+
+@pytest.fixture
+def loader():
+    """A loader of spandrel's own architectures and ours, apart from those of other tests."""
+    registry = spandrel.MAIN_REGISTRY.copy()
+    spandrel_support.install(registry)
+    return spandrel.ModelLoader(registry=registry)
+
+
+def saved(folder, block, label="g"):
+    """A file as a training saves it, of a network without zeros, which would hide faults."""
+    options = {
+        "num_gpu": 0, "dist": False, "is_train": True, "model_type": "SRModel", "network_g": block,
+        "path": {"models": str(folder)},
+        "train": {
+            "optim_g": {"type": "Adam", "lr": 1e-3}, "scheduler": {"type": "MultiStepLR", "milestones": [5]},
+            "pixel_opt": {"type": "L1Loss"}, "total_iter": 1, "ema_decay": 0.5,
+        },
+    }  # fmt: skip
+    model = build_model(options)
+    with torch.no_grad():
+        for parameter in (*model.net_g.parameters(), *model.net_g_ema.parameters()):
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    model.opt[f"network_{label}"] = block
+    model.save_network([model.net_g, model.net_g_ema], f"net_{label}", -1, ["params", "params_ema"])
+    return folder / f"net_{label}_latest.pth"
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: "-".join(str(value) for value in block.values()))
+def test_a_loaded_model_derains_as_ours_does(loader, tmp_path, block):
+    torch.manual_seed(0)
+    path = saved(tmp_path, block, "r" if block.get("layer") == "rain" else "g")
+    model = loader.load_from_file(path)
+    derainer = load_derainer(path)
+    for shape in SHAPES:
+        rainy = torch.rand(shape)
+        torch.testing.assert_close(model(rainy), derainer(rainy).clamp(0, 1))
+    assert type(model.model).__name__ == model.architecture.name == block["type"]
+    assert (model.purpose, model.scale, model.input_channels, model.output_channels) == ("Restoration", 1, 3, 3)
+    assert model.size_requirements.none
+
+
+def test_only_networks_without_statistics_of_the_image_may_be_tiled(loader, tmp_path):
+    tiling = {}
+    for index, block in enumerate((BLOCKS[0], BLOCKS[4], BLOCKS[6])):
+        (tmp_path / str(index)).mkdir()
+        tiling[block["type"]] = loader.load_from_file(saved(tmp_path / str(index), block)).tiling
+    assert tiling == {
+        "LayerGenerator": spandrel.ModelTiling.INTERNAL,
+        "ResidualUNet": spandrel.ModelTiling.SUPPORTED,
+        "SimpleGateUNet": spandrel.ModelTiling.DISCOURAGED,
+    }
+
+
+def test_a_generator_that_does_not_say_its_layer_is_not_guessed(loader, tmp_path):
+    torch.save({"params": LayerGenerator(num_feat=4, num_block=1, layer="residual").state_dict()}, tmp_path / "g.pth")
+    with pytest.raises(spandrel.UnsupportedModelError, match="does not say which layer it makes"):
+        loader.load_from_file(tmp_path / "g.pth")
+    grey = LayerGenerator(num_feat=4, num_block=1, layer="residual", num_out_ch=1)
+    torch.save({"params": grey.state_dict()}, tmp_path / "grey.pth")
+    assert loader.load_from_file(tmp_path / "grey.pth").model.layer == "residual"
+
+
+@pytest.mark.parametrize("block", BLOCKS[4:], ids=lambda block: block["type"])
+def test_restorers_run_in_both_half_precisions(loader, tmp_path, block):
+    model = loader.load_from_file(saved(tmp_path, block))
+    rainy = torch.rand(1, 3, 40, 40)
+    expected = model(rainy)
+    for dtype, steps in ((torch.float16, 1), (torch.bfloat16, 4)):
+        assert (model.to(dtype)(rainy.to(dtype)).float() - expected).abs().max() * 255 < steps
+
+
+def test_safetensors_of_restorers_load(loader, tmp_path):
+    from nlcl_plugin.engine.checkpoint import save_safetensors
+
+    net = ResidualUNet(num_feat=4)
+    save_safetensors(tmp_path / "net.safetensors", net.state_dict())
+    rainy = torch.rand(1, 3, 20, 30)
+    torch.testing.assert_close(loader.load_from_file(tmp_path / "net.safetensors")(rainy), net(rainy).clamp(0, 1))
+
+
+@pytest.mark.parametrize(("name", "layer"), [("Back", "image"), ("Rain", "rain")])
+def test_released_weights_load_as_they_come_and_in_half_precision(loader, shared_data, tmp_path, name, layer):
+    path = shared_data / "official_weights" / f"latest_net_{name}.pth"
+    derainer = load_derainer(path)
+    torch.save({"params": derainer.net.state_dict()}, tmp_path / "converted.pth")
+    image = read_image(shared_data / "realrain_eg" / "rainy" / "Eg1.JPG")[100:196, 200:328]
+    rainy = torch.from_numpy(image).permute(2, 0, 1)[None].contiguous()
+    expected = derainer(rainy).clamp(0, 1)
+    for file in (path, tmp_path / "converted.pth"):
+        model = loader.load_from_file(file)
+        assert model.tags == ["32nf", layer]
+        torch.testing.assert_close(model(rainy), expected)
+    with pytest.raises(spandrel.UnsupportedDtypeError):
+        model.bfloat16()
+    assert (model.half()(rainy.half()).float() - expected).abs().max() * 255 < 3
+
+
+def test_spandrels_own_and_our_other_networks_are_left_alone(loader):
+    ours = {architecture.id for architecture in spandrel_support.ARCHITECTURES}
+    for net in (PatchDiscriminator(num_feat=4), ProjectionHeads([4]), MSRResNet(num_feat=4), EDSR(3, 3, num_feat=4)):
+        found = [one.architecture.id for one in loader.registry if one.detect(net.state_dict())]
+        assert not ours & set(found), type(net).__name__
+    for net in (LayerGenerator(num_feat=4), ResidualUNet(num_feat=4), SimpleGateUNet(num_feat=4)):
+        found = [one.architecture.id for one in loader.registry if one.detect(net.state_dict())]
+        assert found == [f"nlcl_{type(net).__name__}"]
+
+
+def test_installing_twice_changes_nothing(loader):
+    before = len(loader.registry)
+    spandrel_support.install(loader.registry)
+    assert len(loader.registry) == before
+    spandrel_support.install()
+    assert "nlcl_ResidualUNet" in spandrel.MAIN_REGISTRY
