@@ -9,7 +9,7 @@ HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "nlcl_plugin/__init__.py").read_text(encoding="utf-8"))
 
 EXTRAS = {
-    "video": ["av>=14"],
+    "video": ["av>=17.1"],
     "export": ["onnx>=1.16", "onnxscript>=0.5", "onnxruntime>=1.18"],  # ONNX in and out
     "spandrel": ["spandrel>=0.4"],  # nlcl_plugin.spandrel_support
 }
