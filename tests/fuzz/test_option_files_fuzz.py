@@ -122,7 +122,9 @@ def folder(tmp_path_factory):
     rain = root / "datasets" / "rain"
     rain.mkdir(parents=True)
     make_folders(rain, photograph)
-    for path in (rain / "clean").iterdir():  # for those that want pairs
+    for path in (rain / "rainy").iterdir():
+        path.unlink()
+    for path in (rain / "clean").iterdir():  # equal names, for those that want pairs
         cv2.imwrite(str(rain / "rainy" / path.name), photograph(48, 56, seed=3))
     for kind in ("rainy", "clean"):
         create_lmdb(rain / kind, rain / f"{kind}.lmdb", progress=False)
@@ -262,6 +264,7 @@ def check(folder, example, capsys):
         assert line.isprintable()
     assert watch().seen == []
     assert sorted(map(str, folder.rglob("*"))) == before
+    return code
 
 
 EVERY_RUN = settings(
@@ -284,4 +287,15 @@ def test_two_thousand_mutated_option_files(folder, capsys, example):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_an_option_file_that_is_left_alone_passes(folder, capsys, path):
-    check(folder, (yaml.safe_dump(small_options(path)), None), capsys)
+    assert check(folder, (yaml.safe_dump(small_options(path)), None), capsys) == 0
+
+
+def test_the_watch_sees_what_is_run_and_written(tmp_path):
+    watch().seen.clear()
+    watch().on = True
+    try:
+        (tmp_path / "canary").touch()
+        os.system("true")
+    finally:
+        watch().on = False
+    assert [event for event, *_ in watch().seen] == ["open", "os.system"]
