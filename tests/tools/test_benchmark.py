@@ -38,6 +38,7 @@ def measured(repository, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_search_is_faster_than_the_loop_in_every_case(measured):
     rows = measured("search", "--small", "--channels", "3", "--rounds", "1")
     assert rows.keys() == {"3 channels, 1 query, batch 1", "3 channels, 8 queries, batch 1"}
@@ -47,6 +48,7 @@ def test_search_is_faster_than_the_loop_in_every_case(measured):
         assert 0 <= row["peak_mb"] < 64
 
 
+@pytest.mark.slow
 def test_start_up_is_compared_with_basicsr(measured):
     row = measured("startup", "--rounds", "1")["import"]
     assert row["peak_mb"] > 50

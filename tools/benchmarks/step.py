@@ -3,6 +3,7 @@
 import random
 from pathlib import Path
 from statistics import median
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -138,9 +139,8 @@ def run_ours(device, crop, small, batch=1, switches=None, steps=3):
         return tuple(found)
 
     model.optimize_parameters(1)  # a warm-up
-    layer_embeddings.nonlocal_neighbours = timed
-    times = [seconds(lambda i=i: model.optimize_parameters(i), device) for i in range(2, 2 + steps)]
-    layer_embeddings.nonlocal_neighbours = search
+    with patch.object(layer_embeddings, "nonlocal_neighbours", timed):
+        times = [seconds(lambda i=i: model.optimize_parameters(i), device) for i in range(2, 2 + steps)]
     peak = peak_mb(device)
     counter = FlopCounterMode(display=False)
     if not (switches or {}).get("compile"):
@@ -192,14 +192,14 @@ def agree(device, crop, small):
         searches.append((features, queries, sizes, found))
         return found
 
-    layer_embeddings.nonlocal_neighbours = remembered
     losses.cri_layer.register_forward_hook(lambda _, args, out: compared["layer"].append((args, out)))
     losses.cri_location.register_forward_hook(lambda _, args, out: compared["location"].append((args, out)))
     model.feed_data(_images(1, crop))
-    model.optimize_parameters(1)
+    with patch.object(layer_embeddings, "nonlocal_neighbours", remembered):
+        model.optimize_parameters(1)
     for features, queries, sizes, (centres, distances) in searches:
-        patch, window, k = sizes["patch_size"], sizes["search_size"], sizes["k"]
-        places, values = loop_search(features, queries[0, 0].tolist(), k, patch, window)
+        side, window, k = sizes["patch_size"], sizes["search_size"], sizes["k"]
+        places, values = loop_search(features, queries[0, 0].tolist(), k, side, window)
         _same("distances of neighbours", distances[0, 0], values)
         _same("neighbours", {*map(tuple, centres[0, 0].tolist())}, {*map(tuple, places.tolist())})
     (image, rain), value = compared["layer"][0]
