@@ -3,10 +3,13 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
 from test_package import BLOCKED
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def python_examples(repository):
@@ -34,6 +37,29 @@ def test_files_that_the_readme_links_to_exist(repository):
     text = (repository / "README.md").read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
         assert (repository / target).exists(), target
+
+
+PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_that_is_shown_names_files_and_flags_that_exist(repository, page):
+    text = (repository / page).read_text(encoding="utf-8")
+    commands = [line for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL) for line in block.split("\n")]
+    commands += re.findall(r"`((?:python tools/|basicsr )[^`]+)`", text)
+    for command in commands:
+        command = " ".join(command.split("#")[0].split())
+        script = re.search(r"(?:python |sbatch |mm_train|pytest)?(tools/\S+\.(?:py|sh))", command)
+        source = repository / (script[1] if script else "nlcl_plugin/cli.py")
+        assert source.is_file(), command
+        for file in re.findall(r"options/\S+\.(?:yml|py)", command):
+            assert (repository / file).is_file(), command
+        if not re.match(r"(?:python tools|basicsr)", command):
+            continue
+        known = source.read_text(encoding="utf-8")
+        known += "".join(path.read_text(encoding="utf-8") for path in (repository / "tools/benchmarks").glob("*.py"))
+        for flag in re.findall(r"(?<= )--[a-z][a-z_-]+", command):
+            assert flag == "--help" or f'"{flag}"' in known, (command, flag)
 
 
 def test_option_files_say_how_to_run_them_and_name_their_experiment(repository):

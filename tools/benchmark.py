@@ -4,6 +4,7 @@ Usage: python tools/benchmark.py PART [--rounds N] [--json FILE] [--plot FILE]
 
   search   the exact non-local search against the loop of the released code
   step     a training step in the paper's setting against the released code's; switches that make it faster
+  infer    a whole image in bands of rows against the plain generator, with memory
   startup  import nlcl_plugin against import basicsr
   data     what a training reads (1080p files, 480-pixel files, LMDB), and conversion to LMDB against BasicSR's
   scaling  training steps in one and in two processes, bytes that they exchange, and a model on paper of many GPUs
@@ -32,7 +33,7 @@ from benchmarks.report import KEYS, plot, table
 from nlcl_plugin.data.files import written_whole
 from nlcl_plugin.errors import exit_code_of
 
-PARTS = ("search", "step", "startup", "data", "scaling")  # each a module of `benchmarks`
+PARTS = ("search", "step", "infer", "startup", "data", "scaling")  # each a module of `benchmarks`
 
 
 def main(argv=None) -> int:

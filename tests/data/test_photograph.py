@@ -9,13 +9,13 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
+from conftest import photograph
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin, TiffImagePlugin
 
 from nlcl_plugin.data.image_io import read_image, to_float
 from nlcl_plugin.data.photograph import encode_photograph, read_photograph, write_photograph
 from nlcl_plugin.data.photograph.exif import orientation_of, set_upright, turned
 from nlcl_plugin.errors import InputError
-from tests.conftest import photograph
 
 RGB = photograph(36, 52)
 NEW = photograph(36, 52, seed=1)  # what a network might make of it

@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
+from conftest import photograph
 from PIL import Image
 
 from nlcl_plugin.data.photograph import read_photograph, write_photograph
 from nlcl_plugin.errors import InputError
-from tests.conftest import photograph
 
 RGB = photograph(36, 52)
 DEEP = np.random.default_rng(1).integers(0, 65536, (36, 52, 4), dtype=np.uint16)

@@ -13,13 +13,13 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
+from conftest import photograph
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from nlcl_plugin.data.photograph import Photograph, encode_photograph, read_photograph
 from nlcl_plugin.errors import InputError
-from tests.conftest import photograph
 
 MAX_PIXELS = 1_000_000
 MEMORY = 600 << 10  # kB that the whole of it may add to the process

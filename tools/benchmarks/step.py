@@ -20,6 +20,7 @@ VARIANTS = {
     "channels_last": {"channels_last": True},
     "bf16": {"amp": "bf16"},
     "bf16, channels_last": {"amp": "bf16", "channels_last": True},
+    "network_g and network_r with checkpointing": {"checkpointing": True},
     "bf16, channels_last, compiled": {"amp": "bf16", "channels_last": True, "compile": True},
 }
 
@@ -110,7 +111,11 @@ def build(device, small=False, switches=None):
 
     options = load_yaml(str(OPTIONS))
     options.update(num_gpu=0 if device == "cpu" else 1, dist=False, rank=0, world_size=1, is_train=True)
-    options["train"].update(switches or {}, min_mean_rain=0)
+    switches = dict(switches or {})
+    for label in ("g", "r"):
+        options[f"network_{label}"]["checkpointing"] = switches.get("checkpointing", False)
+    switches.pop("checkpointing", None)
+    options["train"].update(switches, min_mean_rain=0)
     if small:
         options["train"]["layer_opt"]["sampling"].update(search_size=SMALL)
     torch.manual_seed(0)
