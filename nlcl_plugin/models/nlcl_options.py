@@ -81,7 +81,7 @@ class CompositePatches(Block):
 
     num_queries: int = Field(64, ge=1, description="Anchors an image and layer.")
     num_candidates: int = Field(
-        4, ge=1, description="Places drawn for each anchor, of which the rainiest are kept; with 1 they are anywhere."
+        1, ge=1, description="Places drawn for each anchor, of which the rainiest are kept; with 1 they are anywhere."
     )
     num_positives: int = Field(
         4, ge=1, description="Clean patches that attract an image patch: the one under it and its neighbours."
