@@ -114,7 +114,7 @@ FAULTS = [
     ("train:nlcl_opt:features={source: encoder}", "network_e is missing: train.nlcl_opt needs an encoder"),
     ("train:nlcl_opt:optim_p={type: Adm, lr: 0.1}", "train.nlcl_opt.optim_p.type: torch.optim has no 'Adm'"),
     ("scale=2", "scale: is 2, but network_g enlarges by 1; change one (network_g.upscale)"),
-    ("train:nlcl_opt=3", "train.nlcl_opt: input should be a valid dictionary"),
+    ("train:nlcl_opt=3", "train.nlcl_opt: expected a block, but received 3"),
     ("train:nlcl_opt:layer_opt:sampling:num_image_patches=400", "train.nlcl_opt with crops of 32 pixels: "),
 ]
 
