@@ -14,7 +14,7 @@ from nlcl_plugin.errors import InputError
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A training to 5, with its last checkpoint at 4, that then goes on to 6."""
+    """A training to 5, with its last checkpoint at 4, as after a kill, that then goes on to 6."""
     root = tmp_path_factory.mktemp("records")
     make_folders(root, photograph)
     options = tiny_options(val={"val_freq": 2, "save_img": False})
@@ -24,6 +24,8 @@ def trained(tmp_path_factory):
     first = run(root, *command, "train:total_iter=5")
     assert first.returncode == 0, first.stderr
     before = (root / "experiments/tiny/metrics.jsonl").read_text(encoding="utf-8")
+    for file in [*(root / "experiments/tiny").glob("models/net_*_5.*"), *(root / "experiments/tiny").glob("*/5.*")]:
+        file.unlink()
     second = run(root, *command, "logger:print_freq=1")
     assert second.returncode == 0, second.stderr
     return root, before, (first.stderr, second.stderr)
