@@ -16,7 +16,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 from basicsr.utils import check_resume
@@ -24,6 +23,7 @@ from basicsr.utils.dist_util import master_only
 from torch import Tensor
 
 from nlcl_plugin.data.files import remove_leftovers, sha256, sync_folder, written_whole
+from nlcl_plugin.engine.plain_file import load_plain, missing
 from nlcl_plugin.engine.process_group import from_rank_zero
 from nlcl_plugin.errors import InputError
 
@@ -196,7 +196,7 @@ def _verify_sum(file: Path, expected: str, sums: Path) -> None:
     try:
         found = sha256(file)
     except OSError as error:
-        raise _missing(file, error) from error
+        raise missing(file, error) from error
     if found != expected:
         load_plain(file)  # tells what is torn
         raise InputError(f"{file}: changed: its SHA-256 is not the one in {sums.name}")
@@ -222,39 +222,6 @@ def _load_state(path: Path) -> dict[str, Any]:
 
 
 # loading --------------------------------------------------------------------------------------------------------------
-def load_plain(path: Path, kind: str = "checkpoint") -> Any:
-    """Load a file without ever running code from it.
-
-    Args:
-        path: A file of `torch.save`, or a .safetensors file.
-        kind: What it should be, for messages.
-
-    Returns:
-        Its content: tensors on the CPU, and plain values.
-
-    Raises:
-        InputError: If it is missing, torn, or holds something else.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path, device="cpu")
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise _missing(path, error) from error
-    except Exception as error:  # torch.load raises nearly anything on a file that is no checkpoint
-        reason = " ".join(str(error).split())[:200]
-        refused = re.search(r"(?:GLOBAL|Unsupported class) ([\w.]+)", str(error))
-        if refused:  # torch's own text tells how to load it all the same
-            reason = f"it holds {refused[1]}, where only tensors and plain values are loaded, so that no code can run"
-        raise InputError(f"{path}: torn, or not a {kind} ({reason or type(error).__name__})") from error
-
-
-def _missing(path: Path, error: OSError) -> InputError:
-    if isinstance(error, FileNotFoundError):
-        return InputError(f"{path}: missing")
-    return InputError(f"{path}: cannot be read ({error.strerror})")
-
-
 def load_weights(path: str | os.PathLike[str], param_key: str | None = "params") -> dict[str, Tensor]:
     """Load the weights of a network from a .pth or .safetensors file.
 
@@ -280,7 +247,9 @@ def weights_of(content: Any, path: Path, param_key: str | None) -> dict[str, Ten
             held = ", ".join(map(str, list(content)[:3]))
             raise InputError(f"{path}: holds no weights under {param_key!r} but {held}; correct param_key")
         content = content.get(param_key, content.get("params"))
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    ):
         where = f" under {param_key!r}" if param_key is not None else ""
         raise InputError(f"{path}: expected the weights of a network{where}, but it holds something else")
     return {name.removeprefix("module."): value for name, value in content.items()}

@@ -97,12 +97,22 @@ def load_derainer(path: str | os.PathLike[str], *, label: str | None = None) -> 
     if about["output"] is None:
         kind = KINDS.get(about["label"], "no generator")
         raise InputError(f"{file.path}: is {kind} ({network}), which derains nothing; give net_g, net_s or net_r")
-    if not all(value.isfinite().all() for value in file.weights.values()):
-        raise InputError(f"{file.path}: holds weights that are not finite; give another checkpoint")
+    _check_weights(file)
     net = build_with_weights(
         about["network"], file.weights, where=f"the {network} that {file.path.name} is of", source=file.path
     )
     return Derainer(net, about, file.path)
+
+
+def _check_weights(file: NetworkFile) -> None:
+    for name, value in file.weights.items():
+        try:
+            # torch cannot tell of numbers of 8 bits.
+            finite = (value.float() if value.is_floating_point() and value.itemsize == 1 else value).isfinite().all()
+        except RuntimeError as error:
+            raise InputError(f"{file.path}: {name} is of {value.dtype}; expected numbers, save it again") from error
+        if not finite:
+            raise InputError(f"{file.path}: holds weights that are not finite; give another checkpoint")
 
 
 def _newest(folder: Path, label: str | None) -> NetworkFile:

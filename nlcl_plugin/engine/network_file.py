@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,12 +24,14 @@ from torch import Tensor, nn
 
 import nlcl_plugin
 from nlcl_plugin.archs import LayerGenerator, convert_official_state_dict
-from nlcl_plugin.engine.checkpoint import load_plain, weights_of
+from nlcl_plugin.engine.checkpoint import weights_of
 from nlcl_plugin.engine.options import load_yaml
+from nlcl_plugin.engine.plain_file import load_plain
 from nlcl_plugin.engine.run_state import plain
 from nlcl_plugin.errors import InputError
 
 FORMAT = 1
+_LARGEST = 10_000  # values in what a file says of itself
 KEY = "nlcl_plugin"  # of a .safetensors file's metadata
 LICENSE = "code Apache-2.0; weights as the images they were trained on allow"
 OFFICIAL_LICENSE = "not stated by its authors; see https://github.com/yunguo224/NLCL"
@@ -194,7 +197,21 @@ def about_from_json(text: str, path: Path) -> dict[str, Any]:
     return _checked(_parsed(text, path), path)
 
 
+def _is_small(about: Any) -> bool:
+    """Whether it is plain values, and few: of a list that is in it many times, each time counts."""
+    waiting, left = [about], _LARGEST
+    while waiting and left > 0:
+        value, left = waiting.pop(), left - 1
+        if isinstance(value, dict | list | tuple):
+            waiting += islice([*value, *value.values()] if isinstance(value, dict) else value, left)
+        elif not _is_plain(value):
+            return False
+    return not waiting
+
+
 def _checked(about: Any, path: Path) -> dict[str, Any]:
+    if not _is_small(about):
+        raise InputError(f"{path}: about: expected some plain values; it was changed: save it again")
     found = about.get("format") if isinstance(about, dict) else None
     if isinstance(found, int) and found > FORMAT:
         raise InputError(f"{path}: is of format {found}, but this version reads up to {FORMAT}; upgrade nlcl_plugin")

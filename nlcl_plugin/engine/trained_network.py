@@ -113,8 +113,10 @@ class _SizeOf(TorchDispatchMode):
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
         super().__init__()
+        # What many names share is stored once.
+        stored = {value.untyped_storage().data_ptr(): value.untyped_storage().nbytes() for value in weights.values()}
         # Initialising goes over each value some times; positions and masks come on top.
-        self._values = 30 * sum(value.numel() for value in weights.values()) + 10_000_000
+        self._values = 30 * sum(stored.values()) // 4 + 10_000_000
         self._operations = 100 * len(weights) + 1000
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
