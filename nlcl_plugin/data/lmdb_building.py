@@ -168,7 +168,7 @@ def read_plan(folder: Path) -> Any:
     """Return the plan that an LMDB is made by; None if it is unknown."""
     try:
         return json.loads((folder / _BUILD_FILE).read_bytes())
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
 
 
@@ -179,10 +179,13 @@ def read_skipped(folder: Path) -> list[Skipped]:
         InputError: If the file that lists them is damaged.
     """
     path = folder / SKIPPED_FILE
-    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []  # a line without an end is torn
     try:
-        return [Skipped(**json.loads(line)) for line in lines]
-    except (ValueError, TypeError) as error:
+        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []  # a line without an end is torn
+        skipped = [Skipped(**json.loads(line)) for line in lines]
+        if not all(isinstance(text, str) for one in skipped for text in (one.source, one.reason)):
+            raise ValueError("names and reasons are texts")
+        return skipped
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: is damaged ({error}); build the LMDB again") from error
 
 

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from nlcl_plugin.errors import InputError
 
@@ -113,10 +114,27 @@ def from_line(line: bytes) -> Record:
     Raises:
         ValueError: If it is torn or none of ours.
     """
-    values = json.loads(line)
-    if not line.endswith(b"\n") or not isinstance(values, dict) or set(values) != _FIELDS:
+    try:
+        values = json.loads(line)
+    except RecursionError as error:
+        raise ValueError("no record of an LMDB, but nested") from error
+    if not line.endswith(b"\n") or not isinstance(values, dict) or not _is_record(values):
         raise ValueError(f"no record of an LMDB: {line[:80]!r}")
     return Record(**{**values, "box": values["box"] and tuple(values["box"])})
+
+
+def _is_record(values: dict[str, Any]) -> bool:
+    def counts(*numbers: Any) -> bool:
+        return all(type(number) is int and 0 <= number < 1 << 63 for number in numbers)
+
+    if set(values) != _FIELDS or not all(type(values[name]) is str for name in ("key", "source", "sha256")):
+        return False
+    box = values["box"]
+    return (
+        values["key"].isascii()
+        and counts(*(values[name] for name in ("h", "w", "c", "bytes")))
+        and (box is None or (type(box) is list and len(box) == 4 and counts(*box)))
+    )
 
 
 def read_records(folder: str | os.PathLike[str]) -> Iterator[Record]:

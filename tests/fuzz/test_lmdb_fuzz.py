@@ -1,0 +1,216 @@
+"""Whatever becomes of the files of an LMDB, it is read, or refused in one line, and nothing outside it is touched.
+
+`data.mdb` is read in a process of its own, as lmdb maps it into memory and trusts what it finds there. The draws are
+derived from the test itself, so that every run sees the same examples.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sys
+
+import cv2
+import pytest
+from conftest import REPOSITORY, photograph
+from hostile import assert_one_line, examples, mutated
+
+from nlcl_plugin.data.lmdb_create import create_lmdb
+from nlcl_plugin.data.lmdb_keys import read_records
+from nlcl_plugin.data.lmdb_store import LmdbImages, close_environment
+from nlcl_plugin.data.lmdb_verify import verify_lmdb
+from nlcl_plugin.errors import InputError
+
+sys.path.insert(0, str(REPOSITORY / "tests" / "data"))
+from lmdb_helpers import tool
+
+NAMES = [
+    "../../x",
+    "/etc/passwd",
+    "a\0b",
+    "two\nlines",
+    "a0",
+    "a1",
+    "",
+    ".",
+    "..",
+    "x" * 600,
+    "ä",
+    "\ud800",
+    "a=2E",
+    " ",
+]
+VALUES = [
+    *NAMES, None, True, -1, 0, 10**9, 10**30, 0.5, float("nan"), [], [1, 2], [0, 0, 10**9, 10**9], [-5, -5, 3, 3],
+    ["a"] * 4, [None] * 4, {}, {"a": []}, [[0]] * 4,
+]  # fmt: skip
+LINES = [
+    b"[" * 100_000 + b"\n", b"9" * 5000 + b"\n", b"null\n", b"{}\n", b"\xff\xfe\n", b"\0\n", b"\n", b"{", b'"a"\n',
+    b"{}" * 9 + b"\n",
+]  # fmt: skip
+META = [
+    "../../x.png (24,30,3) 1", "/etc/passwd.png (24,30,3) 1", "a\0b.png (1,1,3) 1", "a0.png", "a0.png (24,30,3) 1",
+    "a0.png (99999999999999999999,1,3) 1", "a0.png (0,0,0) 1", "a0", "", "\ufeff", "x" * 600 + ".png (1,1,1) 1",
+    "ä.png (1,1,3) 1", ".png (1,1,3) 1", "a0.png (24,30) 1", "a0.png (24,30,3) 1 2", "\x1b[31m.png (1,1,3) 1",
+    "a.b.png",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder of images and an LMDB of it, whole."""
+    root = tmp_path_factory.mktemp("lmdb")
+    (root / "images").mkdir()
+    for number in range(6):
+        cv2.imwrite(str(root / "images" / f"a{number}.png"), photograph(24, 30, seed=number))
+    create_lmdb(root / "images", root / "whole.lmdb", progress=False)
+    return root
+
+
+def change_lines(draw, path):
+    """Change a file of JSON lines: a value, a line, or some bytes."""
+    lines = path.read_bytes().splitlines(keepends=True)
+    number = draw.randrange(len(lines))
+    kind = draw.choice(["value", "value", "key", "drop", "double", "swap", "line", "bytes"])
+    if kind in ("value", "key"):
+        entry = json.loads(lines[number])
+        key = draw.choice(list(entry))
+        value = draw.choice(VALUES)
+        entry[draw.choice(NAMES) if kind == "key" else key] = value
+        lines[number] = json.dumps(entry).encode() + b"\n"
+    elif kind == "drop":
+        del lines[number]
+    elif kind == "double":
+        lines.insert(number, lines[number])
+    elif kind == "swap":
+        lines[0], lines[number] = lines[number], lines[0]
+    elif kind == "line":
+        lines[number] = draw.choice(LINES)
+    data = b"".join(lines)
+    path.write_bytes(mutated(draw, data) if kind == "bytes" else data)
+
+
+def change_meta(draw, path):
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for _ in range(draw.randint(1, 2)):
+        number = draw.randrange(len(lines))
+        lines[number : number + draw.randint(0, 1)] = [draw.choice(META)]
+    path.write_bytes(("\n".join(lines) + "\n").encode())
+    if draw.random() < 0.3:
+        path.write_bytes(mutated(draw, path.read_bytes()))
+
+
+def mutate(draw, folder):
+    """Change some files of an LMDB."""
+    for _ in range(draw.choice([1, 1, 2])):
+        name = draw.choice(
+            ["data.mdb", "data.mdb", "meta_info.txt", "meta_info.txt", "keys.jsonl", "keys.jsonl", "other"]
+        )
+        path = folder / name
+        if name == "data.mdb" and path.is_file():
+            for _ in range(draw.randint(1, 3)):
+                path.write_bytes(mutated(draw, path.read_bytes()))
+        elif name == "meta_info.txt" and path.is_file():
+            with contextlib.suppress(ValueError):
+                change_meta(draw, path)
+        elif name == "keys.jsonl" and path.is_file() and path.stat().st_size:
+            with contextlib.suppress(ValueError, IndexError, TypeError):  # changed twice
+                change_lines(draw, path)
+        else:
+            path = folder / draw.choice(["data.mdb", "meta_info.txt", "keys.jsonl", "build.json", "skipped.jsonl"])
+            kind = draw.choice(["missing", "folder", "loop", "empty", "line"])
+            path.unlink(missing_ok=True) if not path.is_dir() else None
+            if kind == "folder":
+                path.mkdir(exist_ok=True)
+            elif kind == "loop" and not path.exists():
+                path.symlink_to(path.name)
+            elif kind in ("empty", "line") and not path.exists():
+                path.write_bytes(b"" if kind == "empty" else draw.choice(LINES))
+
+
+def read_all(path):
+    images = LmdbImages(path)
+    for key in images.keys:
+        with contextlib.suppress(InputError):
+            assert images.get(key)
+
+
+def tools_on(place, draw):
+    """Read an LMDB in all ways, and build on it."""
+    folder = place / "x.lmdb"
+    outcomes = []
+    ways = [
+        lambda: read_all(folder),
+        lambda: list(read_records(folder)),
+        lambda: verify_lmdb(folder, progress=False),
+        lambda: verify_lmdb(folder, against=place / "images", progress=False),
+    ]
+    for way in ways:
+        try:
+            way()
+            outcomes.append("done")
+        except InputError as error:
+            assert_one_line(error)
+            outcomes.append("refused")
+    close_environment(folder)
+    for name, arguments in (
+        ("verify_lmdb", [str(folder)]),
+        (
+            "create_lmdb",
+            ["--input", str(place / "images"), "--output", str(folder), *["--overwrite"][: draw.randrange(2)]],
+        ),
+    ):
+        close_environment(folder)
+        code = tool(name).main(arguments)
+        assert code in (0, 2, 3)
+    # An unfinished one, which the next run takes up.
+    if (place / "x.lmdb.building").is_dir():
+        code = tool("create_lmdb").main(["--input", str(place / "images"), "--output", str(folder)])
+        assert code in (0, 2, 3)
+    return outcomes
+
+
+def in_child(work):
+    """Do work in a process of its own; returns its exit code, negative if a signal ended it."""
+    sys.stdout.flush()
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            signal.alarm(30)
+            work()
+            code = 0
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def fuzz(place, count):
+    @examples(count)
+    def run(draw):
+        for name in ("x.lmdb", "x.lmdb.building", "x.lmdb.replaced"):
+            shutil.rmtree(place / name, ignore_errors=True)
+        target = place / ("x.lmdb.building" if draw.random() < 0.3 else "x.lmdb")
+        shutil.copytree(place / "whole.lmdb", target)
+        mutate(draw, target)
+        assert in_child(lambda: tools_on(place, draw)) == 0
+        assert {path.name for path in place.iterdir()} <= {"images", "whole.lmdb", "x.lmdb", "x.lmdb.building"}
+        assert sorted(os.listdir(place / "images")) == [f"a{number}.png" for number in range(6)]
+
+    run()
+
+
+def test_mutated_lmdbs_are_read_or_refused_in_one_line(place):
+    fuzz(place, 40)
+
+
+@pytest.mark.slow
+def test_a_thousand_mutated_lmdbs(place):
+    fuzz(place, 1000)
