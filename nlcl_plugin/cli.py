@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
 
 from nlcl_plugin import __version__
-from nlcl_plugin.errors import InputError, TrainingStoppedError, escape
+from nlcl_plugin.errors import InputError, TrainingStoppedError, disk_fault, escape
 
 EXIT_CODES = """exit codes:
   0  done
@@ -32,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = _parser().parse_args(argv)
     warnings.showwarning = _show_warning
+    logging.raiseExceptions = False  # a log file on a full disk: the checkpoint's error tells of it, in one line
     try:
         return _run(arguments) if arguments.launcher == "none" else _run_recorded(arguments)
     except InputError as error:
@@ -40,6 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except TrainingStoppedError as error:
         _say(f"stopped: {error}")
         return 4
+    except OSError as error:
+        line = disk_fault(error)
+        if line is None:
+            raise
+        _say(f"error: {_one_line(line)}")
+        return 2
 
 
 def _run_recorded(arguments: argparse.Namespace) -> int:

@@ -246,8 +246,12 @@ class _TorchWithSafeFiles(ModuleType):
             with written_whole(path) as file:
                 torch.save(content, file)
         except (OSError, RuntimeError) as error:  # torch raises the latter when a disk is full
-            # BasicSR tries again on an Exception and then goes on without a checkpoint; this ends the run instead.
-            raise SystemExit(f"error: cannot save {path}: {error}") from error
+            # Nothing tries again: of BasicSR's methods that save, ours have taken the place.
+            reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
+            raise InputError(
+                f"{path}: cannot be saved ({reason}); make room, then go on from the checkpoint before it with "
+                "--auto_resume"
+            ) from error
 
     @staticmethod
     def load(path: str | os.PathLike[str], **kwargs: Any) -> Any:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable
+
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
 
 class InputError(ValueError):
@@ -26,6 +29,21 @@ def escape(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def disk_fault(error: OSError) -> str | None:
+    """Say that a disk is full, read-only or broken, if that is what an error is of; other errors are faults of ours.
+
+    Args:
+        error: What was raised while something was written.
+
+    Returns:
+        The line, or None.
+    """
+    if error.errno not in _DISK:
+        return None
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}cannot be written ({error.strerror}); make room or choose another place, then run it again"
+
+
 def exit_code_of(work: Callable[[], int], *, interrupted: str = "run the same command again to go on") -> int:
     """Do the work of a script and turn what ends it early into one line and an exit code.
 
@@ -34,12 +52,18 @@ def exit_code_of(work: Callable[[], int], *, interrupted: str = "run the same co
         interrupted: What to do after an interruption.
 
     Returns:
-        The exit code of the work; 2 for a fault in what the user gave, 5 after an interruption.
+        The exit code of the work; 2 for a fault in what the user gave or a full disk, 5 after an interruption.
     """
     try:
         return work()
     except InputError as error:
         print(escape(f"error: {error}"), file=sys.stderr)
+        return 2
+    except OSError as error:
+        line = disk_fault(error)
+        if line is None:
+            raise
+        print(escape(f"error: {line}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"interrupted; {interrupted}", file=sys.stderr)

@@ -101,7 +101,8 @@ class Building:
             if (folder / _BUILD_FILE).exists():
                 tell(f"{folder}: was begun with other images or settings; it is built anew")
             _empty(folder)
-        self._environment = lmdb.open(str(folder), map_size=FIRST_MAP_BYTES, meminit=False)
+        # No lock file: no other run is at work, and where it does not fit on a disk, writing to it kills the process.
+        self._environment = lmdb.open(str(folder), map_size=FIRST_MAP_BYTES, meminit=False, lock=False)
         if not resumed:
             # Last, as it says that the database is more than a file that was just being made.
             with written_whole(folder / _BUILD_FILE) as file:
@@ -197,7 +198,7 @@ def check_replaceable(target: Path) -> None:
     """
     if not target.exists():
         return
-    foreign = sorted(set(os.listdir(target)) - _FILES)
+    foreign = _foreign(target)
     if foreign or not (target / "data.mdb").is_file():
         found = f"holds {foreign[0]}" if foreign else "has no data.mdb"
         raise InputError(f"{target}: {found}, so it is not an LMDB to replace; choose another --output")
@@ -238,13 +239,18 @@ def remove(folder: Path) -> None:
 
 
 def _empty(folder: Path) -> None:
-    foreign = sorted(set(os.listdir(folder)) - _FILES)
+    foreign = _foreign(folder)
     if foreign:
         raise InputError(f"{folder}: holds {foreign[0]}, which is not of an LMDB; move it away and run again")
     # First what says whose the others are: a kill must not leave it with some of them.
     (folder / _BUILD_FILE).unlink(missing_ok=True)
     for name in os.listdir(folder):
         (folder / name).unlink()
+
+
+def _foreign(folder: Path) -> list[str]:
+    """What no LMDB has: other names, and folders."""
+    return sorted(entry.name for entry in os.scandir(folder) if entry.name not in _FILES or entry.is_dir())
 
 
 def _lines(skipped: list[Skipped]) -> bytes:

@@ -1,0 +1,196 @@
+"""A disk that is full or read-only, and names and links of the worst kind: an error in one line, and nothing lost.
+
+The disks are small ones in memory (tmpfs), which only root may mount; elsewhere these tests are skipped.
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+
+import cv2
+import pytest
+import torch
+from conftest import REPOSITORY, photograph
+from training_helpers import make_folders, tiny_options, write_options
+
+from nlcl_plugin.archs import ResidualUNet
+from nlcl_plugin.engine.network_file import describe
+
+NEWLINE = "two\nlines.png"
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A disk of 64 MB; `resize` changes that, also when it is in use."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", place], capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)
+
+
+def remount(disk, options):
+    subprocess.run(["mount", "-o", f"remount,{options}", disk], check=True)
+
+
+def leave(disk, free):
+    """Let so many bytes be free."""
+    status = os.statvfs(disk)
+    used = (status.f_blocks - status.f_bfree) * status.f_frsize
+    remount(disk, f"size={used + free}")
+
+
+def run(*command, cwd=None):
+    program = ["-m", "nlcl_plugin"] if command[0] == "basicsr" else [REPOSITORY / "tools" / command[0]]
+    done = subprocess.run(
+        [sys.executable, *map(str, program), *map(str, command[1:])],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+        timeout=300,
+    )
+    assert "Traceback" not in done.stdout + done.stderr
+    return done
+
+
+def error_of(done):
+    """The one line that tells of the error."""
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.stderr.splitlines()[-1] == line
+    return line
+
+
+def leftovers(folder):
+    return [path for path in folder.rglob("*") if path.name.endswith((".tmp", ".part"))]
+
+
+@pytest.fixture
+def weights(tmp_path):
+    torch.manual_seed(0)
+    net = ResidualUNet(num_feat=4, num_block=1)
+    about = describe({"type": "ResidualUNet", "num_feat": 4, "num_block": 1}, "s", net=net)
+    torch.save({"params": net.state_dict(), "about": about}, tmp_path / "net_s.pth")
+    return tmp_path / "net_s.pth"
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(4):
+        cv2.imwrite(str(folder / f"a{number}.png"), photograph(150, 200, seed=number))
+    return folder
+
+
+# derain ---------------------------------------------------------------------------------------------------------------
+def test_images_that_do_not_fit_are_listed_and_the_next_run_makes_them(disk, weights, images):
+    out = disk / "out"
+    remount(disk, "size=200k")
+    done = run("derain.py", images, "--output", out, "--weights", weights)
+    assert done.returncode == 3
+    made = [path.name for path in out.glob("a*.png")]
+    assert 0 < len(made) < 4
+    assert all(cv2.imread(str(out / name)).shape == (150, 200, 3) for name in made)
+    assert leftovers(disk) == []
+    assert f"{4 - len(made)} failed:" in done.stdout
+    assert "No space left on device" in done.stdout
+    remount(disk, "size=64m")
+    assert run("derain.py", images, "--output", out, "--weights", weights).returncode == 0
+    assert len(list(out.glob("a*.png"))) == 4
+
+
+def test_a_video_that_does_not_fit_is_listed(disk, weights, tmp_path):
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / "v.mp4"), "w") as file:
+        stream = file.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"
+        for number in range(30):
+            frame = av.VideoFrame.from_ndarray(photograph(120, 160, seed=number), "rgb24")
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    remount(disk, "size=60k")
+    done = run("derain.py", tmp_path / "v.mp4", "--output", disk / "out", "--weights", weights)
+    assert done.returncode == 3
+    assert "1 failed:" in done.stdout
+    assert sorted(path.name for path in (disk / "out").iterdir()) == ["derain.json"]
+
+
+@pytest.mark.parametrize("tool", ["derain", "create_lmdb", "export"])
+def test_a_disk_that_is_read_only_or_full_is_told_in_one_line(tool, disk, weights, images):
+    command = {
+        "derain": ["derain.py", images, "--output", disk / "out", "--weights", weights],
+        "create_lmdb": ["create_lmdb.py", "--input", images, "--output", disk / "x.lmdb"],
+        "export": ["export.py", weights, "--output", disk / "x.safetensors"],
+    }[tool]
+    leave(disk, 4096)
+    (disk / "filler").write_bytes(bytes(4096 - 1))
+    done = run(*command)
+    assert done.returncode == 2
+    assert str(disk) in error_of(done)
+    assert [path.name for path in disk.rglob("*") if path.is_file() and path.suffix != ".mdb"] in (["filler"], [])
+    remount(disk, "ro,size=64m")
+    done = run(*command)
+    assert done.returncode == 2
+    assert "Read-only file system" in error_of(done)
+
+
+# training -------------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
+def test_a_checkpoint_that_does_not_fit_ends_the_training_and_the_one_before_it_is_good(disk):
+    make_folders(disk, photograph)
+    options = tiny_options()
+    options["logger"] = {"print_freq": 1, "save_checkpoint_freq": 2}
+    options["train"]["total_iter"] = 2
+    short = write_options(disk, options, "short.yml")
+    options["train"]["total_iter"] = 4
+    long = write_options(disk, options, "long.yml")
+    assert run("basicsr", "train", "-opt", short, cwd=disk).returncode == 0
+    experiment = disk / "experiments" / "tiny"
+    before = {path: path.read_bytes() for path in experiment.glob("*/*_2.*")}
+    for free in (300_000, 60_000, 8192):
+        leave(disk, free)
+        done = run("basicsr", "train", "-opt", long, "--auto_resume", cwd=disk)
+        assert done.returncode == 2
+        error_of(done)
+        assert leftovers(disk) == []
+        assert not (experiment / "training_states" / "4.sha256").exists()
+        assert before == {path: path.read_bytes() for path in before}
+        for path in experiment.glob("*/*4.*"):  # what is there is whole
+            torch.load(path, weights_only=True) if path.suffix != ".safetensors" else None
+    remount(disk, "size=64m")
+    done = run("basicsr", "train", "-opt", long, "--auto_resume", cwd=disk)
+    assert done.returncode == 0
+    assert "Resuming from epoch" in done.stderr + done.stdout
+    leave(disk, 4096)
+    done = run("report.py", experiment, "--images", "1")
+    assert done.returncode == 2
+    error_of(done)
+    assert not (experiment / "report.html").exists()
+
+
+# names and links ------------------------------------------------------------------------------------------------------
+def test_circles_of_links_and_names_with_newlines_are_derained_or_listed(tmp_path, weights, images):
+    os.symlink(images, images / "circle")
+    os.symlink("loop.png", images / "loop.png")
+    os.symlink(tmp_path / "nowhere.png", images / "dangling.png")
+    cv2.imwrite(str(images / "b.png"), photograph(20, 30))
+    os.rename(images / "b.png", images / NEWLINE)
+    (images / "\x1b[31mred.png").write_bytes(b"no image")
+    out = tmp_path / "out"
+    done = run("derain.py", images, "--output", out, "--weights", weights)
+    assert done.returncode == 3
+    assert "3 failed:" in done.stdout
+    assert "\x1b" not in done.stdout
+    assert sorted(path.name for path in out.glob("*.png")) == [*(f"a{number}.png" for number in range(4)), NEWLINE]
+    done = run("create_lmdb.py", "--input", images, "--output", tmp_path / "x.lmdb")
+    assert done.returncode == 3
+    with contextlib.suppress(FileNotFoundError):
+        assert "\x1b" not in done.stdout + done.stderr
+    assert run("verify_lmdb.py", tmp_path / "x.lmdb", "--against", images).returncode in (0, 2)
