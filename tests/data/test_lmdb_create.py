@@ -124,7 +124,7 @@ class TestCreate:
         root, path = write_files(tmp_path / "in", files), tmp_path / "x.lmdb"
         report = create(root, path)
         assert (report.images, report.values, report.copied, report.encoded, report.exit_code) == (3, 3, 2, 1, 0)
-        assert sorted(os.listdir(path)) == ["build.json", "data.mdb", "keys.jsonl", "lock.mdb", "meta_info.txt"]
+        assert sorted(os.listdir(path)) == ["build.json", "data.mdb", "keys.jsonl", "meta_info.txt"]
         assert sorted(os.listdir(tmp_path)) == ["in", "x.lmdb"]
         assert (path / "meta_info.txt").read_text().splitlines() == [
             "a/x==jpg.png (7,9,3) 1",
