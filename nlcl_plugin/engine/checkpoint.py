@@ -28,7 +28,7 @@ from nlcl_plugin.engine.process_group import from_rank_zero
 from nlcl_plugin.errors import InputError
 
 _NETWORK = re.compile(r"net_(?P<label>.+)_(?P<iteration>\d+)\.(?:pth|safetensors)")
-_SUM = re.compile(r"(?P<sum>[0-9a-f]{64}) [ *](?P<name>.+)")
+_SUM = re.compile(r"(?P<sum>[0-9a-f]{64}) [ *](?P<name>[^\0]+)")
 
 
 # writing --------------------------------------------------------------------------------------------------------------

@@ -221,7 +221,8 @@ def _checked(about: Any, path: Path) -> dict[str, Any]:
         first = error.errors()[0]
         where = ".".join(("about", *map(str, first["loc"])))
         raise InputError(f"{path}: {where}: {first['msg']}; it was changed: save it again") from error
-    if not isinstance(checked["network"].get("type"), str):
+    kind = checked["network"].get("type")
+    if not isinstance(kind, str) or not kind.isprintable():
         raise InputError(f"{path}: about.network: expected a block with `type`; it was changed: save it again")
     network = checked["network"]
     if network["type"] in OPENS_FILES or any("path" in key and isinstance(network[key], str) for key in network):

@@ -71,7 +71,7 @@ class _UnfitError(Exception):
 def _refuse_growing(path: Path) -> None:
     for pickle in _pickles(path):
         for opcode, argument, _ in pickletools.genops(pickle):
-            if opcode.name == "GLOBAL" and argument.split(" ")[-1] in _GROWING:
+            if opcode.name == "GLOBAL" and str(argument).split(" ")[-1] in _GROWING:
                 raise _UnfitError(f"it calls {argument}, where only tensors and plain values are loaded")
 
 

@@ -4,6 +4,7 @@ The disks are small ones in memory (tmpfs), which only root may mount; elsewhere
 """
 
 import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -11,7 +12,8 @@ import sys
 import cv2
 import pytest
 import torch
-from conftest import REPOSITORY, photograph
+from conftest import photograph
+from hostile import tool
 from training_helpers import make_folders, tiny_options, write_options
 
 from nlcl_plugin.archs import ResidualUNet
@@ -46,16 +48,23 @@ def leave(disk, free):
 
 
 def run(*command, cwd=None):
-    program = ["-m", "nlcl_plugin"] if command[0] == "basicsr" else [REPOSITORY / "tools" / command[0]]
-    done = subprocess.run(
-        [sys.executable, *map(str, program), *map(str, command[1:])],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-        timeout=300,
-    )
+    """Run a command; tools in this process, which takes less time."""
+    name, *arguments = map(str, command)
+    if name == "basicsr":
+        done = subprocess.run(
+            [sys.executable, "-m", "nlcl_plugin", *arguments],
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=300,
+        )
+    else:
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = tool(name.removesuffix(".py")).main(arguments)
+        done = subprocess.CompletedProcess(command, code, out.getvalue(), err.getvalue())
     assert "Traceback" not in done.stdout + done.stderr
     return done
 
@@ -192,6 +201,5 @@ def test_circles_of_links_and_names_with_newlines_are_derained_or_listed(tmp_pat
     assert sorted(path.name for path in out.glob("*.png")) == [*(f"a{number}.png" for number in range(4)), NEWLINE]
     done = run("create_lmdb.py", "--input", images, "--output", tmp_path / "x.lmdb")
     assert done.returncode == 3
-    with contextlib.suppress(FileNotFoundError):
-        assert "\x1b" not in done.stdout + done.stderr
+    assert "\x1b" not in done.stdout + done.stderr
     assert run("verify_lmdb.py", tmp_path / "x.lmdb", "--against", images).returncode in (0, 2)

@@ -13,17 +13,14 @@ import sys
 
 import cv2
 import pytest
-from conftest import REPOSITORY, photograph
-from hostile import assert_one_line, examples, mutated
+from conftest import photograph
+from hostile import assert_one_line, examples, mutated, tool
 
 from nlcl_plugin.data.lmdb_create import create_lmdb
 from nlcl_plugin.data.lmdb_keys import read_records
 from nlcl_plugin.data.lmdb_store import LmdbImages, close_environment
 from nlcl_plugin.data.lmdb_verify import verify_lmdb
 from nlcl_plugin.errors import InputError
-
-sys.path.insert(0, str(REPOSITORY / "tests" / "data"))
-from lmdb_helpers import tool
 
 NAMES = [
     "../../x",
