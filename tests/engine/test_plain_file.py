@@ -47,9 +47,9 @@ def test_an_archive_that_unpacks_to_more_than_its_size_is_refused(tmp_path):
 
 def test_attributes_that_hide_methods_are_dropped(tmp_path):
     content = collections.OrderedDict(a=torch.ones(2))
-    content.__dict__.update(items=3, get=None)
+    content.__dict__.update(get=None, values=3)  # torch.save needs the others
     torch.save(content, tmp_path / "a.pth")
-    assert list(load_plain(tmp_path / "a.pth").items())[0][0] == "a"
+    assert len(load_plain(tmp_path / "a.pth").values()) == 1
 
 
 def test_what_a_training_state_holds_keeps_its_types(tmp_path):
