@@ -42,15 +42,23 @@ def load_onnx(path: Path) -> tuple[OnnxNetwork, dict[str, Any]]:
         InputError: If onnxruntime is not installed, or the file is missing, torn or of another origin.
     """
     try:
+        import onnx
         import onnxruntime
     except ImportError as error:
-        raise InputError(f"{path}: needs onnxruntime; run pip install 'nlcl_plugin[export]'") from error
+        raise InputError(f"{path}: needs the package {error.name}; run pip install 'nlcl_plugin[export]'") from error
     try:
-        # As bytes, so that it can't name files of its own.
-        session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+        content = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: {'missing' if isinstance(error, FileNotFoundError) else error.strerror}") from error
-    except Exception as error:  # onnxruntime has exceptions of its own for each fault
+    try:
+        graph = onnx.load_model_from_string(content).graph
+        tensors = [*graph.initializer, *(part.t for node in graph.node for part in node.attribute)]
+        if graph.sparse_initializer or any(tensor.external_data for tensor in tensors):
+            raise InputError(f"{path}: names other files to read weights from, which ours never do; export it again")
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    except InputError:
+        raise
+    except Exception as error:  # both packages have exceptions of their own for each fault
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: torn, or no ONNX file ({reason}); export it again") from error
     text = session.get_modelmeta().custom_metadata_map.get(KEY)

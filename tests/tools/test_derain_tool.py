@@ -197,6 +197,18 @@ def test_an_onnx_file_of_others_is_refused(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_an_onnx_file_that_names_other_files_is_refused(tmp_path, weights, capsys):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    export(load_derainer(weights), tmp_path / "net.onnx", "onnx")
+    model = onnx.load(tmp_path / "net.onnx")
+    onnx.external_data_helper.convert_model_to_external_data(model, location="elsewhere", size_threshold=0)
+    onnx.save(model, tmp_path / "net.onnx")
+    write(tmp_path / "in/a.png", scene())
+    assert run(tmp_path / "in", "--output", tmp_path / "out", "--weights", tmp_path / "net.onnx") == 2
+    assert "names other files" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
