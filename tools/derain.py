@@ -4,7 +4,8 @@ Usage: python tools/derain.py INPUT... --output DIR [--weights W]
 
 INPUT is any number of images, folders (searched to their depth), globs and videos, or - for names on standard input.
 DIR gets the results under the same names, in the same folders and formats: 8 or 16 bits, grey, alpha, colour profile
-and EXIF stay, a video keeps its sound and the times of its frames. What is there already is not made again.
+and EXIF stay, a video keeps its sound and the times of its frames. What is there already, of the same weights and the
+same input, is not made again.
 
 W is a network file (net_*.pth, .safetensors, .onnx), the folder of a training such as experiments/nlcl_small, or
 released NLCL weights. Without it the small demo weights of the package are used: they were trained on rendered rain,
@@ -46,11 +47,16 @@ def _run(arguments: argparse.Namespace) -> int:
         max_pixels=arguments.max_pixels,
     )
     report = derain_files(jobs, network, wishes, say=lambda text: print(escape(text), file=sys.stderr))
-    there = f", {report.there} were there already (--overwrite makes them again)" if report.there else ""
-    lines = [f"{output}: {report.made} derained{there}"]
+    there = f", {report.there} were there already" if report.there else ""
+    about = network.derainer.about
+    iteration = f", iteration {about['iter']}" if about["iter"] else ""
+    lines = [
+        f"{output}: {report.made} derained{there}",
+        f"weights: {network.derainer.source} ({about['network']['type']}{iteration})",
+    ]
     lines += [f"note: {note}" for note in report.notes]
-    if report.measures:
-        lines.append(f"figures: {output / 'metrics.csv'}, {output / 'metrics.json'}")
+    if report.measured:
+        lines.append(f"figures of {report.measured} files: {output / 'metrics.csv'}, {output / 'metrics.json'}")
     lines += [f"{len(report.failed)} failed:"] if report.failed else []
     lines += [f"  {reason if reason.startswith(name) else f'{name}: {reason}'}" for name, reason in report.failed]
     print("\n".join(escape(line) for line in lines))
@@ -85,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--save", metavar="KIND,...", help=f"also save pictures of {', '.join(KINDS)} into DIR/_KIND")
     add("--metrics", action="store_true", help="NIQE before and after, in metrics.csv and metrics.json")
     add("--reference", metavar="DIR", help="ground truth of the same names: also PSNR and SSIM")
-    add("--overwrite", action="store_true", help="make again what is there")
+    add("--overwrite", action="store_true", help="replace what other weights, settings or programs made")
     add("--max-pixels", type=_count, default=MAX_PIXELS, help="refuse larger images (default: %(default)s)")
     add("-0", "--null", action="store_true", help="names on standard input end with NUL, not with a newline")
     return parser

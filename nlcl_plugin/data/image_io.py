@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -136,6 +139,26 @@ def decode_raw(data: bytes, source: str, *, keep_grey: bool = False) -> np.ndarr
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 
 
+_silencing = threading.Lock()
+_silencers = {"number": 0, "level": 0}
+
+
+@contextlib.contextmanager
+def silent_opencv() -> Iterator[None]:
+    """Keep OpenCV from writing to stderr. Threads may overlap: the last one out restores what the first one found."""
+    with _silencing:
+        if not _silencers["number"]:
+            _silencers["level"] = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+        _silencers["number"] += 1
+    try:
+        yield
+    finally:
+        with _silencing:
+            _silencers["number"] -= 1
+            if not _silencers["number"]:
+                cv2.utils.logging.setLogLevel(_silencers["level"])
+
+
 def decode_stored(data: bytes, source: str, flags: int = cv2.IMREAD_UNCHANGED) -> np.ndarray:
     """Decode an image as OpenCV does.
 
@@ -153,13 +176,11 @@ def decode_stored(data: bytes, source: str, flags: int = cv2.IMREAD_UNCHANGED) -
     if not data:
         raise InputError(f"{source}: empty, expected an image; remove or replace it")
     # OpenCV writes what it dislikes about a broken file to stderr; our message replaces that.
-    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:  # for example more pixels than OpenCV accepts
-        image = None
-    finally:
-        cv2.utils.logging.setLogLevel(level)
+    with silent_opencv():
+        try:
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        except cv2.error:  # for example more pixels than OpenCV accepts
+            image = None
     if image is None:
         raise InputError(f"{source}: cannot be decoded as an image; it is broken or of another kind, replace it")
     return image

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import TypeVar
 
-import cv2
 from tqdm import tqdm
+
+from nlcl_plugin.data.image_io import silent_opencv
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -44,7 +44,7 @@ def map_in_order(
     pool = ThreadPoolExecutor(jobs)
     waiting: deque[Future[R]] = deque()
     try:
-        with bar, _silent_opencv():
+        with bar, silent_opencv():
             for argument in arguments:
                 waiting.append(pool.submit(function, argument))
                 if len(waiting) > 4 * jobs:
@@ -55,13 +55,3 @@ def map_in_order(
                 bar.update()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def _silent_opencv() -> Iterator[None]:
-    # decode_raw sets and restores this level; between threads the level it restores may be another's.
-    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    try:
-        yield
-    finally:
-        cv2.utils.logging.setLogLevel(level)

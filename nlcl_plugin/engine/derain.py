@@ -156,7 +156,7 @@ def as_type(image: Tensor, dtype: Any) -> np.ndarray:
     """
     array = image.detach().permute(1, 2, 0).cpu().numpy()
     if np.issubdtype(dtype, np.integer):
-        array = np.rint(array.astype(np.float64) * np.iinfo(dtype).max)
+        array = np.rint(array.astype(np.float32) * np.float32(np.iinfo(dtype).max))
     return np.ascontiguousarray(array.astype(dtype))
 
 

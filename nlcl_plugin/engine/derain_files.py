@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,8 +14,6 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from nlcl_plugin import __version__
-from nlcl_plugin.data.files import sha256, written_whole
 from nlcl_plugin.data.image_io import to_float
 from nlcl_plugin.data.inputs import Job
 from nlcl_plugin.data.photograph import MAX_PIXELS, Photograph, read_photograph, write_photograph
@@ -26,10 +22,10 @@ from nlcl_plugin.data.video_writing import write_video
 from nlcl_plugin.engine.derain import ImageDerainer, share
 from nlcl_plugin.engine.derain_measures import measure, write_measures
 from nlcl_plugin.engine.derain_pictures import save_pictures
+from nlcl_plugin.engine.derain_record import Record
 from nlcl_plugin.errors import InputError, escape
 from nlcl_plugin.models.any_size import parts
 
-RECORD = "derain.json"
 _LARGE = 4_000_000  # pixels of an image that gets a progress bar of its own
 
 
@@ -44,7 +40,7 @@ class Wishes:
         reference: Folder of ground truth, named as the inputs, for PSNR and SSIM.
         batch: Images or frames of one size that a GPU takes at once.
         jobs: Threads that read, and threads that write.
-        overwrite: Make what is there again.
+        overwrite: Replace what other weights, settings or programs made.
         max_pixels: Of an image; larger ones are refused.
         progress: False shows no bars, None shows them on a terminal.
     """
@@ -59,6 +55,12 @@ class Wishes:
     max_pixels: int = MAX_PIXELS
     progress: bool | None = None
 
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What is made beside the files, as plain values."""
+        reference = None if self.reference is None else str(self.reference.resolve())
+        return {"save": sorted(self.save), "metrics": self.measured, "reference": reference}
+
 
 @dataclass
 class Report:
@@ -69,14 +71,14 @@ class Report:
         there: That were there already.
         failed: Names and reasons.
         notes: What of a file could not be kept, a sentence each.
-        measures: Figures of each file, by name.
+        measured: Files that have figures.
     """
 
     made: int = 0
     there: int = 0
     failed: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    measures: dict[str, dict[str, float]] = field(default_factory=dict)
+    measured: int = 0
 
     @property
     def exit_code(self) -> int:
@@ -89,7 +91,8 @@ def derain_files(
 ) -> Report:
     """Derain files into a folder.
 
-    An output that is there is kept, so that the same call goes on after an interruption; each is written whole.
+    What is there of the same weights and the same input is kept, so that the same call goes on after an interruption;
+    each file is written whole.
 
     Args:
         jobs: What to read, and where each result goes.
@@ -101,24 +104,41 @@ def derain_files(
         What became of them.
 
     Raises:
-        InputError: If the folder holds results of other weights, or cannot be written.
+        InputError: If something else made what is there, there is no folder of ground truth, or the output cannot be
+            written.
     """
     jobs = list(jobs)
-    _record(network, wishes)
-    report = Report()
-    waiting = [job for job in jobs if wishes.overwrite or not job.output.exists()]
-    report.there = len(jobs) - len(waiting)
+    if wishes.reference is not None and not wishes.reference.is_dir():
+        raise InputError(f"--reference: there is no folder {wishes.reference}; give that of the ground truth")
+    try:
+        wishes.output.mkdir(parents=True, exist_ok=True)
+        record = Record(wishes.output, network, wishes.asked)
+    except OSError as error:
+        raise InputError(f"{wishes.output}: cannot be written ({error.strerror}); give another --output") from error
+    waiting = [job for job in jobs if not record.is_done(job)]
+    others = [job for job in waiting if record.is_of_others(job)]
+    if others and not wishes.overwrite:
+        raise InputError(
+            f"{others[0].output}: is there ({len(others)} files are), but not of these weights and settings; give "
+            "another --output, or --overwrite"
+        )
+    report = Report(there=len(jobs) - len(waiting))
     hidden = None if wishes.progress is None else not wishes.progress
-    with tqdm(total=len(waiting), unit="file", desc="derain", disable=hidden) as bar:
-        images = [job for job in waiting if job.kind == "image"]
-        for job, outcome in _images(images, network, wishes, say):
-            _note(report, job, outcome, wishes)
-            bar.update()
-        for job in (job for job in waiting if job.kind == "video"):
-            _note(report, job, _attempt(lambda job=job: _video(job, network, wishes)), wishes)  # type: ignore[misc]
-            bar.update()
-    if wishes.measured or wishes.reference:
-        report.measures = write_measures(wishes.output, report.measures)
+    try:
+        with tqdm(total=len(waiting), unit="file", desc="derain", disable=hidden) as bar:
+            images = [job for job in waiting if job.kind == "image"]
+            for job, outcome in _images(images, network, wishes, record, say):
+                _note(report, record, job, outcome)
+                bar.update()
+            for job in (job for job in waiting if job.kind == "video"):
+                record.begin(job)
+                _note(report, record, job, _attempt(lambda job=job: _video(job, network, wishes, say)))  # type: ignore[misc]
+                bar.update()
+    finally:
+        if wishes.measured or wishes.reference:
+            measures = record.measures()
+            write_measures(wishes.output, measures)
+            report.measured = len(measures)
     return report
 
 
@@ -127,13 +147,13 @@ class _Outcome:
     notes: list[str] = field(default_factory=list)
     measures: dict[str, float] = field(default_factory=dict)
     failure: str | None = None
+    written: bool = False
 
 
-def _note(report: Report, job: Job, outcome: _Outcome, wishes: Wishes) -> None:
-    name = os.path.relpath(job.output, wishes.output)
+def _note(report: Report, record: Record, job: Job, outcome: _Outcome) -> None:
     report.notes += [f"{job.source}: {note}" for note in outcome.notes]
-    if outcome.measures:
-        report.measures[name] = outcome.measures
+    if outcome.written:
+        record.add(job, outcome.measures, whole=outcome.failure is None)
     if outcome.failure is None:
         report.made += 1
     else:
@@ -150,40 +170,13 @@ def _attempt(work: Callable[[], _Outcome]) -> _Outcome:
         return _Outcome(failure=f"{error.strerror or error}: {error.filename or ''}")
     except MemoryError:
         return _Outcome(failure="needs more memory than there is; make it smaller")
-
-
-def _record(network: ImageDerainer, wishes: Wishes) -> None:
-    """Say in the folder what its files were made with, and refuse to mix."""
-    made_with = {
-        "weights": str(network.derainer.source),
-        "weights_sha256": sha256(network.derainer.source),
-        "amp": network.amp,
-        "about": network.derainer.about,
-        "nlcl_plugin": __version__,
-    }
-    path = wishes.output / RECORD
-    if path.exists() and not wishes.overwrite:
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            same = all(found[key] == made_with[key] for key in ("weights_sha256", "amp"))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}: is not as this tool wrote it; remove it, or give another --output") from error
-        if not same:
-            raise InputError(
-                f"{wishes.output}: its files were made with {found.get('weights')}, amp {found.get('amp')}; "
-                "give another --output, or --overwrite"
-            )
-    try:
-        wishes.output.mkdir(parents=True, exist_ok=True)
-        with written_whole(path) as file:
-            file.write(json.dumps(made_with, indent=2).encode())
-    except OSError as error:
-        raise InputError(f"{wishes.output}: cannot be written ({error.strerror}); give another --output") from error
+    except Exception as error:  # a fault of ours, which must not cost the other files
+        return _Outcome(failure=f"{type(error).__name__}: {' '.join(str(error).split())}; please report this")
 
 
 # images ---------------------------------------------------------------------------------------------------------------
 def _images(
-    jobs: list[Job], network: ImageDerainer, wishes: Wishes, say: Callable[[str], object]
+    jobs: list[Job], network: ImageDerainer, wishes: Wishes, record: Record, say: Callable[[str], object]
 ) -> Iterator[tuple[Job, _Outcome]]:
     """Read, derain and write; reading and writing in threads beside the network."""
     readers, writers = ThreadPoolExecutor(wishes.jobs), ThreadPoolExecutor(wishes.jobs)
@@ -199,6 +192,7 @@ def _images(
                     yield job, result
                     continue
                 work = _writing(job, photograph, result, wishes)
+                record.begin(job)
                 writing.append((job, writers.submit(_attempt, work)))
             while len(writing) > wishes.jobs:
                 job, done = writing.popleft()
@@ -236,9 +230,7 @@ def _groups(read: Iterable[tuple[Job, Any]], batch: int) -> Iterator[list[tuple[
     group: list[tuple[Job, Any]] = []
     for job, found in read:
         like = [(one.rgb.shape, one.rgb.dtype) for _, one in group[:1]]
-        if group and (
-            isinstance(found, _Outcome) or len(group) == batch or like != [(found.rgb.shape, found.rgb.dtype)]
-        ):
+        if group and (isinstance(found, _Outcome) or like != [(found.rgb.shape, found.rgb.dtype)]):
             yield group
             group = []
         if isinstance(found, _Outcome):
@@ -252,25 +244,32 @@ def _groups(read: Iterable[tuple[Job, Any]], batch: int) -> Iterator[list[tuple[
 def _derained(
     ready: list[tuple[Job, Photograph]], network: ImageDerainer, wishes: Wishes, say: Callable[[str], object]
 ) -> Iterator[tuple[Job, Photograph, np.ndarray | _Outcome]]:
-    if len(ready) > 1:
+    def alone(rgb: np.ndarray) -> np.ndarray:
+        return _with_bar(rgb, network, wishes, say)
+
+    for (job, photograph), result in zip(ready, _shared([one.rgb for _, one in ready], network, alone), strict=True):
+        yield job, photograph, result
+
+
+def _shared(
+    images: list[np.ndarray], network: ImageDerainer, alone: Callable[[np.ndarray], np.ndarray]
+) -> Iterator[np.ndarray | _Outcome]:
+    """Derain images of one shape at once or, if that takes too much memory, one by one."""
+    if len(images) > 1:
         try:
-            results = share([photograph.rgb for _, photograph in ready], network)
-        except InputError:  # perhaps one at a time fits the memory
-            for one in ready:
-                yield from _derained([one], network, wishes, say)
+            yield from share(images, network)
             return
-        for (job, photograph), result in zip(ready, results, strict=True):
-            yield job, photograph, result
-        return
-    for job, photograph in ready:
+        except (InputError, MemoryError):
+            pass
+    for image in images:
         found: list[np.ndarray] = []
 
-        def work(photograph: Photograph = photograph, found: list[np.ndarray] = found) -> _Outcome:
-            found.append(_with_bar(photograph.rgb, network, wishes, say))
+        def work(image: np.ndarray = image, found: list[np.ndarray] = found) -> _Outcome:
+            found.append(alone(image))
             return _Outcome()
 
         outcome = _attempt(work)
-        yield job, photograph, found[0] if found else outcome
+        yield found[0] if found else outcome
 
 
 def _with_bar(rgb: np.ndarray, network: ImageDerainer, wishes: Wishes, say: Callable[[str], object]) -> np.ndarray:
@@ -285,33 +284,55 @@ def _with_bar(rgb: np.ndarray, network: ImageDerainer, wishes: Wishes, say: Call
 def _writing(job: Job, photograph: Photograph, result: np.ndarray, wishes: Wishes) -> Callable[[], _Outcome]:
     def work() -> _Outcome:
         job.output.parent.mkdir(parents=True, exist_ok=True)
-        name = Path(os.path.relpath(job.output, wishes.output))
-        save_pictures(wishes.save, wishes.output, name, photograph.rgb, result)
-        measures = measure(name, photograph.rgb, result, wishes.measured, wishes.reference, wishes.max_pixels)
-        write_photograph(job.output, result, photograph)  # last: what is there under its name is done
-        return _Outcome(notes=list(photograph.notes), measures=measures)
+        name = job.output.relative_to(wishes.output)
+        derained = _as_grey(result) if photograph.grey else result
+        write_photograph(job.output, derained, photograph)
+        outcome = _attempt(lambda: _beside(name, photograph.rgb, derained, wishes))
+        outcome.notes = list(photograph.notes)
+        outcome.written = True
+        return outcome
 
     return work
 
 
+def _beside(name: Path, rainy: np.ndarray, derained: np.ndarray, wishes: Wishes) -> _Outcome:
+    save_pictures(wishes.save, wishes.output, name, rainy, derained)
+    return _Outcome(measures=measure(name, rainy, derained, wishes.measured, wishes.reference, wishes.max_pixels))
+
+
+def _as_grey(rgb: np.ndarray) -> np.ndarray:
+    """The mean of the channels in all three, as a grey file is written."""
+    mean = rgb.mean(axis=2, keepdims=True, dtype=np.float64)
+    mean = np.rint(mean) if np.issubdtype(rgb.dtype, np.integer) else mean
+    return mean.astype(rgb.dtype).repeat(3, axis=2)
+
+
 # videos ---------------------------------------------------------------------------------------------------------------
-def _video(job: Job, network: ImageDerainer, wishes: Wishes) -> _Outcome:
+def _video(job: Job, network: ImageDerainer, wishes: Wishes, say: Callable[[str], object]) -> _Outcome:
     job.output.parent.mkdir(parents=True, exist_ok=True)
     rain: list[float] = []
     with open_video(job.source, max_pixels=wishes.max_pixels) as video:
         hidden = None if wishes.progress is None else not wishes.progress
         bar = tqdm(total=video.frames, desc=escape(job.source.name), unit="frame", leave=False, disable=hidden)
+        batch = wishes.batch if video.height * video.width <= _LARGE else 1
+
+        def alone(rgb: np.ndarray) -> np.ndarray:
+            return network.array(rgb, scratch=wishes.output, say=say if not rain else lambda text: None)
+
         with bar, write_video(job.output, video) as writer:
             frames = iter(video)
-            while batch := list(islice(frames, wishes.batch)):
-                rainy = [frame.rgb for frame in batch]
-                results = share(rainy, network) if len(batch) > 1 else [network.array(rainy[0])]
-                for frame, result in zip(batch, results, strict=True):
+            while some := list(islice(frames, batch)):
+                for frame, result in zip(some, _shared([one.rgb for one in some], network, alone), strict=True):
+                    if isinstance(result, _Outcome):
+                        raise InputError(f"frame {len(rain)}: {result.failure}")
                     rain.append(float(np.mean(to_float(frame.rgb) - to_float(result))))
                     writer.write(result, frame)
                     bar.update()
         notes = list(video.notes)
     if wishes.save:
         notes.append("pictures of rain are saved for photographs only")
+    if wishes.reference is not None:
+        notes.append("it is not compared with ground truth; photographs are")
     measured = wishes.measured or wishes.reference is not None
-    return _Outcome(notes=notes, measures={"frames": len(rain), "mean_rain": float(np.mean(rain))} if measured else {})
+    measures: dict[str, float] = {"frames": len(rain), "mean_rain": float(np.mean(rain))} if measured else {}
+    return _Outcome(notes=notes, measures=measures, written=True)

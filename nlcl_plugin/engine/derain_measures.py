@@ -8,14 +8,15 @@ import json
 from pathlib import Path
 
 import numpy as np
-from basicsr.metrics import calculate_niqe, calculate_psnr, calculate_ssim
+from basicsr.metrics import calculate_psnr, calculate_ssim
 
 from nlcl_plugin.data.files import written_whole
 from nlcl_plugin.data.image_io import IMAGE_SUFFIXES, to_float, to_uint8
 from nlcl_plugin.data.photograph import read_photograph
 from nlcl_plugin.errors import InputError
-from nlcl_plugin.models.validation import NIQE_MIN_SIDE
+from nlcl_plugin.metrics.niqe import niqe
 
+SUFFIXES = (*IMAGE_SUFFIXES, ".pgm")
 _SSIM_WINDOW = 11
 _EQUAL = 100.0  # dB of equal images, which have no finite PSNR
 
@@ -34,8 +35,8 @@ def measure(
         max_pixels: Of a ground truth.
 
     Returns:
-        `mean_rain` in [0, 1], `niqe_rainy` and `niqe` from 192 pixels a side on, and `psnr_rainy`, `psnr` (dB),
-        `ssim_rainy` and `ssim`; nothing if neither is asked for.
+        `mean_rain` in [0, 1], `niqe_rainy` and `niqe` where the image has one (`metrics.niqe`), and `psnr_rainy`,
+        `psnr` (dB), `ssim_rainy` and `ssim`; nothing if neither is asked for.
 
     Raises:
         InputError: If the ground truth is missing, unreadable or of another size.
@@ -44,9 +45,9 @@ def measure(
         return {}
     found = {"mean_rain": float(np.mean(to_float(rainy) - to_float(derained)))}
     pictures = {"_rainy": to_uint8(to_float(rainy)), "": to_uint8(to_float(derained))}
-    if blind and min(rainy.shape[:2]) >= NIQE_MIN_SIDE:
-        for suffix, picture in pictures.items():
-            found[f"niqe{suffix}"] = float(calculate_niqe(picture[..., ::-1], crop_border=0))
+    if blind:
+        values = {f"niqe{suffix}": niqe(picture) for suffix, picture in pictures.items()}
+        found |= {key: value for key, value in values.items() if value is not None}
     if reference is not None:
         truth = _ground_truth(reference, name, rainy.shape, max_pixels)
         for suffix, picture in pictures.items():
@@ -58,8 +59,10 @@ def measure(
 
 
 def _ground_truth(folder: Path, name: Path, shape: tuple[int, ...], max_pixels: int) -> np.ndarray:
-    candidates = [name, *(name.with_suffix(suffix) for suffix in IMAGE_SUFFIXES)]
-    path = next((folder / one for one in candidates if (folder / one).is_file()), None)
+    path = folder / name if (folder / name).is_file() else None
+    if path is None and (folder / name.parent).is_dir():
+        alike = (one for one in sorted((folder / name.parent).iterdir()) if one.stem == name.stem)
+        path = next((one for one in alike if one.suffix.lower() in SUFFIXES and one.is_file()), None)
     if path is None:
         raise InputError(
             f"no ground truth {name.with_suffix('')} in {folder}; give it the same name, or no --reference"
@@ -71,30 +74,20 @@ def _ground_truth(folder: Path, name: Path, shape: tuple[int, ...], max_pixels: 
     return to_uint8(to_float(truth))
 
 
-def write_measures(output: Path, measures: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-    """Write `metrics.csv` and `metrics.json`, with those of files that were done by an earlier run.
+def write_measures(output: Path, measures: dict[str, dict[str, float]]) -> None:
+    """Write `metrics.csv` and `metrics.json`.
 
     Args:
         output: The folder.
-        measures: Figures of this run, by file name.
-
-    Returns:
-        All figures.
+        measures: Figures by file name.
     """
-    path = output / "metrics.json"
-    try:
-        earlier = json.loads(path.read_text(encoding="utf-8"))["images"] if path.exists() else {}
-    except (ValueError, KeyError, TypeError):
-        earlier = {}
-    merged = dict(sorted({**earlier, **measures}.items()))
-    names = sorted({key for row in merged.values() for key in row})
-    means = {key: float(np.mean([row[key] for row in merged.values() if key in row])) for key in names}
-    with written_whole(path) as file:
-        file.write(json.dumps({"mean": means, "images": merged}, indent=2).encode("utf-8", "surrogateescape"))
+    names = sorted({key for row in measures.values() for key in row})
+    means = {key: float(np.mean([row[key] for row in measures.values() if key in row])) for key in names}
+    with written_whole(output / "metrics.json") as file:
+        file.write(json.dumps({"mean": means, "images": measures}, indent=2).encode())
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, ["file", *names])
     writer.writeheader()
-    writer.writerows({"file": name, **row} for name, row in merged.items())
+    writer.writerows({"file": name, **row} for name, row in measures.items())
     with written_whole(output / "metrics.csv") as file:
         file.write(text.getvalue().encode("utf-8", "surrogateescape"))
-    return merged

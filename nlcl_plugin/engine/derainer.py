@@ -59,14 +59,20 @@ class Derainer:
         else:
             output = run_padded(self._layer, rainy, self.window_size)
             tell()
-        return rainy - output if self.about["output"] == "rain" else output
+        derained = rainy - output if self.about["output"] == "rain" else output  # rain may be grey
+        if derained.shape != rainy.shape:
+            raise self._misfit(output, rainy)
+        return derained
 
     def _layer(self, images: Tensor) -> Tensor:
         output = self.net(images)
-        if isinstance(output, Tensor) and output.shape == images.shape:
+        if isinstance(output, Tensor) and output.shape[-2:] == images.shape[-2:]:
             return output
+        raise self._misfit(output, images)
+
+    def _misfit(self, output: Any, images: Tensor) -> InputError:
         made = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise InputError(
+        return InputError(
             f"{self.source}: {self.about['network']['type']} makes {made} of {tuple(images.shape)}; expected a network "
             "that keeps the shape; give another one"
         )
@@ -121,12 +127,22 @@ def _newest(folder: Path, label: str | None) -> NetworkFile:
         found = saved_networks(models, candidate)
         if not found:
             continue
-        newest = max(found.values(), key=lambda path: (path.stat().st_mtime_ns, path.name))
-        file = read_network_file(newest, label=candidate)
+        file = _latest(found, candidate)
         if label or candidate != "s" or _is_trained(file, models.parent / "options.yml"):
             return file
     wanted = f"net_{label}_*.pth" if label else "net_g_*.pth or net_s_*.pth"
     raise InputError(f"{models}: holds no {wanted}; train first, or give another folder or a file")
+
+
+def _latest(found: dict[str, Path], label: str) -> NetworkFile:
+    """`latest`, if its training did not go on after it, else the highest iteration; times of files say nothing."""
+    numbered = {int(which): path for which, path in found.items() if which.isdecimal()}
+    if "latest" in found:
+        file = read_network_file(found["latest"], label=label)
+        iteration = file.about["iter"]
+        if iteration is None or not numbered or iteration >= max(numbered):
+            return file
+    return read_network_file(numbered[max(numbered)], label=label)
 
 
 def _is_trained(restorer: NetworkFile, options: Path) -> bool:

@@ -81,6 +81,7 @@ class NIQE(_ImageMetric):
 
     def measure(self, image: np.ndarray, truth: np.ndarray | None) -> float:
         """The figure of one image (H, W, 3), uint8 RGB."""
-        from basicsr.metrics import calculate_niqe
+        from nlcl_plugin.metrics.niqe import niqe
 
-        return float(calculate_niqe(image[..., ::-1], crop_border=0))
+        value = niqe(image)
+        return float("nan") if value is None else value

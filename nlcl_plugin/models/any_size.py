@@ -16,6 +16,10 @@ from nlcl_plugin.models.padding import run_padded
 from nlcl_plugin.ops.tiling import run_tiled
 
 TILE = 1024  # pixels; a tile's feature maps take tens of megabytes
+_LIMITS = [  # of control groups, versions 2 and 1: bytes allowed, and taken
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+]
 _SHARE = 0.5  # of the memory that is free, for feature maps
 
 
@@ -85,6 +89,10 @@ def free_memory(device: torch.device) -> float:
     """Bytes that can be taken; infinite where the system doesn't say."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
+    return min(_system_memory(), *(_left_of(*limit) for limit in _LIMITS))
+
+
+def _system_memory() -> float:
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) * 1024.0
@@ -92,13 +100,23 @@ def free_memory(device: torch.device) -> float:
         return float("inf")
 
 
+def _left_of(limit: str, used: str) -> float:
+    """What a container or a job of a cluster may still take."""
+    try:
+        return float(Path(limit).read_text(encoding="ascii")) - float(Path(used).read_text(encoding="ascii"))
+    except (OSError, ValueError):  # "max", or no such limit
+        return float("inf")
+
+
 def _mapped_files(folder: Path) -> Callable[..., Tensor]:
     def allocate(shape: tuple[int, ...], *, dtype: torch.dtype, device: torch.device) -> Tensor:
         size = torch.Size(shape).numel()
-        path = folder / f"{len(list(folder.iterdir()))}.features"
+        path = folder / "features"
         # The file is as large as the map from the start, so that a full disk is an error here and no crash later.
         with open(path, "wb") as file:
             os.posix_fallocate(file.fileno(), 0, size * dtype.itemsize)
-        return torch.from_file(str(path), shared=True, size=size, dtype=dtype).view(shape)
+        mapped = torch.from_file(str(path), shared=True, size=size, dtype=dtype).view(shape)
+        path.unlink()  # the map stays until it is let go, and nothing is left behind by a kill
+        return mapped
 
     return allocate

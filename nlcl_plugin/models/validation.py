@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from nlcl_plugin.errors import InputError
+from nlcl_plugin.metrics.niqe import niqe
 
 # Computed when the option file names no metrics: these with ground truth, NIQE without.
 PAIRED_METRICS = {
@@ -24,7 +25,6 @@ PAIRED_METRICS = {
     "ssim": {"type": "calculate_ssim", "crop_border": 0, "test_y_channel": False},
 }
 BLIND_METRICS = {"niqe": {"type": "calculate_niqe", "crop_border": 0, "better": "lower"}}
-NIQE_MIN_SIDE = 192  # two blocks of 96 pixels a side; NIQE fits a Gaussian over the blocks
 TB_IMAGES, TB_WIDTH = 3, 256  # pictures of a dataset that TensorBoard gets at each validation, and pixels of each part
 
 _Derained = tuple[str, dict[str, float], dict[str, np.ndarray]]  # path, metrics, pictures
@@ -97,21 +97,20 @@ class ValidationMixin:
             blind = options["type"] == "calculate_niqe"
             if not blind and not paired:
                 continue
-            if blind and min(images["result"].shape[:2]) < NIQE_MIN_SIDE:
+            if blind:
+                border = int(options.get("crop_border", 0))  # type: ignore[arg-type]
+                for key, picture in ((name, images["result"]), (f"{name}_rainy", images["lq"])):
+                    figure = niqe(picture[..., ::-1], border)
+                    if figure is not None:
+                        values[key] = figure
                 continue
-            if not blind and images["gt"].shape != images["result"].shape:
+            if images["gt"].shape != images["result"].shape:
                 raise InputError(
                     f"{image}: the derained image is {_size(images['result'])} and its ground truth "
                     f"{_size(images['gt'])}; pairs must have one size"
                 )
-            data = {"img": images["result"]}
-            if not blind:
-                data["img2"] = images["gt"]
+            data = {"img": images["result"], "img2": images["gt"]}
             values[name] = float(calculate_metric(data, {k: v for k, v in options.items() if k != "better"}))
-            if blind:
-                values[f"{name}_rainy"] = float(
-                    calculate_metric({"img": images["lq"]}, {k: v for k, v in options.items() if k != "better"})
-                )
         return values
 
     def _save_pictures(self, images: dict[str, np.ndarray], dataset: str, image: str, current_iter: Any) -> None:

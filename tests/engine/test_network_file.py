@@ -147,7 +147,7 @@ def test_a_folder_gives_the_newest_restorer_that_was_trained(experiment, tmp_pat
         file = tmp_path / "models" / name
         file.write_bytes((experiment / "models" / name).read_bytes())
         os.utime(file, (order, order))
-    assert load_derainer(tmp_path).source.name == "net_g_2.pth"  # net_s_2 is of before its stage began, at 3
+    assert load_derainer(tmp_path).source.name == "net_g_4.pth"  # net_s_2 is of before its stage began, at 3
     assert load_derainer(tmp_path, label="s").source.name == "net_s_2.pth"
 
 

@@ -128,7 +128,7 @@ def test_a_video_that_does_not_fit_is_listed(disk, weights, tmp_path):
     done = run("derain.py", tmp_path / "v.mp4", "--output", disk / "out", "--weights", weights)
     assert done.returncode == 3
     assert "1 failed:" in done.stdout
-    assert sorted(path.name for path in (disk / "out").iterdir()) == ["derain.json"]
+    assert sorted(path.name for path in (disk / "out").iterdir()) == ["derain.jsonl"]
 
 
 @pytest.mark.parametrize("tool", ["derain", "create_lmdb", "export"])
@@ -143,7 +143,7 @@ def test_a_disk_that_is_read_only_or_full_is_told_in_one_line(tool, disk, weight
     done = run(*command)
     assert done.returncode == 2
     assert str(disk) in error_of(done)
-    assert [path.name for path in disk.rglob("*") if path.is_file() and path.suffix != ".mdb"] in (["filler"], [])
+    assert [path.name for path in disk.rglob("*") if path.is_file() and path.suffix not in (".mdb", ".jsonl")] in (["filler"], [])
     remount(disk, "ro,size=64m")
     done = run(*command)
     assert done.returncode == 2

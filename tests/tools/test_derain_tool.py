@@ -67,8 +67,9 @@ def test_a_folder_keeps_its_tree_names_formats_and_depths(tmp_path, weights):
     assert np.array_equal(deep, nlcl_plugin.derain(scene(top=65536), weights))
     assert Image.open(out / "deep/ü 1.jpg").format == "JPEG"
     assert (np.asarray(Image.open(out / "alpha.png"))[..., 3] == 77).all()
-    made = json.loads((out / "derain.json").read_text())
-    assert made["about"]["network"]["type"] == "ResidualUNet"
+    made = [json.loads(line) for line in (out / "derain.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert {entry["network"]["type"] for entry in made} == {"ResidualUNet"}
+    assert sorted({entry["file"] for entry in made}) == ["a.png", "alpha.png", "deep/er/b.png", "deep/ü 1.jpg"]
 
 
 def test_a_broken_file_is_reported_and_stops_no_other(tmp_path, weights, capsys):
@@ -78,7 +79,7 @@ def test_a_broken_file_is_reported_and_stops_no_other(tmp_path, weights, capsys)
     told = capsys.readouterr().out
     assert "1 failed:" in told
     assert str(broken) in told
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["derain.json", "good.png"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["derain.jsonl", "good.png"]
 
 
 def test_what_is_there_is_kept_and_other_weights_are_not_mixed_in(tmp_path, weights, capsys):
@@ -94,9 +95,65 @@ def test_what_is_there_is_kept_and_other_weights_are_not_mixed_in(tmp_path, weig
     assert "1 derained, 1 were there already" in capsys.readouterr().out
     assert (out / "a.png").stat().st_mtime_ns == before
     assert run(tmp_path / "in", "--output", out, "--weights", other) == 2
-    assert "its files were made with" in capsys.readouterr().err
+    assert "not of these weights and settings" in capsys.readouterr().err
     assert run(tmp_path / "in", "--output", out, "--weights", other, "--overwrite") == 0
     assert np.array_equal(read(out / "a.png"), nlcl_plugin.derain(scene(), other))
+
+
+def test_overwriting_that_was_interrupted_goes_on_and_leaves_no_mixture(tmp_path, weights, capsys):
+    for name in "ab":
+        write(tmp_path / f"in/{name}.png", scene(seed=ord(name)))
+    out, other = tmp_path / "out", tmp_path / "other.pth"
+    save_network(other, ResidualUNet(num_feat=4), seed=1)
+    assert run(tmp_path / "in", "--output", out, "--weights", weights) == 0
+    assert run(tmp_path / "in/a.png", "--output", out, "--weights", other, "--overwrite") == 0
+    assert run(tmp_path / "in", "--output", out, "--weights", other) == 2
+    assert "b.png: is there (1 files are)" in capsys.readouterr().err
+    assert run(tmp_path / "in", "--output", out, "--weights", other, "--overwrite") == 0
+    assert "1 derained, 1 were there already" in capsys.readouterr().out
+    assert np.array_equal(read(out / "b.png"), nlcl_plugin.derain(scene(seed=ord("b")), other))
+
+
+def test_a_changed_input_is_derained_again(tmp_path, weights):
+    write(tmp_path / "in/a.png", scene())
+    arguments = [tmp_path / "in", "--output", tmp_path / "out", "--weights", weights]
+    assert run(*arguments) == 0
+    write(tmp_path / "in/a.png", scene(seed=7, width=60))
+    assert run(*arguments) == 0
+    assert read(tmp_path / "out/a.png").shape[1] == 60
+
+
+def test_figures_and_pictures_that_are_asked_for_later_are_made(tmp_path, weights):
+    write(tmp_path / "in/a.png", scene(200, 200))
+    arguments = [tmp_path / "in", "--output", tmp_path / "out", "--weights", weights]
+    assert run(*arguments) == 0
+    assert run(*arguments, "--metrics", "--save", "rain") == 0
+    assert "niqe" in json.loads((tmp_path / "out/metrics.json").read_text())["images"]["a.png"]
+    assert (tmp_path / "out/_rain/a.png.png").is_file()
+
+
+def test_a_flat_photograph_has_no_niqe_and_stops_no_other(tmp_path, weights):
+    write(tmp_path / "in/black.png", np.zeros((200, 200, 3), np.uint8))
+    write(tmp_path / "in/scene.png", scene(200, 200))
+    assert run(tmp_path / "in", "--output", tmp_path / "out", "--weights", weights, "--metrics") == 0
+    found = json.loads((tmp_path / "out/metrics.json").read_text())["images"]
+    assert "niqe_rainy" not in found["black.png"]
+    assert "niqe_rainy" in found["scene.png"]
+
+
+def test_grey_files_are_measured_as_they_are_written(tmp_path, weights):
+    grey = scene(64, 64)[..., 0]
+    for name in ("in", "truth"):
+        (tmp_path / name).mkdir()
+    cv2.imwrite(str(tmp_path / "in/a.png"), grey)
+    cv2.imwrite(str(tmp_path / "truth/a.PNG"), grey // 2)
+    assert (
+        run(tmp_path / "in", "--output", tmp_path / "out", "--weights", weights, "--reference", tmp_path / "truth") == 0
+    )
+    written = cv2.imread(str(tmp_path / "out/a.png"), cv2.IMREAD_UNCHANGED)
+    psnr = 10 * np.log10(255**2 / np.mean((written.astype(float) - grey // 2) ** 2))
+    found = json.loads((tmp_path / "out/metrics.json").read_text())["images"]["a.png"]
+    assert found["psnr"] == pytest.approx(psnr, abs=1e-3)
 
 
 def test_pictures_and_figures_are_as_they_say(tmp_path, weights):
@@ -140,7 +197,9 @@ def test_a_missing_ground_truth_is_reported(tmp_path, weights, capsys):
     out = tmp_path / "out"
     assert run(tmp_path / "in", "--output", out, "--weights", weights, "--reference", tmp_path / "truth") == 3
     assert "no ground truth a in" in capsys.readouterr().out
-    assert not (out / "a.png").exists()
+    assert np.array_equal(read(out / "a.png"), nlcl_plugin.derain(scene(), weights))  # not lost
+    write(tmp_path / "truth/a.png", scene())
+    assert run(tmp_path / "in", "--output", out, "--weights", weights, "--reference", tmp_path / "truth") == 0
 
 
 def test_batches_give_what_single_images_give(tmp_path, weights):
@@ -215,6 +274,7 @@ def test_an_onnx_file_that_names_other_files_is_refused(tmp_path, weights, capsy
         (["--save", "rain,snow"], "--save: expected some of rain,montage,heatmap, but received 'snow'"),
         (["--weights", "nowhere.pth"], "nowhere.pth: missing"),
         (["--device", "quantum"], "device 'quantum' cannot be used"),
+        (["--reference", "nowhere"], "--reference: there is no folder nowhere"),
     ],
 )
 def test_bad_arguments_end_in_one_line(tmp_path, weights, capsys, arguments, message):
