@@ -32,7 +32,7 @@ def stream_generator(
     allocate: Callable[..., Tensor] = torch.empty,
     tell: Callable[[], object] = lambda: None,
 ) -> Tensor:
-    """Run a generator on an image; equal to `net(image)` but for rounding (below 1e-5).
+    """Run a generator on an image; equal to `net(image)` but for rounding (about 1e-5).
 
     Besides the image and the result it holds two feature maps, num_feat × H × W values each, and a few bands.
 
