@@ -275,7 +275,7 @@ def _plot_trade_off(axes: Any, arms: dict[str, dict[int, Figures]]) -> None:
     for number, (arm, seeds) in enumerate(arms.items()):
         clean = [f.values["psnr"]["clean"] for f in seeds.values()]
         gain = [f.values["psnr"]["derained"] - f.values["psnr"]["rainy"] for f in seeds.values()]
-        marker = "os^Dv<>Pp*"[number % 10]
+        marker = "os^Dv<>PpX*"[number % 11]  # one more than there are colours, so that no two arms look alike
         axes.plot(clean, gain, marker, color=f"C{number % 10}", alpha=0.3, markersize=4)
         axes.plot(np.mean(clean), np.mean(gain), marker, color=f"C{number % 10}", label=arm)
     axes.set_xlabel("PSNR of derain(clean) (dB)")
