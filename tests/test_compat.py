@@ -73,6 +73,6 @@ def test_a_network_that_cannot_be_saved_ends_the_run_and_spares_the_one_before(t
     (tmp_path / "net_g_1.pth").write_bytes(b"before")
     done = subprocess.run([sys.executable, "-c", FULL_DISK], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("error: cannot save ./net_g_1.pth: ")
+    assert "InputError: ./net_g_1.pth: cannot be saved (" in done.stderr.splitlines()[-1]
     assert done.stdout == ""
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"before"]

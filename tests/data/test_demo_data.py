@@ -289,6 +289,7 @@ def test_a_second_maker_that_comes_late_discards_its_own(tmp_path, few, monkeypa
     assert [path.name for path in tmp_path.iterdir()] == ["demo"]
 
 
+@pytest.mark.slow
 def test_concurrent_processes_and_a_killed_one(tmp_path, monkeypatch):
     """One process is killed on the way; then two start at once and both succeed, with the same bytes as ever."""
     root = tmp_path / "demo"

@@ -327,6 +327,7 @@ def test_stock_option_file_of_a_stock_model_trains_and_tests(tmp_path):
     assert len(list((tmp_path / "results/EDSR_tiny/visualization/generated").iterdir())) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start_method", ["fork", "spawn"])
 def test_someones_own_script_uses_the_stock_pipeline(folder, start_method):
     options = tiny_options(path={}, scale=1)

@@ -116,6 +116,7 @@ def test_a_run_goes_on_with_another_number_of_processes(folder):
     assert [entry["iter"] for entry in losses(folder)] == list(range(1, 15))
 
 
+@pytest.mark.slow
 def test_validation_is_shared_out_and_gives_the_same_figures(folder):
     write_options(folder, options())
     finish(start(folder, "--force_yml", "val:save_img=true"))
@@ -155,6 +156,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(folder):
     assert losses(folder)[-1]["iter"] == int(state.stem)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_to_all_processes_spares_the_loaders_until_the_step_is_done(folder, number):
     opt = options()
@@ -196,6 +198,7 @@ def test_one_failing_process_ends_all_within_a_minute_with_its_error_on_screen(f
     assert "cannot be decoded as an image" in text
 
 
+@pytest.mark.slow
 def test_torchrun_restarts_a_run_whose_process_died_and_it_goes_on(folder):
     write_options(folder, options())
     finish(start(folder))

@@ -74,6 +74,7 @@ def test_the_old_launch_module_which_puts_the_local_rank_first(folder, environme
     assert_trained_by_two(folder, *finish(process))
 
 
+@pytest.mark.slow
 def test_two_nodes_that_meet_at_an_endpoint(folder, environment):
     meeting = ["--nnodes=2", "--nproc_per_node=1", "--rdzv_id=nlcl", "--rdzv_backend=c10d"]
     command = [*TORCHRUN, *meeting, f"--rdzv_endpoint=localhost:{free_port()}", "-m", "nlcl_plugin", *TRAIN, "pytorch"]
@@ -288,6 +289,7 @@ print("parted", flush=True)
 """
 
 
+@pytest.mark.slow
 def test_after_an_elastic_restart_nobody_counts_the_processes_of_before(folder, environment):
     (folder / "restart.py").write_text(RESTART)
     command = [*TORCHRUN, "--standalone", "--nproc_per_node=2", "--max-restarts=1", "restart.py"]
