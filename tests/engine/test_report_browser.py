@@ -34,7 +34,7 @@ def report(tmp_path_factory):
         hostile_names(root / folder, NAMES)
     options = tiny_options(val={"val_freq": 2, "save_img": False})
     options["train"]["dimension_freq"] = 1
-    options["datasets"]["val"]["name"] = "a <b>set</b>"
+    options["datasets"]["val"]["name"] = "a <b>set<b>"
     write_options(root, options)
     done = run(root, "train", "-opt", "options.yml")
     assert done.returncode == 0, done.stderr
