@@ -26,7 +26,7 @@ from nlcl_plugin.engine.derain_record import Record
 from nlcl_plugin.errors import InputError, escape
 from nlcl_plugin.models.any_size import parts
 
-_LARGE = 4_000_000  # pixels of an image that gets a progress bar of its own
+_LARGE = 4_000_000  # pixels of an image that gets a progress bar of its own, and is taken alone
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def _images(
     writing: deque[tuple[Job, Future[_Outcome]]] = deque()
     try:
         for group in _groups(_read_ahead(jobs, readers, wishes), wishes.batch):
-            ready = [(job, photograph) for job, photograph in group if isinstance(photograph, Photograph)]
+            ready = [(job, found) for job, found in group if isinstance(found, Photograph)]
             for job, outcome in group:
                 if isinstance(outcome, _Outcome):
                     yield job, outcome
@@ -226,19 +226,23 @@ def _read_ahead(
 
 
 def _groups(read: Iterable[tuple[Job, Any]], batch: int) -> Iterator[list[tuple[Job, Any]]]:
-    """Neighbours of one shape and type, up to `batch`; what could not be read stands alone."""
+    """Neighbours of one shape and type, up to `batch`; large ones and what could not be read stand alone."""
     group: list[tuple[Job, Any]] = []
     for job, found in read:
-        like = [(one.rgb.shape, one.rgb.dtype) for _, one in group[:1]]
-        if group and (isinstance(found, _Outcome) or like != [(found.rgb.shape, found.rgb.dtype)]):
+        alone = isinstance(found, _Outcome) or found.rgb.shape[0] * found.rgb.shape[1] > _LARGE
+        if group and (alone or _kind(found) != _kind(group[0][1])):
             yield group
             group = []
-        if isinstance(found, _Outcome):
-            yield [(job, found)]
-        else:
-            group.append((job, found))
+        group.append((job, found))
+        if alone or len(group) == batch:  # now, not with the next one: nothing waits in memory for it
+            yield group
+            group = []
     if group:
         yield group
+
+
+def _kind(photograph: Photograph) -> tuple[tuple[int, ...], np.dtype]:
+    return photograph.rgb.shape, photograph.rgb.dtype
 
 
 def _derained(

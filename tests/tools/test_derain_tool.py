@@ -18,6 +18,7 @@ from PIL import Image
 
 import nlcl_plugin
 from nlcl_plugin.archs import ResidualUNet
+from nlcl_plugin.engine.derain import ImageDerainer
 from nlcl_plugin.engine.derainer import load_derainer
 from nlcl_plugin.engine.export import export
 
@@ -209,6 +210,21 @@ def test_batches_give_what_single_images_give(tmp_path, weights):
         assert run(tmp_path / "in", "--output", tmp_path / name, "--weights", weights, "--batch", batch) == 0
     for path in (tmp_path / "one").glob("*.png"):
         assert np.abs(read(path).astype(int) - read(tmp_path / "three" / path.name)).max() <= 1
+
+
+@pytest.mark.parametrize(("batch", "expected"), [(1, [1] * 5), (2, [2, 2, 1]), (3, [3, 2])])
+def test_no_more_images_than_asked_for_are_taken_at_once(tmp_path, weights, monkeypatch, batch, expected):
+    for number in range(5):
+        write(tmp_path / f"in/{number}.png", scene(seed=number))
+    taken, tensor = [], ImageDerainer.tensor
+
+    def counted(self, rainy, **how):
+        taken.append(len(rainy))
+        return tensor(self, rainy, **how)
+
+    monkeypatch.setattr(ImageDerainer, "tensor", counted)
+    assert run(tmp_path / "in", "--output", tmp_path / "out", "--weights", weights, "--batch", batch) == 0
+    assert taken == expected
 
 
 def test_names_come_by_standard_input_too(tmp_path, weights):
