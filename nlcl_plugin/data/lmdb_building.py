@@ -19,7 +19,7 @@ import lmdb
 from nlcl_plugin.data.files import remove_leftovers, sync_folder, written_whole
 from nlcl_plugin.data.lmdb_encode import Encoded
 from nlcl_plugin.data.lmdb_keys import KEYS_FILE, Record, from_line, sub_image_key, to_line
-from nlcl_plugin.data.lmdb_store import close_environment
+from nlcl_plugin.data.lmdb_store import check_length, close_environment
 from nlcl_plugin.errors import InputError
 
 FIRST_MAP_BYTES = 1 << 28  # room in the address space, not on the disk; doubled when it is full
@@ -103,6 +103,11 @@ class Building:
             _empty(folder)
         # No lock file: no other run is at work, and where it does not fit on a disk, writing to it kills the process.
         self._environment = lmdb.open(str(folder), map_size=FIRST_MAP_BYTES, meminit=False, lock=False)
+        try:
+            check_length(self._environment, folder)
+        except InputError:
+            self._environment.close()
+            raise
         if not resumed:
             # Last, as it says that the database is more than a file that was just being made.
             with written_whole(folder / _BUILD_FILE) as file:

@@ -137,14 +137,31 @@ def _environment(path: str) -> lmdb.Environment:
         raise InputError(
             f"{path}: cannot be opened as an LMDB ({error}); rebuild it, or close what else uses it in this process"
         ) from error
-    # Reading beyond the end of a mapped file kills the process with SIGBUS and no message.
+    try:
+        check_length(environment, path)
+    except InputError:
+        environment.close()
+        raise
+    _environments[path] = environment
+    return environment
+
+
+def check_length(environment: lmdb.Environment, path: str | os.PathLike[str]) -> None:
+    """See that the file of an open LMDB is as long as it says.
+
+    Reading or writing a map beyond the end of its file kills the process with SIGBUS and no message.
+
+    Args:
+        environment: The LMDB.
+        path: Its folder.
+
+    Raises:
+        InputError: If it is cut short.
+    """
     expected = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
     received = os.path.getsize(os.path.join(path, "data.mdb"))
     if received < expected:
-        environment.close()
         raise InputError(f"{path}: data.mdb is cut short, {received} of {expected} bytes; copy or build it again")
-    _environments[path] = environment
-    return environment
 
 
 def _close_inherited() -> None:

@@ -27,8 +27,9 @@ class _ImageMetric(BaseMetric):
                 self.results.append(self.measure(to_uint8(sample["result"]), to_uint8(sample["gt"])))
 
     def compute_metrics(self, results: list[float]) -> dict[str, float]:
-        """The mean, by the name of the metric."""
-        return {type(self).__name__.lower(): float(np.mean(results)) if results else float("nan")}
+        """The mean, by the name of the metric; images that have no figure are left out."""
+        known = [result for result in results if not np.isnan(result)]
+        return {type(self).__name__.lower(): float(np.mean(known)) if known else float("nan")}
 
     def measure(self, image: np.ndarray, truth: np.ndarray | None) -> float:
         """The figure of one image (H, W, 3), uint8 RGB."""

@@ -57,16 +57,6 @@ def saved(content, **options):
     return file.getvalue()
 
 
-def onnx_bytes(folder):
-    from nlcl_plugin.engine.derainer import load_derainer
-    from nlcl_plugin.engine.export import export
-
-    path = folder / "whole.pth"
-    path.write_bytes(saved(network_content()))
-    export(load_derainer(path), folder / "whole.onnx", "onnx")
-    return (folder / "whole.onnx").read_bytes()
-
-
 # mutations of archives and of content ---------------------------------------------------------------------------------
 def rezipped(data, change, compression=zipfile.ZIP_STORED):
     """An archive whose entries are passed through a function that gives other ones."""

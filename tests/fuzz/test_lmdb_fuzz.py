@@ -209,6 +209,5 @@ def test_mutated_lmdbs_are_read_or_refused_in_one_line(place):
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="lmdb itself ends the process on a map that is corrupt in some places", strict=False)
 def test_a_thousand_mutated_lmdbs(place):
     fuzz(place, 1000)

@@ -8,7 +8,6 @@ import copy
 import functools
 import os
 import resource
-import sys
 from pathlib import Path
 
 import cv2
@@ -16,6 +15,7 @@ import pytest
 import torch
 import yaml
 from conftest import REPOSITORY, photograph
+from hostile import watch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from training_helpers import make_folders
@@ -86,33 +86,6 @@ FORCED = [
     "datasets:train=~",
     "train={}",
 ]
-WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_TRUNC
-
-
-class Watch:
-    """Notes what the interpreter is asked to run or to change on disk, while it is on."""
-
-    EVENTS = ("os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "subprocess.Popen",
-              "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod",
-              "os.chown", "os.putenv", "shutil.rmtree", "socket.connect")  # fmt: skip
-
-    def __init__(self):
-        self.on, self.seen = False, []
-        sys.addaudithook(self.note)
-
-    def note(self, event, args):
-        if not self.on:
-            return
-        if event in self.EVENTS:
-            self.seen.append((event, *map(repr, args)))
-        # In every mode: os.open has none, but flags.
-        elif event == "open" and isinstance(args[2], int) and args[2] & WRITING and args[0] != os.devnull:
-            self.seen.append((event, repr(args[0])))
-
-
-@functools.cache
-def watch():
-    return Watch()
 
 
 @pytest.fixture(scope="module")
