@@ -1,4 +1,4 @@
-"""What the README shows must run."""
+"""What the README and docs/ link to and tell exists; their commands are run by test_docs_commands."""
 
 import re
 import subprocess
@@ -12,10 +12,6 @@ from test_package import BLOCKED
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def python_examples(repository):
-    return re.findall(r"```python\n(.*?)```", (repository / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-
-
 def run(code, folder):
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -23,7 +19,8 @@ def run(code, folder):
 
 
 def test_the_loop_trains_where_there_is_no_framework_but_torch(repository, tmp_path):
-    _, loop = python_examples(repository)
+    page = (repository / "docs" / "losses.md").read_text(encoding="utf-8")
+    (loop,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     frameworks = {"basicsr", "mmengine", "torchvision", "cv2", "lmdb", "yaml", "pydantic", "skimage"}
     lines = run(BLOCKED.format(blocked=frameworks) + "import torch; torch.manual_seed(0)\n" + loop, tmp_path).split(
         "\n"
@@ -33,13 +30,26 @@ def test_the_loop_trains_where_there_is_no_framework_but_torch(repository, tmp_p
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
 
 
-def test_files_that_the_readme_links_to_exist(repository):
-    text = (repository / "README.md").read_text(encoding="utf-8")
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
-        assert (repository / target).exists(), target
+PAGES = ["README.md", "CONTRIBUTING.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))]
 
 
-PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+@pytest.mark.parametrize("page", PAGES)
+def test_files_that_a_page_links_to_exist(repository, page):
+    path = repository / page
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", path.read_text(encoding="utf-8")):
+        assert (path.parent / target).exists(), target
+
+
+def test_the_readme_leads_to_every_page(repository):
+    found, todo = set(), [repository / "README.md"]
+    while todo:
+        path = todo.pop()
+        for target in re.findall(r"\]\((?!https?:)([^)#]+\.md)\)", path.read_text(encoding="utf-8")):
+            other = (path.parent / target).resolve()
+            if other not in found:
+                found.add(other)
+                todo.append(other)
+    assert {path.resolve() for path in (repository / "docs").rglob("*.md")} <= found
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -62,9 +62,10 @@ def train(folder, repository, name, *overrides, resume=False):
     return done.stderr
 
 
-def test_a_model_class_of_ones_own_trains_as_the_readme_says(repository, tmp_path):
+def test_a_model_class_of_ones_own_trains_as_its_page_says(repository, tmp_path):
     make_pairs(tmp_path)
-    mine, _ = re.findall(r"```python\n(.*?)```", (repository / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    page = (repository / "docs" / "basicsr.md").read_text(encoding="utf-8")
+    (mine,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (tmp_path / "mine.py").write_text(mine, encoding="utf-8")
     options = [*TINY[SWINIR], "model_type=MyNLCLModel", "datasets:val=~", "train:total_iter=1"]
     done = subprocess.run(
