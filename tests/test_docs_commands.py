@@ -48,7 +48,7 @@ SHORTER = {
     "nlcl_quickstart.yml": STAGES,
     "nlcl_small.yml": ROUNDS,
     "nlcl_best.yml": ROUNDS,
-    "restorer_swinir.yml": STAGES,
+    "restorer_swinir.yml": STAGES + " network_s:embed_dim=12 network_s:depths=[2] network_s:num_heads=[2]",
     "restorer_rcan.yml": STAGES,
     "restorer_edsr.yml": STAGES,
     "restorer_simple_gate.yml": STAGES,
@@ -161,10 +161,9 @@ def workspace(tmp_path, trained):
     for name in ("datasets", "experiments"):
         shutil.copytree(trained / name, tmp_path / name)
     make_folders(tmp_path, photograph)
-    (tmp_path / "datasets" / "rain100h").mkdir()
-    make_folders(tmp_path / "datasets" / "rain100h", photograph)
-    (tmp_path / "datasets/rain100h/rainy").rename(tmp_path / "datasets/rain100h/train_rainy")
-    (tmp_path / "datasets/rain100h/clean").rename(tmp_path / "datasets/rain100h/train_clean")
+    shutil.copytree(tmp_path / "datasets" / "rain", tmp_path / "datasets" / "rain100h")
+    for name in ("rainy", "clean"):
+        (tmp_path / "datasets" / "rain100h" / name).rename(tmp_path / "datasets" / "rain100h" / f"train_{name}")
     write(tmp_path / "photographs" / "street.png", photograph(70, 90))
     write(tmp_path / "holiday" / "sea" / "waves.png", photograph(50, 60, seed=1))
     write(tmp_path / "a.jpg", photograph(50, 60, seed=2))
