@@ -4,6 +4,7 @@ import io
 import os
 import struct
 import zlib
+from xml.etree import ElementTree
 
 import cv2
 import numpy as np
@@ -36,6 +37,30 @@ def exif(orientation=1, **sizes):
         **sizes,
     }
     return block.tobytes()
+
+
+def packet(orientation, *, element=False, more=""):
+    """An XMP packet, with its values in attributes or in elements."""
+    values = {"Orientation": orientation, "ImageWidth": 52, "ImageLength": 36}
+    spaces = "xmlns:tiff='http://ns.adobe.com/tiff/1.0/' xmlns:dc='http://purl.org/dc/elements/1.1/'"
+    inside = "".join(f"<tiff:{key}>{value}</tiff:{key}>" for key, value in values.items()) if element else ""
+    attributes = "" if element else "".join(f" tiff:{key}='{value}'" for key, value in values.items())
+    return (
+        "<x:xmpmeta xmlns:x='adobe:ns:meta/'><rdf:RDF xmlns:rdf='http://www.w3.org/1999/02/22-rdf-syntax-ns#'>"
+        f"<rdf:Description {spaces}{attributes}>{inside}<dc:title>雨</dc:title>{more}</rdf:Description>"
+        "</rdf:RDF></x:xmpmeta>"
+    ).encode()
+
+
+def xmp_options(kind, packet, orientation=1):
+    """What Pillow takes to write an XMP packet and EXIF."""
+    if kind == "PNG":
+        info = PngImagePlugin.PngInfo()
+        info.add_itxt("XML:com.adobe.xmp", packet.decode())
+        return {"pnginfo": info, "exif": exif(orientation)}
+    if kind == "TIFF":
+        return {"tiffinfo": {700: packet, 0x0112: orientation}}
+    return {"xmp": packet, "exif": exif(orientation)}
 
 
 def save(path, array, kind, **options):
@@ -290,6 +315,54 @@ class TestWhatBelongsToIt:
     def test_resolution_is_kept(self, tmp_path, kind):
         _, target, _ = there_and_back(save(tmp_path / "a", RGB, kind, dpi=(300, 150)))
         assert Image.open(target).info["dpi"] == pytest.approx((300, 150), abs=0.1)
+
+    @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
+    @pytest.mark.parametrize("element", [False, True])
+    def test_xmp_is_kept_and_says_that_the_photograph_is_upright(self, tmp_path, kind, element):
+        path = save(tmp_path / "a", SMOOTH, kind, **xmp_options(kind, packet(6, element=element), 6))
+        before, target, after = there_and_back(path)
+        assert before.notes == ()
+        with Image.open(target) as image:
+            found = image.info["xmp"]
+        assert found == after.xmp
+        assert len(found) == len(packet(6, element=element))
+        (description,) = ElementTree.fromstring(found).iter("{http://www.w3.org/1999/02/22-rdf-syntax-ns#}Description")
+        values = {**description.attrib, **{child.tag: child.text for child in description}}
+        values = {key.partition("}")[2]: value for key, value in values.items()}
+        width, height = map(str, before.rgb.shape[1::-1])
+        assert values == {"Orientation": "1", "ImageWidth": width, "ImageLength": height, "title": "雨"}
+
+    def test_pixels_are_turned_by_exif_and_never_by_xmp(self, tmp_path):
+        path = save(tmp_path / "a.tif", RGB, "TIFF", tiffinfo={700: packet(6, element=True)})
+        before, target, after = there_and_back(path)
+        np.testing.assert_array_equal(before.rgb, RGB)
+        np.testing.assert_array_equal(np.asarray(Image.open(target)), RGB)
+        assert after.xmp == packet(1, element=True)
+
+    def test_compressed_xmp_of_png_and_of_16_bits_is_kept(self, tmp_path):
+        info = PngImagePlugin.PngInfo()
+        info.add_itxt("XML:com.adobe.xmp", packet(1).decode(), zip=True)
+        assert there_and_back(save(tmp_path / "a.png", RGB, "PNG", pnginfo=info))[2].xmp == packet(1)
+        tifffile.imwrite(tmp_path / "a.tif", DEEP[..., :3], photometric="rgb", extratags=[(700, "B", None, packet(1))])
+        _, target, after = there_and_back(tmp_path / "a.tif")
+        assert (after.xmp, after.depth) == (packet(1), 16)
+        assert tifffile.TiffFile(target).pages[0].tags.valueof(700) == packet(1)
+
+    @pytest.mark.parametrize(
+        "said",
+        [
+            packet(1, more="<xmp:Thumbnails/>"),
+            packet(1, more="<xmpNote:HasExtendedXMP>1</xmpNote:HasExtendedXMP>"),
+            packet(1, more="<a:Orientation>6</a:Orientation>"),
+            packet("sideways"),
+            packet(1).decode().encode("utf-16"),
+        ],
+    )
+    def test_xmp_that_would_not_hold_is_dropped_and_said(self, tmp_path, said):
+        before, target, after = there_and_back(save(tmp_path / "a.jpg", RGB, "JPEG", **xmp_options("JPEG", said)))
+        assert before.notes == ("its XMP, which is broken or speaks of other parts of the file, is dropped",)
+        assert after.xmp is None
+        assert b"xap" not in target.read_bytes()
 
     def test_texts_and_gamma_of_png_are_kept_but_stale_orientations_are_not(self, tmp_path):
         info = PngImagePlugin.PngInfo()

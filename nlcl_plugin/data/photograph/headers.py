@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import JpegImagePlugin
 
-from nlcl_plugin.data.photograph import png, tiff
+from nlcl_plugin.data.photograph import png, tiff, xmp
 from nlcl_plugin.data.photograph.exif import orientation_of
 from nlcl_plugin.data.photograph.pillow import open_header
 
@@ -29,6 +29,7 @@ class Header:
         orientation: 1 to 8, as in EXIF.
         icc: The colour profile.
         exif: The EXIF block as it is in the file.
+        xmp: The XMP packet as it is in the file.
         settings: What the encoder will need.
         notes: What will be lost.
         tags: More, of a TIFF file.
@@ -42,6 +43,7 @@ class Header:
     orientation: int = 1
     icc: bytes | None = None
     exif: bytes | None = None
+    xmp: bytes | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     tags: tiff.Tags | None = None
@@ -78,6 +80,7 @@ def _png(data: bytes) -> Header:
         pictures=int.from_bytes(found.get(b"acTL", b"\0\0\0\1")[:4], "big"),
         icc=png.profile_of(found[b"iCCP"]) if b"iCCP" in found else None,
         exif=found.get(b"eXIf"),
+        xmp=next(filter(None, (xmp.of_chunk(body) for name, body in chunks if name == b"iTXt")), None),
         settings={"chunks": png.kept(chunks)},
         notes=["its palette becomes RGB"] if body[9] == 3 else [],
     )
@@ -92,13 +95,17 @@ def _jpeg(data: bytes) -> Header:
         "subsampling": JpegImagePlugin.get_sampling(image),
         "progressive": bool(image.info.get("progressive")),
     }
+    segments = (content for name, content in image.applist if name == "APP1" and content.startswith(xmp.JPEG_MARK))
+    header.xmp = next((content.removeprefix(xmp.JPEG_MARK) for content in segments), None)
     if "mp" in image.info:  # stereo pairs, or what a phone needs for high dynamic range
         header.notes.append("only the first of its pictures is kept")
     return header
 
 
 def _webp(data: bytes) -> Header:
-    header = _pillow(open_header(data, "WebP"))
+    image = open_header(data, "WebP")
+    header = _pillow(image)
+    header.xmp = image.info.get("xmp") or None
     at, names = 12, set()
     while at + 8 <= len(data):
         names.add(data[at : at + 4])
@@ -110,7 +117,7 @@ def _webp(data: bytes) -> Header:
 
 def _tiff(data: bytes) -> Header:
     tags = tiff.tags_of(data)
-    header = Header(*tags.size, deep=tags.deep, pictures=tags.pages, icc=tags.icc, tags=tags)
+    header = Header(*tags.size, deep=tags.deep, pictures=tags.pages, icc=tags.icc, xmp=tags.xmp, tags=tags)
     header.grey = tags.photometric != tiff.RGB
     header.orientation = 1 if tags.big else orientation_of(data)
     header.settings["associated"] = tags.associated and tags.deep  # Pillow takes the others apart

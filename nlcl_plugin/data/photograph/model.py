@@ -22,6 +22,7 @@ class Photograph:
         kind: The format of the content, whatever the name says: PNG, JPEG, WebP, TIFF, BMP or PPM.
         icc: The ICC colour profile of `rgb`, or None.
         exif: The EXIF block (a TIFF header and its tags), with orientation 1 and no thumbnail, or None.
+        xmp: The XMP packet, with orientation 1, or None.
         settings: What its encoder needs to write the file as it was; the keys differ between formats.
         notes: What could not be kept, a phrase each, for the user to see.
     """
@@ -32,6 +33,7 @@ class Photograph:
     kind: str
     icc: bytes | None = None
     exif: bytes | None = None
+    xmp: bytes | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 

@@ -16,6 +16,7 @@ from nlcl_plugin.data.photograph.exif import set_upright, turned
 from nlcl_plugin.data.photograph.headers import Header, header_of
 from nlcl_plugin.data.photograph.model import MAX_PIXELS, Photograph
 from nlcl_plugin.data.photograph.pillow import load, open_header
+from nlcl_plugin.data.photograph.xmp import set_upright as upright_xmp
 from nlcl_plugin.errors import InputError
 
 _BYTES_A_PIXEL, _BYTES_BESIDES = 16, 64 << 20  # no file of an image is larger: four floats a pixel, and its tags
@@ -108,6 +109,9 @@ def _decode(data: bytes, source: str, max_pixels: int) -> Photograph:
     exif = set_upright(header.exif) if header.exif else None
     if header.exif and not exif:
         header.notes.append("its broken EXIF is dropped")
+    xmp = upright_xmp(header.xmp, header.orientation) if header.xmp else None
+    if header.xmp and not xmp:
+        header.notes.append("its XMP, which is broken or speaks of other parts of the file, is dropped")
     return Photograph(
         rgb=np.ascontiguousarray(pixels[..., :colours] if colours == 3 else pixels[..., :1].repeat(3, axis=2)),
         alpha=np.ascontiguousarray(pixels[..., -1]) if colours < pixels.shape[2] else None,
@@ -115,6 +119,7 @@ def _decode(data: bytes, source: str, max_pixels: int) -> Photograph:
         kind=kind,
         icc=header.icc,
         exif=exif,
+        xmp=xmp,
         settings=header.settings,
         notes=tuple(header.notes),
     )
@@ -134,6 +139,7 @@ def _kind(data: bytes, source: str) -> str:
 def _by_pillow(data: bytes, kind: str, header: Header, source: str) -> tuple[np.ndarray, bool]:
     """Decode to (H, W, C), and say whether the file is grey."""
     image = open_header(data, kind)
+    image.info.pop("xmp", None)  # by whose orientation Pillow turns a TIFF
     load(image)
     mode = image.mode
     if mode == "CMYK":

@@ -24,7 +24,7 @@ from nlcl_plugin.data.photograph.pillow import alone
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # else it tells stderr of every odd tag
 
 RGB = 2  # photometric interpretation; 0 and 1 are grey, where 0 is white for 0
-_ICC, _EXIF, _GPS, _INTEROP, _DNG = 34675, 34665, 34853, 40965, 50706
+_ICC, _EXIF, _GPS, _INTEROP, _DNG, _XMP = 34675, 34665, 34853, 40965, 50706, 700
 _KEPT = (
     270,
     271,
@@ -62,6 +62,7 @@ class Tags:
         plain: Whether it is not compressed.
         big: Whether it is a BigTIFF.
         icc: The colour profile, or None.
+        xmp: The XMP packet, or None.
     """
 
     size: tuple[int, int]
@@ -74,6 +75,7 @@ class Tags:
     plain: bool
     big: bool
     icc: bytes | None
+    xmp: bytes | None
 
     @property
     def deep(self) -> bool:
@@ -102,7 +104,7 @@ def tags_of(data: bytes) -> Tags:
         ends = [start + count for start, count in zip(page.dataoffsets, page.databytecounts, strict=True)]
         if not ends or max(ends) > len(data):
             raise ValueError("the file ends too early")
-        profile = page.tags.valueof(_ICC)
+        profile, packet = page.tags.valueof(_ICC), page.tags.valueof(_XMP)
         return Tags(
             size=(int(page.imagelength), int(page.imagewidth)),
             pages=sum(not int(other.aspage().subfiletype) & (_REDUCED | _MASK) for other in file.pages),
@@ -114,6 +116,7 @@ def tags_of(data: bytes) -> Tags:
             plain=int(page.compression) == 1,
             big=file.is_bigtiff,
             icc=bytes(profile) if isinstance(profile, bytes) and profile else None,
+            xmp=bytes(packet) if isinstance(packet, bytes) and packet else None,
         )
 
 
@@ -182,6 +185,9 @@ def encode(pixels: np.ndarray, photograph: Photograph) -> bytes:
     if photograph.icc:
         tags.tagtype[_ICC] = 7  # bytes
         tags[_ICC] = photograph.icc
+    if photograph.xmp:
+        tags.tagtype[_XMP] = 1
+        tags[_XMP] = photograph.xmp
     tags[256], tags[257] = width, height
     tags[258] = (pixels.itemsize * 8,) * channels
     tags[259] = 1 if plain else 8  # Deflate

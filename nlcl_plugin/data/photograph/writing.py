@@ -15,7 +15,7 @@ from PIL import Image, JpegImagePlugin
 
 from nlcl_plugin.data.files import written_whole
 from nlcl_plugin.data.image_io import PNG_OPTIONS
-from nlcl_plugin.data.photograph import png, tiff
+from nlcl_plugin.data.photograph import png, tiff, xmp
 from nlcl_plugin.data.photograph.model import Photograph
 from nlcl_plugin.errors import InputError
 
@@ -24,7 +24,7 @@ _LONGEST_EXIF = 65_000  # bytes; a JPEG holds it in one segment
 
 
 def write_photograph(path: str | os.PathLike[str], rgb: np.ndarray, like: Photograph) -> None:
-    """Write new pixels in the file format, depth and colour space of a photograph, with its alpha, profile and EXIF.
+    """Write new pixels in the file format, depth and colour space of a photograph, with what belongs to it.
 
     A reader sees the old file or the whole new one, never a part. Missing folders are made. The format is that of
     `like`, whatever the name ends in. See `encode_photograph` for how.
@@ -96,6 +96,8 @@ def _png(pixels: np.ndarray, like: Photograph) -> bytes:
         chunks.insert(0, png.profile_chunk(icc))
     if like.exif:
         chunks.append((b"eXIf", like.exif))
+    if like.xmp:
+        chunks.append(xmp.chunk(like.xmp))
     return png.with_chunks(data, chunks)
 
 
@@ -113,6 +115,8 @@ def _jpeg(pixels: np.ndarray, like: Photograph) -> bytes:
     options["qtables"] = [[min(pair) for pair in zip(*both, strict=True)] for both in zip(own, fine, strict=True)]
     if like.exif and len(like.exif) < _LONGEST_EXIF:
         options["exif"] = b"Exif\0\0" + like.exif
+    if like.xmp:
+        options["extra"] = xmp.segment(like.xmp)
     return _save(pixels, "JPEG", icc_profile=like.icc, **_dpi(like), **options)
 
 
@@ -130,6 +134,8 @@ def _webp(pixels: np.ndarray, like: Photograph) -> bytes:
         options["quality"] = 75  # here the effort, not what is kept
     if like.exif:
         options["exif"] = like.exif
+    if like.xmp:
+        options["xmp"] = like.xmp
     return _save(pixels, "WEBP", icc_profile=like.icc, **options)
 
 
