@@ -8,6 +8,7 @@ import re
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -271,30 +272,74 @@ def test_the_layers_of_two_networks_need_not_add_up(copied):
     assert re.search(r"^mean 0\.\d+; brightness × \d+$", shown.text, re.MULTILINE)
 
 
-def test_a_network_that_enlarges_has_no_rain_layer_but_its_image(copied):
+@pytest.fixture
+def enlarging(copied):
+    """An experiment whose network makes images twice as large, with pairs of that kind."""
     net = EDSR(3, 3, num_feat=4, num_block=1, upscale=2)
     torch.save({"params": net.state_dict()}, copied / "models/net_g_9.pth")
     block = {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 4, "num_block": 1, "upscale": 2}
-    changes = {"model_type": "SRModel", "scale": 2, "network_g": block}
-    options_with(copied, lambda o: (o.update(changes), o["train"].pop("restorer_opt")))
+    for name, shape in (("lq", (24, 30)), ("gt", (48, 60))):
+        (copied / name).mkdir()
+        cv2.imwrite(str(copied / name / "a.png"), photograph(*shape))
+    pairs = {"type": "PairedImageDataset", "phase": "val", "name": "pairs", "io_backend": {"type": "disk"}, "scale": 2}
+    pairs.update(dataroot_lq=str(copied / "lq"), dataroot_gt=str(copied / "gt"))
+
+    def change(options):
+        options.update(model_type="NLCLSRModel", scale=2, network_g=block)
+        options["train"].pop("restorer_opt")
+        options["datasets"]["val"] = pairs
+
+    options_with(copied, change)
+    return copied, net
+
+
+def test_layers_of_a_network_that_enlarges_are_those_of_the_enlarged_image(enlarging):
+    folder, net = enlarging
     rainy = torch.rand(3, 12, 17)
-    stages = layers.TrainedStages(read_experiment(copied), "9")
+    stages = layers.TrainedStages(read_experiment(folder), "9")
     (found,) = stages.split(rainy)
-    assert (found.stage, found.image.shape, found.rain) == ("SRModel", (3, 24, 34), None)
+    assert (found.stage, found.image.shape, found.own_rain) == ("NLCLSRModel", (3, 24, 34), False)
     with torch.no_grad():
         assert torch.equal(found.image, net(rainy[None])[0])
+    enlarged = torch.nn.functional.interpolate(rainy[None], scale_factor=2, mode="bicubic")[0]
+    torch.testing.assert_close(found.rain, enlarged - found.image)
 
 
-@pytest.mark.parametrize("shape", [(3, 5000, 300), (3, 300, 5000), (3, 1200, 1300)])
-def test_of_a_large_image_the_middle_is_taken(shape):
-    image = torch.arange(shape[1] * shape[2]).reshape(1, *shape[1:]).expand(shape)
-    middle, cut = layers._middle(image)
-    assert cut
-    assert 0.9 * layers.MAX_PIXELS < middle[0].numel() <= layers.MAX_PIXELS
-    height, width = middle.shape[1:]
-    corner = image[0, (shape[1] - height) // 2, (shape[2] - width) // 2]
-    assert middle[0, 0, 0] == corner
-    assert layers._middle(image[..., :300, :300])[1] is False
+def test_a_network_that_enlarges_is_shown_as_others_are(enlarging):
+    folder, _ = enlarging
+    shown = report(folder, which="9")
+    before, after, truth = (shown.images(alt)[0] for alt in ("rainy: a.png", "derained: a.png", "ground truth"))
+    assert before.shape == after.shape == truth.shape == (48, 60, 3)
+    small = cv2.imread(str(folder / "lq/a.png"))[..., ::-1]
+    expected = cv2.resize(small, (60, 48), interpolation=cv2.INTER_CUBIC)
+    assert np.abs(before.astype(float) - expected).mean() < 6  # JPEG
+    assert {"NLCLSRModel: B", "NLCLSRModel: R", "|O − B − R|"} <= set(shown.texts)
+    assert "the rainy image is enlarged 2 times (bicubic)" in shown.texts
+    assert len(re.findall(r"^(?:rainy|derained) [\d.]+ dB$", shown.text, re.MULTILINE)) == 2
+    assert "query 1, rain layer R" in shown.text
+
+
+@pytest.mark.parametrize("scale", [1, 2])
+@pytest.mark.parametrize("shape", [(5000, 300), (300, 5000), (1200, 1300)])
+def test_of_a_large_image_the_middle_is_taken(shape, scale):
+    class Stages:
+        def split(self, rainy):
+            image = rainy.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
+            return [layers.Layers("", image, image, own_rain=False)]
+
+    stages = Stages()
+    stages.scale = scale
+    places = torch.arange(shape[0] * shape[1], dtype=torch.float64).reshape(1, *shape).expand(3, -1, -1)
+    clean = places.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
+    found = layers.example(stages, {"lq": places, "gt": clean, "lq_path": "a"}, None)
+    assert found.cut
+    height, width = found.layers[0].image.shape[1:]
+    assert 0.9 * layers.MAX_PIXELS < height * width <= layers.MAX_PIXELS
+    assert torch.equal(found.clean, found.layers[0].image)  # the same place
+    top, left = (shape[0] - height // scale) // 2, (shape[1] - width // scale) // 2
+    assert found.clean[0, 0, 0] == places[0, top, left]
+    small = {"lq": places[..., :300, :300], "gt": clean[..., : 300 * scale, : 300 * scale], "lq_path": "a"}
+    assert not layers.example(stages, small, None).cut
 
 
 def test_neighbours_that_are_drawn_are_the_nearest_of_all(experiment):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from basicsr.data import build_dataset
 from torch import Tensor, nn
 
@@ -29,13 +30,13 @@ class Layers:
     Attributes:
         stage: `stage 1`, `restorer`, or the model's type.
         image: Image layer B, (3, H, W) in [0, 1].
-        rain: Rain layer R, (1 or 3, H, W); O - B where no network makes it, None where the sizes differ.
+        rain: Rain layer R, (1 or 3, H, W); O - B where no network makes it.
         own_rain: Whether a network of its own makes R, so that B + R may differ from O.
     """
 
     stage: str
     image: Tensor
-    rain: Tensor | None
+    rain: Tensor
     own_rain: bool
 
 
@@ -45,10 +46,11 @@ class Example:
 
     Attributes:
         name: Of the image, within its folder.
-        rainy: O, (3, H, W) in [0, 1].
+        rainy: O, (3, H, W) in [0, 1]; of networks that enlarge, as large as what they make.
         clean: Ground truth, where there is any.
         layers: Of each stage; the last one derains.
         cut: Whether it is the middle of a larger image.
+        scale: How many times O was enlarged.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Example:
     clean: Tensor | None
     layers: list[Layers]
     cut: bool
+    scale: int = 1
 
 
 class TrainedStages:
@@ -70,10 +73,13 @@ class TrainedStages:
 
     Attributes:
         which: The iteration of the weights, or `latest`.
+        scale: How many times as large as its input what they make is.
     """
 
     def __init__(self, experiment: Experiment, which: str = "latest") -> None:
         self._options = experiment.options
+        scale = self._options.get("scale", 1)
+        self.scale = max(1, scale) if isinstance(scale, int) else 1
         self.which = _find(experiment.folder / "models", which)
         iteration = experiment.total_iter if self.which == "latest" else int(self.which)
         start = block(self._options, "train", "restorer_opt").get("start_iter")
@@ -100,22 +106,32 @@ class TrainedStages:
             InputError: If a network fails on it.
         """
         image, rain = self._run("g", rainy), self._run("r", rainy) if "r" in self._nets else None
-        found = [Layers(self._first, image, _rest(rainy, image) if rain is None else rain, rain is not None)]
+        whole = enlarged(rainy, image)
+        found = [Layers(self._first, image, whole - image if rain is None else rain, rain is not None)]
         if "s" in self._nets:
             restored = self._run("s", rainy)
-            found.append(Layers("restorer", restored, _rest(rainy, restored), own_rain=False))
+            found.append(Layers("restorer", restored, whole - restored, own_rain=False))
         return found
 
     def _run(self, label: str, rainy: Tensor) -> Tensor:
-        window, scale = block(self._options, f"network_{label}").get("window_size", 1), self._options.get("scale", 1)
-        multiple, larger = (value if isinstance(value, int) else 1 for value in (window, scale))
+        window = block(self._options, f"network_{label}").get("window_size", 1)
+        multiple = window if isinstance(window, int) else 1
         net: nn.Module = self._nets[label]
         try:
-            output = run_padded(net, rainy[None].to(self._device), multiple, larger)
+            output = run_padded(net, rainy[None].to(self._device), multiple, self.scale)
         except (RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"net_{label} fails on {tuple(rainy.shape[1:])} pixels ({reason})") from error
+        if label != "r" and output.shape[1] != rainy.shape[0]:
+            raise InputError(f"net_{label} makes {tuple(output.shape[1:])} of {tuple(rainy.shape)}, which is no image")
         return torch.nan_to_num(output[0].float().cpu())
+
+
+def enlarged(rainy: Tensor, like: Tensor) -> Tensor:
+    """O (3, H, W) at the size of what a network makes of it, as layer contrast takes it (bicubic)."""
+    if rainy.shape[-2:] == like.shape[-2:]:
+        return rainy
+    return F.interpolate(rainy[None], size=like.shape[-2:], mode="bicubic", align_corners=False)[0]
 
 
 def image_sets(options: dict[str, Any]) -> dict[str, Callable[[int], Iterator[dict[str, Any]]]]:
@@ -145,13 +161,19 @@ def example(stages: TrainedStages, sample: dict[str, Any], root: str | None) -> 
         root: Its folder.
     """
     path = str(sample.get("lq_path", "image"))
-    rainy, cut = _middle(sample["lq"])
-    clean = sample.get("gt")
+    rainy, clean = sample["lq"], sample.get("gt")
+    size = rainy.shape[-2:]
+    middle = _middle(size, MAX_PIXELS // stages.scale**2)  # of what comes out, which is what takes memory
+    rainy = rainy[..., middle[0], middle[1]]
+    cut = rainy.shape[-2:] != size
     if cut and clean is not None:
-        clean = _middle(clean)[0] if clean.shape == sample["lq"].shape else None
+        fits = clean.shape[-2:] == tuple(stages.scale * side for side in size)
+        rows, columns = (slice(stages.scale * one.start, stages.scale * one.stop) for one in middle)
+        clean = clean[..., rows, columns] if fits else None
     inside = root is not None and Path(path).is_relative_to(root)
     name = str(Path(path).relative_to(str(root))) if inside else Path(path).name
-    return Example(name, rainy, clean, stages.split(rainy), cut)
+    layers = stages.split(rainy)
+    return Example(name, enlarged(rainy, layers[-1].image), clean, layers, cut, stages.scale)
 
 
 def _samples(options: dict[str, Any]) -> Callable[[int], Iterator[dict[str, Any]]]:
@@ -186,15 +208,12 @@ def _find(models: Path, which: str) -> str:
     return which
 
 
-def _middle(image: Tensor) -> tuple[Tensor, bool]:
-    height, width = image.shape[-2:]
-    if height * width <= MAX_PIXELS:
-        return image, False
-    side = int(MAX_PIXELS**0.5)
-    rows, columns = min(height, MAX_PIXELS // min(width, side)), min(width, MAX_PIXELS // min(height, side))
+def _middle(size: tuple[int, ...], most: int) -> tuple[slice, slice]:
+    """Rows and columns of the middle of an image, of so many pixels at most; of all of it, if it is no larger."""
+    height, width = size
+    if height * width <= most:
+        return slice(0, height), slice(0, width)
+    side = int(most**0.5)
+    rows, columns = min(height, most // min(width, side)), min(width, most // min(height, side))
     top, left = (height - rows) // 2, (width - columns) // 2
-    return image[..., top : top + rows, left : left + columns], True
-
-
-def _rest(rainy: Tensor, image: Tensor) -> Tensor | None:
-    return rainy - image if image.shape == rainy.shape else None
+    return slice(top, top + rows), slice(left, left + columns)

@@ -93,11 +93,9 @@ def find_queries(example: Example, options: dict[str, Any]) -> Queries | None:
         options: Options of the training.
 
     Returns:
-        The queries; the same ones for the same image. None if the image is too small for them or has no R.
+        The queries; the same ones for the same image. None if the image is too small for them.
     """
     layers = example.layers[0]
-    if layers.rain is None:
-        return None
     patches, asked = layer_patches(options)
     side = patches.patch_size
     size = (example.rainy.shape[-2], example.rainy.shape[-1])

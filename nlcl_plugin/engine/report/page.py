@@ -163,6 +163,8 @@ def _pictures(experiment: Experiment, images: int, which: str, *, progress: bool
 
 def _shown(dataset: str, found: Example) -> Shown:
     last = found.layers[-1]
+    notes = ["the middle of a larger image"] if found.cut else []
+    notes += [f"the rainy image is enlarged {found.scale} times (bicubic)"] if found.scale > 1 else []
     cells = [picture("rainy O", found.rainy, side=_CELL)]
     for layers in found.layers:
         cells += _layer_pictures(layers, found.rainy, last=layers is last)
@@ -174,14 +176,12 @@ def _shown(dataset: str, found: Example) -> Shown:
         picture("rainy", found.rainy, side=_SLIDER, note=_psnr(found.rainy, found.clean)),
         picture("derained", last.image, side=_SLIDER, note=_psnr(last.image, found.clean)),
         cells,
-        "the middle of a larger image" if found.cut else "",
+        "; ".join(notes),
     )
 
 
 def _layer_pictures(layers: Layers, rainy: Tensor, *, last: bool) -> list[Picture]:
     found = [picture(f"{layers.stage}: B", layers.image, side=_CELL)]
-    if layers.rain is None:
-        return found
     shown, factor = brightened(layers.rain)
     found.append(
         picture(f"{layers.stage}: R", shown, side=_CELL, note=f"brightness × {factor:g}" if factor > 1 else "")
