@@ -264,7 +264,7 @@ class _TorchWithSafeFiles(ModuleType):
 
 
 def say_what_networks_are() -> None:
-    """A saved network did not say of which architecture it is; see `engine.network_file`."""
+    """A saved network did not say of which architecture it is; see `engine.network_about`."""
     from basicsr.models.base_model import BaseModel
     from basicsr.utils.dist_util import master_only
 
@@ -272,7 +272,7 @@ def say_what_networks_are() -> None:
     def save_network(
         self: Any, net: Any, net_label: str, current_iter: int, param_key: str | list[str] = "params"
     ) -> None:
-        from nlcl_plugin.engine.network_file import describe  # late: it needs BasicSR, repaired
+        from nlcl_plugin.engine.network_about import describe  # late: it imports this package
 
         nets = [self.get_bare_model(one) for one in (net if isinstance(net, list) else [net])]
         keys = param_key if isinstance(param_key, list) else [param_key]

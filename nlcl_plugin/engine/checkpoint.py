@@ -23,6 +23,7 @@ from basicsr.utils.dist_util import master_only
 from torch import Tensor
 
 from nlcl_plugin.data.files import remove_leftovers, sha256, sync_folder, written_whole
+from nlcl_plugin.engine.network_about import as_metadata
 from nlcl_plugin.engine.plain_file import load_plain, missing
 from nlcl_plugin.engine.process_group import from_rank_zero
 from nlcl_plugin.errors import InputError
@@ -56,8 +57,6 @@ def save_as_safetensors(opt: dict[str, Any], current_iter: int | str) -> None:
         opt: Options with `path.models`.
         current_iter: Their iteration, or `latest`; rank 0 only does it.
     """
-    from nlcl_plugin.engine.network_file import as_metadata  # late: it reads with this file
-
     for path in sorted(Path(opt["path"]["models"]).glob(f"net_*_{current_iter}.pth")):
         content = load_plain(path)
         notes = {"iter": current_iter, **(as_metadata(content["about"]) if "about" in content else {})}

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nlcl_plugin.engine.network_file import KINDS, NetworkFile, read_network_file
+from nlcl_plugin.engine.network_about import KINDS
+from nlcl_plugin.engine.network_file import NetworkFile, read_network_file
 from nlcl_plugin.engine.onnx_network import load_onnx
 from nlcl_plugin.engine.options import load_yaml
 from nlcl_plugin.engine.trained_network import build_with_weights, saved_networks
@@ -26,7 +27,7 @@ class Derainer:
 
     Attributes:
         net: The network, without gradients; in full precision on the CPU when it is loaded.
-        about: What it is; see `engine.network_file.describe`.
+        about: What it is; see `engine.network_about.describe`.
         source: The file of its weights.
     """
 
@@ -39,32 +40,51 @@ class Derainer:
         """What sizes that the network itself takes are multiples of."""
         return int(self.about["window_size"])
 
-    @torch.no_grad()
-    def __call__(self, rainy: Tensor, *, tell: Callable[[], object] = lambda: None, **how: Any) -> Tensor:
+    @property
+    def makes_rain(self) -> bool:
+        """Whether the network makes R, and B is what is left."""
+        return bool(self.about["output"] == "rain")
+
+    def __call__(self, rainy: Tensor, **how: Any) -> Tensor:
         """Derain; a single image in bounded memory, however large it is.
 
         Args:
             rainy: Rainy images O (B, 3, H, W), RGB in [0, 1], any size.
-            tell: Called after each part of the work, `models.any_size.parts` times.
-            **how: `scratch`, `memory` and `say` of `models.any_size.infer`.
+            **how: `tell`, called after each part of the work, `models.any_size.parts` times; `scratch`, `memory` and
+                `say` of `models.any_size.infer`.
 
         Returns:
             Their image layer B, same shape, not clipped: the network's output, or O - R of a network that makes R.
 
         Raises:
-            InputError: If the network does not keep the shape.
+            InputError: If the network fails on this size, or does not keep the shape.
         """
-        if len(rainy) == 1 and in_parts(self.net, self.window_size):
-            output = infer(self.net, rainy, window=self.window_size, tell=tell, **how)
-        else:
-            output = run_padded(self._layer, rainy, self.window_size)
-            tell()
-        derained = rainy - output if self.about["output"] == "rain" else output  # rain may be grey
-        if derained.shape != rainy.shape:
-            raise self._misfit(output, rainy)
-        return derained
+        output = self._output(rainy, **how)
+        return rainy - output if self.makes_rain else output
 
-    def _layer(self, images: Tensor) -> Tensor:
+    def rain(self, rainy: Tensor, **how: Any) -> Tensor:
+        """The rain layer R (B, 1 or 3, H, W) of rainy images in the same way: O - B, or the network's output."""
+        output = self._output(rainy, **how)
+        return output if self.makes_rain else rainy - output
+
+    @torch.no_grad()
+    def _output(self, rainy: Tensor, *, tell: Callable[[], object] = lambda: None, **how: Any) -> Tensor:
+        try:
+            if len(rainy) == 1 and in_parts(self.net, self.window_size):
+                output = infer(self.net, rainy, window=self.window_size, tell=tell, **how)
+            else:
+                output = run_padded(self._whole, rainy, self.window_size)
+                tell()
+        except InputError:
+            raise
+        except (RuntimeError, ValueError, MemoryError) as error:  # for example more memory than there is
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"{self.source}: the network fails on {tuple(rainy.shape)} ({reason})") from error
+        if output.shape != rainy.shape and not (self.makes_rain and output.shape == rainy[:, :1].shape):
+            raise self._misfit(output, rainy)
+        return output
+
+    def _whole(self, images: Tensor) -> Tensor:
         output = self.net(images)
         if isinstance(output, Tensor) and output.shape[-2:] == images.shape[-2:]:
             return output
@@ -78,13 +98,17 @@ class Derainer:
         )
 
 
-def load_derainer(path: str | os.PathLike[str], *, label: str | None = None) -> Derainer:
+def load_derainer(
+    path: str | os.PathLike[str], *, label: str | None = None, order: tuple[str, ...] = ("s", "g")
+) -> Derainer:
     """Load a network to derain with.
 
     Args:
-        path: A network file (see `read_network_file`), an ONNX file of `tools/export.py`, or the folder of a training:
-            then its newest restorer `net_s` if it has a trained one, else its newest `net_g`.
-        label: The network to take of a folder (g, r or s), or which a file must be.
+        path: A network file (see `read_network_file`), an ONNX file of `tools/export.py`, or the folder of a training,
+            whose newest network is taken.
+        label: The network it must be (g, r or s).
+        order: Without a label: which of several to take, the first one that is there and was trained. By default the
+            restorer, else `net_g`.
 
     Returns:
         The network, on the CPU. No code from a file is run.
@@ -98,7 +122,8 @@ def load_derainer(path: str | os.PathLike[str], *, label: str | None = None) -> 
         raise InputError(f"label: expected g, r or s, but received {label!r}")
     if path.suffix == ".onnx":
         return Derainer(*load_onnx(path), path)
-    file = _newest(path, label) if path.is_dir() else read_network_file(path, label=label)
+    find = _newest if path.is_dir() else read_network_file
+    file = find(path, label=label, order=order)
     about, network = file.about, file.about["network"]["type"]
     if about["output"] is None:
         kind = KINDS.get(about["label"], "no generator")
@@ -121,16 +146,20 @@ def _check_weights(file: NetworkFile) -> None:
             raise InputError(f"{file.path}: holds weights that are not finite; give another checkpoint")
 
 
-def _newest(folder: Path, label: str | None) -> NetworkFile:
+def _newest(folder: Path, *, label: str | None, order: tuple[str, ...]) -> NetworkFile:
+    last = folder / "last_checkpoint"  # names it, in a work folder of MMEngine
+    if last.is_file():
+        name = Path(last.read_text(encoding="utf-8", errors="replace").strip()).name
+        return read_network_file(folder / name, label=label, order=order)
     models = folder / "models" if (folder / "models").is_dir() else folder
-    for candidate in [label] if label else ["s", "g"]:
+    for candidate in [label] if label else order:
         found = saved_networks(models, candidate)
         if not found:
             continue
         file = _latest(found, candidate)
         if label or candidate != "s" or _is_trained(file, models.parent / "options.yml"):
             return file
-    wanted = f"net_{label}_*.pth" if label else "net_g_*.pth or net_s_*.pth"
+    wanted = " or ".join(f"net_{one}_*.pth" for one in ([label] if label else order))
     raise InputError(f"{models}: holds no {wanted}; train first, or give another folder or a file")
 
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from nlcl_plugin.data.files import written_whole
 from nlcl_plugin.engine.checkpoint import safetensors_bytes
 from nlcl_plugin.engine.derainer import Derainer
-from nlcl_plugin.engine.network_file import as_metadata
+from nlcl_plugin.engine.network_about import as_metadata
 from nlcl_plugin.engine.trained_network import build_with_weights
 from nlcl_plugin.errors import InputError
 
@@ -89,7 +89,7 @@ def export(
         opset: Of ONNX.
 
     Returns:
-        What was written. Each kind holds `about` (see `network_file.describe`) as JSON: ONNX in its metadata under
+        What was written. Each kind holds `about` (see `network_about.describe`) as JSON: ONNX in its metadata under
         `nlcl_plugin`, with the most important parts as texts of their own; TorchScript in the extra file
         `nlcl_plugin`; .safetensors as always.
 

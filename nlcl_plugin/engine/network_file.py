@@ -1,13 +1,13 @@
 """A network file says by itself what it is: `about`, written beside the weights and read back.
 
 A `.pth` holds it under the key `about`, beside `params` and `params_ema`; a `.safetensors` as JSON in its metadata,
-under `nlcl_plugin`. Readers that know nothing of it, such as stock BasicSR, load the weights as ever.
+under `nlcl_plugin`; a checkpoint of MMEngine (`mm.checkpoints`) one for each network, under `nlcl_plugin`. Readers that
+know nothing of it, such as stock BasicSR, load the weights as ever.
 """
 
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import os
 import re
@@ -20,26 +20,21 @@ from typing import Any, Literal
 import safetensors
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 
-import nlcl_plugin
 from nlcl_plugin.archs import LayerGenerator, convert_official_state_dict
 from nlcl_plugin.engine.checkpoint import weights_of
+from nlcl_plugin.engine.network_about import FORMAT, KEY, describe, is_plain
 from nlcl_plugin.engine.options import load_yaml
 from nlcl_plugin.engine.plain_file import load_plain
-from nlcl_plugin.engine.run_state import plain
 from nlcl_plugin.errors import InputError
 
-FORMAT = 1
 _LARGEST = 10_000  # values in what a file says of itself
-KEY = "nlcl_plugin"  # of a .safetensors file's metadata
-LICENSE = "code Apache-2.0; weights as the images they were trained on allow"
 OFFICIAL_LICENSE = "not stated by its authors; see https://github.com/yunguo224/NLCL"
 _RELEASED = {  # SHA-256 of the last bias
     "f0c73d622c2860769ae86bad9024da92c401345214b44ab38d813c7121cc07ec": "image",
     "00b4bfbf287b9bd232519c2365fac94c837b9d447365d7f654bab7bfa28c8020": "rain",
 }
-KINDS = {"d": "a discriminator", "p": "projection heads", "e": "an encoder"}  # labels of what derains nothing
 OPENS_FILES = {"VGGFeatureExtractor", "DFDNet"}  # BasicSR's networks that load files while they are built
 _NAME = re.compile(r"net_(?P<label>[a-z])(?:_.*)?")
 
@@ -75,70 +70,20 @@ class NetworkFile:
     weights: dict[str, Tensor]
 
 
-# writing --------------------------------------------------------------------------------------------------------------
-def describe(
-    block: Mapping[str, Any], label: str, *, net: nn.Module | None = None, iteration: int | None = None
-) -> dict[str, Any]:
-    """Describe a network as plain values.
-
-    Args:
-        block: Its options: `type` and arguments.
-        label: What it is in a training: g or s (image layer), r (rain), d (discriminator), p (heads), e (encoder).
-        net: The network itself, whose arguments that the block leaves out are then noted too.
-        iteration: Of its training.
-
-    Returns:
-        `format`; `network` (the block); `label`; `output` (`image`, `rain`, or None for neither); `window_size` (sizes
-        it takes are multiples of it); `values` (in and out); `iter`; `license`; `nlcl_plugin` (version).
-    """
-    network = plain({**block, **_left_out(block, net)})
-    return {
-        "format": FORMAT,
-        "network": network,
-        "label": label,
-        "output": None if label in KINDS else "rain" if label == "r" else "image",
-        "window_size": network["window_size"] if isinstance(network.get("window_size"), int) else 1,
-        "values": "RGB in [0, 1]",
-        "iter": iteration,
-        "license": LICENSE,
-        "nlcl_plugin": nlcl_plugin.__version__,
-    }
-
-
-def _left_out(block: Mapping[str, Any], net: nn.Module | None) -> dict[str, Any]:
-    """Arguments of a network that its block leaves out: their defaults, or what the model filled in."""
-    if net is None:
-        return {}
-    values = {
-        name: getattr(net, name, parameter.default) if parameter.default is parameter.empty else parameter.default
-        for name, parameter in inspect.signature(type(net).__init__).parameters.items()
-        if name not in {"self", *block} and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-    }
-    return {name: value for name, value in values.items() if _is_plain(value)}
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
-    return value is None or type(value) in (bool, int, float, str)
-
-
-def as_metadata(about: Mapping[str, Any]) -> dict[str, str]:
-    """Turn `about` into metadata of a .safetensors file, which keeps texts only."""
-    return {KEY: json.dumps(about)}
-
-
-# reading --------------------------------------------------------------------------------------------------------------
-def read_network_file(path: str | os.PathLike[str], *, label: str | None = None) -> NetworkFile:
+def read_network_file(
+    path: str | os.PathLike[str], *, label: str | None = None, order: tuple[str, ...] = ("s", "g")
+) -> NetworkFile:
     """Read a network file without running code from it.
 
-    It may be one of ours; an older one of ours or any of BasicSR in the `models` folder of its training, whose
+    It may be one of ours; a checkpoint that `mm.checkpoints.WholeCheckpointHook` saved, of which one network is
+    taken; an older one of ours or any of BasicSR in the `models` folder of its training, whose
     `options.yml` then says what it is; or released NLCL weights, as they come or converted. If those were trained
     further, it is the rain layer that they make if the file's name has `rain` in it or begins with `net_r`.
 
     Args:
         path: A `.pth` or `.safetensors` file.
         label: The network it must be, such as `g`; whatever it says by default.
+        order: Without a label: which of several to take, the first one that is there and was trained.
 
     Returns:
         Its weights, and what it is.
@@ -150,6 +95,8 @@ def read_network_file(path: str | os.PathLike[str], *, label: str | None = None)
     content = load_plain(path)
     if path.suffix == ".safetensors":
         about, weights = _noted(path), weights_of(content, path, None)
+    elif isinstance(content, dict) and "state_dict" in content:
+        about, weights = _of_mmengine(content, path, (label,) if label else order)
     elif isinstance(content, dict) and {"params", "params_ema"} & set(content):
         about = content.get("about")
         weights = weights_of(content, path, "params_ema" if "params_ema" in content else "params")
@@ -166,6 +113,24 @@ def read_network_file(path: str | os.PathLike[str], *, label: str | None = None)
     if label is not None and checked["label"] != label:
         raise InputError(f"{path}: is net_{checked['label']}, but net_{label} was asked for; give another file")
     return NetworkFile(path, checked, weights)
+
+
+def _of_mmengine(content: dict[str, Any], path: Path, order: tuple[str, ...]) -> tuple[Any, dict[str, Tensor]]:
+    """One of the networks that `mm.checkpoints` says a checkpoint holds, by what their weights' names begin with."""
+    networks = content.get(KEY)
+    if not isinstance(networks, dict):
+        raise InputError(
+            f"{path}: does not say which networks it holds; give a checkpoint that WholeCheckpointHook saved (with "
+            "options/mmengine), or a network file"
+        )
+    found = {_checked(about, path)["label"]: (about, f"{name}.") for name, about in networks.items()}
+    chosen = next((label for label in order if label in found), None)
+    if chosen is None:
+        held = ", ".join(f"net_{label}" for label in found)
+        raise InputError(f"{path}: holds no trained net_{' or net_'.join(order)}, but {held}; give another file")
+    about, prefix = found[chosen]
+    weights = weights_of(content["state_dict"], path, None)
+    return about, {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
 
 
 def _noted(path: Path) -> Any:
@@ -204,7 +169,7 @@ def _is_small(about: Any) -> bool:
         value, left = waiting.pop(), left - 1
         if isinstance(value, dict | list | tuple):
             waiting += islice([*value, *value.values()] if isinstance(value, dict) else value, left)
-        elif not _is_plain(value):
+        elif not is_plain(value):
             return False
     return not waiting
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nlcl_plugin.engine.network_file import KEY, about_from_json
+from nlcl_plugin.engine.network_about import KEY
+from nlcl_plugin.engine.network_file import about_from_json
 from nlcl_plugin.errors import InputError
 
 
@@ -39,7 +40,7 @@ def load_onnx(path: Path) -> tuple[OnnxNetwork, dict[str, Any]]:
         path: An ONNX file of `tools/export.py`.
 
     Returns:
-        The network, and what it is (see `network_file.describe`), but its output is the image layer in any case.
+        The network, and what it is (see `network_about.describe`), but its output is the image layer in any case.
 
     Raises:
         InputError: If onnxruntime is not installed, or the file is missing, torn or of another origin.

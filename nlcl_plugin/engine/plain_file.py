@@ -44,7 +44,7 @@ def load_plain(path: Path, kind: str = "checkpoint") -> Any:
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path, device="cpu")
-        _refuse_growing(path)
+        _refuse_calls(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
         return _Plain(path.stat().st_size).of(content)
     except FileNotFoundError as error:
@@ -68,10 +68,13 @@ class _UnfitError(Exception):
     pass
 
 
-def _refuse_growing(path: Path) -> None:
+def _refuse_calls(path: Path) -> None:
     for pickle in _pickles(path):
         for opcode, argument, _ in pickletools.genops(pickle):
-            if opcode.name == "GLOBAL" and str(argument).split(" ")[-1] in _GROWING:
+            called = str(argument) if opcode.name == "GLOBAL" else ""
+            if called.startswith("mmengine."):
+                raise _UnfitError("it holds objects of MMEngine, which checkpoints of our WholeCheckpointHook do not")
+            if called.split(" ")[-1] in _GROWING:
                 raise _UnfitError(f"it calls {argument}, where only tensors and plain values are loaded")
 
 

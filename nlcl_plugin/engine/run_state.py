@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from basicsr.utils.dist_util import get_dist_info
 
 # Of this start of the run, not of what is trained.
 _RUN_TIME = {"root_path", "rank", "world_size", "dist", "auto_resume", "is_train"}
@@ -56,10 +55,10 @@ def gather_random() -> list[dict[str, Any]] | None:
     Returns:
         The states on rank 0, None on the others.
     """
-    rank, world_size = get_dist_info()
+    world_size = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
     if world_size == 1:
         return [capture_random()]
-    states: list[Any] | None = [None] * world_size if rank == 0 else None
+    states: list[Any] | None = [None] * world_size if dist.get_rank() == 0 else None
     dist.gather_object(capture_random(), states, dst=0)
     return states
 

@@ -6,12 +6,21 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
+from mmengine.logging import HistoryBuffer
+from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
+from mmengine.utils import apply_to
+from torch import nn
 
 from nlcl_plugin.data.files import remove_leftovers, written_whole
+from nlcl_plugin.engine.network_about import KEY
+from nlcl_plugin.mm.derain import NLCLDerain
+from nlcl_plugin.models.unpaired_iteration import bare
 
 BACKEND = "nlcl_whole"
 
@@ -42,7 +51,9 @@ class WholeCheckpointHook(CheckpointHook):
     MMEngine's own writes `iter_N.pth` and `last_checkpoint` in place, and removes the oldest checkpoint, or the best
     one so far, before it writes the next: a kill in the middle leaves a broken file, or none at all.
 
-    This one also knows, for `save_best`, that PSNR and SSIM are better high and NIQE low.
+    What it writes is tensors and plain values only, and says which networks of `NLCLDerain` are in it:
+    `tools/derain.py` and others read it without a config, and without running code. It also knows, for `save_best`,
+    that PSNR and SSIM are better high and NIQE low.
     """
 
     file_backend: Any
@@ -59,6 +70,23 @@ class WholeCheckpointHook(CheckpointHook):
         if is_main_process():
             for folder in {str(self.out_dir), runner.work_dir}:
                 remove_leftovers(folder)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Make a checkpoint plain, and the same for one process and for several."""
+        model = bare(runner.model)
+        checkpoint["state_dict"] = _without_wrappers(checkpoint["state_dict"], model)
+        for key in ("meta", "message_hub"):
+            checkpoint[key] = apply_to(checkpoint[key], _is_rich, _plain)
+        if isinstance(model, NLCLDerain):
+            checkpoint[KEY] = model.about()
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Make of it again what MMEngine resumes from."""
+        scalars = checkpoint.get("message_hub", {}).get("log_scalars", {})
+        for name, history in scalars.items():
+            if isinstance(history, list):
+                values, counts, length = history
+                scalars[name] = HistoryBuffer(values.cpu().numpy(), counts.cpu().numpy(), length)
 
     def save(self, runner: Runner) -> None:
         """Save a checkpoint after an iteration, though none is due."""
@@ -103,6 +131,22 @@ class WholeCheckpointHook(CheckpointHook):
 
     def _path(self, step: int) -> str:
         return str(self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(step)))
+
+
+def _is_rich(value: Any) -> bool:
+    return isinstance(value, np.generic | HistoryBuffer)
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else [*map(torch.from_numpy, value.data), value.max_length]
+
+
+def _without_wrappers(weights: dict[str, Any], model: nn.Module) -> dict[str, Any]:
+    """Weights by names without the `module.` of networks that are wrapped by themselves: MMEngine loads no others."""
+    wrapped = tuple(f"{name}.module." for name, child in model.named_children() if is_model_wrapper(child))
+    return {
+        name.replace(".module.", ".", 1) if name.startswith(wrapped) else name: value for name, value in weights.items()
+    }
 
 
 register_backend(BACKEND, WholeFileBackend, force=True)  # again and again changes nothing

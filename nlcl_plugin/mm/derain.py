@@ -17,6 +17,7 @@ from mmengine.registry import MODELS
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from nlcl_plugin.engine.network_about import describe
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.mm.optim import WrapperStepper
 from nlcl_plugin.models.initial_weights import own_random_stream
@@ -116,8 +117,7 @@ class NLCLDerain(BaseModel):
             with own_random_stream(seed, label):
                 nets[label] = MODELS.build({**network, **extra})
             setattr(self, NAMES[label], nets[label])
-        # Networks of windowed attention name their window by this argument.
-        self._multiples = {label: int((config or {}).get("window_size", 1)) for label, config in given.items()}
+        self._configs = given
         averages: dict[str, nn.Module] = {}
         for label in ("g", "r", "s") if self.options.ema_decay > 0 else ():
             if label in nets:
@@ -238,7 +238,9 @@ class NLCLDerain(BaseModel):
             raise ValueError(f"mode must be tensor or predict, but received {mode!r}; train_step computes the losses")
         restoring = self.options.restores(int(self.progress[0]))
         label = "s" if restoring else "g"
-        result = run_padded(self.iteration.steady(label), lq, self._multiples[label])
+        # Networks of windowed attention name their window by this argument.
+        multiple = int((self._configs[label] or {}).get("window_size", 1))
+        result = run_padded(self.iteration.steady(label), lq, multiple)
         if mode == "tensor":
             return result
         two = "r" in self.iteration.nets and not restoring
@@ -250,6 +252,22 @@ class NLCLDerain(BaseModel):
             }
             for place in range(lq.shape[0])
         ]
+
+    def about(self) -> dict[str, dict[str, Any]]:
+        """Say what the networks are that derain, for whoever reads a checkpoint; a restorer when it is being trained.
+
+        Returns:
+            What `engine.network_about.describe` says, by what the names of the weights to infer with begin with.
+        """
+        taken = int(self.progress[0])
+        found = {}
+        for label in [label for label in ("g", "r", "s") if label in self.iteration.nets]:
+            if label != "s" or self.options.restores(taken):
+                net = bare(self.iteration.nets[label])
+                average = "average_" if label in self.iteration.averages else ""
+                network = {**(self._configs[label] or {}), "type": type(net).__name__}
+                found[average + NAMES[label]] = describe(network, label, net=net, iteration=taken)
+        return found
 
     def train(self, mode: bool = True) -> NLCLDerain:
         """Switch the networks; averages only infer."""

@@ -20,7 +20,8 @@ from nlcl_plugin.engine import checkpoint
 from nlcl_plugin.engine import options as option_files
 from nlcl_plugin.engine.derainer import load_derainer
 from nlcl_plugin.engine.launch import start
-from nlcl_plugin.engine.network_file import describe, read_network_file
+from nlcl_plugin.engine.network_about import describe
+from nlcl_plugin.engine.network_file import read_network_file
 from nlcl_plugin.engine.run_state import plain_options
 from nlcl_plugin.errors import InputError
 
@@ -215,7 +216,7 @@ def test_what_is_no_network_file_is_refused(experiment, tmp_path):
     for name in ("torn.safetensors", "torn.pth", "text.pth"):
         assert refusal(tmp_path / name).startswith(": torn, or not a checkpoint (")
     assert refusal(tmp_path / "none.pth") == ": missing"
-    assert refusal(tmp_path).startswith(": holds no net_g_*.pth or net_s_*.pth; train first")
+    assert refusal(tmp_path).startswith(": holds no net_s_*.pth or net_g_*.pth; train first")
     torch.save([1, 2], tmp_path / "list.pth")
     assert refusal(tmp_path / "list.pth") == ": expected the weights of a network, but it holds something else"
     torch.save({"params": {}}, tmp_path / "empty.pth")

@@ -23,7 +23,8 @@ from hostile import assert_one_line, examples, mutated, watched
 from nlcl_plugin.archs import LayerGenerator, ResidualUNet
 from nlcl_plugin.engine import checkpoint
 from nlcl_plugin.engine.derain import ImageDerainer
-from nlcl_plugin.engine.network_file import as_metadata, describe, read_network_file
+from nlcl_plugin.engine.network_about import as_metadata, describe
+from nlcl_plugin.engine.network_file import read_network_file
 from nlcl_plugin.errors import InputError
 
 MEMORY = 200 << 20

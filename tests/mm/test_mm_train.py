@@ -18,8 +18,12 @@ import torch
 import training_helpers
 from conftest import photograph
 from mm_helpers import REPOSITORY, losses, train, write_config
+from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 
+from nlcl_plugin.engine.derainer import load_derainer
+from nlcl_plugin.engine.plain_file import load_plain
+from nlcl_plugin.errors import InputError
 from nlcl_plugin.mm.checkpoints import (
     WholeCheckpointHook,
     WholeFileBackend,
@@ -183,6 +187,67 @@ def test_two_processes_have_the_losses_of_one_with_their_batches_together(folder
     assert sorted(found) == list(range(1, 13))
     for current_iter in (1, 2, 3):
         assert found[current_iter] == pytest.approx(expected[current_iter], rel=1e-3, abs=1e-6)
+    names = [list(torch.load(path)["state_dict"]) for path in (tmp_path / "iter_12.pth", trained / "iter_20.pth")]
+    assert names[0] == names[1]  # without `module.`, of which MMEngine would load none
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_with_their_weights(folder, tmp_path):
+    config = write_config(folder)
+    changes = ["--cfg-options", "train_dataloader.batch_size=1"]
+    train(folder, config, "--work-dir", tmp_path / "whole", *changes, "train_cfg.max_iters=12", processes=2)
+    for end in (8, 12):
+        changes += [f"train_cfg.max_iters={end}"]
+        train(folder, config, "--resume", "--work-dir", tmp_path / "parts", *changes, processes=2)
+    whole, parts = (torch.load(tmp_path / name / "iter_12.pth")["state_dict"] for name in ("whole", "parts"))
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(value, parts[name]) for name, value in whole.items())
+
+
+# deraining ------------------------------------------------------------------------------------------------------------
+RAINY = torch.rand(1, 3, 19, 26, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(("weights", "iteration", "label"), [("", 20, "s"), ("iter_8.pth", 8, "g")])
+def test_a_checkpoint_derains_without_a_config_as_its_model_does(trained, weights, iteration, label):
+    cfg = Config.fromfile(str(next(trained.glob("tiny.py"))))
+    model = mmengine.registry.MODELS.build(cfg.model).eval()
+    content = torch.load(trained / f"iter_{iteration}.pth")
+    model.load_state_dict(content["state_dict"])
+    derainer = load_derainer(trained / weights)
+    with torch.no_grad():
+        torch.testing.assert_close(derainer(RAINY), model(RAINY))
+    assert (derainer.source.name, derainer.about["label"]) == (f"iter_{iteration}.pth", label)
+    assert derainer.about["iter"] == iteration
+    average = model.average_generator(RAINY)
+    torch.testing.assert_close(load_derainer(trained / weights, label="g")(RAINY), average)
+    assert torch.equal(
+        load_derainer(trained / weights, order=("r", "g"))(RAINY), load_derainer(trained / weights, label="g")(RAINY)
+    )
+
+
+def test_a_checkpoint_holds_plain_values_and_networks_that_were_trained(trained):
+    content = load_plain(trained / "iter_8.pth")
+    assert list(content["nlcl_plugin"]) == ["average_generator"]
+    assert list(load_plain(trained / "iter_20.pth")["nlcl_plugin"]) == ["average_generator", "average_restorer"]
+    with pytest.raises(InputError, match=r"iter_8\.pth: holds no trained net_s, but net_g; give another file"):
+        load_derainer(trained / "iter_8.pth", label="s")
+
+
+def test_checkpoints_of_others_are_refused_in_a_line(trained, tmp_path):
+    content = torch.load(trained / "iter_8.pth")
+    torch.save({"state_dict": content["state_dict"], "meta": content["meta"]}, tmp_path / "other.pth")
+    with pytest.raises(InputError, match=r"other\.pth: does not say which networks it holds; give a checkpoint that"):
+        load_derainer(tmp_path / "other.pth")
+    content["message_hub"]["log_scalars"]["loss"] = HistoryBuffer([1.0], [1])
+    torch.save(content, tmp_path / "other.pth")
+    with pytest.raises(InputError, match=r"other\.pth: .* holds objects of MMEngine, which checkpoints of our Whole"):
+        load_derainer(tmp_path / "other.pth")
+    content["nlcl_plugin"] = {"generator": "what it likes"}
+    content["message_hub"] = {}
+    torch.save(content, tmp_path / "other.pth")
+    with pytest.raises(InputError, match=r"other\.pth: about: .*it was changed: save it again"):
+        load_derainer(tmp_path / "other.pth")
 
 
 def test_sigterm_saves_and_exits_with_five(folder, tmp_path):

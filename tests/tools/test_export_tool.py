@@ -15,7 +15,7 @@ from basicsr.archs.swinir_arch import SwinIR
 from nlcl_plugin.archs import LayerGenerator, ResidualUNet, SimpleGateUNet
 from nlcl_plugin.engine import export as exporting
 from nlcl_plugin.engine.derainer import load_derainer
-from nlcl_plugin.engine.network_file import describe
+from nlcl_plugin.engine.network_about import describe
 from nlcl_plugin.errors import InputError
 
 pytest.importorskip("onnxscript")
