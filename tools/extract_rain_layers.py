@@ -1,12 +1,12 @@
 """Extract the rain layer of every image of a folder or LMDB into a bank: an LMDB in BasicSR's layout.
 
-Usage: python tools/extract_rain_layers.py EXPERIMENT --input RAINY --output BANK.lmdb
-       python tools/extract_rain_layers.py --weights net_g.pth -opt OPTIONS.yml --input RAINY --output BANK.lmdb
+Usage: python tools/extract_rain_layers.py WEIGHTS --input RAINY --output BANK.lmdb
 
-EXPERIMENT is the folder of a training, such as experiments/nlcl_quickstart. The layers are 8-bit PNGs, grey where the
-rain is; negative values are dropped. BANK.lmdb/rain_bank.png shows some of them beside their images,
-BANK.lmdb/rain_bank.json says where they came from, and BANK.lmdb/keys.jsonl of which image each is. Train on them with
-PseudoPairDataset (options/restorer_from_bank.yml). Run the same command again after an interruption.
+WEIGHTS is the folder of a training, such as experiments/nlcl_quickstart, whose first stage is taken (net_r if it has
+one, else net_g), or a network file. The layers are 8-bit PNGs, grey where the rain is; negative values are dropped.
+BANK.lmdb/rain_bank.png shows some of them beside their images, BANK.lmdb/rain_bank.json says where they came from, and
+BANK.lmdb/keys.jsonl of which image each is. Train on them with PseudoPairDataset (options/restorer_from_bank.yml). Run
+the same command again after an interruption.
 
 Exit codes: 0 done, 2 bad usage or input, 3 done but unreadable images were skipped, 5 interrupted.
 """
@@ -16,10 +16,9 @@ import sys
 from pathlib import Path
 
 import nlcl_plugin  # noqa: F401  mends BasicSR
-from nlcl_plugin.engine.options import load_yaml
+from nlcl_plugin.engine.derain import ImageDerainer
 from nlcl_plugin.engine.rain_bank import extract_rain_bank, read_facts
-from nlcl_plugin.engine.rain_network import Checkpoint, find_checkpoint
-from nlcl_plugin.errors import InputError, escape, exit_code_of
+from nlcl_plugin.errors import escape, exit_code_of
 
 
 def main(argv=None) -> int:
@@ -28,8 +27,9 @@ def main(argv=None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    network = ImageDerainer(arguments.weights, device=arguments.device, label=arguments.label, order=("r", "g"))
     report = extract_rain_bank(
-        _checkpoint(arguments),
+        network,
         arguments.input,
         arguments.output,
         overwrite=arguments.overwrite,
@@ -48,23 +48,12 @@ def _run(arguments: argparse.Namespace) -> int:
     return report.exit_code
 
 
-def _checkpoint(arguments: argparse.Namespace) -> Checkpoint:
-    if (arguments.experiment is None) == (arguments.weights is None):
-        raise InputError("expected EXPERIMENT, the folder of a training, or --weights with -opt; give one of the two")
-    if (arguments.opt is None) != (arguments.weights is None):
-        raise InputError("--weights and -opt go together: weights, and the options that name their network")
-    if arguments.experiment is not None:
-        return find_checkpoint(arguments.experiment, arguments.checkpoint)
-    return Checkpoint(load_yaml(arguments.opt), Path(arguments.weights))
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("experiment", nargs="?", metavar="EXPERIMENT", help="folder of a training")
-    add("--checkpoint", default="latest", metavar="ITER|latest", help="which weights of it (default: %(default)s)")
-    add("--weights", metavar="FILE", help="weights of net_g, or of net_r for two_branch, instead of EXPERIMENT")
-    add("-opt", "--opt", metavar="FILE", help="option file that names the network of --weights")
+    add("weights", metavar="WEIGHTS", help="folder of a training, or network file")
+    add("--label", choices=("g", "r", "s"), help="which network of the folder")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: %(default)s)")
     add("--input", required=True, metavar="RAINY", help="rainy images: a folder, searched to its depth, or an LMDB")
     add("--output", required=True, metavar="BANK.lmdb", help="bank to make")
     add("--overwrite", action="store_true", help="replace a bank that is there, when the new one is whole")

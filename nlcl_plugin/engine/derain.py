@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,15 +29,16 @@ class ImageDerainer:
             come with the package, which know thin rendered streaks only.
         device: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1` …
         amp: Run in bfloat16 where that is safe: less time where the processor has it, off by a few grey levels.
+        **which: `label` and `order` of `load_derainer`.
 
     Raises:
         InputError: If the weights can't be used, or the device is not there.
     """
 
     def __init__(
-        self, weights: str | os.PathLike[str] | None = None, *, device: str = "auto", amp: bool = False
+        self, weights: str | os.PathLike[str] | None = None, *, device: str = "auto", amp: bool = False, **which: Any
     ) -> None:
-        self.derainer: Derainer = load_derainer(DEMO_WEIGHTS if weights is None else weights)
+        self.derainer: Derainer = load_derainer(DEMO_WEIGHTS if weights is None else weights, **which)
         self.device = find_device(device)
         self.derainer.net.to(self.device)
         self.amp = amp
@@ -56,22 +56,22 @@ class ImageDerainer:
         Raises:
             InputError: If the network fails on this size, or what it makes is not finite.
         """
-        try:
-            with self._autocast():
-                derained = self.derainer(rainy.to(self.device, torch.float32), **how)
-        except (RuntimeError, MemoryError) as error:  # for example more memory than there is
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(f"{self.derainer.source}: the network fails on {tuple(rainy.shape)} ({reason})") from error
-        if not torch.isfinite(derained).all():
+        return self._run(self.derainer, rainy, how).clamp(0, 1)
+
+    def rain(self, rainy: Tensor, **how: Any) -> Tensor:
+        """The rain layer R (B, 1 or 3, H, W) of a batch in the same way, not clipped."""
+        return self._run(self.derainer.rain, rainy, how)
+
+    def _run(self, network: Callable[..., Tensor], rainy: Tensor, how: dict[str, Any]) -> Tensor:
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.amp):
+            layer = network(rainy.to(self.device, torch.float32), **how)
+        if not torch.isfinite(layer).all():
             raise InputError(f"{self.derainer.source}: makes values that are not finite; give other weights")
-        return derained.clamp(0, 1).to(rainy.device, rainy.dtype)
+        return layer.to(rainy.device, rainy.dtype)
 
     def array(self, rainy: np.ndarray, **how: Any) -> np.ndarray:
         """Derain an (H, W, 3) RGB array of uint8, uint16, or floats in [0, 1]; the result has its type."""
         return as_type(self.tensor(to_tensor(rainy)[None], **how)[0], rainy.dtype)
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.amp)
 
 
 def derain(

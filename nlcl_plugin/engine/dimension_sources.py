@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nlcl_plugin.data.image_io import list_images, read_image, to_tensor
+from nlcl_plugin.engine.derainer import Derainer
 from nlcl_plugin.engine.dimension_study import Picture
+from nlcl_plugin.engine.network_about import describe
 from nlcl_plugin.engine.options import load_yaml, newest_checkpoint, override
 from nlcl_plugin.engine.trained_network import experiment_options, load_network
 from nlcl_plugin.errors import InputError
-from nlcl_plugin.models.padding import run_padded
 
 Pictures = Iterator[Picture | InputError]
 
@@ -137,7 +137,6 @@ class LayerNetworks:
         two_branch = options.get("decomposition") == "two_branch" and self.label == "g"
         self.rain = self._load("r") if two_branch else None
 
-    @torch.no_grad()
     def __call__(self, rainy: Tensor) -> tuple[Tensor, Tensor]:
         """Split.
 
@@ -146,12 +145,14 @@ class LayerNetworks:
 
         Returns:
             B and R, not clipped.
-        """
-        window = self.options[f"network_{self.label}"].get("window_size", 1)
-        image = run_padded(self.image, rainy, window)
-        return image, rainy - image if self.rain is None else self.rain(rainy)
 
-    def _load(self, label: str) -> nn.Module:
+        Raises:
+            InputError: If a network fails on this size or does not keep it.
+        """
+        image = self.image(rainy)
+        return image, rainy - image if self.rain is None else self.rain.rain(rainy)
+
+    def _load(self, label: str) -> Derainer:
         key, paths = f"network_{label}", self.options.get("path") or {}
         if not isinstance(self.options.get(key), dict):
             raise InputError(f"{key} is missing: the layers are made by it; name it with its options")
@@ -162,7 +163,8 @@ class LayerNetworks:
                 f"such as by --force_yml path:pretrain_{key}=FILE"
             )
         path = newest_checkpoint(os.path.expanduser(path), f"pretrain_{key}")
-        return load_network(self.options, label, path, paths.get(f"param_key_{label}", "params_ema"))
+        net = load_network(self.options, label, path, paths.get(f"param_key_{label}", "params_ema"))
+        return Derainer(net, describe(self.options[key], label), Path(path))
 
 
 def networks_of(option_file: str | None, experiment: str | None, force_yml: list[str]) -> LayerNetworks:

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from nlcl_plugin.data.files import written_whole
-from nlcl_plugin.data.image_io import decode_raw, encode_png, to_float, to_uint8
+from nlcl_plugin.data.files import sha256, written_whole
+from nlcl_plugin.data.image_io import decode_raw, encode_png, to_float, to_tensor, to_uint8
 from nlcl_plugin.data.image_sources import ImageSource, LmdbSource, open_source
 from nlcl_plugin.data.lmdb_building import BANK_FILE, SHEET_FILE, Source, remove
 from nlcl_plugin.data.lmdb_create import Recipe, Report, build_lmdb, check_output, digest_of, list_sources, state_of
@@ -19,16 +19,17 @@ from nlcl_plugin.data.lmdb_encode import Encoded, Value
 from nlcl_plugin.data.lmdb_keys import Record, keys_of, read_records
 from nlcl_plugin.data.lmdb_store import close_environment, open_environment
 from nlcl_plugin.data.rain_bank_sheet import Shown, draw_sheet
-from nlcl_plugin.engine.rain_network import Checkpoint, RainNetwork
+from nlcl_plugin.engine.derain import ImageDerainer
 from nlcl_plugin.errors import InputError
 
 MIN_MEAN_RAIN = 0.001  # the same as the default of train.min_mean_rain
 SHOWN = 12  # pairs of the contact sheet
 BATCH_IMAGES = 16  # what a kill may lose; each may take a second
+_EQUAL = 1e-4  # channels that differ by less, in [0, 1], are one grey: O - B has rounding errors
 
 
 def extract_rain_bank(
-    checkpoint: Checkpoint,
+    network: ImageDerainer,
     root: str,
     output: str,
     *,
@@ -42,7 +43,7 @@ def extract_rain_bank(
     `rain_bank.png`, some images beside their layers. A run that was killed is finished by the same call.
 
     Args:
-        checkpoint: Whose network extracts.
+        network: What extracts.
         root: The rainy images: a folder that is searched to its depth, or an LMDB by its ending.
         output: The bank, ending in `.lmdb`.
         overwrite: Make it anew if it is there.
@@ -59,28 +60,53 @@ def extract_rain_bank(
     check_output(os.path.expanduser(root), output)
     images = open_source(root)
     sources = _list(images)
-    network = RainNetwork(checkpoint)
+    derainer = network.derainer
+    identity = {
+        "label": derainer.about["label"],
+        "network": derainer.about["network"],
+        "weights_sha256": sha256(derainer.source),
+    }
 
     def encode(source: Source) -> Encoded:
         path = os.path.join(images.root, source.name)
-        rain = network.rain_of(decode_raw(images.read(source.name), path), path)
+        rain = rain_of(network, decode_raw(images.read(source.name), path))
         shape = (rain.shape[0], rain.shape[1], 1 if rain.ndim == 2 else 3)
         return Encoded([Value(encode_png(rain), shape)], copied=False, notes=[])
 
     def finish(folder: Path) -> None:
-        _finish(folder, images, network, checkpoint, output)
+        _finish(folder, images, network, identity, output)
 
     recipe = Recipe(
         root=images.root,
         sources=sources,
         encode=encode,
         state_of=lambda source: _state(images, source.name),
-        plan={"format": 1, "rain_bank": network.identity, **digest_of(sources)},
+        plan={"format": 1, "rain_bank": identity, **digest_of(sources)},
         title="extracting",
         batch_images=BATCH_IMAGES,
         finish=finish,
     )
     return build_lmdb(recipe, output, overwrite=overwrite, progress=progress, tell=tell)
+
+
+def rain_of(network: ImageDerainer, image: np.ndarray) -> np.ndarray:
+    """Extract the rain layer of an image, in bounded memory.
+
+    Args:
+        network: What extracts.
+        image: The rainy image O (H, W, 3), RGB, of uint8, uint16 or floats in [0, 1].
+
+    Returns:
+        R, clipped to [0, 1] and made 8-bit: (H, W) if it is grey, else (H, W, 3).
+
+    Raises:
+        InputError: If the network cannot take it, or its output has another size or is not finite.
+    """
+    rain = network.rain(to_tensor(image)[None])[0]
+    if float((rain.amax(dim=0) - rain.amin(dim=0)).max()) < _EQUAL:
+        rain = rain.mean(dim=0, keepdim=True)
+    pixels = (rain.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+    return np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
 
 
 def read_facts(bank: str | os.PathLike[str]) -> dict[str, Any]:
@@ -108,7 +134,7 @@ def _state(images: ImageSource, name: str) -> tuple[int, int]:
     return state_of(os.path.join(images.root, "data.mdb" if isinstance(images, LmdbSource) else name))
 
 
-def _finish(folder: Path, images: ImageSource, network: RainNetwork, checkpoint: Checkpoint, output: str) -> None:
+def _finish(folder: Path, images: ImageSource, network: ImageDerainer, identity: dict[str, Any], output: str) -> None:
     """Measure what was extracted, and add the facts and the contact sheet."""
     records = list(read_records(folder))
     shown = {records[place].key for place in np.linspace(0, len(records) - 1, SHOWN).round().astype(int)}
@@ -129,14 +155,14 @@ def _finish(folder: Path, images: ImageSource, network: RainNetwork, checkpoint:
         remove(folder)
         raise InputError(
             f"{output}: the rain layers are empty, their mean is {mean:.5f}, expected at least {MIN_MEAN_RAIN}: "
-            f"{checkpoint.weights} finds no rain in {images.root}; give a later --checkpoint, train longer or with "
+            f"{network.derainer.source} finds no rain in {images.root}; give later weights, train longer or with "
             "another manual_seed, or give images with rain as --input"
         )
     facts = {
         "format": 1,
-        "experiment": checkpoint.options.get("name"),
-        "weights": checkpoint.weights.name,
-        **network.identity,
+        "weights": str(network.derainer.source),
+        "iter": network.derainer.about["iter"],
+        **identity,
         "input": images.root,
         "images": len(records),
         "mean_rain": mean,

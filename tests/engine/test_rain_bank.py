@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 
@@ -17,12 +18,14 @@ from training_helpers import make_folders, run, tiny_options, write_options
 
 from nlcl_plugin.archs import LayerGenerator
 from nlcl_plugin.data import PseudoPairDataset, lmdb_create, read_image
+from nlcl_plugin.data.image_io import to_float
 from nlcl_plugin.data.lmdb_store import LmdbImages, close_environment
 from nlcl_plugin.engine import options as option_files
 from nlcl_plugin.engine import rain_bank
+from nlcl_plugin.engine.derain import ImageDerainer
 from nlcl_plugin.engine.launch import start
-from nlcl_plugin.engine.rain_bank import extract_rain_bank
-from nlcl_plugin.engine.rain_network import Checkpoint, RainNetwork, find_checkpoint
+from nlcl_plugin.engine.network_about import describe
+from nlcl_plugin.engine.rain_bank import extract_rain_bank, read_facts
 from nlcl_plugin.engine.run_state import plain_options
 from nlcl_plugin.errors import InputError
 
@@ -57,8 +60,12 @@ def tool(repository, monkeypatch):
     return extract_rain_layers.main
 
 
-def extract(checkpoint, images, output):
-    return extract_rain_bank(checkpoint, str(images), str(output), progress=False, tell=lambda line: None)
+def network(weights, **which):
+    return ImageDerainer(weights, device="cpu", **which)
+
+
+def extract(network, images, output):
+    return extract_rain_bank(network, str(images), str(output), progress=False, tell=lambda line: None)
 
 
 def layers(bank):
@@ -70,14 +77,13 @@ def layers(bank):
 
 
 def two_branch(folder, change=lambda net: None):
-    """Options and weights of an untrained rain network."""
+    """The file of an untrained rain network."""
     block = {"type": "LayerGenerator", "layer": "rain", "num_feat": 8, "num_block": 1}
     torch.manual_seed(0)
     net = LayerGenerator(layer="rain", num_feat=8, num_block=1)
     change(net)
-    torch.save({"params": net.state_dict()}, folder / "net_r.pth")
-    write_options(folder, {"name": "two", "decomposition": "two_branch", "network_r": block}, "two.yml")
-    return Checkpoint(option_files.load_yaml(str(folder / "two.yml")), folder / "net_r.pth"), net
+    torch.save({"params": net.state_dict(), "about": describe(block, "r", net=net)}, folder / "net_r.pth")
+    return folder / "net_r.pth", net
 
 
 def test_the_command_extracts_what_the_averaged_network_takes_out(repository, root, tmp_path):
@@ -111,47 +117,48 @@ def test_the_command_extracts_what_the_averaged_network_takes_out(repository, ro
         total, pixels = total + stored.sum() / 255, pixels + stored.size
     facts = json.loads((bank / "rain_bank.json").read_text())
     assert facts["weights_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
-    assert (facts["experiment"], facts["images"]) == ("tiny", 4)
+    assert (facts["weights"], facts["iter"]) == ("experiments/tiny/models/net_g_latest.pth", 3)
+    assert (facts["label"], facts["images"]) == ("g", 4)
     assert facts["mean_rain"] == pytest.approx(total / pixels)
     assert facts["max_rain"] == max(layer.max() for layer in layers(bank).values()) / 255
     assert cv2.imread(str(bank / "rain_bank.png")).shape[1] > 1000
     assert (bank / "meta_info.txt").read_text().splitlines()[0] == "deep/0.png (40,51,1) 1"
-    assert extract(find_checkpoint(root / "experiments/tiny"), rainy, bank).already_made
+    assert extract(network(root / "experiments/tiny"), rainy, bank).already_made
     with pytest.raises(InputError, match="--overwrite"):
-        extract(find_checkpoint(root / "experiments/tiny", "2"), rainy, bank)
+        extract(network(root / "experiments/tiny/models/net_g_2.pth"), rainy, bank)
 
 
 def test_an_lmdb_of_rainy_images_gives_what_their_folder_gives(root, tmp_path):
-    checkpoint = find_checkpoint(root / "experiments/tiny")
+    tiny = network(root / "experiments/tiny")
     lmdb_create.create_lmdb(root / "rainy", tmp_path / "rainy.lmdb", progress=False)
-    assert extract(checkpoint, tmp_path / "rainy.lmdb", tmp_path / "one.lmdb").values == 3
-    extract(checkpoint, root / "rainy", tmp_path / "two.lmdb")
+    assert extract(tiny, tmp_path / "rainy.lmdb", tmp_path / "one.lmdb").values == 3
+    extract(tiny, root / "rainy", tmp_path / "two.lmdb")
     one, two = layers(tmp_path / "one.lmdb"), layers(tmp_path / "two.lmdb")
     assert one.keys() == two.keys()
     assert all(np.array_equal(one[key], two[key]) for key in one)
-    assert extract(checkpoint, root / "rainy", tmp_path / "two.lmdb").already_made
+    assert extract(tiny, root / "rainy", tmp_path / "two.lmdb").already_made
     close_environment(tmp_path / "rainy.lmdb")
 
 
 def test_an_interrupted_run_is_gone_on_with(root, tmp_path, monkeypatch):
-    checkpoint = find_checkpoint(root / "experiments/tiny")
-    extract(checkpoint, root / "clean", tmp_path / "whole.lmdb")
+    tiny = network(root / "experiments/tiny")
+    extract(tiny, root / "clean", tmp_path / "whole.lmdb")
     monkeypatch.setattr(rain_bank, "BATCH_IMAGES", 1)
     extracted = []
 
-    def rain_of(self, image, source, real=RainNetwork.rain_of):
-        extracted.append(source)
+    def rain_of(network, image, real=rain_bank.rain_of):
+        extracted.append(image)
         if len(extracted) == 4:
             raise KeyboardInterrupt
-        return real(self, image, source)
+        return real(network, image)
 
-    monkeypatch.setattr(RainNetwork, "rain_of", rain_of)
+    monkeypatch.setattr(rain_bank, "rain_of", rain_of)
     path = tmp_path / "bank.lmdb"
     with pytest.raises(KeyboardInterrupt):
-        extract(checkpoint, root / "clean", path)
+        extract(tiny, root / "clean", path)
     assert not path.exists()
     said = []
-    extract_rain_bank(checkpoint, str(root / "clean"), str(path), progress=False, tell=said.append)
+    extract_rain_bank(tiny, str(root / "clean"), str(path), progress=False, tell=said.append)
     assert "going on with image" in said[0]
     for name in ("rain_bank.json", "rain_bank.png", "keys.jsonl", "meta_info.txt"):
         assert (path / name).read_bytes() == (tmp_path / "whole.lmdb" / name).read_bytes()
@@ -161,8 +168,9 @@ def test_an_interrupted_run_is_gone_on_with(root, tmp_path, monkeypatch):
 
 def test_a_rain_network_is_asked_for_the_rain_itself_in_colour(root, tmp_path, tool, capsys):
     _, net = two_branch(tmp_path)
-    command = ["--weights", str(tmp_path / "net_r.pth"), "-opt", str(tmp_path / "two.yml")]
-    assert tool([*command, "--input", str(root / "rainy"), "--output", str(tmp_path / "b.lmdb")]) == 0
+    assert (
+        tool([str(tmp_path / "net_r.pth"), "--input", str(root / "rainy"), "--output", str(tmp_path / "b.lmdb")]) == 0
+    )
     assert "3 rain layers" in capsys.readouterr().out
     for key, stored in layers(tmp_path / "b.lmdb").items():
         image = torch.from_numpy(read_image(root / "rainy" / f"{key}.png")).permute(2, 0, 1)[None]
@@ -172,16 +180,29 @@ def test_a_rain_network_is_asked_for_the_rain_itself_in_colour(root, tmp_path, t
         np.testing.assert_allclose(stored[..., ::-1] / 255, expected, atol=0.6 / 255)
 
 
-def test_the_checkpoint_is_the_newest_or_the_one_asked_for(root, tmp_path):
-    assert find_checkpoint(root / "experiments/tiny").weights.name == "net_g_latest.pth"
-    assert find_checkpoint(root / "experiments/tiny", "2").weights.name == "net_g_2.pth"
-    with pytest.raises(InputError, match=r"no net_g_7\.pth, but of 2, latest; correct --checkpoint"):
-        find_checkpoint(root / "experiments/tiny", "7")
-    with pytest.raises(InputError, match=r"has no options\.yml; expected the folder of a training"):
-        find_checkpoint(tmp_path)
-    (tmp_path / "options.yml").write_bytes((root / "experiments/tiny/options.yml").read_bytes())
-    with pytest.raises(InputError, match=r"holds no net_g_\*\.pth; train first"):
-        find_checkpoint(tmp_path)
+def test_of_a_folder_the_first_stage_is_taken_and_of_two_branches_the_rain_network(root, tmp_path, tool, capsys):
+    models = tmp_path / "models"
+    shutil.copytree(root / "experiments/tiny/models", models)
+    arguments = ["--input", str(root / "rainy"), "--output"]
+    assert tool([str(tmp_path), *arguments, str(tmp_path / "one.lmdb")]) == 0
+    assert read_facts(tmp_path / "one.lmdb")["weights"] == str(models / "net_g_latest.pth")
+    two_branch(models)[0].rename(models / "net_r_latest.pth")
+    assert tool([str(tmp_path), *arguments, str(tmp_path / "two.lmdb")]) == 0
+    assert read_facts(tmp_path / "two.lmdb")["weights"] == str(models / "net_r_latest.pth")
+    assert tool([str(tmp_path), "--label", "g", *arguments, str(tmp_path / "one.lmdb")]) == 0
+    assert "already made" in capsys.readouterr().out
+
+
+def test_a_large_image_is_taken_in_parts_with_the_same_rain(root, tmp_path, monkeypatch):
+    """As `tools/derain.py` does; see tests/archs/test_streamed_generator.py and tests/models/test_any_size.py."""
+    tiny, image = network(root / "experiments/tiny"), photograph(96, 120)
+    expected = rain_bank.rain_of(tiny, image)
+    monkeypatch.setattr("nlcl_plugin.models.any_size.free_memory", lambda device: 0.0)  # so that maps go to files
+    np.testing.assert_array_equal(rain_bank.rain_of(tiny, image), expected)
+    whole = torch.from_numpy(to_float(image)).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        rain = (whole - tiny.derainer.net(whole))[0, 0].clamp(0, 1)
+    np.testing.assert_allclose(expected / 255, rain, atol=0.6 / 255)
 
 
 def silent(net):
@@ -189,23 +210,24 @@ def silent(net):
     torch.nn.init.zeros_(net.last.bias)
 
 
-def broken(net):
-    torch.nn.init.constant_(net.last.bias, float("nan"))
+def overflowing(net):
+    torch.nn.init.constant_(net.head.weight, 1e38)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (silent, r"the rain layers are empty, their mean is 0\.00000, .*train longer"),
-        (broken, r"none of its 3 images can be read; .*output is not finite; give another checkpoint"),
+        (overflowing, r"none of its 3 images can be read; .*makes values that are not finite; give other weights"),
     ],
 )
 def test_a_bank_without_rain_is_refused_and_leaves_nothing(root, tmp_path, change, message):
-    checkpoint, _ = two_branch(tmp_path, change)
+    weights, _ = two_branch(tmp_path, change)
+    untrained = network(weights)
     before = sorted(tmp_path.iterdir())
     for _ in range(2):
         with pytest.raises(InputError, match=message) as caught:
-            extract(checkpoint, root / "rainy", tmp_path / "bank.lmdb")
+            extract(untrained, root / "rainy", tmp_path / "bank.lmdb")
         assert "\n" not in str(caught.value)
         assert sorted(tmp_path.iterdir()) == before
 
@@ -213,25 +235,18 @@ def test_a_bank_without_rain_is_refused_and_leaves_nothing(root, tmp_path, chang
 def test_bad_usage_and_foreign_networks_are_one_line(root, tmp_path, tool, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     two_branch(tmp_path)
-    write_options(tmp_path, {"network_g": {"type": "LayerGenerator", "layers": 3}}, "wrong.yml")
-    write_options(tmp_path, {"network_g": {"type": "LayerGenerator", "num_feat": 4}}, "other.yml")
-    write_options(tmp_path, {"network_s": {"type": "ResidualUNet"}}, "none.yml")
-    write_options(tmp_path, {"network_g": {"type": "MSRResNet", "num_feat": 4, "num_block": 1}}, "larger.yml")
-    torch.save({"params": MSRResNet(num_feat=4, num_block=1).state_dict()}, "larger.pth")
-    weights = ["--weights", "net_r.pth", "-opt"]
+    larger = MSRResNet(num_feat=4, num_block=1)
+    about = describe({"type": "MSRResNet", "num_feat": 4, "num_block": 1}, "g", net=larger)
+    torch.save({"params": larger.state_dict(), "about": about}, "larger.pth")
     images = ["--input", str(root / "rainy"), "--output", "bank.lmdb"]
     for arguments, words in (
-        (images, "expected EXPERIMENT"),
-        (["x", *weights, "two.yml", *images], "expected EXPERIMENT"),
-        (["--weights", "net_r.pth", *images], "--weights and -opt go together"),
-        (["x", *images], "x: has no options.yml"),
-        ([*weights, "wrong.yml", *images], "network_g: cannot be built"),
-        ([*weights, "other.yml", *images], "net_r.pth: does not fit network_g"),
-        ([*weights, "none.yml", *images], "network_g: expected a block"),
-        (["--weights", "no.pth", "-opt", "two.yml", *images], "no.pth: missing"),
-        (["--weights", "larger.pth", "-opt", "larger.yml", *images], "a network that keeps the size"),
-        ([*weights, "two.yml", "--input", "nowhere", "--output", "bank.lmdb"], "nowhere: no such folder"),
-        ([*weights, "two.yml", "--input", str(root / "rainy"), "--output", "bank"], "ends in .lmdb"),
+        (["x", *images], "x: missing"),
+        ([str(tmp_path), *images], "holds no net_r_*.pth or net_g_*.pth; train first"),
+        (["net_r.pth", "--label", "g", *images], "net_r.pth: is net_r, but net_g was asked for"),
+        (["larger.pth", *images], "expected a network that keeps the shape"),
+        (["net_r.pth", "--device", "abacus", *images], "device 'abacus' cannot be used"),
+        (["net_r.pth", "--input", "nowhere", "--output", "bank.lmdb"], "nowhere: no such folder"),
+        (["net_r.pth", "--input", str(root / "rainy"), "--output", "bank"], "ends in .lmdb"),
     ):
         assert tool(arguments) == 2
         error = capsys.readouterr().err
@@ -251,7 +266,7 @@ def from_bank(repository, root, bank):
 
 def test_a_stock_model_trains_on_a_bank_as_the_option_file_says(repository, root, tmp_path):
     bank = tmp_path / "bank.lmdb"
-    extract(find_checkpoint(root / "experiments/tiny"), root / "rainy", bank)
+    extract(network(root / "experiments/tiny"), root / "rainy", bank)
     done = run(tmp_path, "train", *from_bank(repository, root, bank), "train:total_iter=2")
     assert done.returncode == 0, done.stderr
     assert "warning" not in done.stderr
@@ -264,7 +279,7 @@ def test_a_stock_model_trains_on_a_bank_as_the_option_file_says(repository, root
 @pytest.mark.slow
 def test_a_training_on_a_bank_goes_on_bit_for_bit(repository, root, tmp_path):
     bank = tmp_path / "bank.lmdb"
-    extract(find_checkpoint(root / "experiments/tiny"), root / "rainy", bank)
+    extract(network(root / "experiments/tiny"), root / "rainy", bank)
     command = [*from_bank(repository, root, bank), "datasets:train:num_worker_per_gpu=1"]
     weights = []
     for name, runs in (("straight", [4]), ("resumed", [2, 4])):
@@ -295,7 +310,7 @@ def test_unknown_keys_and_missing_banks_are_refused_before_a_training(repository
 
 def test_a_bank_is_what_the_dataset_lays_on_clean_images(root, tmp_path):
     bank = tmp_path / "bank.lmdb"
-    extract(find_checkpoint(root / "experiments/tiny"), root / "rainy", bank)
+    extract(network(root / "experiments/tiny"), root / "rainy", bank)
     plain = {"gain": [1, 1], "resize": [1, 1], "flip": False, "threshold": 0, "rain_free": 0, "screen": 1}
     dataset = PseudoPairDataset(
         {"phase": "train", "dataroot_gt": str(root / "clean"), "dataroot_rain": str(bank), "gt_size": 48, **plain}
