@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -16,10 +16,7 @@ from nlcl_plugin.models.padding import run_padded
 from nlcl_plugin.ops.tiling import run_tiled
 
 TILE = 1024  # pixels; a tile's feature maps take tens of megabytes
-_LIMITS = [  # of control groups, versions 2 and 1: bytes allowed, and taken
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-]
+_ROOT = Path("/")
 _SHARE = 0.5  # of the memory that is free, for feature maps
 
 
@@ -89,7 +86,7 @@ def free_memory(device: torch.device) -> float:
     """Bytes that can be taken; infinite where the system doesn't say."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
-    return min(_system_memory(), *(_left_of(*limit) for limit in _LIMITS))
+    return min(_system_memory(), *(_left_of(*limit) for limit in _limits()))
 
 
 def _system_memory() -> float:
@@ -100,10 +97,27 @@ def _system_memory() -> float:
         return float("inf")
 
 
-def _left_of(limit: str, used: str) -> float:
+def _limits() -> Iterator[tuple[Path, Path]]:
+    """Files of the bytes that this process's control groups and those around them allow, and of those taken."""
+    try:
+        lines = (_ROOT / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    for controllers, path in (line.split(":", 2)[1:] for line in lines):
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        version_1 = ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes")
+        place, *names = version_1 if controllers else ("", "memory.max", "memory.current")
+        top = _ROOT / "sys/fs/cgroup" / place
+        group = top / path.strip("/")  # within a container it may not be there, but `top` is its own
+        for folder in (group, *(parent for parent in group.parents if parent.is_relative_to(top))):
+            yield folder / names[0], folder / names[1]
+
+
+def _left_of(limit: Path, used: Path) -> float:
     """What a container or a job of a cluster may still take."""
     try:
-        return float(Path(limit).read_text(encoding="ascii")) - float(Path(used).read_text(encoding="ascii"))
+        return float(limit.read_text(encoding="ascii")) - float(used.read_text(encoding="ascii"))
     except (OSError, ValueError):  # "max", or no such limit
         return float("inf")
 

@@ -77,3 +77,24 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
     found = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     assert float(found.stdout) < 2500
+
+
+@pytest.mark.parametrize(
+    ("line", "folder", "files"),
+    [
+        ("0::/slurm/job_1/step_0", "", ("memory.max", "memory.current")),
+        ("4:cpu,memory:/slurm/job_1/step_0", "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")),
+        ("0::/host/names", "", ("memory.max", "memory.current")),
+    ],
+)
+def test_no_more_memory_is_free_than_a_job_or_container_may_take(tmp_path, monkeypatch, line, folder, files):
+    monkeypatch.setattr(any_size, "_ROOT", tmp_path)
+    job = tmp_path / "sys/fs/cgroup" / folder / ("slurm/job_1" if "slurm" in line else "")
+    (job / "step_0").mkdir(parents=True)
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text(f"9:name=systemd:/\n{line}\n")
+    (job / files[0]).write_text("5000000\n")
+    (job / files[1]).write_text("2000000\n")
+    (job / "step_0" / files[0]).write_text("max\n")
+    (job / "step_0" / files[1]).write_text("1000000\n")
+    assert any_size.free_memory(torch.device("cpu")) == 3_000_000
