@@ -98,6 +98,26 @@ class Derainer:
         )
 
 
+def latest_of(found: dict[str, Path], label: str) -> NetworkFile:
+    """Read the newest of a network's files; the times of files say nothing.
+
+    Args:
+        found: The files, at least one, as `saved_networks` gives them.
+        label: The network's label.
+
+    Raises:
+        InputError: As `read_network_file`.
+    """
+    # `latest`, if its training did not go on after it, else the highest iteration.
+    numbered = {int(which): path for which, path in found.items() if which.isdecimal()}
+    if "latest" in found:
+        file = read_network_file(found["latest"], label=label)
+        iteration = file.about["iter"]
+        if iteration is None or not numbered or iteration >= max(numbered):
+            return file
+    return read_network_file(numbered[max(numbered)], label=label)
+
+
 def load_derainer(
     path: str | os.PathLike[str], *, label: str | None = None, order: tuple[str, ...] = ("s", "g")
 ) -> Derainer:
@@ -156,22 +176,11 @@ def _newest(folder: Path, *, label: str | None, order: tuple[str, ...]) -> Netwo
         found = saved_networks(models, candidate)
         if not found:
             continue
-        file = _latest(found, candidate)
+        file = latest_of(found, candidate)
         if label or candidate != "s" or _is_trained(file, models.parent / "options.yml"):
             return file
     wanted = " or ".join(f"net_{one}_*.pth" for one in ([label] if label else order))
     raise InputError(f"{models}: holds no {wanted}; train first, or give another folder or a file")
-
-
-def _latest(found: dict[str, Path], label: str) -> NetworkFile:
-    """`latest`, if its training did not go on after it, else the highest iteration; times of files say nothing."""
-    numbered = {int(which): path for which, path in found.items() if which.isdecimal()}
-    if "latest" in found:
-        file = read_network_file(found["latest"], label=label)
-        iteration = file.about["iter"]
-        if iteration is None or not numbered or iteration >= max(numbered):
-            return file
-    return read_network_file(numbered[max(numbered)], label=label)
 
 
 def _is_trained(restorer: NetworkFile, options: Path) -> bool:

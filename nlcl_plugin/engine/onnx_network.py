@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,15 @@ class OnnxNetwork(nn.Module):
         return torch.from_numpy(derained).to(rainy.device)
 
 
+def _parts(message: Any) -> Iterator[Any]:
+    """A message of protobuf and all within it: weights may be in functions and in branches too."""
+    yield message
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for part in value if isinstance(value, Sequence) else [value]:
+                yield from _parts(part)
+
+
 def load_onnx(path: Path) -> tuple[OnnxNetwork, dict[str, Any]]:
     """Load an exported network.
 
@@ -55,9 +65,8 @@ def load_onnx(path: Path) -> tuple[OnnxNetwork, dict[str, Any]]:
     except OSError as error:
         raise InputError(f"{path}: {'missing' if isinstance(error, FileNotFoundError) else error.strerror}") from error
     try:
-        graph = onnx.load_model_from_string(content).graph
-        tensors = [*graph.initializer, *(part.t for node in graph.node for part in node.attribute)]
-        if graph.sparse_initializer or any(tensor.external_data for tensor in tensors):
+        parts = _parts(onnx.load_model_from_string(content))
+        if any(isinstance(part, onnx.TensorProto) and part.external_data for part in parts):
             raise InputError(f"{path}: names other files to read weights from, which ours never do; export it again")
         session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     except InputError:

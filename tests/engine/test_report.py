@@ -4,6 +4,7 @@ import base64
 import hashlib
 import importlib
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -192,6 +193,16 @@ def test_an_interrupted_training_in_stage_1_shows_the_layers_of_stage_1(copied):
     assert "Not finished" in found.texts
     assert "stage 1: B" in found.texts
     assert "restorer: B" not in found.texts
+
+
+def test_the_newest_weights_are_told_by_their_iteration_not_by_their_time(copied):
+    for order, name in enumerate(("latest", "8", "4")):
+        for path in (copied / "models").glob(f"net_*_{name}.*"):
+            os.utime(path, (order, order))
+    assert layers.TrainedStages(read_experiment(copied)).which == "latest"
+    for path in (copied / "models").glob("net_*_latest.*"):
+        path.unlink()
+    assert layers.TrainedStages(read_experiment(copied)).which == "8"
 
 
 def test_without_validation_data_training_images_are_shown(copied):

@@ -272,13 +272,24 @@ def test_an_onnx_file_of_others_is_refused(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_an_onnx_file_that_names_other_files_is_refused(tmp_path, weights, capsys):
+@pytest.mark.parametrize("place", ["graph", "branch", "function"])
+def test_an_onnx_file_that_names_other_files_is_refused(tmp_path, weights, capsys, place):
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
     export(load_derainer(weights), tmp_path / "net.onnx", "onnx")
     model = onnx.load(tmp_path / "net.onnx")
-    onnx.external_data_helper.convert_model_to_external_data(model, location="elsewhere", size_threshold=0)
-    onnx.save(model, tmp_path / "net.onnx")
+    secret = onnx.numpy_helper.from_array(np.zeros(4, np.float32), "secret")
+    onnx.external_data_helper.set_external_data(secret, "elsewhere")
+    constant = onnx.helper.make_node("Constant", [], ["value"], value=secret)
+    if place == "graph":
+        model.graph.initializer.append(secret)
+    elif place == "branch":
+        branch = onnx.helper.make_graph([constant], "branch", [], [onnx.ValueInfoProto(name="value")])
+        node = onnx.helper.make_node("If", ["rainy"], ["unused"], then_branch=branch, else_branch=branch)
+        model.graph.node.append(node)
+    else:
+        model.functions.append(onnx.helper.make_function("own", "f", [], ["value"], [constant], model.opset_import))
+    (tmp_path / "net.onnx").write_bytes(model.SerializeToString())
     write(tmp_path / "in/a.png", scene())
     assert run(tmp_path / "in", "--output", tmp_path / "out", "--weights", tmp_path / "net.onnx") == 2
     assert "names other files" in capsys.readouterr().err

@@ -194,6 +194,13 @@ class DecidesBySize(torch.nn.Module):
         return rainy + 0.01 if rainy.shape[-1] == 34 else rainy
 
 
+class OverflowsWhereSmall(torch.nn.Module):
+    """Not a number for the last image that is compared, and no other, once it is traced."""
+
+    def forward(self, rainy):
+        return rainy + 0 * torch.log(rainy.sum() - 100) if rainy.shape[-1] == 34 else rainy
+
+
 class DecidesByValue(torch.nn.Module):
     def forward(self, rainy):
         return rainy / 2 if rainy.mean() > 0.5 else rainy
@@ -203,6 +210,7 @@ class DecidesByValue(torch.nn.Module):
     ("net", "kind", "message"),
     [
         (DecidesBySize(), "torchscript", r"differs from PyTorch by 1\.0e-02, where 1e-04 is allowed; nothing was"),
+        (OverflowsWhereSmall(), "torchscript", "differs from PyTorch by nan, where 1e-04 is allowed; nothing was"),
         (DecidesByValue(), "onnx", r"ResidualUNet cannot be exported as onnx \("),
     ],
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
@@ -14,9 +13,11 @@ import torch.nn.functional as F
 from basicsr.data import build_dataset
 from torch import Tensor, nn
 
+from nlcl_plugin.engine.derainer import latest_of
 from nlcl_plugin.engine.loading import explained
+from nlcl_plugin.engine.network_file import NetworkFile, read_network_file
 from nlcl_plugin.engine.report.experiment import Experiment, block
-from nlcl_plugin.engine.trained_network import load_network
+from nlcl_plugin.engine.trained_network import load_network, saved_networks
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.models.padding import run_padded
 
@@ -80,8 +81,9 @@ class TrainedStages:
         self._options = experiment.options
         scale = self._options.get("scale", 1)
         self.scale = max(1, scale) if isinstance(scale, int) else 1
-        self.which = _find(experiment.folder / "models", which)
-        iteration = experiment.total_iter if self.which == "latest" else int(self.which)
+        found = _find(experiment.folder / "models", which)
+        self.which = found.path.stem.rpartition("_")[2]
+        iteration = experiment.total_iter if found.about["iter"] is None else found.about["iter"]
         start = block(self._options, "train", "restorer_opt").get("start_iter")
         kind = str(self._options.get("model_type", "network"))
         self._first = "stage 1" if kind == "NLCLModel" else kind
@@ -195,17 +197,16 @@ def _samples(options: dict[str, Any]) -> Callable[[int], Iterator[dict[str, Any]
     return load
 
 
-def _find(models: Path, which: str) -> str:
-    pattern = re.compile(r"net_g_(?P<which>latest|\d+)\.pth")
-    found = {match["which"]: path for path in models.glob("net_g_*") if (match := pattern.fullmatch(path.name))}
+def _find(models: Path, which: str) -> NetworkFile:
+    found = saved_networks(models, "g")
     if not found:
         raise InputError(f"{models}: holds no net_g_*.pth yet")
     if which == "latest":
-        return max(found, key=lambda tag: (found[tag].stat().st_mtime_ns, tag))
+        return latest_of(found, "g")
     if which not in found:
         there = ", ".join(sorted(found, key=lambda tag: (len(tag), tag)))
         raise InputError(f"{models}: no net_g_{which}.pth, but of {there}; correct --checkpoint")
-    return which
+    return read_network_file(found[which], label="g")
 
 
 def _middle(size: tuple[int, ...], most: int) -> tuple[slice, slice]:
