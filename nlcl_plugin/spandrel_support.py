@@ -50,7 +50,8 @@ class _Arch(spandrel.Architecture[nn.Module]):
             purpose="Restoration",
             tags=[f"{arguments['num_feat']}nf", *([arguments["layer"]] if "layer" in arguments else [])],
             # Measured on four photographs with the released generators: off by at most 2.1 of 255 steps in half
-            # precision (0.05 on average), but by 11 in bfloat16 (0.5); restorers by 0.2 and 1.1.
+            # precision (0.05 on average), but by 11 in bfloat16 (0.5); with the demo's ResidualUNet by 0.6 and 3.7. Of
+            # a trained SimpleGateUNet there are no figures.
             supports_half=True,
             supports_bfloat16=self.network is not LayerGenerator,
             scale=1,
