@@ -77,7 +77,7 @@ class Derainer:
                 tell()
         except InputError:
             raise
-        except (RuntimeError, ValueError, MemoryError) as error:  # for example more memory than there is
+        except (RuntimeError, ValueError, AssertionError, MemoryError) as error:  # such as more memory than there is
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"{self.source}: the network fails on {tuple(rainy.shape)} ({reason})") from error
         if output.shape != rainy.shape and not (self.makes_rain and output.shape == rainy[:, :1].shape):

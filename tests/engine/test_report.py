@@ -221,6 +221,17 @@ def test_images_that_are_gone_are_told_and_the_rest_is_there(copied):
     assert "l_d" in found.charts
 
 
+def test_a_dataset_of_something_else_is_told_and_the_rest_is_there(copied):
+    (copied / "clean").mkdir()
+    (copied / "clean" / "00000000.png").write_bytes(cv2.imencode(".png", photograph(256, 256))[1].tobytes())
+    faces = {"type": "FFHQDataset", "phase": "val", "dataroot_gt": str(copied / "clean"), "name": "faces"}
+    faces.update(io_backend={"type": "disk"}, mean=[0, 0, 0], std=[1, 1, 1], use_hflip=False)
+    options_with(copied, lambda o: o["datasets"].update(val=faces))
+    found = report(copied, images=1)
+    assert "No pictures: faces: gives no image `lq` (3, H, W)" in found.text
+    assert "l_d" in found.charts
+
+
 def test_images_none_writes_a_page_without_pictures(copied):
     found = report(copied, images=0)
     assert not [a for tag, a in found.elements if tag in ("img", "image")]

@@ -1,6 +1,7 @@
 """The study of intrinsic dimension as a command, on real folders and real networks."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -9,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from conftest import photograph
 
 from nlcl_plugin.archs import LayerGenerator
 from nlcl_plugin.data.rain_renderer import render_rain
 from nlcl_plugin.engine.dimension_report import summary
 from nlcl_plugin.engine.dimension_study import Key, LayerResult, Settings, known_alike
+from nlcl_plugin.errors import InputError
 
 SMALL = ["--patch-size", "4", "6", "--k", "8", "16"]
 SMALL += ["--num-patches", "100", "--num-queries", "4", "--search-size", "16"]
@@ -144,6 +147,31 @@ def test_without_a_rain_network_the_rain_is_the_rest(folders):
     with torch.no_grad():
         torch.testing.assert_close(image, net(rainy))
     torch.testing.assert_close(image + rain, rainy)
+
+
+@pytest.mark.parametrize(
+    ("block", "message"),
+    [
+        (
+            {"type": "EDSR", "num_block": 1, "upscale": 2},
+            r"EDSR makes \(1, 3, 18, 20\) of .*expected a network that",
+        ),
+        ({"type": "RRDBNet", "num_block": 1, "scale": 1}, r"net_g\.pth: the network fails on \(1, 3, 9, 10\)"),
+    ],
+)
+def test_networks_that_change_or_refuse_a_size_are_skipped_and_told(folders, block, message):
+    from basicsr.archs import build_network
+
+    from nlcl_plugin.engine.dimension_sources import LayerNetworks, network_source
+
+    block = {"num_in_ch": 3, "num_out_ch": 3, "num_feat": 4, **block}
+    torch.save({"params": build_network(dict(block)).state_dict()}, folders / "net_g.pth")
+    split = LayerNetworks({"network_g": block, "path": {"pretrain_network_g": str(folders / "net_g.pth")}})
+    (folders / "tiny").mkdir()
+    cv2.imwrite(str(folders / "tiny" / "a.png"), photograph(9, 10))
+    (skipped,) = network_source(split, str(folders / "tiny"), label="", limit=None).pictures()
+    assert isinstance(skipped, InputError)
+    assert re.search(message, str(skipped))
 
 
 @pytest.mark.parametrize(

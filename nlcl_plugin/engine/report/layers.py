@@ -161,8 +161,13 @@ def example(stages: TrainedStages, sample: dict[str, Any], root: str | None) -> 
         stages: The networks.
         sample: `lq`, `lq_path` and, where there is ground truth, `gt`.
         root: Its folder.
+
+    Raises:
+        InputError: If it holds no image, or a network fails on it.
     """
     path = str(sample.get("lq_path", "image"))
+    if getattr(sample.get("lq"), "ndim", 0) != 3:
+        raise InputError("gives no image `lq` (3, H, W), as a dataset of videos or of clean images does")
     rainy, clean = sample["lq"], sample.get("gt")
     size = rainy.shape[-2:]
     middle = _middle(size, MAX_PIXELS // stages.scale**2)  # of what comes out, which is what takes memory
