@@ -41,6 +41,19 @@ def network_content(kind=ResidualUNet):
     return {"params": weights, "params_ema": copy.deepcopy(weights), "about": describe(block, label, net=net)}
 
 
+def mmengine_content():
+    """As `nlcl_plugin.mm.checkpoints` writes it."""
+    networks = {"average_generator": network_content(LayerGenerator), "restorer": network_content()}
+    weights = {f"{name}.{key}": value for name, one in networks.items() for key, value in one["params"].items()}
+    history = [torch.rand(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64), 10]
+    return {
+        "meta": {"epoch": 0, "iter": 3, "cfg": "a = 1"},
+        "state_dict": collections.OrderedDict(weights),
+        "message_hub": {"log_scalars": {"train/loss": history}, "runtime_info": {"iter": 2}, "resumed_keys": {}},
+        "nlcl_plugin": {name: one["about"] for name, one in networks.items()},
+    }
+
+
 def state_content():
     net = ResidualUNet(num_feat=4, num_block=1)
     optimizer = torch.optim.Adam(net.parameters())
@@ -319,7 +332,7 @@ def safetensors_files(draw, whole):
 @pytest.fixture(scope="module")
 def whole():
     """Each kind of file, as it should be."""
-    networks = [network_content(), network_content(LayerGenerator)]
+    networks = [network_content(), network_content(LayerGenerator), mmengine_content()]
     files = {"contents": networks, "pth": [saved(one) for one in networks]}
     files["old"] = saved(networks[0], _use_new_zipfile_serialization=False)
     files["safetensors"] = checkpoint.safetensors_bytes(networks[0]["params"], as_metadata(networks[0]["about"]))
@@ -353,7 +366,7 @@ def check_network(folder, name, data):
 def networks(draw, whole):
     """A mutated network file: its name and its bytes."""
     kind = draw.choice(["content"] * 6 + ["archive"] * 4 + ["pickle"] * 2 + ["bytes"] * 4 + ["safetensors"] * 3)
-    number = draw.randint(0, 1)
+    number = draw.randint(0, 2)
     if kind == "content":
         return "net_s.pth", content(draw, whole["contents"][number])
     if kind == "archive":
