@@ -7,9 +7,9 @@ DIR gets the results under the same names, in the same folders and formats: 8 or
 and EXIF stay, a video keeps its sound and the times of its frames. What is there already, of the same weights and the
 same input, is not made again.
 
-W is a network file (net_*.pth, .safetensors, .onnx), the folder of a training such as experiments/nlcl_small, or
-released NLCL weights. Without it the small demo weights of the package are used: they were trained on rendered rain,
-see docs/derain.md.
+W is a network file (net_*.pth, .safetensors, .onnx), the folder of a training such as experiments/nlcl_small or
+work_dirs/nlcl_rain, a checkpoint of the latter, or released NLCL weights. Without it the small demo weights of the
+package are used: they were trained on rendered rain, see docs/derain.md.
 
 Exit codes: 0 done, 2 bad usage or input, 3 done but some files failed (listed), 5 interrupted: run it again to go on.
 """

@@ -26,6 +26,7 @@ from nlcl_plugin.data.files import written_whole
 from nlcl_plugin.engine.checkpoint import safetensors_bytes
 from nlcl_plugin.engine.derainer import Derainer
 from nlcl_plugin.engine.network_about import as_metadata
+from nlcl_plugin.engine.onnx_network import OnnxNetwork
 from nlcl_plugin.engine.trained_network import build_with_weights
 from nlcl_plugin.errors import InputError
 
@@ -103,6 +104,8 @@ def export(
     if path.suffix != SUFFIXES[kind]:
         raise InputError(f"{path}: expected a name that ends in {SUFFIXES[kind]}, as the format is {kind}; rename it")
     network = derainer.about["network"]["type"]
+    if isinstance(derainer.net, OnnxNetwork):
+        raise InputError(f"{derainer.source}: was exported before; give the network file or folder that it was made of")
     if kind != "safetensors" and derainer.window_size > 1:
         raise InputError(
             f"{derainer.source}: {network} has windowed attention, whose mask depends on the image's size by Python "

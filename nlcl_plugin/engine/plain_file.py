@@ -73,7 +73,7 @@ def _refuse_calls(path: Path) -> None:
         for opcode, argument, _ in pickletools.genops(pickle):
             called = str(argument) if opcode.name == "GLOBAL" else ""
             if called.startswith("mmengine."):
-                raise _UnfitError("it holds objects of MMEngine, which checkpoints of our WholeCheckpointHook do not")
+                raise _UnfitError("it holds objects of MMEngine; what our WholeCheckpointHook saves holds none")
             if called.split(" ")[-1] in _GROWING:
                 raise _UnfitError(f"it calls {argument}, where only tensors and plain values are loaded")
 

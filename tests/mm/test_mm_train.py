@@ -241,7 +241,7 @@ def test_checkpoints_of_others_are_refused_in_a_line(trained, tmp_path):
         load_derainer(tmp_path / "other.pth")
     content["message_hub"]["log_scalars"]["loss"] = HistoryBuffer([1.0], [1])
     torch.save(content, tmp_path / "other.pth")
-    with pytest.raises(InputError, match=r"other\.pth: .* holds objects of MMEngine, which checkpoints of our Whole"):
+    with pytest.raises(InputError, match=r"other\.pth: .* holds objects of MMEngine; what our WholeCheckpointHook"):
         load_derainer(tmp_path / "other.pth")
     content["nlcl_plugin"] = {"generator": "what it likes"}
     content["message_hub"] = {}

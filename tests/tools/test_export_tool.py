@@ -183,6 +183,10 @@ def test_what_cannot_be_exported_is_one_line_and_writes_nothing(tool, capsys, we
         "larger.pth"
     )
 
+    exporting.export(load_derainer(weights / "unet.pth"), tmp_path / "done.onnx", "onnx")
+    for name in ("again.onnx", "again.pt", "again.safetensors"):
+        assert "done.onnx: was exported before; give the network file or folder" in error("done.onnx", output=name)
+
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     assert "format onnx: needs the package onnxscript; run pip install" in error("unet.pth")
 
