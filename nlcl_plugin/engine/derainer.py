@@ -45,6 +45,7 @@ class Derainer:
         """Whether the network makes R, and B is what is left."""
         return bool(self.about["output"] == "rain")
 
+    @torch.no_grad()
     def __call__(self, rainy: Tensor, **how: Any) -> Tensor:
         """Derain; a single image in bounded memory, however large it is.
 
@@ -62,12 +63,12 @@ class Derainer:
         output = self._output(rainy, **how)
         return rainy - output if self.makes_rain else output
 
+    @torch.no_grad()
     def rain(self, rainy: Tensor, **how: Any) -> Tensor:
         """The rain layer R (B, 1 or 3, H, W) of rainy images in the same way: O - B, or the network's output."""
         output = self._output(rainy, **how)
         return output if self.makes_rain else rainy - output
 
-    @torch.no_grad()
     def _output(self, rainy: Tensor, *, tell: Callable[[], object] = lambda: None, **how: Any) -> Tensor:
         try:
             if len(rainy) == 1 and in_parts(self.net, self.window_size):
