@@ -348,6 +348,13 @@ class TestWhatBelongsToIt:
         assert (after.xmp, after.depth) == (packet(1), 16)
         assert tifffile.TiffFile(target).pages[0].tags.valueof(700) == packet(1)
 
+    def test_a_broken_chunk_of_xmp_is_dropped_and_said(self, tmp_path):
+        info = PngImagePlugin.PngInfo()
+        info.add(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0no Deflate")
+        before, target, _ = there_and_back(save(tmp_path / "a.png", RGB, "PNG", pnginfo=info))
+        assert before.notes == ("its XMP, which is broken or speaks of other parts of the file, is dropped",)
+        assert b"iTXt" not in target.read_bytes()
+
     @pytest.mark.parametrize(
         "said",
         [

@@ -16,7 +16,7 @@ import tifffile
 from conftest import photograph
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 
 from nlcl_plugin.data.photograph import Photograph, encode_photograph, read_photograph
 from nlcl_plugin.errors import InputError
@@ -39,6 +39,10 @@ def _corpus():
         "dpi": (300, 300),
     }
 
+    packet = b"<x:xmpmeta tiff:Orientation='6' tiff:ImageWidth='17'>" + b"a" * 40 + b"</x:xmpmeta>"
+    texts = PngImagePlugin.PngInfo()
+    texts.add_itxt("XML:com.adobe.xmp", packet.decode(), zip=True)
+
     def pillow(array, kind, **options):
         file = io.BytesIO()
         (array if isinstance(array, Image.Image) else Image.fromarray(array)).save(file, kind, **options)
@@ -58,16 +62,22 @@ def _corpus():
         pillow(image.quantize(9), "PNG", transparency=2),
         pillow(image.convert("1"), "PNG"),
         cv2.imencode(".png", deep)[1].tobytes(),
-        pillow(rgb, "JPEG", **extra),
+        pillow(rgb, "PNG", pnginfo=texts),
+        pillow(rgb, "JPEG", xmp=packet, **extra),
         pillow(rgb[..., 0], "JPEG", progressive=True),
         pillow(image.convert("CMYK"), "JPEG"),
         pillow(rgba, "WEBP", lossless=True),
-        pillow(rgb, "WEBP", **extra),
+        pillow(rgb, "WEBP", xmp=packet, **extra),
         pillow(rgb, "TIFF", compression="tiff_lzw", **extra),
         pillow(image.convert("CMYK"), "TIFF"),
         cv2.imencode(".tif", deep[..., :3])[1].tobytes(),
         tiff(deep, photometric="rgb", compression="zlib", extrasamples=["assocalpha"]),
-        tiff((deep[..., :3] / 65535).astype(np.float32), photometric="rgb", order=">"),
+        tiff(
+            (deep[..., :3] / 65535).astype(np.float32),
+            photometric="rgb",
+            order=">",
+            extratags=[(700, "B", None, packet), (274, "H", 1, 6)],
+        ),
         tiff(deep[..., :2], photometric="minisblack", planarconfig="contig", extrasamples=["unassalpha"]),
         tiff(np.moveaxis(rgb, -1, 0), photometric="rgb", planarconfig="separate", bigtiff=True),
         tiff(deep[..., 0], photometric="miniswhite", tile=(16, 16)),

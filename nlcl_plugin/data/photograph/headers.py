@@ -72,6 +72,7 @@ def _png(data: bytes) -> Header:
     if name != b"IHDR" or len(body) != 13:
         raise ValueError("it does not begin with a header")
     found = dict(reversed(chunks))
+    packets = [body for name, body in chunks if name == b"iTXt" and body.startswith(xmp.PNG_KEYWORD)]
     return Header(
         height=int.from_bytes(body[4:8], "big"),
         width=int.from_bytes(body[:4], "big"),
@@ -80,7 +81,7 @@ def _png(data: bytes) -> Header:
         pictures=int.from_bytes(found.get(b"acTL", b"\0\0\0\1")[:4], "big"),
         icc=png.profile_of(found[b"iCCP"]) if b"iCCP" in found else None,
         exif=found.get(b"eXIf"),
-        xmp=next(filter(None, (xmp.of_chunk(body) for name, body in chunks if name == b"iTXt")), None),
+        xmp=xmp.of_chunk(packets[0]) if packets else None,
         settings={"chunks": png.kept(chunks)},
         notes=["its palette becomes RGB"] if body[9] == 3 else [],
     )

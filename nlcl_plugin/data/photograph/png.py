@@ -5,11 +5,13 @@ from __future__ import annotations
 import struct
 import zlib
 
+from nlcl_plugin.data.photograph.xmp import PNG_KEYWORD
+
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 # Colour spaces, the resolution and texts. Other chunks speak of pixels as they were, or are unknown to us.
 _KEPT = {b"sRGB", b"gAMA", b"cHRM", b"cICP", b"mDCV", b"cLLI", b"pHYs", b"tEXt", b"zTXt", b"iTXt"}
-_STALE_TEXTS = (b"XML:com.adobe.xmp\0", b"Raw profile type ")  # may hold an orientation
+_STALE_TEXTS = (PNG_KEYWORD, b"Raw profile type ")  # XMP goes its own way; the others may hold an orientation
 _LARGEST_PROFILE = 16 << 20  # bytes when unpacked; the largest printers' profiles are a few megabytes
 
 

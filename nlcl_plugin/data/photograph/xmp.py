@@ -9,7 +9,7 @@ import re
 import zlib
 
 JPEG_MARK = b"http://ns.adobe.com/xap/1.0/\0"  # of the segment APP1
-PNG_KEYWORD = b"XML:com.adobe.xmp"  # of the chunk iTXt
+PNG_KEYWORD = b"XML:com.adobe.xmp\0"  # of the chunk iTXt
 _LARGEST = 16 << 20  # bytes when unpacked
 
 # What speaks of other parts of the file, which are not written again: thumbnails, more XMP, depth, gain maps, videos.
@@ -46,32 +46,30 @@ def set_upright(packet: bytes, orientation: int) -> bytes | None:
     return changed
 
 
-def of_chunk(text: bytes) -> bytes | None:
+def of_chunk(text: bytes) -> bytes:
     """Take the packet out of a PNG's iTXt chunk.
 
     Args:
-        text: The chunk's content.
+        text: The chunk's content, which begins with `PNG_KEYWORD`.
 
     Returns:
-        The packet; None if the chunk holds something else or is broken.
+        The packet; of a broken chunk all of it, which is none.
     """
-    keyword, _, rest = text.partition(b"\0")
-    if keyword != PNG_KEYWORD or len(rest) < 2:
-        return None
-    packet = rest[2:].partition(b"\0")[2].partition(b"\0")[2]  # behind the language and the translated keyword
-    if not rest[0]:
+    flags, rest = text[len(PNG_KEYWORD) :][:2], text[len(PNG_KEYWORD) + 2 :]
+    packet = rest.partition(b"\0")[2].partition(b"\0")[2]  # behind the language and the translated keyword
+    if flags[:1] != b"\1":
         return packet
     unpacker = zlib.decompressobj()
     try:
         packet = unpacker.decompress(packet, _LARGEST)
     except zlib.error:
-        return None
-    return packet if unpacker.eof else None
+        return text
+    return packet if unpacker.eof else text
 
 
 def chunk(packet: bytes) -> tuple[bytes, bytes]:
     """Make an iTXt chunk of a PNG file."""
-    return b"iTXt", PNG_KEYWORD + bytes(5) + packet
+    return b"iTXt", PNG_KEYWORD + bytes(4) + packet
 
 
 def segment(packet: bytes) -> bytes:
