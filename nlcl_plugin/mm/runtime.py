@@ -14,7 +14,7 @@ from nlcl_plugin.errors import InputError
 
 
 def allow_history_in_checkpoints() -> None:
-    """Let `torch.load` take the log history in MMEngine's checkpoints.
+    """Let `torch.load` take the log history in checkpoints that MMEngine's own hook saved.
 
     Resuming fails since torch 2.6, which by default loads tensors and plain values only, as a checkpoint holds
     `HistoryBuffer`s: arrays of numbers, and functions of that class, which their pickle finds by `getattr`. Just these
