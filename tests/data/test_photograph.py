@@ -2,13 +2,16 @@
 
 import io
 import os
+import shutil
 import struct
 import zlib
+from pathlib import Path
 from xml.etree import ElementTree
 
 import cv2
 import numpy as np
 import pytest
+import skimage
 import tifffile
 from conftest import photograph
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin, TiffImagePlugin
@@ -331,6 +334,15 @@ class TestWhatBelongsToIt:
         values = {key.partition("}")[2]: value for key, value in values.items()}
         width, height = map(str, before.rgb.shape[1::-1])
         assert values == {"Orientation": "1", "ImageWidth": width, "ImageLength": height, "title": "雨"}
+
+    @pytest.mark.parametrize("name", ["hubble_deep_field.jpg", "chelsea.png"])
+    def test_xmp_of_real_photographs_stays_as_it_is(self, tmp_path, name):
+        path = Path(shutil.copy(Path(skimage.__file__).parent / "data" / name, tmp_path))
+        before, target, _ = there_and_back(path)
+        assert before.notes == ()
+        with Image.open(path) as old, Image.open(target) as new:
+            assert len(old.info["xmp"]) > 3000
+            assert new.info["xmp"] == old.info["xmp"]
 
     def test_pixels_are_turned_by_exif_and_never_by_xmp(self, tmp_path):
         path = save(tmp_path / "a.tif", RGB, "TIFF", tiffinfo={700: packet(6, element=True)})
