@@ -13,6 +13,7 @@ import sys
 import time
 import uuid
 from datetime import timedelta
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -255,12 +256,11 @@ class _TorchWithSafeFiles(ModuleType):
 
     @staticmethod
     def load(path: str | os.PathLike[str], **kwargs: Any) -> Any:
-        """`torch.load` of tensors and plain values only; a .safetensors file has its weights under `params`."""
-        if str(path).endswith(".safetensors"):
-            from nlcl_plugin.engine.checkpoint import load_weights
+        """Tensors and plain values only, no larger than the file; a .safetensors file has its weights under `params`."""
+        from nlcl_plugin.engine.plain_file import load_plain
 
-            return {"params": load_weights(path)}
-        return torch.load(path, **{**kwargs, "weights_only": True})
+        content = load_plain(Path(path))
+        return {"params": content} if Path(path).suffix == ".safetensors" else content
 
 
 def say_what_networks_are() -> None:

@@ -14,7 +14,6 @@ Exit codes: 0 done, 2 bad usage or input, 3 done but unreadable images were skip
 
 import argparse
 import os
-import re
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
@@ -22,6 +21,7 @@ from pathlib import Path
 
 from nlcl_plugin.data.prepare import LAYOUTS, Choices, Collection, Settings, collect, execute, inspect, make_plan
 from nlcl_plugin.data.prepare.output_folder import FACTS, SUMMARY, at_work, begun, check_output
+from nlcl_plugin.data.prepare.pairing import compiled
 from nlcl_plugin.errors import InputError, escape, exit_code_of
 
 _ONLY_FOR = {
@@ -122,13 +122,10 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _name_scenes(collection: Collection, expression: str) -> Collection:
-    try:
-        compiled = re.compile(expression)
-    except re.error as error:
-        raise InputError(f"--scene: {expression!r} is no regular expression ({error}); correct it") from error
+    pattern = compiled(expression)
 
     def scene(source) -> str:
-        found = compiled.search(source.name)
+        found = pattern.search(source.name)
         if not found:
             raise InputError(f"--scene: {expression!r} finds nothing in {escape(source.name)!r}; correct it")
         return "/".join(group or "" for group in found.groups()) or found[0]

@@ -10,7 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from nlcl_plugin.errors import InputError
+
 _LEFTOVER = re.compile(r".+\.\d+\.tmp")
+_LONGEST = 200  # bytes of a name; file systems take 255, and endings and temporary names need room
 
 
 @contextlib.contextmanager
@@ -58,6 +61,46 @@ def remove_leftovers(folder: str | os.PathLike[str]) -> None:
     for path in Path(folder).glob("*.tmp"):
         if _LEFTOVER.fullmatch(path.name):
             path.unlink(missing_ok=True)
+
+
+def inner_name(name: str) -> str:
+    """Make a relative path of a name that comes from a file, such as a key; it leads out of no folder.
+
+    Args:
+        name: Parts with forward slashes between them. Those that mean a folder itself or the one above are left out,
+            and a part that is too long for file systems is cut, and its hash put behind it.
+
+    Returns:
+        The path, never empty; a name that can be joined to a folder as it is stays so.
+
+    Example:
+        >>> [inner_name(name) for name in ("night/a.b", "../../etc/passwd", "..", "a//./b")]
+        ['night/a.b', 'etc/passwd', '_', 'a/b']
+    """
+    parts = [part for part in name.replace("\0", "_").split("/") if part not in ("", os.curdir, os.pardir)]
+    return "/".join(_shortened(part) for part in parts) or "_"
+
+
+def _shortened(part: str) -> str:
+    data = os.fsencode(part)
+    if len(data) <= _LONGEST:
+        return part
+    return f"{data[: _LONGEST - 13].decode(errors='ignore')}-{hashlib.sha256(data).hexdigest()[:12]}"
+
+
+def check_inside(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> None:
+    """See that a file that is about to be written lies in a folder, and no link leads it out.
+
+    Args:
+        path: The file; its own folder may be missing.
+        folder: Where it must be.
+
+    Raises:
+        InputError: If it does not.
+    """
+    real, home = (os.path.realpath(place) for place in (os.path.dirname(path) or ".", folder))
+    if not Path(real).is_relative_to(home):
+        raise InputError(f"{os.path.dirname(path)}: leads out of the output folder to {real}; remove that link")
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

@@ -17,6 +17,8 @@ from nlcl_plugin.errors import InputError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 
+_DEEPEST = 100  # folders in each other
+_LARGEST = 1 << 32  # bytes of an image file
 _FLOAT_TOLERANCE = 1e-4  # a float image may overshoot [0, 1] by rounding, not by being in other units
 
 # Level 1 as BasicSR, but one filter where libpng tries five on each row: on rainy photographs 1.4 times as fast to
@@ -68,7 +70,7 @@ def list_files(root: str | os.PathLike[str]) -> list[str]:
         Paths relative to `root`, with forward slashes, sorted.
 
     Raises:
-        InputError: If a folder cannot be read.
+        InputError: If a folder cannot be read, or more than 100 are in each other.
     """
     return sorted(_walk(os.fspath(root), "", ()))
 
@@ -84,6 +86,8 @@ def _walk(folder: str, prefix: str, ancestors: tuple[tuple[int, int], ...]) -> l
     identity = (status.st_dev, status.st_ino)
     if identity in ancestors:
         return []
+    if len(ancestors) > _DEEPEST:
+        raise InputError(f"{folder[:200]}…: more than {_DEEPEST} folders are in each other; move the images up")
     names = []
     for entry in entries:
         if entry.name.startswith("."):
@@ -109,12 +113,18 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
         Its content.
 
     Raises:
-        InputError: If it cannot be read.
+        InputError: If it cannot be read, or is larger than any image.
     """
     try:
-        return Path(path).read_bytes()
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > _LARGEST:
+                raise InputError(f"{path}: has {size} bytes, more than any image; remove or replace it")
+            return file.read()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); expected an image file") from error
+    except MemoryError as error:
+        raise InputError(f"{path}: needs more memory than there is; make it smaller") from error
 
 
 def decode_raw(data: bytes, source: str, *, keep_grey: bool = False) -> np.ndarray:

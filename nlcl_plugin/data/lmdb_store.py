@@ -247,6 +247,8 @@ def _read_keys(path: Path) -> list[str]:
         if match is None:
             raise InputError(f"{path}: line {number} is {line.strip()!r}; expected 'name.png (h,w,c) level', fix it")
         key = match["key"]
+        if os.pardir in key.split("/"):  # results are named by keys
+            raise InputError(f"{path}: line {number} has the key {key!r}, which leads out of any folder; rename it")
         if key in keys:
             # Stock writers store equal names from different folders under one key: all but the last image are lost.
             raise InputError(

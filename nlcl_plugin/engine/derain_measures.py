@@ -13,7 +13,7 @@ from basicsr.metrics import calculate_psnr, calculate_ssim
 from nlcl_plugin.data.files import written_whole
 from nlcl_plugin.data.image_io import IMAGE_SUFFIXES, to_float, to_uint8
 from nlcl_plugin.data.photograph import read_photograph
-from nlcl_plugin.errors import InputError
+from nlcl_plugin.errors import InputError, escape
 from nlcl_plugin.metrics.niqe import niqe
 
 SUFFIXES = (*IMAGE_SUFFIXES, ".pgm")
@@ -75,7 +75,7 @@ def _ground_truth(folder: Path, name: Path, shape: tuple[int, ...], max_pixels: 
 
 
 def write_measures(output: Path, measures: dict[str, dict[str, float]]) -> None:
-    """Write `metrics.csv` and `metrics.json`.
+    """Write `metrics.csv`, with names as messages have them, and `metrics.json`, which has them as they are.
 
     Args:
         output: The folder.
@@ -88,6 +88,6 @@ def write_measures(output: Path, measures: dict[str, dict[str, float]]) -> None:
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, ["file", *names])
     writer.writeheader()
-    writer.writerows({"file": name, **row} for name, row in measures.items())
+    writer.writerows({"file": escape(name), **row} for name, row in measures.items())
     with written_whole(output / "metrics.csv") as file:
-        file.write(text.getvalue().encode("utf-8", "surrogateescape"))
+        file.write(text.getvalue().encode())

@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from nlcl_plugin.data.files import check_inside
 from nlcl_plugin.data.image_io import to_float, to_uint8, write_image
 
 KINDS = ("rain", "montage", "heatmap")
@@ -23,6 +24,9 @@ def save_pictures(kinds: tuple[str, ...], output: Path, name: Path, rainy: np.nd
         name: The file's name below it.
         rainy: O (H, W, 3), RGB.
         derained: B, of the same shape and type.
+
+    Raises:
+        InputError: If a link leads out of the folder.
     """
     if not kinds:
         return
@@ -35,7 +39,9 @@ def save_pictures(kinds: tuple[str, ...], output: Path, name: Path, rainy: np.nd
     }
     for kind in kinds:
         # The ending of the file stays in the name: a.jpg and a.png are two.
-        write_image(output / f"_{kind}" / name.with_name(f"{name.name}.png"), pictures[kind]())
+        path = output / f"_{kind}" / name.with_name(f"{name.name}.png")
+        check_inside(path, output)
+        write_image(path, pictures[kind]())
 
 
 def heat_map(rain: np.ndarray) -> np.ndarray:

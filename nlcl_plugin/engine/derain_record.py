@@ -11,6 +11,7 @@ from nlcl_plugin import __version__
 from nlcl_plugin.data.files import sha256
 from nlcl_plugin.data.inputs import Job
 from nlcl_plugin.engine.derain import ImageDerainer
+from nlcl_plugin.errors import InputError
 
 NAME = "derain.jsonl"
 
@@ -37,7 +38,9 @@ class Record:
             "nlcl_plugin": __version__,
         }
         self._entries: dict[str, dict[str, Any]] = {}
-        text = self._path.read_bytes().decode("utf-8", "surrogateescape") if self._path.exists() else ""
+        if os.path.lexists(self._path) and (self._path.is_symlink() or not self._path.is_file()):
+            raise InputError(f"{self._path}: is a link or no file, and would be written to; remove it")
+        text = self._path.read_bytes().decode("utf-8", "replace") if self._path.exists() else ""
         self._torn = bool(text) and not text.endswith("\n")
         for line in text.splitlines():
             entry = _entry(line)
@@ -85,7 +88,7 @@ class Record:
         line = ("\n" if self._torn else "") + json.dumps(entry) + "\n"
         try:
             with open(self._path, "ab") as file:
-                file.write(line.encode("utf-8", "surrogateescape"))
+                file.write(line.encode())
         except OSError as error:  # a full disk does not say of which file
             raise OSError(error.errno, error.strerror, str(self._path)) from error
         self._torn = False
@@ -95,7 +98,7 @@ class Record:
         return {
             name: entry["measures"]
             for name, entry in sorted(self._entries.items())
-            if entry["measures"] and self._is_ours(entry) and (self._folder / name).exists()
+            if entry["measures"] and self._is_ours(entry) and os.path.exists(self._folder / name)
         }
 
     def name(self, job: Job) -> str:
@@ -116,13 +119,14 @@ def _entry(line: str) -> dict[str, Any] | None:
     try:
         entry = json.loads(line)
         kinds = {"file": str, "source": list, "weights_sha256": str, "amp": bool, "asked": dict, "measures": dict}
-        whole = all(isinstance(entry[key], kind) for key, kind in kinds.items())
-        whole = (
-            whole
+        whole = all(isinstance(entry[key], kind) for key, kind in kinds.items()) and (
+            not os.path.isabs(entry["file"])
+            and os.pardir not in entry["file"].split("/")
             and {"save", "metrics", "reference"} <= set(entry["asked"])
             and isinstance(entry["asked"]["save"], list)
+            and all(isinstance(kind, str) for kind in entry["asked"]["save"])
+            and all(isinstance(value, int | float) and abs(value) < 1e300 for value in entry["measures"].values())
         )
-        whole = whole and all(isinstance(value, int | float) for value in entry["measures"].values())
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return entry if whole else None

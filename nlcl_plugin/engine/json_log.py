@@ -9,6 +9,9 @@ from typing import Any
 from nlcl_plugin.data.files import written_whole
 from nlcl_plugin.errors import InputError
 
+_DEPTH = 10  # of lists and objects in each other; ours have 4
+_DIGITS = 18  # of whole numbers; larger ones become floats
+
 
 class JsonLog:
     """`losses.jsonl` and `metrics.jsonl`: a line an entry. A resumed run takes out what came after its checkpoint.
@@ -38,6 +41,32 @@ def append(path: str | os.PathLike[str], entry: dict[str, Any]) -> None:
         file.write(json.dumps(entry) + "\n")
 
 
+def parse_record(text: str | bytes) -> dict[str, Any]:
+    """Read a record of ours back: a JSON object that is not deep and whose numbers can be reckoned with.
+
+    Args:
+        text: The JSON.
+
+    Returns:
+        The object.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    try:
+        record = json.loads(text, parse_int=lambda digits: int(digits) if len(digits) <= _DIGITS else float(digits))
+    except RecursionError:
+        record = None
+    if not isinstance(record, dict) or not _is_flat(record, _DEPTH):
+        raise ValueError("expected an object, not deep")
+    return record
+
+
+def _is_flat(value: Any, depth: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return depth > 0 and all(_is_flat(entry, depth - 1) for entry in inner)
+
+
 def read_json_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Read a log, also while it is written and after a kill: a last line that is cut short is left out.
 
@@ -48,7 +77,7 @@ def read_json_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         Its entries; none if there is no file, as in a run of stock BasicSR.
 
     Raises:
-        InputError: If a line is no entry.
+        InputError: If it cannot be read, or a line is no entry.
     """
     return [entry for _, entry in _entries(path)]
 
@@ -58,16 +87,22 @@ def _lines_up_to(path: str, current_iter: int) -> list[str]:
 
 
 def _entries(path: str | os.PathLike[str]) -> list[tuple[str, dict[str, Any]]]:
-    if not os.path.exists(path):
+    if not os.path.isfile(path):
         return []
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            lines = file.readlines()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+    if lines and not lines[-1].endswith("\n"):  # cut short by a kill
+        del lines[-1]
     found = []
-    with open(path, encoding="utf-8", errors="replace") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith("\n"):  # cut short by a kill
-                break
-            try:
-                entry = json.loads(line)
-                found.append((line, {"iter": int(entry["iter"]), **entry}))
-            except (ValueError, KeyError, TypeError) as error:
-                raise InputError(f"{path}: line {number} is no entry of a log; move the file away") from error
+    for number, line in enumerate(lines, start=1):
+        try:
+            entry = parse_record(line)
+            if type(entry.get("iter")) is not int:
+                raise ValueError("no iteration")
+        except ValueError as error:
+            raise InputError(f"{path}: line {number} is no entry of a log; move the file away") from error
+        found.append((line, entry))
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +29,9 @@ class OnnxNetwork(nn.Module):
         """Derain (B, 3, H, W), RGB in [0, 1]; the result is on the device of the input."""
         try:
             (derained,) = self.session.run(["derained"], {"rainy": rainy.float().cpu().numpy()})
+            return torch.from_numpy(derained).to(rainy)
         except Exception as error:  # its own, of no common kind
             raise RuntimeError(f"onnxruntime: {error}") from error
-        return torch.from_numpy(derained).to(rainy.device)
-
-
-def _parts(message: Any) -> Iterator[Any]:
-    """A message of protobuf and all within it: weights may be in functions and in branches too."""
-    yield message
-    for field, value in message.ListFields():
-        if field.message_type is not None:
-            for part in value if isinstance(value, Sequence) else [value]:
-                yield from _parts(part)
 
 
 def load_onnx(path: Path) -> tuple[OnnxNetwork, dict[str, Any]]:
@@ -65,17 +56,40 @@ def load_onnx(path: Path) -> tuple[OnnxNetwork, dict[str, Any]]:
     except OSError as error:
         raise InputError(f"{path}: {'missing' if isinstance(error, FileNotFoundError) else error.strerror}") from error
     try:
-        parts = _parts(onnx.load_model_from_string(content))
-        if any(isinstance(part, onnx.TensorProto) and part.external_data for part in parts):
-            raise InputError(f"{path}: names other files to read weights from, which ours never do; export it again")
-        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    except InputError:
-        raise
+        _refuse_others(onnx.load_model_from_string(content), len(content))
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # what it raises says it all
+        options.add_session_config_entry("session.load_model_format", "ONNX")  # what has just been looked at
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # both packages have exceptions of their own for each fault
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path}: torn, or no ONNX file ({reason}); export it again") from error
+        raise InputError(f"{path}: torn, or no ONNX file of ours ({reason}); export it again") from error
     text = session.get_modelmeta().custom_metadata_map.get(KEY)
     names = [[port.name for port in ports] for ports in (session.get_inputs(), session.get_outputs())]
     if text is None or names != [["rainy"], ["derained"]]:
         raise InputError(f"{path}: does not say that it derains; give a file of tools/export.py --format onnx")
     return OnnxNetwork(session), {**about_from_json(text, path), "output": "image"}
+
+
+def _refuse_others(model: Any, size: int) -> None:
+    """Refuse what exported networks never have: weights in other files or larger than this one, and control flow.
+
+    Args:
+        model: What the file holds.
+        size: Its size in bytes.
+
+    Raises:
+        ValueError: If there is any.
+    """
+    graph = model.graph
+    attributes = [attribute for node in graph.node for attribute in node.attribute]
+    plain = {"FLOAT", "INT", "STRING", "TENSOR", "FLOATS", "INTS", "STRINGS"}
+    kinds = {attribute.AttributeType.Name(attribute.type) for attribute in attributes}
+    domains = {entry.domain for entry in model.opset_import} | {node.domain for node in graph.node}
+    if not kinds <= plain or not domains <= {"", "ai.onnx"} or model.functions or graph.sparse_initializer:
+        raise ValueError("it holds graphs in graphs, functions, sparse weights or operators of others")
+    for tensor in [*graph.initializer, *(attribute.t for attribute in attributes)]:
+        if tensor.external_data or tensor.data_location:
+            raise ValueError("it names other files to read weights from")
+        if math.prod(tensor.dims) > 8 * size:  # of some types, one value is a part of a byte
+            raise ValueError(f"it holds weights of the shape {tuple(tensor.dims)}, but not so many values")

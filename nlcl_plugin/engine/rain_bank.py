@@ -20,6 +20,7 @@ from nlcl_plugin.data.lmdb_keys import Record, keys_of, read_records
 from nlcl_plugin.data.lmdb_store import close_environment, open_environment
 from nlcl_plugin.data.rain_bank_sheet import Shown, draw_sheet
 from nlcl_plugin.engine.derain import ImageDerainer
+from nlcl_plugin.engine.json_log import parse_record
 from nlcl_plugin.errors import InputError
 
 MIN_MEAN_RAIN = 0.001  # the same as the default of train.min_mean_rain
@@ -117,8 +118,18 @@ def read_facts(bank: str | os.PathLike[str]) -> dict[str, Any]:
 
     Returns:
         Where it came from, and its figures.
+
+    Raises:
+        InputError: If it is missing or damaged.
     """
-    return dict(json.loads((Path(os.path.expanduser(bank)) / BANK_FILE).read_bytes()))
+    path = Path(os.path.expanduser(bank)) / BANK_FILE
+    try:
+        facts = parse_record(path.read_bytes())
+        if not all(isinstance(facts.get(key), float) for key in ("mean_rain", "max_rain")):
+            raise ValueError("mean_rain and max_rain are numbers")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); extract the bank again with --overwrite") from error
+    return facts
 
 
 def _list(images: ImageSource) -> list[Source]:

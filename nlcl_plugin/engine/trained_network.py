@@ -68,6 +68,8 @@ def load_network(
         InputError: If it cannot be built, or the weights are not its own.
     """
     where = f"network_{label}"
+    if not isinstance(options.get(where), dict):
+        raise InputError(f"{where}: the options have no such block; give those that {weights} was trained with")
     return build_with_weights(options[where], load_weights(weights, param_key), where=where, source=weights)
 
 

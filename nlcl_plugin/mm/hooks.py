@@ -12,8 +12,10 @@ import numpy as np
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
+from nlcl_plugin.data.files import inner_name
 from nlcl_plugin.data.image_io import to_uint8
 from nlcl_plugin.engine.agreement import Agreement
+from nlcl_plugin.errors import escape
 from nlcl_plugin.mm.checkpoints import WholeCheckpointHook
 
 
@@ -58,7 +60,8 @@ class LayerStripHook(Hook):
             layers = [to_uint8(sample[key]) for key in ("lq", "result", "rain")]
             shaped = [np.broadcast_to(layer, layers[0].shape) for layer in layers]  # rain may be grey
             name = os.path.splitext(os.path.basename(sample.get("lq_path", f"image_{self._shown}")))[0]
-            runner.visualizer.add_image(name, np.concatenate(shaped, axis=1), step=runner.iter)
+            strip = np.concatenate(shaped, axis=1)
+            runner.visualizer.add_image(escape(inner_name(name)), strip, step=runner.iter)
 
     after_test_iter = after_val_iter
 

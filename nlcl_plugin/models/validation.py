@@ -16,7 +16,8 @@ from basicsr.utils import get_root_logger, imwrite, tensor2img
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from nlcl_plugin.errors import InputError
+from nlcl_plugin.data.files import inner_name
+from nlcl_plugin.errors import InputError, escape
 from nlcl_plugin.metrics.niqe import niqe
 
 # Computed when the option file names no metrics: these with ground truth, NIQE without.
@@ -68,7 +69,8 @@ class ValidationMixin:
             shows = tb_logger is not None and sent < TB_IMAGES
             own = self._derained(data, keep_images=save_img or shows) if data is not None else None
             if own and shows:
-                tb_logger.add_image(f"{name}/{osp.basename(own[0])}", _small(own[2]), current_iter, dataformats="HWC")
+                tag = escape(f"{name}/{osp.basename(own[0])}")
+                tb_logger.add_image(tag, _small(own[2]), current_iter, dataformats="HWC")
                 sent += 1
             for path, values, images in filter(None, _collected(own, processes)):
                 image_name = _output_name(path, dataset.opt.get("dataroot_lq"), names)
@@ -120,7 +122,8 @@ class ValidationMixin:
             imwrite(strip, osp.join(folder, image, f"{osp.basename(image)}_{current_iter}.png"))
             return
         suffix = self.opt.get("val", {}).get("suffix")
-        imwrite(images["result"], osp.join(folder, f"{image}_{suffix}.png" if suffix else f"{image}.png"))
+        named = inner_name(f"{image}_{suffix}") if suffix else image
+        imwrite(images["result"], osp.join(folder, f"{named}.png"))
         imwrite(strip, osp.join(f"{folder}_layers", f"{image}.png"))
 
     def _log_metrics(self, dataset: str, rows: list[dict[str, Any]], current_iter: Any, tb_logger: Any) -> None:
@@ -182,9 +185,9 @@ def _output_name(path: str, root: str | None, taken: set[str]) -> str:
     inside = root is not None and osp.abspath(path).startswith(osp.abspath(root) + os.sep)
     # Never an absolute path: joined to the output folder it would lead out of it.
     relative = osp.relpath(path, root) if inside else osp.basename(path)
-    name = osp.splitext(relative)[0]
+    name = inner_name(osp.splitext(relative)[0])
     if name in taken:
-        name = relative
+        name = inner_name(relative)
     taken.add(name)
     return name
 
@@ -194,4 +197,4 @@ def _write_csv(path: str, rows: list[dict[str, Any]]) -> None:
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({**row, "image": escape(row["image"])} for row in rows)

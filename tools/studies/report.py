@@ -115,7 +115,7 @@ def _pooled(dataset: str, results: dict[Training, Any]) -> dict[str, dict[str, d
     for (arm, seed), found in parts.items():
         if any(result is None or result["outcome"] != "done" for result in found):
             continue
-        for name in found[0]["figures"]:
+        for name in (name for name in found[0]["figures"] if all(name in result["figures"] for result in found)):
             pool = [result["figures"][name] for result in found]
             images = [part["images"] for part in pool]
             values = {
@@ -263,7 +263,7 @@ def _plot(pictures: list[tuple[str, dict[str, dict[int, Figures]]]], path: Path)
         axes.set_yticks(range(len(arms)), list(arms))
         axes.invert_yaxis()
         axes.grid(axis="x", alpha=0.3)
-        axes.set_title(f"{title}: dots are seeds, bars their means", fontsize=9)
+        axes.set_title(f"{title}: dots are seeds, bars their means".replace("$", r"\$"), fontsize=9)
         axes.set_xlabel("PSNR (dB)")
         axes.legend(fontsize=7, loc="best")
     with written_whole(path) as file:

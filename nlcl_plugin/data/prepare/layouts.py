@@ -92,7 +92,8 @@ def spa_data(sources: list[Path], choices: Choices) -> Collection:
     """SPA-Data: a folder with a list file of pairs; tiles of one video stand in one folder."""
     collection = Collection()
     for root in sources:
-        lists = [Path(os.path.expanduser(choices.list_file))] if choices.list_file else sorted(root.glob("*.txt"))
+        own = sorted(path for path in root.glob("*.txt") if path.is_file())  # a pipe would be read for ever
+        lists = [Path(os.path.expanduser(choices.list_file))] if choices.list_file else own
         if not lists:
             raise InputError(f"{root}: no list of pairs (*.txt) in this folder; give it with --list FILE")
         front = prefix(root, sources)

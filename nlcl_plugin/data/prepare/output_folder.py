@@ -50,13 +50,12 @@ def check_output(output: Path, plan: Plan | None = None) -> None:
         known |= {item.path for item in plan.items} | {MANIFEST, SUMMARY}
     foreign = []
     for current, folders, files in os.walk(output):
-        relative = Path(current).relative_to(output).as_posix()
-        prefix = "" if relative == "." else relative + "/"
+        prefix = "" if current == str(output) else os.path.basename(current) + "/"
         foreign += [prefix + name for name in files if _LEFTOVER.sub("", prefix + name) not in known]
         # A link to a folder is listed as a folder, but is none of ours.
-        foreign += [
-            prefix + name for name in folders if prefix or name not in FOLDERS.values() or (output / name).is_symlink()
-        ]
+        ours = [name for name in folders if not prefix and name in FOLDERS.values() and not (output / name).is_symlink()]
+        foreign += [prefix + name for name in folders if name not in ours]
+        folders[:] = ours  # nothing of others is searched, however deep it is
     if foreign:
         raise InputError(
             escape(f"{output}: holds files that are not of this preparation ({examples(sorted(foreign))}); ")

@@ -117,20 +117,29 @@ def by_regex(
     """
 
     def key(expression: str) -> Key:
-        try:
-            compiled = re.compile(expression)
-        except re.error as error:
-            raise InputError(f"{expression!r}: is no regular expression ({error}); correct it") from error
-        if not compiled.groups:
+        pattern = compiled(expression)
+        if not pattern.groups:
             raise InputError(f"{expression!r}: has no group; put the part that pairs share into brackets")
 
         def find(source: Source) -> Hashable | None:
-            found = compiled.search(stem(source.name))
+            found = pattern.search(stem(source.name))
             return found.groups() if found else None
 
         return find
 
     return pair_by_key(rainy, clean, key(rainy_regex), key(clean_regex))
+
+
+def compiled(expression: str) -> re.Pattern[str]:
+    """Compile a regular expression that a user gave.
+
+    Raises:
+        InputError: If it is none.
+    """
+    try:
+        return re.compile(expression)
+    except (re.error, OverflowError, RecursionError) as error:  # the last two of huge counts and many brackets
+        raise InputError(f"{expression!r}: is no regular expression ({error}); correct it") from error
 
 
 def by_leading_id(rainy: list[Source], clean: list[Source]) -> tuple[list[tuple[Source, Source]], list[Drop]]:

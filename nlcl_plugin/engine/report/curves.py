@@ -80,15 +80,15 @@ def metric_charts(metrics: Sequence[dict[str, Any]]) -> list[Chart]:
         metrics: Entries of `metrics.jsonl`.
     """
     names = dict.fromkeys(name for entry in metrics for name in block(entry, "metrics"))
-    datasets = dict.fromkeys(entry.get("dataset") for entry in metrics)
+    datasets = dict.fromkeys(str(entry.get("dataset")) for entry in metrics)
     charts = []
     for name in names:
         curves = []
         for dataset in datasets:
-            own = [{"iter": e["iter"], **block(e, "metrics")} for e in metrics if e.get("dataset") == dataset]
-            curves.append(_curve(str(dataset), _points(own, name)))
+            own = [{**block(e, "metrics"), "iter": e["iter"]} for e in metrics if str(e.get("dataset")) == dataset]
+            curves.append(_curve(dataset, _points(own, name)))
         charts.append(Chart(name, [curve for curve in curves if curve.points]))
-    return charts
+    return [chart for chart in charts if chart.curves]
 
 
 def moving_mean(values: Sequence[float], window: int) -> list[float]:
@@ -101,7 +101,7 @@ def moving_mean(values: Sequence[float], window: int) -> list[float]:
     means = []
     for end in range(1, len(values) + 1):
         part = [value for value in values[max(0, end - window) : end] if math.isfinite(value)]
-        means.append(math.fsum(part) / len(part) if part else math.nan)
+        means.append(sum(part) / len(part) if part else math.nan)
     return means
 
 

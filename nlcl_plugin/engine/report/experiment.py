@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import datetime
-import json
+import math
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nlcl_plugin.engine.json_log import read_json_lines
+from nlcl_plugin.engine.json_log import parse_record, read_json_lines
 from nlcl_plugin.engine.start_record import STARTS
 from nlcl_plugin.engine.trained_network import experiment_options
 from nlcl_plugin.errors import InputError
@@ -47,7 +47,7 @@ class Experiment:
     def total_iter(self) -> int | None:
         """Iterations that it was to have, if the options say so."""
         total = block(self.options, "train").get("total_iter")
-        return int(total) if isinstance(total, int | float) else None
+        return int(total) if isinstance(total, int | float) and math.isfinite(total) else None
 
     @property
     def current_iter(self) -> int:
@@ -79,7 +79,7 @@ def read_experiment(path: str | os.PathLike[str]) -> Experiment:
     folder, options = experiment_options(path)
     if not (folder / "losses.jsonl").is_file():
         raise InputError(f"{folder}: has no losses.jsonl, so no training began here; give a folder below experiments/")
-    metrics = {(entry["iter"], entry.get("dataset")): entry for entry in read_json_lines(folder / "metrics.jsonl")}
+    metrics = {(entry["iter"], str(entry.get("dataset"))): entry for entry in read_json_lines(folder / "metrics.jsonl")}
     losses = read_json_lines(folder / "losses.jsonl")
     files = [folder / name for name in ("options.yml", "losses.jsonl", "metrics.jsonl", "summary.json")]
     times = [file.stat().st_mtime for file in (*files, *folder.glob("models/*")) if file.is_file()]
@@ -105,9 +105,6 @@ def _read_summary(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
+        return parse_record(path.read_bytes())
     except ValueError as error:
-        raise InputError(f"{path}: is no JSON ({error}); move the file away") from error
-    if not isinstance(summary, dict):
-        raise InputError(f"{path}: expected the figures of a training; move the file away")
-    return summary
+        raise InputError(f"{path}: is no JSON of figures ({error}); move the file away") from error

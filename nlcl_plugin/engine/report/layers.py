@@ -89,7 +89,7 @@ class TrainedStages:
         self._first = "stage 1" if kind == "NLCLModel" else kind
         labels = ["g"]
         labels += ["r"] if self._options.get("decomposition") == "two_branch" else []
-        labels += ["s"] if start is not None and iteration is not None and iteration > int(start) else []
+        labels += ["s"] if isinstance(start, int) and iteration is not None and iteration > start else []
         gpu = torch.cuda.is_available() and self._options.get("num_gpu") != 0
         self._device = torch.device("cuda" if gpu else "cpu")
         models = experiment.folder / "models"
@@ -187,7 +187,7 @@ def _samples(options: dict[str, Any]) -> Callable[[int], Iterator[dict[str, Any]
     def load(most: int) -> Iterator[dict[str, Any]]:
         try:
             dataset: Any = build_dataset(deepcopy(options))
-        except (KeyError, TypeError, ValueError, AssertionError, OSError) as error:
+        except Exception as error:  # a dataset may raise anything on options that it was not made for
             raise InputError(f"cannot be opened ({type(error).__name__}: {' '.join(str(error).split())})") from error
         count = min(most, len(dataset))
         for place in range(count):
