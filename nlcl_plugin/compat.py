@@ -256,7 +256,7 @@ class _TorchWithSafeFiles(ModuleType):
 
     @staticmethod
     def load(path: str | os.PathLike[str], **kwargs: Any) -> Any:
-        """Tensors and plain values only, no larger than the file; a .safetensors file has its weights under `params`."""
+        """Tensors and plain values, no larger than the file; a .safetensors file has its weights under `params`."""
         from nlcl_plugin.engine.plain_file import load_plain
 
         content = load_plain(Path(path))

@@ -127,7 +127,7 @@ def _name_scenes(collection: Collection, expression: str) -> Collection:
     def scene(source) -> str:
         found = pattern.search(source.name)
         if not found:
-            raise InputError(f"--scene: {expression!r} finds nothing in {escape(source.name)!r}; correct it")
+            raise InputError(f"--scene: {expression[:200]!r} finds nothing in {escape(source.name)!r}; correct it")
         return "/".join(group or "" for group in found.groups()) or found[0]
 
     # A pair is one scene, that of its clean image.

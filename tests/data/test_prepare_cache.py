@@ -71,7 +71,7 @@ def test_a_run_killed_while_reading_loses_nothing(command, tmp_path, decoded):
     while alive() and (not cache.exists() or cache.read_bytes().count(b"\n") < 12):
         time.sleep(0.0005)
     kill()
-    kept = len([line for line in cache.read_text().split("\n")[1:-1] if json.loads(line)])
+    kept = len([line for line in cache.read_text().split("\n")[1:-1] if json.loads(line[9:])])
     assert kept >= 11
     with cache.open("ab") as file:
         file.write(b'{"key": ["/cut sho')  # the kill may have come in the middle of a line

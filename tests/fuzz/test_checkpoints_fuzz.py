@@ -18,7 +18,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from hostile import assert_one_line, examples, mutated, watched
+from hostile import assert_one_line, examples, mutated, places, watched
 
 from nlcl_plugin.archs import LayerGenerator, ResidualUNet
 from nlcl_plugin.engine import checkpoint
@@ -214,15 +214,6 @@ ODD_VALUES = [
 ]  # fmt: skip
 PLAIN_VALUES = [*ODD_VALUES[: ODD_VALUES.index("ä→ß" * 300)], [], [[]], {}, {"a": {}}, nested(30), nested(600)]
 ODD_KEYS = [3, None, True, "", "params", "module.", "gen.x", "a\0b", "last.bias", "two\nlines", (1, 2), "about", b"x"]
-
-
-def places(value, place=()):
-    """Every place of a tree below its top."""
-    entries = dict.items(value) if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, entry in entries:
-        yield (*place, key)
-        if len(place) < 6:
-            yield from places(entry, (*place, key))
 
 
 def content(draw, whole):

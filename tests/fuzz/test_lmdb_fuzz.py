@@ -5,16 +5,13 @@ derived from the test itself, so that every run sees the same examples.
 """
 
 import contextlib
-import json
 import os
 import shutil
-import signal
-import sys
 
 import cv2
 import pytest
 from conftest import photograph
-from hostile import assert_one_line, examples, mutated, tool
+from hostile import LINES, assert_one_line, change_lines, change_top, examples, in_child, mutated, tool
 
 from nlcl_plugin.data.lmdb_create import create_lmdb
 from nlcl_plugin.data.lmdb_keys import read_records
@@ -22,30 +19,6 @@ from nlcl_plugin.data.lmdb_store import LmdbImages, close_environment
 from nlcl_plugin.data.lmdb_verify import verify_lmdb
 from nlcl_plugin.errors import InputError
 
-NAMES = [
-    "../../x",
-    "/etc/passwd",
-    "a\0b",
-    "two\nlines",
-    "a0",
-    "a1",
-    "",
-    ".",
-    "..",
-    "x" * 600,
-    "ä",
-    "\ud800",
-    "a=2E",
-    " ",
-]
-VALUES = [
-    *NAMES, None, True, -1, 0, 10**9, 10**30, 0.5, float("nan"), [], [1, 2], [0, 0, 10**9, 10**9], [-5, -5, 3, 3],
-    ["a"] * 4, [None] * 4, {}, {"a": []}, [[0]] * 4,
-]  # fmt: skip
-LINES = [
-    b"[" * 100_000 + b"\n", b"9" * 5000 + b"\n", b"null\n", b"{}\n", b"\xff\xfe\n", b"\0\n", b"\n", b"{", b'"a"\n',
-    b"{}" * 9 + b"\n",
-]  # fmt: skip
 META = [
     "../../x.png (24,30,3) 1", "/etc/passwd.png (24,30,3) 1", "a\0b.png (1,1,3) 1", "a0.png", "a0.png (24,30,3) 1",
     "a0.png (99999999999999999999,1,3) 1", "a0.png (0,0,0) 1", "a0", "", "\ufeff", "x" * 600 + ".png (1,1,1) 1",
@@ -63,29 +36,6 @@ def place(tmp_path_factory):
         cv2.imwrite(str(root / "images" / f"a{number}.png"), photograph(24, 30, seed=number))
     create_lmdb(root / "images", root / "whole.lmdb", progress=False)
     return root
-
-
-def change_lines(draw, path):
-    """Change a file of JSON lines: a value, a line, or some bytes."""
-    lines = path.read_bytes().splitlines(keepends=True)
-    number = draw.randrange(len(lines))
-    kind = draw.choice(["value", "value", "key", "drop", "double", "swap", "line", "bytes"])
-    if kind in ("value", "key"):
-        entry = json.loads(lines[number])
-        key = draw.choice(list(entry))
-        value = draw.choice(VALUES)
-        entry[draw.choice(NAMES) if kind == "key" else key] = value
-        lines[number] = json.dumps(entry).encode() + b"\n"
-    elif kind == "drop":
-        del lines[number]
-    elif kind == "double":
-        lines.insert(number, lines[number])
-    elif kind == "swap":
-        lines[0], lines[number] = lines[number], lines[0]
-    elif kind == "line":
-        lines[number] = draw.choice(LINES)
-    data = b"".join(lines)
-    path.write_bytes(mutated(draw, data) if kind == "bytes" else data)
 
 
 def change_meta(draw, path):
@@ -113,7 +63,7 @@ def mutate(draw, folder):
                 change_meta(draw, path)
         elif name == "keys.jsonl" and path.is_file() and path.stat().st_size:
             with contextlib.suppress(ValueError, IndexError, TypeError):  # changed twice
-                change_lines(draw, path)
+                change_lines(draw, path, change_top)
         else:
             path = folder / draw.choice(["data.mdb", "meta_info.txt", "keys.jsonl", "build.json", "skipped.jsonl"])
             kind = draw.choice(["missing", "folder", "loop", "empty", "line"])
@@ -166,27 +116,6 @@ def tools_on(place, draw):
         code = tool("create_lmdb").main(["--input", str(place / "images"), "--output", str(folder)])
         assert code in (0, 2, 3)
     return outcomes
-
-
-def in_child(work):
-    """Do work in a process of its own; returns its exit code, negative if a signal ended it."""
-    sys.stdout.flush()
-    child = os.fork()
-    if not child:
-        code = 1
-        try:
-            signal.alarm(30)
-            work()
-            code = 0
-        except BaseException:
-            import traceback
-
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def fuzz(place, count):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import cv2
 import numpy as np
@@ -10,6 +12,9 @@ import numpy as np
 from nlcl_plugin.data.image_io import encode_png
 from nlcl_plugin.data.prepare.model import Source
 from nlcl_plugin.errors import InputError
+
+# What FFmpeg dislikes about a broken video would go to stderr; our message replaces that.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 _ENOUGH = 0.9  # of the frames that the file announces, since some only estimate them
 
@@ -66,8 +71,14 @@ def extract(path: str, parts: Iterable[str]) -> Iterator[tuple[str, bytes]]:
             yield wanted[number], _encode(frame)
 
 
+def _open(path: str) -> cv2.VideoCapture:
+    # As bytes: OpenCV 5 ends the process with SIGSEGV on a name that is no Unicode.
+    name: Any = os.fsencode(path)
+    return cv2.VideoCapture(name)
+
+
 def _announced(path: str) -> int:
-    capture = cv2.VideoCapture(path)
+    capture = _open(path)
     try:
         return int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     finally:
@@ -75,7 +86,7 @@ def _announced(path: str) -> int:
 
 
 def _read(path: str, stop: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
-    capture = cv2.VideoCapture(path)
+    capture = _open(path)
     try:
         number = 0
         while stop is None or number <= stop:

@@ -53,7 +53,9 @@ def check_output(output: Path, plan: Plan | None = None) -> None:
         prefix = "" if current == str(output) else os.path.basename(current) + "/"
         foreign += [prefix + name for name in files if _LEFTOVER.sub("", prefix + name) not in known]
         # A link to a folder is listed as a folder, but is none of ours.
-        ours = [name for name in folders if not prefix and name in FOLDERS.values() and not (output / name).is_symlink()]
+        ours = [
+            name for name in folders if not prefix and name in FOLDERS.values() and not (output / name).is_symlink()
+        ]
         foreign += [prefix + name for name in folders if name not in ours]
         folders[:] = ours  # nothing of others is searched, however deep it is
     if foreign:

@@ -119,7 +119,7 @@ def by_regex(
     def key(expression: str) -> Key:
         pattern = compiled(expression)
         if not pattern.groups:
-            raise InputError(f"{expression!r}: has no group; put the part that pairs share into brackets")
+            raise InputError(f"{expression[:200]!r}: has no group; put the part that pairs share into brackets")
 
         def find(source: Source) -> Hashable | None:
             found = pattern.search(stem(source.name))
@@ -139,7 +139,7 @@ def compiled(expression: str) -> re.Pattern[str]:
     try:
         return re.compile(expression)
     except (re.error, OverflowError, RecursionError) as error:  # the last two of huge counts and many brackets
-        raise InputError(f"{expression!r}: is no regular expression ({error}); correct it") from error
+        raise InputError(f"{expression[:200]!r}: is no regular expression ({error}); correct it") from error
 
 
 def by_leading_id(rainy: list[Source], clean: list[Source]) -> tuple[list[tuple[Source, Source]], list[Drop]]:
