@@ -29,6 +29,7 @@ LINES = [
     b"[" * 100_000 + b"\n", b"9" * 5000 + b"\n", b"null\n", b"{}\n", b"\xff\xfe\n", b"\0\n", b"\n", b"{", b'"a"\n',
     b"{}" * 9 + b"\n",
 ]  # fmt: skip
+CHANGED_TWICE = (ValueError, TypeError, LookupError, RecursionError, OSError)  # what is no record any more
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_TRUNC
 
 
