@@ -32,7 +32,7 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         OSError: If it cannot be written; the temporary file is gone.
     """
     path = os.fspath(path)
-    temporary = f"{path}.{os.getpid()}.tmp"
+    temporary = os.path.join(os.path.dirname(path), f"{_shortened(os.path.basename(path), 240)}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
             yield file
@@ -78,14 +78,14 @@ def inner_name(name: str) -> str:
         ['night/a.b', 'etc/passwd', '_', 'a/b']
     """
     parts = [part for part in name.replace("\0", "_").split("/") if part not in ("", os.curdir, os.pardir)]
-    return "/".join(_shortened(part) for part in parts) or "_"
+    return "/".join(_shortened(part, _LONGEST) for part in parts) or "_"
 
 
-def _shortened(part: str) -> str:
+def _shortened(part: str, longest: int) -> str:
     data = os.fsencode(part)
-    if len(data) <= _LONGEST:
+    if len(data) <= longest:
         return part
-    return f"{data[: _LONGEST - 13].decode(errors='ignore')}-{hashlib.sha256(data).hexdigest()[:12]}"
+    return f"{data[: longest - 13].decode(errors='ignore')}-{hashlib.sha256(data).hexdigest()[:12]}"
 
 
 def check_inside(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> None:

@@ -102,7 +102,7 @@ class Building:
                 tell(f"{folder}: was begun with other images or settings; it is built anew")
             _empty(folder)
         # No lock file: no other run is at work, and where it does not fit on a disk, writing to it kills the process.
-        self._environment = lmdb.open(str(folder), map_size=FIRST_MAP_BYTES, meminit=False, lock=False)
+        self._environment = lmdb.open(os.fsencode(folder), map_size=FIRST_MAP_BYTES, meminit=False, lock=False)
         try:
             check_length(self._environment, folder)
         except InputError:

@@ -345,7 +345,7 @@ class _Reader:
         self._open()
 
     def _open(self) -> None:
-        self._environment = lmdb.open(str(self._folder), readonly=True, lock=False, readahead=False)
+        self._environment = lmdb.open(os.fsencode(self._folder), readonly=True, lock=False, readahead=False)
         self._read = 0
 
     def is_whole(self, record: Record) -> bool:

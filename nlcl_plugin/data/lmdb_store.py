@@ -132,7 +132,8 @@ def _environment(path: str) -> lmdb.Environment:
     try:
         # No lock file, as the folder may be read-only; no read-ahead, as images are read in random order; no spare
         # transactions, as they would outlive the lock.
-        environment = lmdb.open(path, readonly=True, lock=False, readahead=False, meminit=False, max_spare_txns=0)
+        name = os.fsencode(path)  # as text it would have to be Unicode
+        environment = lmdb.open(name, readonly=True, lock=False, readahead=False, meminit=False, max_spare_txns=0)
     except lmdb.Error as error:
         raise InputError(
             f"{path}: cannot be opened as an LMDB ({error}); rebuild it, or close what else uses it in this process"

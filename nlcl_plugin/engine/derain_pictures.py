@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from nlcl_plugin.data.files import check_inside
+from nlcl_plugin.data.files import check_inside, inner_name
 from nlcl_plugin.data.image_io import to_float, to_uint8, write_image
 
 KINDS = ("rain", "montage", "heatmap")
@@ -39,7 +39,7 @@ def save_pictures(kinds: tuple[str, ...], output: Path, name: Path, rainy: np.nd
     }
     for kind in kinds:
         # The ending of the file stays in the name: a.jpg and a.png are two.
-        path = output / f"_{kind}" / name.with_name(f"{name.name}.png")
+        path = output / f"_{kind}" / f"{inner_name(str(name))}.png"
         check_inside(path, output)
         write_image(path, pictures[kind]())
 

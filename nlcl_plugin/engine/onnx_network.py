@@ -61,11 +61,11 @@ def load_onnx(path: Path) -> tuple[OnnxNetwork, dict[str, Any]]:
         options.log_severity_level = 4  # what it raises says it all
         options.add_session_config_entry("session.load_model_format", "ONNX")  # what has just been looked at
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        text = session.get_modelmeta().custom_metadata_map.get(KEY)
+        names = [[port.name for port in ports] for ports in (session.get_inputs(), session.get_outputs())]
     except Exception as error:  # both packages have exceptions of their own for each fault
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: torn, or no ONNX file of ours ({reason}); export it again") from error
-    text = session.get_modelmeta().custom_metadata_map.get(KEY)
-    names = [[port.name for port in ports] for ports in (session.get_inputs(), session.get_outputs())]
     if text is None or names != [["rainy"], ["derained"]]:
         raise InputError(f"{path}: does not say that it derains; give a file of tools/export.py --format onnx")
     return OnnxNetwork(session), {**about_from_json(text, path), "output": "image"}

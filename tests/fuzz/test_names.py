@@ -1,0 +1,158 @@
+"""Names with newlines, control characters and bytes that are no Unicode break no line, no record and no table."""
+
+import csv
+import json
+import os
+import shutil
+
+import cv2
+import pytest
+import yaml
+from conftest import photograph
+from derain_helpers import save_network
+from hostile import tool
+from training_helpers import tiny_options
+
+from nlcl_plugin.archs import LayerGenerator, ResidualUNet
+from nlcl_plugin.data.lmdb_store import close_environment
+from nlcl_plugin.errors import escape
+from nlcl_plugin.models.validation import _write_csv
+
+NAMES = [os.fsdecode(name) for name in (b"two\nlines", b"tab\t,\"'", b"\x1b[31mred\r", b"\xff\xfe", b"\xe2\x80\xae")]
+LONG = "雨" * 82 + "x"  # 247 bytes, and four of the ending
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Images of such names in a folder of such a name, one of them broken, a network, and an LMDB of them."""
+    root = tmp_path_factory.mktemp("names")
+    for number, name in enumerate([*NAMES, LONG]):
+        path = root / "in" / NAMES[number % 2] / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(cv2.imencode(".png", photograph(40, 48, seed=number))[1].tobytes())
+    (root / "in" / f"broken{NAMES[0]}{NAMES[3]}.png").write_bytes(b"\x89PNG")
+    save_network(root / "net_s.pth", ResidualUNet(num_feat=4))
+    return root
+
+
+def run(capsys, name, *arguments):
+    """Run a tool; returns its exit code and all it says, of which each line is one that can be printed."""
+    code = tool(name).main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    assert all(line.isprintable() for line in [*out.split("\n"), *err.split("\n")])
+    return code, out + err
+
+
+def rows(path):
+    """The lines of a table, each of which is one row."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    found = list(csv.DictReader(lines))
+    assert len(found) == len(lines) - 1
+    return found
+
+
+def test_derained_files(root, tmp_path, capsys):
+    command = [root / "in", "--output", tmp_path / "out", "--weights", root / "net_s.pth", "--metrics"]
+    code, said = run(capsys, "derain", *command, "--save", "montage")
+    assert code == 3
+    assert r"brokentwo\nlines\udcff\udcfe.png" in said
+    entries = [json.loads(line) for line in (tmp_path / "out" / "derain.jsonl").read_text("ascii").splitlines()]
+    names = {os.path.join(NAMES[number % 2], f"{name}.png") for number, name in enumerate([*NAMES, LONG])}
+    assert {entry["file"] for entry in entries} == names
+    assert {row["file"] for row in rows(tmp_path / "out" / "metrics.csv")} == {escape(name) for name in names}
+    assert set(json.loads((tmp_path / "out" / "metrics.json").read_text())["images"]) == names
+    assert len(list((tmp_path / "out" / "_montage").glob("*/*.png"))) == len(names)
+    code, said = run(capsys, "derain", *command, "--save", "montage")
+    assert "0 derained, 6 were there already" in said
+
+
+def test_derained_videos(root, tmp_path, capsys):
+    pytest.importorskip("av")
+    for name in NAMES:
+        path = tmp_path / "in" / f"{name}.avi"
+        path.parent.mkdir(exist_ok=True)
+        writer = cv2.VideoWriter(str(tmp_path / "x.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (48, 40))
+        for seed in range(3):
+            writer.write(photograph(40, 48, seed=seed))
+        writer.release()
+        (tmp_path / "x.avi").rename(path)
+    code, _ = run(capsys, "derain", tmp_path / "in", "--output", tmp_path / "out", "--weights", root / "net_s.pth")
+    assert code == 0
+    assert {path.stem for path in (tmp_path / "out").glob("*.avi")} == set(NAMES)
+
+
+def test_lmdbs(root, tmp_path, capsys):
+    path = tmp_path / f"{NAMES[0]}{NAMES[3]}.lmdb"
+    code, said = run(capsys, "create_lmdb", "--input", root / "in", "--output", path)
+    assert code == 3
+    assert r"brokentwo\nlines\udcff\udcfe.png: " in said
+    assert run(capsys, "create_lmdb", "--input", root / "in", "--output", path)[0] == 3
+    assert len((path / "keys.jsonl").read_text("ascii").splitlines()) == 6
+    assert len((path / "meta_info.txt").read_text("ascii").splitlines()) == 6
+    code, said = run(capsys, "verify_lmdb", path, "--against", root / "in")
+    assert (code, "no faults" in said) == (0, True)
+    close_environment(path)
+    shutil.copytree(root / "in", tmp_path / "less")
+    shutil.rmtree(tmp_path / "less" / NAMES[0])
+    (tmp_path / "less" / f"more{NAMES[2]}.png").write_bytes(b"x")
+    code, said = run(capsys, "verify_lmdb", path, "--against", tmp_path / "less")
+    assert code == 2
+    assert r"two\nlines" in said
+    assert r"more\x1b[31mred\r.png: is not in the LMDB" in said
+    close_environment(path)
+
+
+def test_prepared_datasets(root, tmp_path, capsys):
+    shutil.copytree(root / "in", tmp_path / "clean")
+    folders = ["--rainy", root / "in", "--clean", tmp_path / "clean", "--output", tmp_path / f"out{NAMES[0]}"]
+    options = ["--pair-by", "stem", "--keep-twins", "--allow-leakage"]
+    code, said = run(capsys, "prepare_rain_dataset", *folders, *options)
+    assert code == 3
+    assert r"brokentwo\nlines\udcff\udcfe.png" in said
+    lines = (tmp_path / f"out{NAMES[0]}" / "manifest.jsonl").read_text("ascii").splitlines()
+    assert {json.loads(line)["source"] for line in lines} >= {f"{NAMES[1]}/{NAMES[3]}.png", f"{NAMES[1]}/{LONG}.png"}
+    (tmp_path / "list.txt").write_text(f"{NAMES[2]}.png x\n")
+    code, said = run(capsys, "prepare_rain_dataset", *folders, "--pair-by", "list", "--list", tmp_path / "list.txt")
+    assert code == 2
+
+
+def test_rain_banks(root, tmp_path, capsys):
+    options = {"network_g": {"type": "LayerGenerator", "num_feat": 4, "num_block": 1}}
+    (tmp_path / f"{NAMES[0]}.yml").write_text(yaml.safe_dump(options))
+    save_network(tmp_path / f"net_g{NAMES[3]}.pth", LayerGenerator(num_feat=4, num_block=1), "g")
+    bank = tmp_path / f"{NAMES[2]}.lmdb"
+    code, said = run(capsys, "extract_rain_layers", "--weights", tmp_path / f"net_g{NAMES[3]}.pth",
+                     "-opt", tmp_path / f"{NAMES[0]}.yml", "--input", root / "in", "--output", bank)  # fmt: skip
+    assert code == 3
+    assert r"brokentwo\nlines\udcff\udcfe.png: " in said
+    assert (bank / "rain_bank.png").is_file()
+    assert len((bank / "keys.jsonl").read_text("ascii").splitlines()) == 6
+    (bank / "rain_bank.json").write_text("{")
+    code, said = run(capsys, "extract_rain_layers", "--weights", tmp_path / f"net_g{NAMES[3]}.pth",
+                     "-opt", tmp_path / f"{NAMES[0]}.yml", "--input", root / "in", "--output", bank)  # fmt: skip
+    assert code == 2
+    assert "rain_bank.json: cannot be read" in said
+
+
+def test_reports(root, tmp_path, capsys):
+    folder = tmp_path / f"run{NAMES[0]}{NAMES[3]}"
+    (folder / "models").mkdir(parents=True)
+    options = tiny_options()
+    photos = {"name": "photos", "type": "UnpairedImageDataset", "phase": "val", "dataroot_lq": str(tmp_path / "photos")}
+    options["datasets"] = {"val": photos}
+    shutil.copytree(root / "in" / NAMES[1], tmp_path / "photos")
+    (folder / "options.yml").write_text(yaml.safe_dump(options))
+    (folder / "losses.jsonl").write_text('{"iter": 1, "l_\\ud800\\n": 1.5, "\\u001b": 2}\n')
+    net = LayerGenerator(num_feat=8, num_block=1, layer="residual", num_out_ch=1)
+    save_network(folder / "models" / "net_g_1.pth", net, "g")
+    code, _ = run(capsys, "report", folder, "--images", 9)
+    assert code == 0
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    for name in (NAMES[1], NAMES[3], LONG):
+        assert escape(f"photos: {name}.png").replace("'", "&#39;").replace('"', "&#34;") in page
+
+
+def test_tables_of_a_test(tmp_path):
+    path = tmp_path / "metrics.csv"
+    _write_csv(path, [{"image": name, "psnr": 20.0} for name in NAMES])
+    assert [row["image"] for row in rows(path)] == [escape(name) for name in NAMES]
