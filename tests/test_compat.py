@@ -5,13 +5,16 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 import torch
 from basicsr.data import build_dataloader
 from basicsr.data.data_sampler import EnlargedSampler
+from basicsr.models import base_model
 from torch.utils.data import Dataset
 
 from nlcl_plugin import compat
 from nlcl_plugin.data.sampler import SampleIndex
+from nlcl_plugin.errors import InputError
 
 
 class Numbers(Dataset):
@@ -55,6 +58,16 @@ def test_grey_conversion_is_torchvisions():
     from torchvision.transforms.functional import rgb_to_grayscale
 
     assert sys.modules["torchvision.transforms.functional_tensor"].rgb_to_grayscale is rgb_to_grayscale
+
+
+def test_stock_models_load_plain_values_no_larger_than_their_file(tmp_path):
+    net = torch.nn.Conv2d(3, 4, 3)
+    torch.save({"params": net.state_dict()}, tmp_path / "net.pth")
+    loaded = base_model.torch.load(tmp_path / "net.pth", map_location=lambda storage, _: storage)
+    torch.testing.assert_close(dict(loaded["params"]), dict(net.state_dict()))
+    torch.save({"params": {"weight": torch.ones(1).expand(10**9)}}, tmp_path / "bomb.pth")
+    with pytest.raises(InputError, match=r"bomb\.pth: torn, or not a checkpoint .*but not so many values"):
+        base_model.torch.load(tmp_path / "bomb.pth")
 
 
 FULL_DISK = """

@@ -94,6 +94,12 @@ class TestKeys:
         with pytest.raises(InputError, match=r"meta_info\.txt: line 2 is .* expected 'name\.png \(h,w,c\) level'"):
             LmdbImages(path)
 
+    @pytest.mark.parametrize("key", ["..", "../../x", "a/../../b"])
+    def test_refuses_keys_that_lead_out_of_a_folder(self, tmp_path, key):
+        path = write_lmdb(tmp_path / "x.lmdb", {"a": b"v"}, [f"{key}.png (1,1,3) 1"])
+        with pytest.raises(InputError, match="leads out of any folder"):
+            LmdbImages(path)
+
     def test_refuses_merged_names_empty_lists_and_other_text(self, tmp_path):
         path = write_lmdb(tmp_path / "x.lmdb", {"a": b"v"}, ["a.png (1,1,3) 1", "b.png (1,1,3) 1", "a.png (1,1,3) 1"])
         with pytest.raises(InputError, match="key 'a' is in the lines 1 and 3, so images have overwritten each other"):
