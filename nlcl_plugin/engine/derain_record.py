@@ -125,6 +125,7 @@ def _entry(line: str) -> dict[str, Any] | None:
             and {"save", "metrics", "reference"} <= set(entry["asked"])
             and isinstance(entry["asked"]["save"], list)
             and all(isinstance(kind, str) for kind in entry["asked"]["save"])
+            and all(key.isascii() and key.isidentifier() for key in entry["measures"])
             and all(isinstance(value, int | float) and abs(value) < 1e300 for value in entry["measures"].values())
         )
     except (ValueError, KeyError, TypeError, RecursionError):
