@@ -293,7 +293,7 @@ def _is_made(target: Path, seed: int) -> bool:
         if not any(target.iterdir()):
             return False
         raise InputError(f"{target} exists and holds no demo data (no {_MANIFEST}); {advice}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{target} exists and its {_MANIFEST} can't be read ({error}); {advice}") from error
     if not isinstance(manifest, dict) or manifest.get("made_by") != _MAKER:
         raise InputError(f"{target} exists and was made by something else; {advice}")
