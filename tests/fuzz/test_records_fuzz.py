@@ -175,7 +175,7 @@ def fuzz_logs(folder, capsys, count):
         for _ in range(draw.choice([1, 1, 2])):
             path = folder / draw.choice([*LOGS, "losses.jsonl", "summary.json"])
             try:
-                if draw.random() < 0.1:
+                if draw.random() < 0.1 or not path.is_file():
                     replace(draw, path)
                 elif path.suffix == ".json":
                     change_document(draw, path)
