@@ -151,6 +151,7 @@ def derain(path):
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, resource.RLIM_INFINITY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    watch().seen.clear()
     watch().on = True
     try:
         derained = ImageDerainer(path, device="cpu").array(RAINY)
