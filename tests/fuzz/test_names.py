@@ -117,19 +117,16 @@ def test_prepared_datasets(root, tmp_path, capsys):
 
 
 def test_rain_banks(root, tmp_path, capsys):
-    options = {"network_g": {"type": "LayerGenerator", "num_feat": 4, "num_block": 1}}
-    (tmp_path / f"{NAMES[0]}.yml").write_text(yaml.safe_dump(options))
-    save_network(tmp_path / f"net_g{NAMES[3]}.pth", LayerGenerator(num_feat=4, num_block=1), "g")
+    weights = tmp_path / f"net_g{NAMES[3]}.pth"
+    save_network(weights, LayerGenerator(num_feat=4, num_block=1), "g")
     bank = tmp_path / f"{NAMES[2]}.lmdb"
-    code, said = run(capsys, "extract_rain_layers", "--weights", tmp_path / f"net_g{NAMES[3]}.pth",
-                     "-opt", tmp_path / f"{NAMES[0]}.yml", "--input", root / "in", "--output", bank)  # fmt: skip
+    code, said = run(capsys, "extract_rain_layers", weights, "--input", root / "in", "--output", bank)
     assert code == 3
     assert r"brokentwo\nlines\udcff\udcfe.png: " in said
     assert (bank / "rain_bank.png").is_file()
     assert len((bank / "keys.jsonl").read_text("ascii").splitlines()) == 6
     (bank / "rain_bank.json").write_text("{")
-    code, said = run(capsys, "extract_rain_layers", "--weights", tmp_path / f"net_g{NAMES[3]}.pth",
-                     "-opt", tmp_path / f"{NAMES[0]}.yml", "--input", root / "in", "--output", bank)  # fmt: skip
+    code, said = run(capsys, "extract_rain_layers", weights, "--input", root / "in", "--output", bank)
     assert code == 2
     assert "rain_bank.json: cannot be read" in said
 

@@ -83,7 +83,7 @@ class TrainedStages:
         self.scale = max(1, scale) if isinstance(scale, int) else 1
         found = _find(experiment.folder / "models", which)
         self.which = found.path.stem.rpartition("_")[2]
-        iteration = experiment.total_iter if found.about["iter"] is None else found.about["iter"]
+        iteration = int(self.which) if self.which.isdecimal() else found.about["iter"] or experiment.total_iter
         start = block(self._options, "train", "restorer_opt").get("start_iter")
         kind = str(self._options.get("model_type", "network"))
         self._first = "stage 1" if kind == "NLCLModel" else kind
