@@ -1,37 +1,44 @@
 """Turn the released NLCL generators (latest_net_Back.pth, latest_net_Rain.pth) into BasicSR checkpoints.
 
 Usage: python tools/convert_official_weights.py latest_net_Back.pth net_g_official.pth
+
+Exit codes: 0 done, 2 bad usage or input.
 """
 
 import argparse
-import os
-import pickle
 import sys
+from pathlib import Path
 
 import torch
 
 from nlcl_plugin.archs import convert_official_state_dict
+from nlcl_plugin.data.files import written_whole
 from nlcl_plugin.engine.network_file import official_about, released_layer
+from nlcl_plugin.engine.plain_file import load_plain
+from nlcl_plugin.errors import InputError, exit_code_of
 
 
-def main() -> int:
+def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("input", help="released weights: latest_net_Back.pth (image layer) or latest_net_Rain.pth")
-    parser.add_argument("output", help="BasicSR checkpoint to write: {'params': ...} for LayerGenerator")
-    arguments = parser.parse_args()
+    parser.add_argument("input", type=Path, help="latest_net_Back.pth (image layer) or latest_net_Rain.pth")
+    parser.add_argument("output", type=Path, help="BasicSR checkpoint to write: {'params': ...} for LayerGenerator")
+    arguments = parser.parse_args(argv)
+    return exit_code_of(lambda: _convert(arguments.input, arguments.output))
+
+
+def _convert(source: Path, target: Path) -> int:
+    weights = load_plain(source)
     try:
-        weights = torch.load(arguments.input, map_location="cpu", weights_only=True)
-        if not isinstance(weights, dict):
-            raise ValueError(f"expected a state dict, but the file holds a {type(weights).__name__}")
         converted = convert_official_state_dict(weights)
-        temporary = f"{arguments.output}.tmp"
-        layer = released_layer(converted) or ("rain" if "Rain" in os.path.basename(arguments.input) else "image")
-        torch.save({"params": converted, "about": official_about(layer)}, temporary)
-        os.replace(temporary, arguments.output)
-    except (OSError, ValueError, RuntimeError, EOFError, IndexError, pickle.UnpicklingError) as error:
-        print(f"error: {arguments.input}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    print(f"{arguments.output}: {len(converted)} tensors for LayerGenerator(layer: {layer})")
+    except (ValueError, AttributeError, TypeError) as error:
+        raise InputError(f"{source}: is no released generator ({error}); give latest_net_Back.pth") from error
+    layer = released_layer(converted) or ("rain" if "Rain" in source.name else "image")
+    try:
+        with written_whole(target) as file:
+            torch.save({"params": converted, "about": official_about(layer)}, file)
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written ({error.strerror}); give another OUTPUT") from error
+    print(f"{target}: {len(converted)} tensors for LayerGenerator(layer: {layer})")
     return 0
 
 

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 AGREE = """
 import time
 import torch.distributed as dist
@@ -23,6 +25,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_one_is_enough_and_nobody_waits_longer_than_asked_to(tmp_path):
     (tmp_path / "agree.py").write_text(AGREE)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "agree.py"]

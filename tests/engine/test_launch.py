@@ -68,6 +68,7 @@ def assert_trained_by_two(folder, codes, said):
 
 
 # torchrun -------------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_the_old_launch_module_which_puts_the_local_rank_first(folder, environment):
     launch = [sys.executable, "-m", "torch.distributed.launch", "--nproc_per_node=2", f"--master_port={free_port()}"]
     process = begin(folder, [*launch, "-m", "nlcl_plugin", *TRAIN, "pytorch"], environment)

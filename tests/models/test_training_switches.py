@@ -57,6 +57,7 @@ def test_a_scaled_step_that_overflows_is_left_out_and_the_scale_falls(tmp_path):
     assert not same(before, weights(model))
 
 
+@pytest.mark.slow
 def test_a_gradient_that_no_scale_mends_stops_the_training(tmp_path):
     model = build(options(tmp_path, amp="fp16"))
     model.net_p.heads[0][0].weight.register_hook(lambda gradient: gradient * float("nan"))

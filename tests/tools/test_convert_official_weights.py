@@ -1,29 +1,30 @@
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from conftest import REPOSITORY
 
 from nlcl_plugin.archs import LayerGenerator
 from nlcl_plugin.data.image_io import read_image
 
+sys.path.insert(0, str(REPOSITORY / "tools"))
+import convert_official_weights as tool
 
-def convert(repository, source, target):
-    script = repository / "tools" / "convert_official_weights.py"
-    return subprocess.run([sys.executable, script, source, target], capture_output=True, text=True, check=False)
+
+def convert(source, target):
+    return tool.main([str(source), str(target)])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["Eg1", "Eg2", "Eg3", "Eg4"])
-def test_converted_weights_reproduce_the_released_results(shared_data, repository, tmp_path, name):
-    done = convert(repository, shared_data / "official_weights" / "latest_net_Back.pth", tmp_path / "net_g.pth")
-    assert done.returncode == 0, done.stderr
+def test_converted_weights_reproduce_the_released_results(shared_data, tmp_path, name):
+    assert convert(shared_data / "official_weights" / "latest_net_Back.pth", tmp_path / "net_g.pth") == 0
     assert released_psnr(shared_data, tmp_path / "net_g.pth", name) >= 90
 
 
-def test_converted_weights_reproduce_the_first_released_result(shared_data, repository, tmp_path):
-    convert(repository, shared_data / "official_weights" / "latest_net_Back.pth", tmp_path / "net_g.pth")
+def test_converted_weights_reproduce_the_first_released_result(shared_data, tmp_path):
+    assert convert(shared_data / "official_weights" / "latest_net_Back.pth", tmp_path / "net_g.pth") == 0
     assert released_psnr(shared_data, tmp_path / "net_g.pth", "Eg1") >= 90
 
 
@@ -39,18 +40,25 @@ def released_psnr(shared_data, weights, name):
     return 10 * np.log10(255**2 / ((truncated - expected) ** 2).mean())
 
 
-def test_rain_weights_convert_too(shared_data, repository, tmp_path):
-    done = convert(repository, shared_data / "official_weights" / "latest_net_Rain.pth", tmp_path / "net_r.pth")
-    assert "layer: rain" in done.stdout
+def test_rain_weights_convert_too(shared_data, tmp_path, capsys):
+    assert convert(shared_data / "official_weights" / "latest_net_Rain.pth", tmp_path / "net_r.pth") == 0
+    assert "layer: rain" in capsys.readouterr().out
     LayerGenerator(layer="rain").load_state_dict(torch.load(tmp_path / "net_r.pth", weights_only=True)["params"])
 
 
-def test_other_files_are_refused_in_one_line(repository, tmp_path):
+def test_other_files_are_refused_in_one_line(tmp_path, capsys):
     torch.save({"params": {}}, tmp_path / "other.pth")
+    torch.save([torch.zeros(2)], tmp_path / "list.pth")
     (tmp_path / "text.pth").write_text("not a checkpoint")
-    for name in ("other.pth", "text.pth", "missing.pth"):
-        done = convert(repository, tmp_path / name, tmp_path / "out.pth")
-        assert done.returncode == 2
-        assert done.stderr.startswith(f"error: {tmp_path / name}: ")
-        assert len(done.stderr.splitlines()) == 1
-    assert not (tmp_path / "out.pth").exists()
+    for name in ("other.pth", "list.pth", "text.pth", "missing.pth"):
+        assert convert(tmp_path / name, tmp_path / "out.pth") == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"error: {tmp_path / name}: ")
+        assert len(said.splitlines()) == 1
+    assert not list(tmp_path.glob("out.pth*"))
+
+
+def test_an_output_that_cannot_be_written_is_told_in_one_line(shared_data, tmp_path, capsys):
+    released = shared_data / "official_weights" / "latest_net_Back.pth"
+    assert convert(released, tmp_path / "missing" / "out.pth") == 2
+    assert "out.pth: cannot be written (No such file or directory)" in capsys.readouterr().err
