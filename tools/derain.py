@@ -34,7 +34,8 @@ def main(argv=None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     output = Path(arguments.output)
-    jobs = list_inputs(arguments.inputs, output, null=arguments.null)
+    left: list[str] = []
+    jobs = list_inputs(arguments.inputs, output, null=arguments.null, left=left)
     network = ImageDerainer(arguments.weights, device=arguments.device, amp=arguments.amp)
     wishes = Wishes(
         output=output,
@@ -54,9 +55,12 @@ def _run(arguments: argparse.Namespace) -> int:
         f"{output}: {report.made} derained{there}",
         f"weights: {network.derainer.source} ({about['network']['type']}{iteration})",
     ]
+    if left:
+        more = ", …" if len(left) > 3 else ""
+        lines.append(f"left out, by their endings no images or videos ({len(left)}): {', '.join(left[:3])}{more}")
     lines += [f"note: {note}" for note in report.notes]
     if report.measured:
-        lines.append(f"figures of {report.measured} files: {output / 'metrics.csv'}, {output / 'metrics.json'}")
+        lines.append(f"figures ({report.measured} of them): {output / 'metrics.csv'}, {output / 'metrics.json'}")
     lines += [f"{len(report.failed)} failed:"] if report.failed else []
     lines += [f"  {reason if reason.startswith(name) else f'{name}: {reason}'}" for name, reason in report.failed]
     print("\n".join(escape(line) for line in lines))
@@ -72,10 +76,9 @@ def _kinds(text: str | None) -> tuple[str, ...]:
 
 
 def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, but received {number}")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, but received {text}")
+    return int(text)
 
 
 def _parser() -> argparse.ArgumentParser:

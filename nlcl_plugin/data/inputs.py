@@ -38,6 +38,7 @@ def list_inputs(
     *,
     names: BinaryIO | None = None,
     null: bool = False,
+    left: list[str] | None = None,
 ) -> list[Job]:
     """Find the files that arguments speak of.
 
@@ -55,6 +56,7 @@ def list_inputs(
         output: The output folder; it may be missing.
         names: Where `-` reads from; by default standard input.
         null: Names are separated by NUL, as by `find -print0`, not by newlines.
+        left: Gets the files in folders and patterns that are left out, as they have the ending of no image or video.
 
     Returns:
         The jobs in the order of the arguments, each file once; no two have one output, and none is another's source.
@@ -66,9 +68,10 @@ def list_inputs(
     if os.path.exists(output) and not os.path.isdir(output):
         raise InputError(f"{os.fspath(output)}: is a file, expected a folder to be made; choose another output")
     home = os.path.realpath(output)
+    left = [] if left is None else left
     found: dict[str, dict[str, str]] = {}  # names below the output folder: real paths of sources: sources
     for argument in arguments:
-        for source, name in _expand(os.fspath(argument), home, names, null):
+        for source, name in _expand(os.fspath(argument), home, names, null, left):
             found.setdefault(name, {}).setdefault(os.path.realpath(source), source)
     if not found:
         raise InputError("no input; expected images, videos, folders, patterns or - for names on standard input")
@@ -89,15 +92,15 @@ def list_inputs(
     return jobs
 
 
-def _expand(argument: str, home: str, names: BinaryIO | None, null: bool) -> Iterator[tuple[str, str]]:
+def _expand(argument: str, home: str, names: BinaryIO | None, null: bool, left: list[str]) -> Iterator[tuple[str, str]]:
     """The files of an argument, and their names below the output folder."""
     if argument == "-":
         for name in _read_names(names or sys.stdin.buffer, null):
-            yield from _expand_path(name, _name_below(name), home)
+            yield from _expand_path(name, _name_below(name), home, left)
     elif glob.has_magic(argument) and not os.path.lexists(argument):
-        yield from _expand_pattern(argument, home)
+        yield from _expand_pattern(argument, home, left)
     else:
-        yield from _expand_path(argument, None, home)
+        yield from _expand_path(argument, None, home, left)
 
 
 def _name_below(name: str) -> str:
@@ -108,11 +111,11 @@ def _name_below(name: str) -> str:
     return "" if last == os.pardir else last
 
 
-def _expand_path(path: str, name: str | None, home: str) -> Iterator[tuple[str, str]]:
+def _expand_path(path: str, name: str | None, home: str, left: list[str]) -> Iterator[tuple[str, str]]:
     if os.path.isdir(path):
         if os.path.realpath(path) == home:
             raise InputError(f"{path}: is the output folder too; choose another output folder")
-        inner = _below(path, list_files(path), home)
+        inner = _below(path, list_files(path), home, left)
         if not inner:
             endings = ", ".join(suffix.lstrip(".") for suffix in _SUFFIXES)
             raise InputError(f"{path}: no image or video in this folder or below it; looked for {endings}")
@@ -124,7 +127,7 @@ def _expand_path(path: str, name: str | None, home: str) -> Iterator[tuple[str, 
         raise InputError(f"{path}: no such file or folder; correct the path")
 
 
-def _expand_pattern(pattern: str, home: str) -> Iterator[tuple[str, str]]:
+def _expand_pattern(pattern: str, home: str, left: list[str]) -> Iterator[tuple[str, str]]:
     parts = pattern.split("/")
     fixed = next(number for number, part in enumerate(parts) if glob.has_magic(part))
     root = "/".join(parts[:fixed]) + "/" if fixed else ""
@@ -135,7 +138,7 @@ def _expand_pattern(pattern: str, home: str) -> Iterator[tuple[str, str]]:
         for path in sorted(glob.glob(pattern)):
             inner = [f"{path.rstrip('/')}/{file}" for file in list_files(path)] if os.path.isdir(path) else [path]
             files += [file[len(root) :] for file in inner]
-    files = _below(root or ".", files, home)
+    files = _below(root or ".", files, home, left)
     if not files:
         raise InputError(f"{pattern}: no image or video matches this pattern; correct it")
     for file in files:
@@ -158,12 +161,18 @@ def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
     return any(_matches(parts[start:], rest) for start in range(len(parts)))
 
 
-def _below(folder: str, files: Iterable[str], home: str) -> list[str]:
+def _below(folder: str, files: Iterable[str], home: str, left: list[str]) -> list[str]:
     """Images and videos, but those in an output folder inside the folder."""
-    files = [file for file in files if file.lower().endswith(_SUFFIXES)]
-    if not _inside(home, os.path.realpath(folder)) or home == os.path.realpath(folder):
-        return files
-    return [file for file in files if not _inside(os.path.realpath(os.path.join(folder, file)), home)]
+    real = os.path.realpath(folder)
+    if _inside(home, real) and home != real:
+        files = [file for file in files if not _inside(os.path.realpath(os.path.join(folder, file)), home)]
+    fit = []
+    for file in files:
+        if file.lower().endswith(_SUFFIXES):
+            fit.append(file)
+        else:
+            left.append(os.path.join(folder, file))
+    return fit
 
 
 def _inside(path: str, folder: str) -> bool:

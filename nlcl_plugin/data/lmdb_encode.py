@@ -171,4 +171,4 @@ def _decode(data: bytes, flags: int) -> np.ndarray | None:
 
 
 def _notes(size: tuple[int, int], cut: Cut | None) -> list[str]:
-    return ["smaller than the crop"] if cut is not None and min(size) < cut.crop else []
+    return ["smaller than the crop, and not cut on that side"] if cut is not None and min(size) < cut.crop else []

@@ -119,7 +119,7 @@ def derain_files(
     others = [job for job in waiting if record.is_of_others(job)]
     if others and not wishes.overwrite:
         raise InputError(
-            f"{others[0].output}: is there ({len(others)} files are), but not of these weights and settings; give "
+            f"{others[0].output}: is there (in all {len(others)} such), but not of these weights and settings; give "
             "another --output, or --overwrite"
         )
     report = Report(there=len(jobs) - len(waiting))
@@ -127,13 +127,15 @@ def derain_files(
     try:
         with tqdm(total=len(waiting), unit="file", desc="derain", disable=hidden) as bar:
             images = [job for job in waiting if job.kind == "image"]
-            for job, outcome in _images(images, network, wishes, record, say):
+
+            def note(job: Job, outcome: _Outcome) -> None:
                 _note(report, record, job, outcome)
                 bar.update()
+
+            _images(images, network, wishes, record, say, note)
             for job in (job for job in waiting if job.kind == "video"):
                 record.begin(job)
-                _note(report, record, job, _attempt(lambda job=job: _video(job, network, wishes, say)))  # type: ignore[misc]
-                bar.update()
+                note(job, _attempt(lambda job=job: _video(job, network, wishes, say)))  # type: ignore[misc]
     finally:
         if wishes.measured or wishes.reference:
             measures = record.measures()
@@ -154,9 +156,8 @@ def _note(report: Report, record: Record, job: Job, outcome: _Outcome) -> None:
     report.notes += [f"{job.source}: {note}" for note in outcome.notes]
     if outcome.written:
         record.add(job, outcome.measures, whole=outcome.failure is None)
-    if outcome.failure is None:
-        report.made += 1
-    else:
+    report.made += outcome.written
+    if outcome.failure is not None:
         report.failed.append((str(job.source), outcome.failure))
 
 
@@ -176,9 +177,14 @@ def _attempt(work: Callable[[], _Outcome]) -> _Outcome:
 
 # images ---------------------------------------------------------------------------------------------------------------
 def _images(
-    jobs: list[Job], network: ImageDerainer, wishes: Wishes, record: Record, say: Callable[[str], object]
-) -> Iterator[tuple[Job, _Outcome]]:
-    """Read, derain and write; reading and writing in threads beside the network."""
+    jobs: list[Job],
+    network: ImageDerainer,
+    wishes: Wishes,
+    record: Record,
+    say: Callable[[str], object],
+    note: Callable[[Job, _Outcome], None],
+) -> None:
+    """Read, derain and write, and note what became of each; reading and writing in threads beside the network."""
     readers, writers = ThreadPoolExecutor(wishes.jobs), ThreadPoolExecutor(wishes.jobs)
     writing: deque[tuple[Job, Future[_Outcome]]] = deque()
     try:
@@ -186,22 +192,22 @@ def _images(
             ready = [(job, found) for job, found in group if isinstance(found, Photograph)]
             for job, outcome in group:
                 if isinstance(outcome, _Outcome):
-                    yield job, outcome
+                    note(job, outcome)
             for job, photograph, result in _derained(ready, network, wishes, say):
                 if isinstance(result, _Outcome):
-                    yield job, result
+                    note(job, result)
                     continue
                 work = _writing(job, photograph, result, wishes)
                 record.begin(job)
                 writing.append((job, writers.submit(_attempt, work)))
             while len(writing) > wishes.jobs:
                 job, done = writing.popleft()
-                yield job, done.result()
-        for job, done in writing:
-            yield job, done.result()
+                note(job, done.result())
     finally:
         readers.shutdown(cancel_futures=True)
-        writers.shutdown()  # what is being written is finished
+        writers.shutdown()  # what is being written is finished, and after an interruption known to be done
+        for job, done in writing:
+            note(job, done.result())
 
 
 def _read_ahead(

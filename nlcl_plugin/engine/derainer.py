@@ -141,6 +141,10 @@ def load_derainer(
     path = Path(os.path.expanduser(path))
     if label is not None and label not in ("g", "r", "s"):
         raise InputError(f"label: expected g, r or s, but received {label!r}")
+    if path.suffix == ".pt":
+        raise InputError(f"{path}: TorchScript is not read back; give .onnx, .safetensors or what it was exported from")
+    if not path.exists():
+        raise InputError(f"{path}: missing; give the weights: a network file, or the folder of a training")
     if path.suffix == ".onnx":
         return Derainer(*load_onnx(path), path)
     find = _newest if path.is_dir() else read_network_file

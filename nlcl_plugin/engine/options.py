@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import warnings
@@ -132,7 +133,9 @@ def override(options: dict[str, Any], entries: list[str]) -> None:
         block: Any = options
         for depth, key in enumerate(path[:-1]):
             if not isinstance(block.get(key), dict):
-                raise InputError(f"--force_yml {entry!r}: there is no block {':'.join(path[: depth + 1])!r}")
+                close = difflib.get_close_matches(key, [str(name) for name in block], n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else f"; set it whole, {key}={{{path[-1]}: {text}}}"
+                raise InputError(f"--force_yml {entry!r}: there is no block {':'.join(path[: depth + 1])!r}{hint}")
             block = block[key]
         block[path[-1]] = value
 

@@ -132,6 +132,9 @@ def _measure(model: Any, loader: Any) -> tuple[dict[str, Any], list[dict[str, np
     if "gt" not in first or first["gt"].shape != first["lq"].shape or first["gt"].shape[0] != 3:
         return {}, [], []
 
+    name, count = dataset.opt["name"], len(chosen)
+    get_root_logger().info(f"Summary of {name}: classical filters and derain(clean) on {count} images, for comparison")
+
     def pairs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         # disable=None hides the bar where there is no terminal
         for index in tqdm(chosen, desc=f"filters on {dataset.opt['name']}", unit="image", disable=None, leave=False):

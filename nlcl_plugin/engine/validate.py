@@ -125,6 +125,9 @@ def _check_block(name: str, block: dict[str, Any], schema: Any, known: set[str],
     check_known(f"{name}.", block, {*schema.model_fields, *own, *known}, refuse=refuse)
     check_schema(schema, block, name)
     for key, kind in own.items():
+        if kind == "pretrain_network_" and key not in known and block[key] is not None:
+            network = key.removeprefix("pretrain_")
+            raise InputError(f"{name}.{key}: there is no {network}; add the block of that network, or leave this out")
         try:
             check_schema(NetworkPathOptions, {kind: block[key]}, name)
         except InputError as error:

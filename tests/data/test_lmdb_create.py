@@ -144,7 +144,11 @@ class TestCreate:
             tmp_path / "in", {"a.png": with_opencv(noise((8, 11)), ".png"), "b.png": with_opencv(noise((4, 5)), ".png")}
         )
         report = create(root, tmp_path / "x.lmdb", cut=Cut(5, 4))
-        assert (report.images, report.values, report.notes) == (2, 7, {"smaller than the crop": 1})
+        assert (report.images, report.values, report.notes) == (
+            2,
+            7,
+            {"smaller than the crop, and not cut on that side": 1},
+        )
         lines = (tmp_path / "x.lmdb" / "meta_info.txt").read_text().splitlines()
         assert lines == [*[f"a_s00{i}.png (5,5,3) 1" for i in range(1, 7)], "b_s001.png (4,5,3) 1"]
         boxes = {record["key"]: record["box"] for record in records(tmp_path / "x.lmdb")}

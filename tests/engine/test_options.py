@@ -77,7 +77,8 @@ def test_overrides_set_typed_values_and_may_add_keys():
     [
         ("train", "expected block:key=value"),
         ("train::lr=1", "expected block:key=value"),
-        ("val:x=1", "there is no block 'val'"),
+        ("val:x=1", "there is no block 'val'; set it whole, val={x: 1}"),
+        ("trian:total_iter=5", "there is no block 'trian'; did you mean 'train'?"),
         ("name:x=1", "there is no block 'name'"),
         ("name=[1", "not valid YAML"),
         ("name=!!python/name:os.system", "not valid YAML"),

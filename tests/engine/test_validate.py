@@ -118,6 +118,7 @@ FAULTS = [
     ("datasets:validation", {"type": "PairedImageDataset"}, "datasets.validation: name a dataset train or val"),
     ("network_d", None, "network_d is missing"),
     ("path", {"pretrain_netwrok_g": "x.pth"}, "path.pretrain_netwrok_g: unknown option"),
+    ("path", {"pretrain_network_z": "file.txt"}, "path.pretrain_network_z: there is no network_z; add the block"),
     ("path", {"pretrain_network_g": 5}, "path.pretrain_network_g: expected a path, but received 5"),
     ("path", {"pretrain_network_g": "file.txt"}, "path.pretrain_network_g: file.txt does not fit network_g or is no"),
     ("logger:print_frq", 5, "logger.print_frq: unknown option; did you mean 'print_freq'?"),

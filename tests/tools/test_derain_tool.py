@@ -109,7 +109,7 @@ def test_overwriting_that_was_interrupted_goes_on_and_leaves_no_mixture(tmp_path
     assert run(tmp_path / "in", "--output", out, "--weights", weights) == 0
     assert run(tmp_path / "in/a.png", "--output", out, "--weights", other, "--overwrite") == 0
     assert run(tmp_path / "in", "--output", out, "--weights", other) == 2
-    assert "b.png: is there (1 files are)" in capsys.readouterr().err
+    assert "b.png: is there (in all 1 such)" in capsys.readouterr().err
     assert run(tmp_path / "in", "--output", out, "--weights", other, "--overwrite") == 0
     assert "1 derained, 1 were there already" in capsys.readouterr().out
     assert np.array_equal(read(out / "b.png"), nlcl_plugin.derain(scene(seed=ord("b")), other))
@@ -302,7 +302,8 @@ def test_an_onnx_file_that_names_other_files_is_refused(tmp_path, weights, capsy
     ("arguments", "message"),
     [
         (["--save", "rain,snow"], "--save: expected some of rain,montage,heatmap, but received 'snow'"),
-        (["--weights", "nowhere.pth"], "nowhere.pth: missing"),
+        (["--weights", "nowhere.pth"], "nowhere.pth: missing; give the weights"),
+        (["--weights", "net.pt"], "net.pt: TorchScript is not read back"),
         (["--device", "quantum"], "device 'quantum' cannot be used"),
         (["--reference", "nowhere"], "--reference: there is no folder nowhere"),
     ],
@@ -314,6 +315,14 @@ def test_bad_arguments_end_in_one_line(tmp_path, weights, capsys, arguments, mes
     told = capsys.readouterr().err.strip()
     assert message in told
     assert "\n" not in told
+
+
+@pytest.mark.parametrize("text", ["x", "0", "-1", "1.5"])
+def test_counts_are_whole_numbers_from_one(tmp_path, capsys, text):
+    with pytest.raises(SystemExit) as ended:
+        run(tmp_path, "--output", tmp_path / "out", f"--jobs={text}")
+    assert ended.value.code == 2
+    assert f"--jobs: expected a whole number from 1, but received {text}" in capsys.readouterr().err
 
 
 def test_a_killed_run_leaves_whole_files_only_and_goes_on(tmp_path, weights):
@@ -344,3 +353,45 @@ def test_an_output_that_is_a_file_is_told(tmp_path, weights, capsys):
     shutil.copy(weights, tmp_path / "out")
     assert run(tmp_path / "in", "--output", tmp_path / "out", "--weights", weights) == 2
     assert "\n" not in capsys.readouterr().err.strip()
+
+
+def test_what_was_written_when_an_interruption_came_is_not_made_again(tmp_path, weights, monkeypatch, capsys):
+    for number in range(6):
+        write(tmp_path / f"in/{number}.png", scene(seed=number))
+    array, taken = ImageDerainer.array, []
+
+    def interrupted(self, rgb, **how):
+        taken.append(rgb)
+        if len(taken) == 5:
+            raise KeyboardInterrupt
+        return array(self, rgb, **how)
+
+    arguments = (tmp_path / "in", "--output", tmp_path / "out", "--weights", weights)
+    monkeypatch.setattr(ImageDerainer, "array", interrupted)
+    assert run(*arguments) == 5
+    assert len(list((tmp_path / "out").glob("*.png"))) == 4
+    capsys.readouterr()
+    assert run(*arguments) == 0
+    assert "2 derained, 4 were there already" in capsys.readouterr().out
+
+
+def test_files_of_other_kinds_in_a_folder_are_listed(tmp_path, weights, capsys):
+    write(tmp_path / "in/a.png", scene())
+    for name in ("b.gif", "c.avif", "notes.txt", "d"):
+        (tmp_path / "in" / name).write_bytes(b"x")
+    assert run(tmp_path / "in", "--output", tmp_path / "out", "--weights", weights) == 0
+    said = capsys.readouterr().out
+    assert f"(4): {tmp_path / 'in/b.gif'}, " in said
+    assert "notes.txt" not in said  # three are enough
+
+
+def test_a_photograph_without_ground_truth_is_derained_and_listed(tmp_path, weights, capsys):
+    write(tmp_path / "in/a.png", scene())
+    (tmp_path / "truth").mkdir()
+    assert (
+        run(tmp_path / "in", "--output", tmp_path / "out", "--weights", weights, "--reference", tmp_path / "truth") == 3
+    )
+    said = capsys.readouterr().out
+    assert "1 derained" in said
+    assert "no ground truth a in" in said
+    assert (tmp_path / "out/a.png").is_file()

@@ -69,7 +69,7 @@ def read_photograph(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXEL
     if status.st_size > _BYTES_A_PIXEL * max_pixels + _BYTES_BESIDES:
         raise InputError(
             f"{source}: has {status.st_size} bytes, more than an image within the limit of {max_pixels} pixels can; "
-            "make it smaller, or raise the limit"
+            "make it smaller, or raise max_pixels"
         )
     data = read_bytes(path)
     try:
@@ -91,7 +91,7 @@ def _decode(data: bytes, source: str, max_pixels: int) -> Photograph:
     if header.height < 1 or header.width < 1:
         raise InputError(f"{source}: is {size}, expected at least 1 × 1; replace it")
     if header.height * header.width > max_pixels:
-        raise InputError(f"{source}: is {size}, the limit is {max_pixels}; make it smaller, or raise the limit")
+        raise InputError(f"{source}: is {size}, the limit is {max_pixels}; make it smaller, or raise max_pixels")
     if header.pictures != 1:
         what = "pages; split it" if kind == "TIFF" else "frames; convert it to a video"
         raise InputError(f"{source}: is a {kind} file, expected one picture but it has {header.pictures} {what}")
