@@ -68,17 +68,18 @@ def summarise(model: Any, loaders: list[Any], folder: str) -> dict[str, Any] | N
 
 def table(datasets: dict[str, dict[str, Any]], photographs: dict[str, dict[str, Any]]) -> str:
     """Format the figures of `summarise` as lines of text."""
-    lines = [f"{'':24} {'PSNR (dB)':>10} {'SSIM':>8}"] if datasets else []
+    width = max([22, *(len(figures["baseline"]) for figures in datasets.values())])
+    lines = [f"{'':{width + 2}} {'PSNR (dB)':>10} {'SSIM':>8}"] if datasets else []
     for name, figures in datasets.items():
         lines.append(f"{name} ({figures['images']} pairs)")
         labels = {
             "rainy": "rainy, as it comes",
-            "baseline": f"{figures['baseline']}",
+            "baseline": figures["baseline"],
             "derained": "derained",
             "clean": "derain(clean)",
         }
         for key, label in labels.items():
-            lines.append(f"  {label:22} {figures['psnr'][key]:10.2f} {figures['ssim'][key]:8.3f}")
+            lines.append(f"  {label:{width}} {figures['psnr'][key]:10.2f} {figures['ssim'][key]:8.3f}")
     for name, figures in photographs.items():
         niqe = figures["niqe"]
         said = "no NIQE: too small, or other metrics were asked for"

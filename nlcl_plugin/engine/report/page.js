@@ -71,11 +71,13 @@ function draw(figure, chart) {
   }
   const cross = shape("line", { class: "cross", y1: TOP, y2: HEIGHT - BOTTOM, visibility: "hidden" }, svg);
   legend.className = "legend";
+  legend.style.minHeight = `${18 * curves.length + 2}px`; // with values under the pointer each may take a line
   box.append(legend);
   const tell = (iteration) => {
     legend.replaceChildren(...curves.map((curve) => {
       const entry = document.createElement("span"), mark = document.createElement("i");
-      mark.style.background = curve.colour;
+      mark.style.background = curve.dash
+        ? `repeating-linear-gradient(90deg, ${curve.colour} 0 5px, transparent 5px 9px)` : curve.colour;
       const near = iteration === null ? null : nearest(curve.points, iteration);
       entry.append(mark, near ? `${curve.name}: ${near[1] === null ? "not finite" : short(near[1])} @ ${near[0]}` : curve.name);
       return entry;
