@@ -201,8 +201,8 @@ def _images(
                 record.begin(job)
                 writing.append((job, writers.submit(_attempt, work)))
             while len(writing) > wishes.jobs:
-                job, done = writing.popleft()
-                note(job, done.result())
+                outcome = writing[0][1].result()  # an interruption while it is waited for leaves it in the queue
+                note(writing.popleft()[0], outcome)
     finally:
         readers.shutdown(cancel_futures=True)
         writers.shutdown()  # what is being written is finished, and after an interruption known to be done

@@ -282,6 +282,7 @@ def test_a_date_is_a_text_and_shared_blocks_are_apart(tmp_path):
     assert yaml.safe_load("name: 2024-01-02")["name"] != "2024-01-02"
 
 
+@pytest.mark.slow
 def test_the_last_state_is_saved_whenever_training_ends(folder):
     options = tiny_options()
     options["logger"]["save_checkpoint_freq"] = 4

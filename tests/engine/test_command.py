@@ -79,6 +79,7 @@ def test_resuming_goes_on_at_the_saved_iteration_in_the_same_folder(folder):
     assert not list((folder / "experiments").glob("*archived*"))
 
 
+@pytest.mark.slow
 def test_options_that_a_checkpoint_cannot_take_are_told_when_resuming(folder):
     write_options(folder, tiny_options())
     command = ["train", "-opt", "options.yml", "--auto_resume", "--force_yml"]

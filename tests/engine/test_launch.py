@@ -266,6 +266,7 @@ sys.exit(process_group.part(5 * rank))
 """
 
 
+@pytest.mark.slow
 def test_processes_wait_for_the_last_one_and_exit_alike(folder, environment):
     (folder / "part.py").write_text(PART)
     common = {"WORLD_SIZE": 2, "MASTER_ADDR": "localhost", "MASTER_PORT": free_port()}

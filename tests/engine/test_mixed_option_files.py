@@ -87,6 +87,7 @@ def test_esrgan_option_file_trains_at_scale_two_with_an_encoder(repository, tmp_
     assert "l_nlcl_location" in losses(tmp_path, ESRGAN)[-1]
 
 
+@pytest.mark.slow
 def test_with_weight_zero_the_command_trains_the_stock_model_bit_for_bit(repository, tmp_path_factory):
     found = []
     for changes in (["train:nlcl_opt:loss_weight=0"], ["model_type=SwinIRModel", "train:nlcl_opt=~"]):

@@ -13,6 +13,7 @@ import struct
 import sys
 from pathlib import Path
 
+import torch
 from conftest import REPOSITORY
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -161,6 +162,7 @@ def in_child(work):
         code = 1
         try:
             signal.alarm(30)
+            torch.set_num_threads(1)  # torch would wait for ever for its other threads, which a fork leaves behind
             work()
             code = 0
         except BaseException:

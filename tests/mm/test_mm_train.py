@@ -180,6 +180,7 @@ def test_a_checkpoint_gets_nothing_but_the_statistics_of_a_log_history(tmp_path)
         torch.load(tmp_path / "bad.pth", weights_only=True)
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_losses_of_one_with_their_batches_together(folder, trained, tmp_path):
     train(folder, folder / "tiny.py", "--work-dir", tmp_path, "--cfg-options", "train_dataloader.batch_size=1",
           "train_cfg.max_iters=12", "model_wrapper_cfg=None", processes=2)  # fmt: skip

@@ -225,6 +225,7 @@ def test_every_training_of_our_own_studies_has_options_that_the_command_takes(
         validate.check(opt)
 
 
+@pytest.mark.slow
 def test_an_arm_may_test_given_weights_and_photographs_are_shown_beside_each_other(studies, write, tmp_path, capsys):
     make_folders(tmp_path, photograph, pairs=1)
     base = tiny_options()
