@@ -60,7 +60,7 @@ def _run(arguments: argparse.Namespace) -> int:
         lines.append(f"left out, by their endings no images or videos ({len(left)}): {', '.join(left[:3])}{more}")
     lines += [f"note: {note}" for note in report.notes]
     if report.measured:
-        lines.append(f"figures ({report.measured} of them): {output / 'metrics.csv'}, {output / 'metrics.json'}")
+        lines.append(f"figures (files: {report.measured}): {output / 'metrics.csv'}, {output / 'metrics.json'}")
     lines += [f"{len(report.failed)} failed:"] if report.failed else []
     lines += [f"  {reason if reason.startswith(name) else f'{name}: {reason}'}" for name, reason in report.failed]
     print("\n".join(escape(line) for line in lines))
