@@ -108,7 +108,8 @@ def _start_worker(initialise: Callable[[int], None], worker_id: int) -> None:
 
 def _end_workers() -> None:
     # Python ends them with one signal, which they are to outlive, and waits.
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would complain about each
+    if hasattr(signal, "SIGCHLD"):  # not on Windows
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would complain about each
     for child in multiprocessing.active_children():
         if child.daemon:
             child.kill()

@@ -7,6 +7,7 @@ from typing import Any
 from basicsr.data import build_dataloader, build_dataset
 from basicsr.models import build_model
 
+from nlcl_plugin.data.files import natural_key
 from nlcl_plugin.engine.loading import explained
 from nlcl_plugin.engine.summary import summarise
 from nlcl_plugin.engine.train import make_folders, start_logger
@@ -28,7 +29,8 @@ def test(opt: dict[str, Any]) -> int:
     make_folders(opt)
     logger = start_logger(opt, "test")
     loaders = []
-    for _, options in sorted(opt["datasets"].items()):
+    for name in sorted(opt["datasets"], key=natural_key):
+        options = opt["datasets"][name]
         dataset = build_dataset(options)
         loaders.append(build_dataloader(dataset, options, num_gpu=opt["num_gpu"], dist=opt["dist"]))
         logger.info(f"Number of test images in {options['name']}: {len(dataset)}")

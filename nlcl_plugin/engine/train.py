@@ -172,7 +172,7 @@ class _Run:
             if saved:
                 get_root_logger().info("Saving models and training states.")
                 self._save()
-            if not last and self._agreement.any(stop.requested):
+            if self._agreement.any(stop.requested):
                 self.interrupted = True
                 if not saved:
                     self._save()

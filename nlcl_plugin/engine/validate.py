@@ -95,7 +95,7 @@ def check(options: dict[str, Any], *, planned: str | None = None) -> dict[str, i
     networks = sorted(key for key in options if key.startswith("network_"))
     theirs = keys_in_source(model) if ours is None else set()
     check_known("", options, {*TopOptions.model_fields, *networks, *RUN_TIME, *theirs}, refuse=ours is not None)
-    _check_gpus(options["num_gpu"])
+    _check_gpus(options["num_gpu"], dist=options.get("dist", False))
     check_schema(TopOptions, options, "")
     sizes = {key: check_network(key, options[key]) for key in networks}
     if options["is_train"]:
@@ -111,11 +111,17 @@ def check(options: dict[str, Any], *, planned: str | None = None) -> dict[str, i
     return {key: size for key, size in sizes.items() if size is not None}
 
 
-def _check_gpus(count: Any) -> None:
+def _check_gpus(count: Any, *, dist: bool) -> None:
     if isinstance(count, bool) or not isinstance(count, int) or count < 0:
         raise InputError(f"num_gpu: expected auto, 0 (CPU) or a count, but received {count!r}")
     if count > 0 and not torch.cuda.is_available():
         raise InputError(f"num_gpu: {count} asked for, but no GPU is there; use num_gpu: 0 or auto")
+    there = torch.cuda.device_count()
+    if count > there and not dist:  # with a launcher, the file may count those of all machines
+        raise InputError(
+            f"num_gpu: {count} asked for, but this machine has {there}; use num_gpu: {there} or auto, or start "
+            "processes on more machines with a --launcher"
+        )
 
 
 def _check_block(name: str, block: dict[str, Any], schema: Any, known: set[str], *, refuse: bool) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import os
 import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import psutil
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, Registry
 from torch.overrides import TorchFunctionMode
@@ -57,7 +57,7 @@ def check_network(where: str, block: Any) -> int | None:
         except Exception:  # some compute with their weights while they are made, which then have to be there
             net = tried(where, lambda: cls(**arguments))
     count = sum(p.numel() for p in net.parameters())
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = psutil.virtual_memory().total
     if 4 * count > memory:
         raise InputError(
             f"{where}: {block['type']} has {count:,} parameters with these options, {4 * count / 2**30:,.0f} GiB, and "

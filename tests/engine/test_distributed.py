@@ -221,13 +221,21 @@ def test_nan_in_one_process_stops_all_and_names_its_images(folder):
     write_options(folder, opt)
     # Where only one process meets the value: a loss that overflows on one bright image.
     script = (
-        "import sys, torch; from nlcl_plugin.models.nlcl_model import NLCLModel; from nlcl_plugin.cli import main\n"
+        "import sys, time, torch; import nlcl_plugin.engine.train as module\n"
+        "from nlcl_plugin.models.nlcl_model import NLCLModel; from nlcl_plugin.cli import main\n"
         "feed = NLCLModel.feed_data\n"
         "def poison(self, data):\n"
         "    feed(self, data)\n"
         "    if self.opt['rank'] == 1 and self.is_train and data['lq_path'] != ['noise'] and self.current_iter == 3:\n"
         "        self.lq = self.lq * float('nan')\n"
         "NLCLModel.feed_data = poison\n"
+        "train = module.train\n"
+        "def leave_late(opt, option_file):\n"  # torchrun would end the one that is still at work
+        "    try:\n"
+        "        return train(opt, option_file)\n"
+        "    finally:\n"
+        "        time.sleep(3 * opt['rank'])\n"
+        "module.train = leave_late\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     (folder / "poisoned.py").write_text(script)
@@ -236,5 +244,6 @@ def test_nan_in_one_process_stops_all_and_names_its_images(folder):
     )
     assert done.returncode == 1
     assert done.stderr.count("exitcode  : 4") == 2
+    assert "destroy_process_group" not in done.stderr
     assert "is nan at iteration 4 (images: rainy/rainy_" in done.stderr
     assert sorted(p.name for p in (folder / "experiments/tiny/training_states").glob("*.state")) == ["3.state"]
