@@ -154,6 +154,18 @@ def test_a_second_run_of_one_name_is_refused_and_touches_nothing(folder, monkeyp
         assert said[-1].startswith(f"error: {folder}/{place}/tiny: another run is at work in this folder; ")
 
 
+def test_datasets_are_tested_in_the_order_of_their_numbers(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    torch.save({"params": ResidualUNet(num_feat=8, num_block=1).state_dict()}, folder / "net_s.pth")
+    one = {"type": "UnpairedImageDataset", "dataroot_lq": "rainy"}
+    options = tiny_options(datasets={name: dict(one) for name in ("test_10", "test_1", "test_2", "test")})
+    options["path"] = {"pretrain_network_s": "net_s.pth"}
+    write_options(folder, options)
+    assert cli.main(["test", "-opt", "options.yml"]) == 0
+    with open(folder / "results/tiny/summary.json") as file:
+        assert list(json.load(file)["photographs"]) == ["test", "test_1", "test_2", "test_10"]
+
+
 @pytest.mark.slow
 def test_of_two_trainings_started_at_once_one_trains_and_its_results_stay_its_own(folder):
     options = tiny_options()
@@ -168,6 +180,7 @@ def test_of_two_trainings_started_at_once_one_trains_and_its_results_stay_its_ow
 
 
 # signals --------------------------------------------------------------------------------------------------------------
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("where", ["launch.rehearse", "train.build_model", "train.summarise"])
 def test_a_signal_before_the_first_iteration_or_after_the_last_is_one_line_and_code_5(
@@ -176,24 +189,21 @@ def test_a_signal_before_the_first_iteration_or_after_the_last_is_one_line_and_c
     monkeypatch.chdir(folder)
     write_options(folder, tiny_options())
     monkeypatch.setattr(f"nlcl_plugin.engine.{where}", lambda *_, **__: signal.raise_signal(number))
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        assert cli.main(["train", "-opt", "options.yml"]) == 5
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    assert cli.main(["train", "-opt", "options.yml"]) == 5
     last = capsys.readouterr().err.splitlines()[-1]
     assert last == "interrupted; run the same command again, a training with --auto_resume"
     assert (folder / "experiments/tiny/training_states/6.state").exists() == (where == "train.summarise")
 
 
 def test_a_signal_while_the_command_is_being_imported_is_one_line_and_code_5(tmp_path):
-    (tmp_path / "torch.py").write_text("import signal; signal.raise_signal(signal.SIGINT)")
+    (tmp_path / "torch.py").write_text("raise KeyboardInterrupt")
     path = os.pathsep.join([str(tmp_path), os.path.dirname(os.path.dirname(cli.__file__))])
     done = subprocess.run([sys.executable, "-m", "nlcl_plugin", "train", "-opt", "x.yml"], cwd=tmp_path, check=False,
                           capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})  # fmt: skip
     assert (done.returncode, done.stderr) == (5, "interrupted; run the same command again\n")
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_a_signal_in_the_last_step_spares_the_validation_and_going_on_makes_up_for_it(folder, monkeypatch):
     monkeypatch.chdir(folder)
     write_options(folder, tiny_options())

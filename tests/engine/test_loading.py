@@ -1,6 +1,9 @@
 """Faults of single files."""
 
 import itertools
+import multiprocessing
+import signal
+import time
 
 import cv2
 import pytest
@@ -8,13 +11,22 @@ from basicsr.data.paired_image_dataset import PairedImageDataset
 from conftest import photograph
 from torch.utils.data import DataLoader
 
-from nlcl_plugin.engine import loading
+from nlcl_plugin.engine import loaders, loading
 from nlcl_plugin.errors import InputError
 
 
 class Dataset:
     def __init__(self, paths):
         self.paths = paths
+
+
+def test_the_workers_of_a_training_end_on_systems_without_sigchld_too(monkeypatch):
+    monkeypatch.delattr(signal, "SIGCHLD", raising=False)  # Windows
+    worker = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,), daemon=True)
+    worker.start()
+    loaders._end_workers()
+    worker.join(timeout=30)
+    assert worker.exitcode == -signal.SIGKILL
 
 
 def test_the_unreadable_file_is_named(tmp_path):

@@ -1,11 +1,15 @@
 """Every fault of an option file or its folders ends in one line that names it, before anything is built."""
 
 import os
+from types import SimpleNamespace
 
+import psutil
 import pytest
+import torch
 from conftest import photograph
 from training_helpers import make_folders, tiny_options, write_options
 
+from nlcl_plugin.engine import validate
 from nlcl_plugin.engine.launch import start
 from nlcl_plugin.errors import InputError
 
@@ -49,6 +53,22 @@ def test_valid_options_come_back_complete(begin, folder):
     assert options["path"]["models"] == os.path.join(folder, "experiments", "tiny", "models")
     assert options["datasets"]["val"]["phase"] == "val"
     assert (options["is_train"], options["dist"], options["rank"], options["world_size"]) == (True, False, 0, 1)
+
+
+def test_more_gpus_than_there_are_are_refused_but_of_several_machines(begin, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(InputError, match="num_gpu: 2 asked for, but this machine has 1; use num_gpu: 1 or auto"):
+        begin(tiny_options(num_gpu=2))
+    validate._check_gpus(2, dist=True)
+    validate._check_gpus(1, dist=False)
+
+
+def test_a_network_larger_than_the_memory_is_refused_on_every_system(begin, monkeypatch):
+    monkeypatch.delattr(os, "sysconf", raising=False)  # not on Windows
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=1000))
+    with pytest.raises(InputError, match=r"network_d: PatchDiscriminator has .* this machine has 0 GiB of memory"):
+        begin(tiny_options())
 
 
 FAULTS = [
