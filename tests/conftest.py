@@ -27,7 +27,7 @@ def repository():
 
 @pytest.fixture
 def interruptible():
-    """Signals as at a terminal, where a shell in the background ignores SIGINT; a command leaves its handlers behind."""
+    """Signals as at a terminal: a shell in the background ignores SIGINT, and a command leaves its handlers behind."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
