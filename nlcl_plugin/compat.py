@@ -351,18 +351,19 @@ def measure_equal_and_small_images() -> None:
     from basicsr.metrics.metric_util import reorder_image
     from basicsr.utils.registry import METRIC_REGISTRY
 
-    def repaired(stock: Any, measure: Any) -> Any:
-        @functools.wraps(stock)
-        def calculate(
-            img: Any, img2: Any, crop_border: int, input_order: str = "HWC", test_y_channel: bool = False, **_: Any
-        ) -> float:
-            first, second = (reorder_image(image, input_order)[..., ::-1] for image in (img, img2))  # to RGB
-            return measure(first, second, crop_border, test_y_channel)
-
-        return calculate
+    def calculate(
+        measure: Any,
+        img: Any,
+        img2: Any,
+        crop_border: int,
+        input_order: str = "HWC",
+        test_y_channel: bool = False,
+        **_: Any,
+    ) -> float:
+        first, second = (reorder_image(image, input_order)[..., ::-1] for image in (img, img2))  # BGR to RGB
+        return measure(first, second, crop_border, test_y_channel)
 
     for name, measure in (("calculate_psnr", psnr), ("calculate_ssim", ssim)):
-        function = repaired(inspect.unwrap(METRIC_REGISTRY.get(name)), measure)
-        METRIC_REGISTRY._obj_map[name] = function
-        setattr(basicsr.metrics, name, function)
-        setattr(basicsr.metrics.psnr_ssim, name, function)
+        stock = inspect.unwrap(METRIC_REGISTRY.get(name))  # whose signature the check of options looks at
+        METRIC_REGISTRY._obj_map[name] = functools.wraps(stock)(functools.partial(calculate, measure))
+        setattr(basicsr.metrics, name, METRIC_REGISTRY.get(name))

@@ -63,17 +63,10 @@ def psnr(image: np.ndarray, truth: np.ndarray, crop_border: int = 0, y_channel: 
 def ssim(image: np.ndarray, truth: np.ndarray, crop_border: int = 0, y_channel: bool = False) -> float:
     """Structural similarity, mean over channels and over the places where a Gaussian window fits; higher is better.
 
-    Args:
-        image: (H, W, 3) RGB or (H, W) grey, with values from 0 to 255.
-        truth: What it should be, of the same shape.
-        crop_border: Pixels that are left out at each side.
-        y_channel: Whether to compare only Y of YCbCr, where there are three channels.
+    Arguments and errors are those of `psnr`.
 
     Returns:
         The figure, from -1 to 1, which equal images have; NaN if the border leaves nothing.
-
-    Raises:
-        InputError: If the shapes differ.
 
     Example:
         >>> image = np.arange(64.0).reshape(8, 8)
