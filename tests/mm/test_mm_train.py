@@ -182,6 +182,18 @@ def test_old_checkpoints_go_when_the_new_ones_are_there(folder, tmp_path, monkey
     assert sorted(path.name.split("_")[0] for path in tmp_path.glob("*.pth")) == ["best", "iter"]
 
 
+def test_a_metric_that_no_image_has_is_not_the_best_and_the_log_says_so(folder, tmp_path, monkeypatch):
+    changes = ["val_evaluator.0.type=NIQE", "default_hooks.checkpoint.save_best=derained/niqe"]
+    changes += ["train_cfg.max_iters=2", "train_cfg.val_interval=1"]
+    assert in_process(folder, tmp_path, monkeypatch, *changes) == 0
+    (scalars,) = tmp_path.glob("*/vis_data/scalars.json")
+    for line in scalars.read_text(encoding="utf-8").splitlines():
+        json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    (log,) = tmp_path.glob("*/*.log")
+    assert "niqe (over 0 of 2 images; none for val_rainy/0.png, val_rainy/1.png)" in log.read_text(encoding="utf-8")
+    assert not list(tmp_path.glob("best_*"))
+
+
 @pytest.mark.parametrize(("metric", "rule"), [("psnr", "greater"), ("ssim", "greater"), ("niqe", "less")])
 def test_the_best_checkpoint_is_that_of_the_better_figure(metric, rule):
     assert WholeCheckpointHook(save_best=f"derained/{metric}").rules == [rule]
