@@ -109,7 +109,8 @@ class Video:
         if held is None:
             return
         end, announced = (held.pts + self._step(held)) * self.time_base, self._announced_end() or 0
-        if end < announced - _ENOUGH and not self._is_whole():
+        counted = 0 < self.stream.frames <= self._packets  # by the tables of MP4, if it is not in fragments
+        if end < announced - _ENOUGH and not (counted if self.container == "MP4" else is_whole(self.path)):
             raise self._broken(count, f"{float(end):.2f} of {float(announced):.2f} seconds")
         # Some demuxers know no duration of a frame, and some only a usual one.
         left = max(held.duration, round(announced / self.time_base) - held.pts)
@@ -190,19 +191,6 @@ class Video:
         if self.source.duration and len(self.source.streams) == 1:
             return Fraction(self.source.duration, 1_000_000)
         return None
-
-    def _is_whole(self) -> bool:
-        """Whether the file goes on to its end, so that its last frame is only long."""
-        if self.container == "MP4":  # whose tables count the packets, if it is not in fragments
-            return 0 < self.stream.frames <= self._packets
-        with open(self.path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            while file.tell() < size:
-                length, skipped = _avi_chunk(file) if self.container == "AVI" else _matroska_element(file)
-                if file.tell() + length > size:
-                    return False
-                file.seek(skipped, os.SEEK_CUR)
-        return True
 
     def _broken(self, count: int, why: object) -> InputError:
         announced = f" of {self.frames}" if self.frames else ""
@@ -295,6 +283,20 @@ def _missing_of_avi(path: str) -> int:
     with open(path, "rb") as file:
         promised = int.from_bytes(file.read(8)[4:], "little") + 8
         return max(0, promised - os.fstat(file.fileno()).st_size)
+
+
+def is_whole(path: str | os.PathLike[str]) -> bool:
+    """Whether a Matroska or AVI file goes on to its end, so that its last frame is only long; False for others."""
+    with open(path, "rb") as file:
+        read = {b"RIFF": _avi_chunk, b"\x1aE\xdf\xa3": _matroska_element}.get(file.read(4))
+        size = os.fstat(file.fileno()).st_size
+        file.seek(0)
+        while read and file.tell() < size:
+            length, skipped = read(file)
+            if file.tell() + length > size:
+                return False
+            file.seek(skipped, os.SEEK_CUR)
+    return read is not None
 
 
 def _avi_chunk(file: BinaryIO) -> tuple[int, int]:

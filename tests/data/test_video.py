@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
+from nlcl_plugin.data.prepare.frames import choose
+from nlcl_plugin.data.prepare.model import Source
 from nlcl_plugin.data.video import open_video
 from nlcl_plugin.data.video_writing import encoder_like, write_video
 from nlcl_plugin.errors import InputError
@@ -477,6 +479,17 @@ class TestWhatIsRefused:
         assert done.stdout.startswith(
             'InputError videos need PyAV, which is not installed; run pip install "nlcl_plugin[video]"'
         )
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.mkv", "libx264"), ("a.webm", "libvpx-vp9"), ("a.avi", "mjpeg")])
+def test_prepared_frames_of_a_long_last_frame_are_no_cut(tmp_path, name, codec):
+    pixels = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+    path = make(tmp_path / name, codec=codec, pixels=pixels, times=[0, 80, 200, 280, 400], last=3000)
+    source = Source(str(path), name)
+    assert [frame.part for frame, _ in choose(source, 1)] == [f"frame={number}" for number in range(5)]
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
+    with pytest.raises(InputError, match=r"reading ends after \d of \d+ frames|no frame of this"):
+        list(choose(source, 1))
 
 
 def test_encoders_are_those_that_players_know(tmp_path):
