@@ -105,29 +105,39 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
     """Whole rainy images and their ground truth, for validation.
 
     Args:
-        opt: `dataroot_lq` and `dataroot_gt`: two folders of images with the same names, but for their endings.
+        opt: `dataroot_lq` and `dataroot_gt`: two folders of images with the same names, or the same but for their
+            endings.
 
     Raises:
-        InputError: If a folder is missing or an image has no partner.
+        InputError: If a folder is missing or an image has no partner, or more than one.
     """
 
     def __init__(self, opt: dict[str, Any]) -> None:
-        self._paths: list[dict[str, str]] = []
-        for key in ("dataroot_lq", "dataroot_gt"):
-            if not opt.get(key):
-                raise InputError(f"{key} is missing: PairedImageDataset needs a folder of images")
-        found = {
-            key: {os.path.splitext(name)[0]: os.path.join(opt[f"dataroot_{key}"], name) for name in names}
-            for key in ("lq", "gt")
-            if (names := list_images(opt[f"dataroot_{key}"]))
-        }
+        roots = {}
+        for key in ("lq", "gt"):
+            if not opt.get(f"dataroot_{key}"):
+                raise InputError(f"dataroot_{key} is missing: PairedImageDataset needs a folder of images")
+            roots[key] = os.path.expanduser(opt[f"dataroot_{key}"])
+        names = {key: list_images(root) for key, root in roots.items()}
+        both = set(names["lq"]) & set(names["gt"])
+        found: dict[str, dict[str, str]] = {key: {} for key in roots}
+        for key, root in roots.items():
+            for name in names[key]:
+                path = os.path.join(root, name)
+                other = found[key].setdefault(name if name in both else os.path.splitext(name)[0], path)
+                if other != path:
+                    raise InputError(
+                        f"{other} and {path}: differ in their endings alone; pairs need one name, rename one"
+                    )
         alone = sorted(set(found["lq"]) ^ set(found["gt"]))
         if alone:
             raise InputError(
                 f"{opt['dataroot_lq']} and {opt['dataroot_gt']}: {len(alone)} images have no partner, such as "
                 f"{alone[0]}; pairs must have one name"
             )
-        self._paths = [{"lq": path, "gt": found["gt"][name]} for name, path in sorted(found["lq"].items())]
+        self._paths: list[dict[str, str]] = [
+            {"lq": path, "gt": found["gt"][name]} for name, path in sorted(found["lq"].items())
+        ]
 
     def __len__(self) -> int:
         """The number of pairs."""
