@@ -42,7 +42,7 @@ def _train(arguments: argparse.Namespace) -> int:
     # Imported late, so that --help and usage errors don't wait for them.
     from mmengine.runner import Runner
 
-    from nlcl_plugin.engine.loading import explained
+    from nlcl_plugin.engine.loading import faults_of_workers
     from nlcl_plugin.mm.hooks import StopOnSignalHook
     from nlcl_plugin.mm.runtime import part, prepare_processes
 
@@ -54,7 +54,7 @@ def _train(arguments: argparse.Namespace) -> int:
     try:
         runner = Runner.from_cfg(cfg)
         runner.register_hook(stop)
-        with explained(None):
+        with faults_of_workers():
             runner.train()
     except KeyboardInterrupt:
         if not stop.interrupted:
