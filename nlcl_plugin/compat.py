@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import io
 import os
 import random
 import subprocess
@@ -25,6 +26,8 @@ from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from nlcl_plugin.data.files import written_whole
+from nlcl_plugin.data.image_io import list_images
+from nlcl_plugin.data.image_sources import pair_images
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.metrics.quality import psnr, ssim
 
@@ -33,6 +36,8 @@ def repair_basicsr() -> None:
     """Apply every repair of this file."""
     restore_functional_tensor()
     share_lmdb_environments()
+    find_images_as_training_does()
+    read_lists_of_any_editor()
     draw_anew_every_epoch()
     reseed_workers_every_epoch()
     launch_without_gpu()
@@ -88,6 +93,61 @@ def share_lmdb_environments() -> None:
 
     LmdbBackend.__init__ = __init__
     LmdbBackend.get = get
+
+
+def find_images_as_training_does() -> None:
+    """Images in sub-folders were not seen, Thumbs.db was taken for one, a.png and a.jpg were no pair.
+
+    A missing file of a list was missed when it was read, in the middle of an epoch.
+    """
+    from basicsr.data import data_util, paired_image_dataset, realesrgan_paired_dataset, single_image_dataset
+
+    listed = data_util.paired_paths_from_meta_info_file
+
+    def scandir(root: str, full_path: bool = True) -> list[str]:
+        return [os.path.join(root, name) for name in list_images(root)]
+
+    def paired_paths_from_folder(folders: list[str], keys: list[str], filename_tmpl: str) -> list[dict[str, str]]:
+        try:
+            pairs = pair_images(folders[0], folders[1], filename_tmpl)
+        except InputError as error:
+            raise InputError(f"dataroot_lq: {error}") from error
+        return [{f"{key}_path": path for key, path in zip(keys, pair, strict=True)} for pair in pairs]
+
+    @functools.wraps(listed)
+    def paired_paths_from_meta_info_file(
+        folders: list[str], keys: list[str], meta_info_file: str, filename_tmpl: str
+    ) -> list[dict[str, str]]:
+        pairs = listed(folders, keys, meta_info_file, filename_tmpl)
+        missing = [path for pair in pairs for path in pair.values() if not os.path.isfile(path)]
+        if missing:
+            raise InputError(
+                f"meta_info_file: {meta_info_file} lists {len(missing)} images that are not there, such as "
+                f"{missing[0]}; correct the list or the folders"
+            )
+        return pairs
+
+    data_util.paths_from_folder = single_image_dataset.scandir = scandir
+    for module in (data_util, paired_image_dataset, realesrgan_paired_dataset):
+        module.paired_paths_from_folder = paired_paths_from_folder
+        if module is not realesrgan_paired_dataset:
+            module.paired_paths_from_meta_info_file = paired_paths_from_meta_info_file
+
+
+def read_lists_of_any_editor() -> None:
+    """A byte order mark became a part of the first name in a list of images, and a blank line was a name."""
+    import basicsr.data
+
+    for module in (*basicsr.data._dataset_modules, basicsr.data.data_util):
+        module.open = _open_list
+
+
+def _open_list(path: str, mode: str = "r") -> io.StringIO:
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: cannot be read as UTF-8 text ({error}); save it as such") from error
+    return io.StringIO("".join(f"{line}\n" for line in lines if line.strip()))
 
 
 def draw_anew_every_epoch() -> None:

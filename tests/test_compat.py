@@ -1,14 +1,19 @@
 """Each repair of BasicSR, shown on the stock code it mends."""
 
 import random
+import re
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 import pytest
 import torch
-from basicsr.data import build_dataloader
+from basicsr.data import build_dataloader, data_util
 from basicsr.data.data_sampler import EnlargedSampler
+from basicsr.data.paired_image_dataset import PairedImageDataset
+from basicsr.data.realesrgan_paired_dataset import RealESRGANPairedDataset
+from basicsr.data.single_image_dataset import SingleImageDataset
 from basicsr.models import base_model
 from torch.utils.data import Dataset
 
@@ -89,3 +94,80 @@ def test_a_network_that_cannot_be_saved_ends_the_run_and_spares_the_one_before(t
     assert "InputError: ./net_g_1.pth: cannot be saved (" in done.stderr.splitlines()[-1]
     assert done.stdout == ""
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"before"]
+
+
+def options_of(folder, **more):
+    return {
+        **{"dataroot_lq": str(folder / "lq"), "dataroot_gt": str(folder / "gt"), "io_backend": {"type": "disk"}},
+        **{"phase": "val", "scale": 1, **more},
+    }
+
+
+def write(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes())
+
+
+@pytest.mark.parametrize(
+    ("rainy", "clean", "template", "pairs"),
+    [
+        ("b/0.png a/0.png", "a/0.png b/0.png", "{}", "a/0.png:a/0.png b/0.png:b/0.png"),
+        ("1.jpg 0.png", "0.jpg 1.png", "{}", "0.png:0.jpg 1.jpg:1.png"),
+        ("0.png 0.jpg", "0.jpg 0.png", "{}", "0.jpg:0.jpg 0.png:0.png"),
+        ("0.png 0.jpg", "0.jpg 0.bmp", "{}", "0.png:0.bmp 0.jpg:0.jpg"),
+        ("n/0x4.png", "n/0.png", "{}x4", "n/0x4.png:n/0.png"),
+        ("0.png Thumbs.db .0.png", "0.png", "{}", "0.png:0.png"),
+    ],
+)
+def test_stock_pairs_have_one_path_but_for_the_ending(tmp_path, rainy, clean, template, pairs):
+    write(tmp_path / "lq", *rainy.split())
+    write(tmp_path / "gt", *clean.split())
+    dataset = PairedImageDataset(options_of(tmp_path, filename_tmpl=template))
+    found = [[path.removeprefix(f"{tmp_path}/") for path in pair.values()] for pair in dataset.paths]
+    assert found == [
+        [f"{key}/{name}" for key, name in zip(("lq", "gt"), pair.split(":"), strict=True)] for pair in pairs.split()
+    ]
+    assert dataset[0]["gt"].shape == (3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("rainy", "clean", "alone"),
+    [("0.png 1.png", "0.png", "1.png"), ("0.png", "0.png 1.png", "1.png"), ("0.png 0.jpg", "0.bmp 1.bmp", "0.bmp")],
+)
+def test_stock_pairs_without_a_clear_partner_are_refused(tmp_path, rainy, clean, alone):
+    write(tmp_path / "lq", *rainy.split())
+    write(tmp_path / "gt", *clean.split())
+    with pytest.raises(InputError, match=f"images have no partner, or several, such as {alone};"):
+        PairedImageDataset(options_of(tmp_path))
+
+
+def test_stock_photographs_without_pairs_are_found_in_sub_folders(tmp_path):
+    write(tmp_path / "lq", "b.png", "night/a.png", "Thumbs.db")
+    dataset = SingleImageDataset(options_of(tmp_path))
+    assert dataset.paths == [str(tmp_path / "lq" / name) for name in ("b.png", "night/a.png")]
+    assert data_util.paths_from_folder(str(tmp_path / "lq")) == dataset.paths
+
+
+@pytest.mark.parametrize(
+    "text", ["0.png (8,8,3)\n1.png (8,8,3)", "\ufeff0.png\r\n\r\n1.png\r\n\r\n", "0.png\n \n1.png\n\n"]
+)
+def test_lists_of_images_may_have_a_byte_order_mark_and_blank_lines(tmp_path, text):
+    for folder in ("lq", "gt"):
+        write(tmp_path / folder, "0.png", "1.png", "left_out.png")
+    (tmp_path / "list.txt").write_bytes(text.encode())
+    lq, gt = ([str(tmp_path / folder / name) for name in ("0.png", "1.png")] for folder in ("lq", "gt"))
+    options = options_of(tmp_path, meta_info_file=str(tmp_path / "list.txt"))
+    assert SingleImageDataset(options).paths == lq
+    pairs = [{"lq_path": one, "gt_path": other} for one, other in zip(lq, gt, strict=True)]
+    assert PairedImageDataset(options).paths == pairs
+    (tmp_path / "list.txt").write_bytes(re.sub(r"(\d.png)( .*)?", r"\1, \1", text).encode())
+    assert RealESRGANPairedDataset(options_of(tmp_path, meta_info=str(tmp_path / "list.txt"))).paths == pairs
+
+
+def test_a_list_of_images_that_are_not_there_is_refused(tmp_path):
+    for folder in ("lq", "gt"):
+        write(tmp_path / folder, "0.png")
+    (tmp_path / "list.txt").write_text("0.png\nnope.png\n")
+    with pytest.raises(InputError, match=r"list.txt lists 2 images that are not there, such as .*lq/nope.png; correct"):
+        PairedImageDataset(options_of(tmp_path, meta_info_file=str(tmp_path / "list.txt")))

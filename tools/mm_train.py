@@ -59,7 +59,7 @@ def _train(arguments: argparse.Namespace) -> int:
 def _run(cfg, config: str) -> int:
     from mmengine.runner import Runner
 
-    from nlcl_plugin.engine.loading import explained
+    from nlcl_plugin.engine.loading import faults_of_workers
     from nlcl_plugin.mm.hooks import StopOnSignalHook
     from nlcl_plugin.mm.runtime import part
 
@@ -69,7 +69,7 @@ def _run(cfg, config: str) -> int:
     try:
         runner = Runner.from_cfg(cfg)
         runner.register_hook(stop)
-        with explained(None):
+        with faults_of_workers():
             runner.train()
     except KeyboardInterrupt:
         if not stop.interrupted:

@@ -18,6 +18,7 @@ from basicsr.utils import get_root_logger
 from torch.utils.data import DataLoader
 
 from nlcl_plugin.data.sampler import EpochSampler, SeededDataset
+from nlcl_plugin.engine.loading import ExplainedDataset
 from nlcl_plugin.errors import InputError
 
 
@@ -40,7 +41,7 @@ class TrainingBatches:
 
     def __init__(self, opt: dict[str, Any]) -> None:
         options = opt["datasets"]["train"]
-        self.dataset = SeededDataset(build_dataset(options), opt["manual_seed"])
+        self.dataset = SeededDataset(ExplainedDataset(build_dataset(options)), opt["manual_seed"])
         ratio = options.get("dataset_enlarge_ratio", 1)
         self._sampler = EpochSampler(self.dataset, opt["world_size"], opt["rank"], ratio)
         self._loader = build_dataloader(
@@ -131,7 +132,7 @@ def validation_loaders(opt: dict[str, Any]) -> list[DataLoader[Any]]:
     loaders = []
     for name, options in opt["datasets"].items():
         if name.split("_")[0] == "val":
-            dataset = build_dataset(options)
+            dataset = ExplainedDataset(build_dataset(options))
             loaders.append(build_dataloader(dataset, options, num_gpu=opt["num_gpu"], dist=opt["dist"]))
             get_root_logger().info(f"Number of images in {options['name']}: {len(dataset)}")
     return loaders

@@ -9,7 +9,7 @@ import warnings
 from typing import Any
 
 import torch
-from basicsr.utils.registry import MODEL_REGISTRY
+from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY
 
 from nlcl_plugin.engine.option_blocks import (
     DistOptions,
@@ -21,8 +21,9 @@ from nlcl_plugin.engine.option_blocks import (
     ValOptions,
 )
 from nlcl_plugin.engine.options import FOLDERS
+from nlcl_plugin.engine.rehearsal import silence
 from nlcl_plugin.engine.schema_check import check_known, check_numbers, check_schema, keys_in_source
-from nlcl_plugin.engine.validate_datasets import check_dataset, is_plain_name
+from nlcl_plugin.engine.validate_datasets import KNOWN, channels_of, check_dataset, is_plain_name
 from nlcl_plugin.engine.validate_parts import (
     check_loss,
     check_metric,
@@ -77,6 +78,7 @@ def check_shape(options: dict[str, Any], *, is_train: bool) -> None:
             raise InputError(f"{key}: expected {expected}, but received {options[key]!r}")
 
 
+@silence()
 def check(options: dict[str, Any], *, planned: str | None = None) -> dict[str, int]:
     """Check completed options.
 
@@ -108,7 +110,25 @@ def check(options: dict[str, Any], *, planned: str | None = None) -> dict[str, i
         check_metric(f"val.metrics.{name}", metric, refuse=ours is not None)
     for name, dataset in options["datasets"].items():
         check_dataset(f"datasets.{name}", dataset, planned=planned)
+    if model.__module__.startswith(KNOWN):
+        takes_images = {"network_g"} if ours is None else {"network_g", "network_r", "network_s", "network_d"}
+        for key in sorted(takes_images & set(networks)):
+            _check_channels(key, options[key], options["datasets"])
     return {key: size for key, size in sizes.items() if size is not None}
+
+
+def _check_channels(key: str, network: dict[str, Any], datasets: dict[str, Any]) -> None:
+    """Check the channels that a network is made for, if it and all datasets are known."""
+    received = {name: channels_of(dataset) for name, dataset in datasets.items()}
+    if None in received.values() or not registered(ARCH_REGISTRY, key, network["type"]).__module__.startswith(KNOWN):
+        return
+    for argument in {"num_in_ch", "in_chans"} & set(network):
+        for name, channels in received.items():
+            if network[argument] != channels:
+                raise InputError(
+                    f"{key}.{argument}: expected {channels}, the channels of the images of datasets.{name}, but "
+                    f"received {network[argument]!r}"
+                )
 
 
 def _check_gpus(count: Any, *, dist: bool) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import math
 import os
+from collections.abc import Iterator
 from os import path as osp
 from typing import Any
 
@@ -63,21 +65,36 @@ class ValidationMixin:
         names: set[str] = set()
         sent = 0  # of the first process's share, as it is the one that writes
         share = DataLoader(dataset, batch_size=1, sampler=range(rank, len(dataset), processes))
+        faults: list[Exception] = []
+
+        @contextlib.contextmanager
+        def kept() -> Iterator[None]:
+            """Keep an error until the last round, as the other processes wait for this one in each."""
+            try:
+                yield
+            except Exception as error:
+                faults.append(error)
+
         # In rounds of one image a process, so that the first one can write the pictures of a round before the next.
         batches = iter(share)
         for _ in tqdm(range(math.ceil(len(dataset) / processes)), unit="round", desc=name, disable=hidden):
-            data = next(batches, None)  # the last round may not need all processes
-            shows = tb_logger is not None and sent < TB_IMAGES
-            own = self._derained(data, keep_images=save_img or shows) if data is not None else None
-            if own and shows:
-                tag = escape(f"{name}/{osp.basename(own[0])}")
-                tb_logger.add_image(tag, _small(own[2]), current_iter, dataformats="HWC")
-                sent += 1
-            for path, values, images in filter(None, _collected(own, processes)):
-                image_name = _output_name(path, dataset.opt.get("dataroot_lq"), names)
-                rows.append({"image": image_name, **values})
-                if save_img:
-                    self._save_pictures(images, name, image_name, current_iter)
+            own = None
+            with kept():
+                data = next(batches, None) if not faults else None  # the last round may not need all processes
+                shows = tb_logger is not None and sent < TB_IMAGES
+                own = self._derained(data, keep_images=save_img or shows) if data is not None else None
+                if own and shows:
+                    tag = escape(f"{name}/{osp.basename(own[0])}")
+                    tb_logger.add_image(tag, _small(own[2]), current_iter, dataformats="HWC")
+                    sent += 1
+            collected = _collected(own, processes)
+            with kept():
+                for path, values, images in filter(None, collected):
+                    image_name = _output_name(path, dataset.opt.get("dataroot_lq"), names)
+                    rows.append({"image": image_name, **values})
+                    if save_img:
+                        self._save_pictures(images, name, image_name, current_iter)
+        _raise_in_all(faults, processes)
         if rank == 0:
             self._log_metrics(name, rows, current_iter, tb_logger)
             if not self.opt["is_train"] and rows:
@@ -170,6 +187,19 @@ def _collected(own: _Derained | None, processes: int) -> list[_Derained | None]:
     gathered: list[_Derained | None] = [None] * processes
     torch.distributed.gather_object(own, gathered)
     return gathered
+
+
+def _raise_in_all(faults: list[Exception], processes: int) -> None:
+    """Raise the first error of this process, or else that of another; all processes must call this."""
+    own = faults[0] if faults else None
+    mine = (isinstance(own, InputError), str(own), type(own).__name__) if own is not None else None
+    everyones: list[Any] = [mine] * processes
+    if processes > 1:
+        torch.distributed.all_gather_object(everyones, mine)
+    if own is not None:
+        raise own
+    for expected, message, kind in filter(None, everyones):
+        raise InputError(message) if expected else RuntimeError(f"another process failed: {kind}: {message}")
 
 
 def _small(images: dict[str, np.ndarray]) -> np.ndarray:

@@ -231,6 +231,7 @@ def test_arguments_of_stock_parts_are_tried(folder):
         ("train:scheduler:milestones=5", "train.scheduler: "),
         ("network_g={type: EDSR, num_in_ch: 3, num_out_ch: 3, num_feat: x}", "network_g: TypeError"),
         ("train:total_iter=1.5", "train.total_iter: "),
+        ("network_g={type: EDSR, num_in_ch: 1, num_out_ch: 1, num_feat: 4}", "network_g.num_in_ch: expected 3, .* 1$"),
     ):
         with pytest.raises(InputError, match=match):
             start(path, is_train=True, force_yml=[entry])

@@ -305,7 +305,7 @@ def test_unreadable_validation_image_of_a_stock_dataset_is_named(folder):
     write_options(folder, options)
     done = run(folder, "train", "-opt", "options.yml")
     assert done.returncode == 2, done.stderr
-    assert "val_clean/1.png: not a readable image" in done.stderr.splitlines()[-1]
+    assert "val_clean/1.png: cannot be decoded as an image" in done.stderr.splitlines()[-1]
 
 
 def test_one_line_and_code_two_for_a_wrong_option_file(folder):

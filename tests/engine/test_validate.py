@@ -134,7 +134,17 @@ FAULTS = [
     ("datasets:train:persistent_workers", True, "persistent_workers: needs num_worker_per_gpu"),
     ("datasets:train:io_backend", {"type": "petrel"}, "io_backend.type: expected disk or lmdb, but received 'petrel'"),
     ("datasets:train:io_backend", {"type": "lmdb"}, "datasets.train.dataroot_lq: .*rainy"),
-    ("datasets:val:dataroot_gt", "rainy", "datasets.val: lq and gt datasets have different number of images"),
+    ("datasets:val:dataroot_gt", "rainy", "datasets.val.dataroot_lq: val_rainy and rainy: 5 images have no partner"),
+    (
+        "datasets:train:dataroot_lq",
+        "not.lmdb",
+        "dataroot_lq: not.lmdb: this is an LMDB, and io_backend has 'type: disk'; set",
+    ),
+    (
+        "network_d:num_in_ch",
+        1,
+        "network_d.num_in_ch: expected 3, the channels of the images of datasets.train, but rec",
+    ),
     ("datasets:validation", {"type": "PairedImageDataset"}, "datasets.validation: name a dataset train or val"),
     ("network_d", None, "network_d is missing"),
     ("path", {"pretrain_netwrok_g": "x.pth"}, "path.pretrain_netwrok_g: unknown option"),
