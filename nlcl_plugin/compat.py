@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Callable
 from datetime import timedelta
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -35,6 +36,7 @@ def repair_basicsr() -> None:
     """Apply every repair of this file."""
     restore_functional_tensor()
     restore_scipy_filters()
+    find_installed_basicsr()
     share_lmdb_environments()
     draw_anew_every_epoch()
     reseed_workers_every_epoch()
@@ -72,6 +74,25 @@ def restore_scipy_filters() -> None:
     """BasicSR takes filters from `scipy.ndimage.filters`, a name that warns today and is gone in SciPy 2."""
     ndimage: Any = import_module("scipy.ndimage")
     sys.modules["scipy.ndimage.filters"] = ndimage.filters = ndimage
+
+
+def find_installed_basicsr() -> None:
+    """A clone that was never installed shadows BasicSR in the current folder, and lacks a file that installing makes.
+
+    Raises:
+        ImportError: Saying what is in the way and what to do.
+    """
+    try:
+        import basicsr  # noqa: F401
+    except ModuleNotFoundError as error:
+        if error.name != "basicsr.version":
+            raise
+        spec = find_spec("basicsr")
+        folder = Path(spec.origin).parent.parent if spec is not None and spec.origin else Path.cwd()
+        raise ImportError(
+            f"{folder} has a clone of BasicSR that is not installed and is found before an installed one; start from "
+            "another folder (the one of your own project), or install the clone there: pip install -e ."
+        ) from error
 
 
 def share_lmdb_environments() -> None:

@@ -192,3 +192,13 @@ def test_videos_are_validated_on_a_cpu_set_by_set():
             pairs = [(tensor2img(frame), tensor2img(frame * 0.5)) for frame in frames]
             expected += [calculate_psnr(*pair, crop_border=0) for pair in pairs]
         assert model.metric_results == {"psnr": pytest.approx(np.mean(expected), rel=1e-6)}
+
+
+def test_a_clone_that_is_not_installed_is_named(tmp_path):
+    (tmp_path / "basicsr").mkdir()
+    (tmp_path / "basicsr" / "__init__.py").write_text("from .version import __version__\n")
+    command = [sys.executable, "-m", "nlcl_plugin", "--version"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"ImportError: {tmp_path} has a clone of BasicSR that is not installed and is found before")
+    assert last.endswith("pip install -e .")
