@@ -30,6 +30,9 @@ from nlcl_plugin.engine.validate_parts import (
     check_network,
     check_optimizer,
     check_schedule,
+    check_stock_limits,
+    check_stock_optimizers,
+    check_stock_schedule,
     registered,
 )
 from nlcl_plugin.errors import InputError
@@ -108,6 +111,8 @@ def check(options: dict[str, Any], *, planned: str | None = None) -> dict[str, i
         _check_block(name, options.get(name) or {}, schema, known, refuse=ours is not None)
     for name, metric in ((options.get("val") or {}).get("metrics") or {}).items():
         check_metric(f"val.metrics.{name}", metric, refuse=ours is not None)
+    if ours is None:
+        check_stock_limits(model, options)
     for name, dataset in options["datasets"].items():
         check_dataset(f"datasets.{name}", dataset, planned=planned)
     if model.__module__.startswith(KNOWN):
@@ -172,13 +177,16 @@ def _check_train(train: dict[str, Any], model: Any, ours: Any) -> None:
         _check_mixed(model, train)
     optimizer = None
     for key, block in train.items():
-        if key.startswith("optim_") and block is not None:
-            made = check_optimizer(f"train.{key}", block, *([] if ours is not None else [["Adam"]]))
+        if ours is not None and key.startswith("optim_") and block is not None:
+            made = check_optimizer(f"train.{key}", block)
             optimizer = optimizer or made
         if key.endswith("_opt") and isinstance(block, dict) and "type" in block:
             check_loss(f"train.{key}", _loss_arguments(block, ours is not None))
-    if train.get("scheduler") is not None and optimizer is not None:
-        check_schedule(train["scheduler"], optimizer, int(train["total_iter"]), ours=ours is not None)
+    if ours is None:
+        check_stock_optimizers(model, train)
+        check_stock_schedule(model, train.get("scheduler"))
+    elif train.get("scheduler") is not None and optimizer is not None:
+        check_schedule(train["scheduler"], optimizer, int(train["total_iter"]))
     restorer = (train.get("restorer_opt") if ours is not None else None) or {}
     for key in ("pixel_opt", "composite_opt"):
         if restorer.get(key):

@@ -196,6 +196,7 @@ def test_unknown_keys_of_stock_models_are_warned_about(begin):
     options = tiny_options(model_type="SRModel", colour="blue")
     del options["network_d"], options["network_s"], options["decomposition"]
     options["train"] = {"total_iter": 3, "optim_g": {"type": "Adam", "lr": 1e-4}, "pixel_opt": {"type": "L1Loss"}}
+    options["train"]["scheduler"] = {"type": "MultiStepLR", "milestones": [2]}
     with pytest.warns(UserWarning, match="colour: unknown option"):
         begin(options)
 
