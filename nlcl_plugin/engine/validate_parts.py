@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 import torch
 from basicsr.models.base_model import BaseModel
+from basicsr.models.hifacegan_model import HiFaceGANModel
 from basicsr.models.stylegan2_model import StyleGAN2Model
 from basicsr.models.video_base_model import VideoBaseModel
 from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, Registry
@@ -150,7 +151,9 @@ def _made_by_basicsr(where: str, name: str, make: Callable[[], Any]) -> None:
 
 
 def check_stock_limits(model: Any, options: dict[str, Any]) -> None:
-    """Refuse what a model of BasicSR would refuse at its first validation."""
+    """Refuse what a model of BasicSR would refuse when it is built or at its first validation."""
+    if issubclass(model, HiFaceGANModel) and options["is_train"] and options["train"].get("ema_decay"):
+        raise InputError(f"train.ema_decay: {model.__name__} has no moving average; leave it out, or use 0")
     watched = [name for name in options["datasets"] if name != "train"]
     if issubclass(model, StyleGAN2Model) and watched:
         raise InputError(f"datasets.{watched[0]}: {model.__name__} validates on no images; leave the dataset out")

@@ -38,7 +38,7 @@ SEEN = {"perceptual_opt": {"type": "PerceptualLoss", "layer_weights": {"conv2_2"
 GAN = {**PIXEL, **SEEN, "gan_opt": {"type": "GANLoss", "gan_type": "vanilla", "loss_weight": 0.1}}
 STYLE = {"gan_opt": {"type": "GANLoss", "gan_type": "wgan_softplus"}, "r1_reg_weight": 10, "path_batch_shrink": 2,
          "path_reg_weight": 2, "net_g_reg_every": 2, "net_d_reg_every": 2, "mixing_prob": 0.9}  # fmt: skip
-FACE = {**GAN, "gan_opt": {"type": "MultiScaleGANLoss", "gan_type": "lsgan"},
+FACE = {**GAN, "ema_decay": 0, "gan_opt": {"type": "MultiScaleGANLoss", "gan_type": "lsgan"},
         "feature_matching_opt": {"type": "GANFeatLoss", "loss_weight": 10, "criterion": "l1"}}  # fmt: skip
 GONE = "no loss is named 'GANFeatLoss'; did you mean 'GANLoss'?"  # BasicSR 1.4.2 lost it
 FLOW = {**PIXEL, "fix_flow": 2, "flow_lr_mul": 0.125}
