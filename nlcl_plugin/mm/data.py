@@ -14,7 +14,8 @@ from torch.utils.data import Dataset, Sampler
 
 from nlcl_plugin.data import pseudo_pair_dataset, unpaired_image_dataset
 from nlcl_plugin.data import sampler as sampling
-from nlcl_plugin.data.image_io import list_images, read_image, to_tensor
+from nlcl_plugin.data.image_io import read_image, to_tensor
+from nlcl_plugin.data.image_sources import pair_images
 from nlcl_plugin.data.rain_renderer import blend, render_rain
 from nlcl_plugin.data.sampler import SampleIndex
 from nlcl_plugin.errors import InputError
@@ -113,31 +114,11 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
     """
 
     def __init__(self, opt: dict[str, Any]) -> None:
-        roots = {}
-        for key in ("lq", "gt"):
-            if not opt.get(f"dataroot_{key}"):
-                raise InputError(f"dataroot_{key} is missing: PairedImageDataset needs a folder of images")
-            roots[key] = os.path.expanduser(opt[f"dataroot_{key}"])
-        names = {key: list_images(root) for key, root in roots.items()}
-        both = set(names["lq"]) & set(names["gt"])
-        found: dict[str, dict[str, str]] = {key: {} for key in roots}
-        for key, root in roots.items():
-            for name in names[key]:
-                path = os.path.join(root, name)
-                other = found[key].setdefault(name if name in both else os.path.splitext(name)[0], path)
-                if other != path:
-                    raise InputError(
-                        f"{other} and {path}: differ in their endings alone; pairs need one name, rename one"
-                    )
-        alone = sorted(set(found["lq"]) ^ set(found["gt"]))
-        if alone:
-            raise InputError(
-                f"{opt['dataroot_lq']} and {opt['dataroot_gt']}: {len(alone)} images have no partner, such as "
-                f"{alone[0]}; pairs must have one name"
-            )
-        self._paths: list[dict[str, str]] = [
-            {"lq": path, "gt": found["gt"][name]} for name, path in sorted(found["lq"].items())
-        ]
+        for key in ("dataroot_lq", "dataroot_gt"):
+            if not opt.get(key):
+                raise InputError(f"{key} is missing: PairedImageDataset needs a folder of images")
+        rainy, clean = (os.path.expanduser(opt[key]) for key in ("dataroot_lq", "dataroot_gt"))
+        self._paths = [{"lq": lq, "gt": gt} for lq, gt in pair_images(rainy, clean)]
 
     def __len__(self) -> int:
         """The number of pairs."""

@@ -122,7 +122,7 @@ def test_pairs_are_read_by_name_and_one_without_a_partner_is_refused(tmp_path):
     torch.testing.assert_close(pairs[1]["lq"], pairs[1]["gt"])
     assert pairs[1]["gt_path"].endswith("b.bmp")
     (tmp_path / "clean" / "b.bmp").unlink()
-    with pytest.raises(InputError, match="1 images have no partner, such as b"):
+    with pytest.raises(InputError, match="1 images have no partner, or several, such as b"):
         PairedImageDataset(options)
 
 
@@ -139,7 +139,7 @@ def test_validation_pairs_are_found_by_their_whole_names_where_only_endings_diff
     )
     (tmp_path / "clean/a.png").rename(tmp_path / "clean/a.bmp")
     (tmp_path / "clean/a.jpg").unlink()
-    with pytest.raises(InputError, match=r"rainy/a\.jpg and .*rainy/a\.png: differ in their endings alone"):
+    with pytest.raises(InputError, match=r"images have no partner, or several, such as a\.bmp"):
         PairedImageDataset(options)
 
 
