@@ -24,7 +24,7 @@ from torch import Tensor
 
 from nlcl_plugin.data.files import remove_leftovers, sha256, sync_folder, written_whole
 from nlcl_plugin.engine.network_about import as_metadata
-from nlcl_plugin.engine.plain_file import load_plain, missing
+from nlcl_plugin.engine.plain_file import load_plain, missing, weights_of
 from nlcl_plugin.engine.process_group import from_rank_zero
 from nlcl_plugin.errors import InputError
 
@@ -60,7 +60,7 @@ def save_as_safetensors(opt: dict[str, Any], current_iter: int | str) -> None:
     for path in sorted(Path(opt["path"]["models"]).glob(f"net_*_{current_iter}.pth")):
         content = load_plain(path)
         notes = {"iter": current_iter, **(as_metadata(content["about"]) if "about" in content else {})}
-        save_safetensors(path.with_suffix(".safetensors"), weights_of(content, path, "params_ema"), notes)
+        save_safetensors(path.with_suffix(".safetensors"), weights_of(content, path), notes)
 
 
 @master_only
@@ -221,37 +221,21 @@ def _load_state(path: Path) -> dict[str, Any]:
 
 
 # loading --------------------------------------------------------------------------------------------------------------
-def load_weights(path: str | os.PathLike[str], param_key: str | None = "params") -> dict[str, Tensor]:
-    """Load the weights of a network from a .pth or .safetensors file.
+def load_weights(path: str | os.PathLike[str], *keys: str | None) -> dict[str, Tensor]:
+    """Load the weights of a network from a .pth or .safetensors file, wherever they are in it.
 
     Args:
         path: The file.
-        param_key: Which weights of a .pth file; `params` if it has no such key, None if it holds nothing but weights.
-            A .safetensors file holds one set.
+        *keys: Where to look first; see `plain_file.weights_key`.
 
     Returns:
         The state dict, on the CPU, without the `module.` that a wrapped network puts before each name.
 
     Raises:
-        InputError: If the file is missing, broken or has no such weights.
+        InputError: If the file is missing, broken or has no weights there.
     """
     path = Path(path)
-    return weights_of(load_plain(path), path, None if path.suffix == ".safetensors" else param_key)
-
-
-def weights_of(content: Any, path: Path, param_key: str | None) -> dict[str, Tensor]:
-    """Take the weights out of what a file holds; see `load_weights`."""
-    if param_key is not None and isinstance(content, dict):
-        if not {param_key, "params"} & set(content):
-            held = ", ".join(map(str, list(content)[:3]))
-            raise InputError(f"{path}: holds no weights under {param_key!r} but {held}; correct param_key")
-        content = content.get(param_key, content.get("params"))
-    if not isinstance(content, dict) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
-    ):
-        where = f" under {param_key!r}" if param_key is not None else ""
-        raise InputError(f"{path}: expected the weights of a network{where}, but it holds something else")
-    return {name.removeprefix("module."): value for name, value in content.items()}
+    return weights_of(load_plain(path), path, *keys)
 
 
 def save_safetensors(

@@ -98,8 +98,9 @@ class NetworkPathOptions(OpenBlock):
     )
     param_key_: str | None = Field(
         None,
-        description="Which weights of the file: `params`, or `params_ema` for the moving average. Default: `params`, "
-        "in testing with our models `params_ema`.",
+        description="Which weights of the file: `params`, `params_ema` for the moving average, or whatever holds them. "
+        "Default: `params`, in testing with our models `params_ema`. A file without them: `params_ema`, else `params`, "
+        "else the file itself. A network's average: `params_ema`, else as the network.",
     )
     strict_load_: bool = Field(True, description="Refuse weights that don't fit in name and shape.")
 

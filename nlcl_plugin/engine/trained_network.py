@@ -51,7 +51,7 @@ def saved_networks(models: str | os.PathLike[str], label: str) -> dict[str, Path
 
 
 def load_network(
-    options: dict[str, Any], label: str, weights: str | os.PathLike[str], param_key: str = "params_ema"
+    options: dict[str, Any], label: str, weights: str | os.PathLike[str], param_key: str | None = None
 ) -> nn.Module:
     """Build a network of options with weights, to infer with.
 
@@ -59,7 +59,7 @@ def load_network(
         options: Options with the block `network_*`.
         label: Its label, such as `g`.
         weights: A checkpoint of it.
-        param_key: Which weights of it, where there are several.
+        param_key: Which weights of it; see `engine.plain_file.weights_key`.
 
     Returns:
         The network, on the CPU.

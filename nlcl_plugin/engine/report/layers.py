@@ -94,9 +94,7 @@ class TrainedStages:
         self._device = torch.device("cuda" if gpu else "cpu")
         models = experiment.folder / "models"
         self._nets = {
-            label: load_network(self._options, label, models / f"net_{label}_{self.which}.pth", "params_ema").to(
-                self._device
-            )
+            label: load_network(self._options, label, models / f"net_{label}_{self.which}.pth").to(self._device)
             for label in labels
         }
 
