@@ -9,6 +9,7 @@ A checkpoint of iteration I, in BasicSR's layout and names:
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import warnings
@@ -90,9 +91,17 @@ def prune(opt: dict[str, Any], keep: int | None) -> None:
 
 
 def _iterations(folder: Path, suffix: str) -> set[int]:
-    if not folder.is_dir():
-        return set()
-    return {int(path.stem) for path in folder.iterdir() if re.fullmatch(rf"\d+\{suffix}", path.name)}
+    return {int(which) for which in _numbered(folder, suffix)}
+
+
+def saved_states(folder: str | os.PathLike[str]) -> dict[str, Path]:
+    """Find training states; returns the files by iteration."""
+    return _numbered(Path(folder), ".state")
+
+
+def _numbered(folder: Path, suffix: str) -> dict[str, Path]:
+    paths = folder.iterdir() if folder.is_dir() else ()
+    return {path.stem: path for path in paths if re.fullmatch(rf"\d+\{suffix}", path.name)}
 
 
 def _networks(folder: str, iteration: int | None = None) -> Iterator[tuple[Path, str]]:
@@ -101,6 +110,46 @@ def _networks(folder: str, iteration: int | None = None) -> Iterator[tuple[Path,
         found = _NETWORK.fullmatch(path.name)
         if found and iteration in (None, int(found["iteration"])):
             yield path, found["label"]
+
+
+def saved_networks(models: str | os.PathLike[str], label: str) -> dict[str, Path]:
+    """Find the saved files of a network.
+
+    Args:
+        models: The folder `models` of a training.
+        label: The network's label, such as `g`.
+
+    Returns:
+        The .pth files by iteration, such as `5000`, or `latest`.
+    """
+    pattern = re.compile(rf"net_{re.escape(label)}_(?P<which>latest|\d+)\.pth")
+    return {match["which"]: path for path in Path(models).glob("*") if (match := pattern.fullmatch(path.name))}
+
+
+def newest(found: Mapping[str, Path]) -> Path:
+    """The newest of the files of one network, by iteration: the times of files change when they are copied.
+
+    `latest`, which the end of a training writes, is the newest unless it says that it is of an earlier iteration than
+    another file: then the training went on after that end.
+
+    Args:
+        found: The files, at least one, as `saved_networks` gives them.
+
+    Returns:
+        One of them.
+    """
+    numbered = {int(which): path for which, path in found.items() if which != "latest"}
+    if "latest" in found and (not numbered or _iteration_of(found["latest"], math.inf) >= max(numbered)):
+        return found["latest"]
+    return numbered[max(numbered)]
+
+
+def _iteration_of(path: Path, otherwise: float) -> float:
+    try:
+        iteration = load_plain(path)["about"]["iter"]
+    except (InputError, KeyError, TypeError):  # whoever loads a torn file says so; one of stock BasicSR has no `about`
+        return otherwise
+    return iteration if isinstance(iteration, int) else otherwise
 
 
 # resuming -------------------------------------------------------------------------------------------------------------

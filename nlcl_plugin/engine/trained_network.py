@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -34,20 +33,6 @@ def experiment_options(experiment: str | os.PathLike[str]) -> tuple[Path, dict[s
     if not (folder / "options.yml").is_file():
         raise InputError(f"{folder}: has no options.yml; expected the folder of a training, such as experiments/NAME")
     return folder, load_yaml(str(folder / "options.yml"))
-
-
-def saved_networks(models: str | os.PathLike[str], label: str) -> dict[str, Path]:
-    """Find the saved files of a network.
-
-    Args:
-        models: The folder `models` of a training.
-        label: The network's label, such as `g`.
-
-    Returns:
-        The .pth files by iteration, such as `5000`, or `latest`.
-    """
-    pattern = re.compile(rf"net_{label}_(?P<which>latest|\d+)\.pth")
-    return {match["which"]: path for path in Path(models).glob("*") if (match := pattern.fullmatch(path.name))}
 
 
 def load_network(

@@ -1,6 +1,7 @@
 """Every fault of an option file or its folders ends in one line that names it, before anything is built."""
 
 import os
+import shutil
 
 import pytest
 from conftest import photograph
@@ -49,6 +50,19 @@ def test_valid_options_come_back_complete(begin, folder):
     assert options["path"]["models"] == os.path.join(folder, "experiments", "tiny", "models")
     assert options["datasets"]["val"]["phase"] == "val"
     assert (options["is_train"], options["dist"], options["rank"], options["world_size"]) == (True, False, 0, 1)
+
+
+def test_a_resumed_run_has_the_drawn_seed_of_its_own_name(begin, folder):
+    options = tiny_options()
+    del options["manual_seed"]
+    for name, seed in (("tiny", 11), ("debug_tiny", 22)):
+        (folder / "experiments" / name).mkdir(parents=True)
+        (folder / "experiments" / name / "options.yml").write_text(f"manual_seed: {seed}")
+    try:
+        seeds = [begin(options, auto_resume=True, debug=debug)["manual_seed"] for debug in (False, True)]
+    finally:
+        shutil.rmtree(folder / "experiments")
+    assert seeds == [11, 22]
 
 
 FAULTS = [

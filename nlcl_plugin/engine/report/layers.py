@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from basicsr.data import build_dataset
 from torch import Tensor, nn
 
-from nlcl_plugin.engine.derainer import latest_of
+from nlcl_plugin.engine.checkpoint import newest, saved_networks
 from nlcl_plugin.engine.loading import explained
 from nlcl_plugin.engine.network_file import NetworkFile, read_network_file
 from nlcl_plugin.engine.report.experiment import Experiment, block
-from nlcl_plugin.engine.trained_network import load_network, saved_networks
+from nlcl_plugin.engine.trained_network import load_network
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.models.padding import run_padded
 
@@ -205,7 +205,7 @@ def _find(models: Path, which: str) -> NetworkFile:
     if not found:
         raise InputError(f"{models}: holds no net_g_*.pth yet")
     if which == "latest":
-        return latest_of(found, "g")
+        return read_network_file(newest(found), label="g")
     if which not in found:
         there = ", ".join(sorted(found, key=lambda tag: (len(tag), tag)))
         raise InputError(f"{models}: no net_g_{which}.pth, but of {there}; correct --checkpoint")
