@@ -51,6 +51,7 @@ def repair_basicsr() -> None:
     wrap_networks_without_gpu()
     resume_without_gpu()
     save_whole_files()
+    load_weights_wherever_they_are()
     say_what_networks_are()
     hold_the_whole_state()
     pass_on_prefetch_errors()
@@ -363,6 +364,33 @@ class _TorchWithSafeFiles(ModuleType):
 
         content = load_plain(Path(path))
         return {"params": content} if Path(path).suffix == ".safetensors" else content
+
+
+def load_weights_wherever_they_are() -> None:
+    """`load_network` knew one key and `params`; models asked for `params_ema` of files that have none."""
+    from basicsr.models.base_model import BaseModel
+    from basicsr.utils import get_root_logger
+
+    def load_network(self: Any, net: nn.Module, load_path: str, strict: bool = True, param_key: Any = "params") -> None:
+        from nlcl_plugin.engine.plain_file import weights_key, weights_of  # late: `engine` needs BasicSR, repaired
+
+        net, paths = self.get_bare_model(net), self.opt.get("path") or {}
+        option = next((key for key, path in paths.items() if "pretrain_network" in key and path == load_path), "")
+        given = option.replace("pretrain_network", "param_key")
+        keys = (param_key, paths.get(given))  # models load averages by a key of their own
+        name = type(net).__name__
+        try:
+            content = _TorchWithSafeFiles.load(load_path)
+            weights = weights_of(content, Path(load_path), *keys)
+            get_root_logger().info(f"Loading {name} from {load_path}, with param key: [{weights_key(content, *keys)}].")
+            self._print_different_keys_loading(net, weights, strict)
+            net.load_state_dict(weights, strict=strict)
+        except (InputError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:300].replace("param_key_X", given or "param_key_X")
+            where, network = (f"path.{option}: ", option.removeprefix("pretrain_")) if option else ("", name)
+            raise InputError(f"{where}{load_path} does not fit {network} or is no checkpoint ({reason})") from error
+
+    BaseModel.load_network = load_network
 
 
 def say_what_networks_are() -> None:

@@ -9,6 +9,7 @@ A checkpoint of iteration I, in BasicSR's layout and names:
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import warnings
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from nlcl_plugin.data.files import remove_leftovers, sha256, sync_folder, written_whole
 from nlcl_plugin.engine.network_about import as_metadata
-from nlcl_plugin.engine.plain_file import load_plain, missing
+from nlcl_plugin.engine.plain_file import load_plain, missing, weights_of
 from nlcl_plugin.engine.process_group import from_rank_zero
 from nlcl_plugin.errors import InputError
 
@@ -60,7 +61,7 @@ def save_as_safetensors(opt: dict[str, Any], current_iter: int | str) -> None:
     for path in sorted(Path(opt["path"]["models"]).glob(f"net_*_{current_iter}.pth")):
         content = load_plain(path)
         notes = {"iter": current_iter, **(as_metadata(content["about"]) if "about" in content else {})}
-        save_safetensors(path.with_suffix(".safetensors"), weights_of(content, path, "params_ema"), notes)
+        save_safetensors(path.with_suffix(".safetensors"), weights_of(content, path), notes)
 
 
 @master_only
@@ -90,9 +91,17 @@ def prune(opt: dict[str, Any], keep: int | None) -> None:
 
 
 def _iterations(folder: Path, suffix: str) -> set[int]:
-    if not folder.is_dir():
-        return set()
-    return {int(path.stem) for path in folder.iterdir() if re.fullmatch(rf"\d+\{suffix}", path.name)}
+    return {int(which) for which in _numbered(folder, suffix)}
+
+
+def saved_states(folder: str | os.PathLike[str]) -> dict[str, Path]:
+    """Find training states; returns the files by iteration."""
+    return _numbered(Path(folder), ".state")
+
+
+def _numbered(folder: Path, suffix: str) -> dict[str, Path]:
+    paths = folder.iterdir() if folder.is_dir() else ()
+    return {path.stem: path for path in paths if re.fullmatch(rf"\d+\{suffix}", path.name)}
 
 
 def _networks(folder: str, iteration: int | None = None) -> Iterator[tuple[Path, str]]:
@@ -101,6 +110,46 @@ def _networks(folder: str, iteration: int | None = None) -> Iterator[tuple[Path,
         found = _NETWORK.fullmatch(path.name)
         if found and iteration in (None, int(found["iteration"])):
             yield path, found["label"]
+
+
+def saved_networks(models: str | os.PathLike[str], label: str) -> dict[str, Path]:
+    """Find the saved files of a network.
+
+    Args:
+        models: The folder `models` of a training.
+        label: The network's label, such as `g`.
+
+    Returns:
+        The .pth files by iteration, such as `5000`, or `latest`.
+    """
+    pattern = re.compile(rf"net_{re.escape(label)}_(?P<which>latest|\d+)\.pth")
+    return {match["which"]: path for path in Path(models).glob("*") if (match := pattern.fullmatch(path.name))}
+
+
+def newest(found: Mapping[str, Path]) -> Path:
+    """The newest of the files of one network, by iteration: the times of files change when they are copied.
+
+    `latest`, which the end of a training writes, is the newest unless it says that it is of an earlier iteration than
+    another file: then the training went on after that end.
+
+    Args:
+        found: The files, at least one, as `saved_networks` gives them.
+
+    Returns:
+        One of them.
+    """
+    numbered = {int(which): path for which, path in found.items() if which != "latest"}
+    if "latest" in found and (not numbered or _iteration_of(found["latest"], math.inf) >= max(numbered)):
+        return found["latest"]
+    return numbered[max(numbered)]
+
+
+def _iteration_of(path: Path, otherwise: float) -> float:
+    try:
+        iteration = load_plain(path)["about"]["iter"]
+    except (InputError, KeyError, TypeError):  # whoever loads a torn file says so; one of stock BasicSR has no `about`
+        return otherwise
+    return iteration if isinstance(iteration, int) else otherwise
 
 
 # resuming -------------------------------------------------------------------------------------------------------------
@@ -221,37 +270,21 @@ def _load_state(path: Path) -> dict[str, Any]:
 
 
 # loading --------------------------------------------------------------------------------------------------------------
-def load_weights(path: str | os.PathLike[str], param_key: str | None = "params") -> dict[str, Tensor]:
-    """Load the weights of a network from a .pth or .safetensors file.
+def load_weights(path: str | os.PathLike[str], *keys: str | None) -> dict[str, Tensor]:
+    """Load the weights of a network from a .pth or .safetensors file, wherever they are in it.
 
     Args:
         path: The file.
-        param_key: Which weights of a .pth file; `params` if it has no such key, None if it holds nothing but weights.
-            A .safetensors file holds one set.
+        *keys: Where to look first; see `plain_file.weights_key`.
 
     Returns:
         The state dict, on the CPU, without the `module.` that a wrapped network puts before each name.
 
     Raises:
-        InputError: If the file is missing, broken or has no such weights.
+        InputError: If the file is missing, broken or has no weights there.
     """
     path = Path(path)
-    return weights_of(load_plain(path), path, None if path.suffix == ".safetensors" else param_key)
-
-
-def weights_of(content: Any, path: Path, param_key: str | None) -> dict[str, Tensor]:
-    """Take the weights out of what a file holds; see `load_weights`."""
-    if param_key is not None and isinstance(content, dict):
-        if not {param_key, "params"} & set(content):
-            held = ", ".join(map(str, list(content)[:3]))
-            raise InputError(f"{path}: holds no weights under {param_key!r} but {held}; correct param_key")
-        content = content.get(param_key, content.get("params"))
-    if not isinstance(content, dict) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
-    ):
-        where = f" under {param_key!r}" if param_key is not None else ""
-        raise InputError(f"{path}: expected the weights of a network{where}, but it holds something else")
-    return {name.removeprefix("module."): value for name, value in content.items()}
+    return weights_of(load_plain(path), path, *keys)
 
 
 def save_safetensors(

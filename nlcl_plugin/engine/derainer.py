@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nlcl_plugin.engine.checkpoint import newest, saved_networks
 from nlcl_plugin.engine.network_about import KINDS
 from nlcl_plugin.engine.network_file import NetworkFile, read_network_file
 from nlcl_plugin.engine.onnx_network import load_onnx
 from nlcl_plugin.engine.options import load_yaml
-from nlcl_plugin.engine.trained_network import build_with_weights, saved_networks
+from nlcl_plugin.engine.trained_network import build_with_weights
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.models.any_size import in_parts, infer
 from nlcl_plugin.models.padding import run_padded
@@ -104,26 +105,6 @@ class Derainer:
         )
 
 
-def latest_of(found: dict[str, Path], label: str) -> NetworkFile:
-    """Read the newest of a network's files; the times of files say nothing.
-
-    Args:
-        found: The files, at least one, as `saved_networks` gives them.
-        label: The network's label.
-
-    Raises:
-        InputError: As `read_network_file`.
-    """
-    # `latest`, if its training did not go on after it, else the highest iteration.
-    numbered = {int(which): path for which, path in found.items() if which.isdecimal()}
-    if "latest" in found:
-        file = read_network_file(found["latest"], label=label)
-        iteration = file.about["iter"]
-        if iteration is None or not numbered or iteration >= max(numbered):
-            return file
-    return read_network_file(numbered[max(numbered)], label=label)
-
-
 def load_derainer(
     path: str | os.PathLike[str], *, label: str | None = None, order: tuple[str, ...] = ("s", "g")
 ) -> Derainer:
@@ -186,7 +167,7 @@ def _newest(folder: Path, *, label: str | None, order: tuple[str, ...]) -> Netwo
         found = saved_networks(models, candidate)
         if not found:
             continue
-        file = latest_of(found, candidate)
+        file = read_network_file(newest(found), label=candidate)
         if label or candidate != "s" or _is_trained(file, models.parent / "options.yml"):
             return file
     wanted = " or ".join(f"net_{one}_*.pth" for one in ([label] if label else order))

@@ -163,7 +163,7 @@ class LayerNetworks:
                 f"such as by --force_yml path:pretrain_{key}=FILE"
             )
         path = newest_checkpoint(os.path.expanduser(path), f"pretrain_{key}")
-        net = load_network(self.options, label, path, paths.get(f"param_key_{label}", "params_ema"))
+        net = load_network(self.options, label, path, paths.get(f"param_key_{label}"))
         return Derainer(net, describe(self.options[key], label), Path(path))
 
 

@@ -10,7 +10,7 @@ import torch
 from basicsr.utils import set_random_seed
 
 from nlcl_plugin.data.demo_data import demo_data_is_made, make_demo_data
-from nlcl_plugin.engine.options import complete, load_yaml, override
+from nlcl_plugin.engine.options import complete, load_yaml, override, run_name
 from nlcl_plugin.engine.process_group import check_launcher, from_rank_zero, get_dist_info, join
 from nlcl_plugin.engine.rehearsal import rehearse
 from nlcl_plugin.engine.validate import check, check_shape
@@ -55,7 +55,9 @@ def start(
     options["rank"], options["world_size"] = get_dist_info()
     root = root or os.getcwd()
     if options.get("manual_seed") is None:
-        earlier = os.path.join(root, "experiments", options["name"], "options.yml") if auto_resume else ""
+        earlier = (
+            os.path.join(root, "experiments", run_name(options, debug=debug), "options.yml") if auto_resume else ""
+        )
         options["manual_seed"] = from_rank_zero(lambda: _draw_seed(earlier))
     if options.get("demo_data"):
         make_demo_data(options["demo_data"])

@@ -23,10 +23,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from nlcl_plugin.archs import LayerGenerator, convert_official_state_dict
-from nlcl_plugin.engine.checkpoint import weights_of
 from nlcl_plugin.engine.network_about import FORMAT, KEY, describe, is_plain
 from nlcl_plugin.engine.options import load_yaml
-from nlcl_plugin.engine.plain_file import load_plain
+from nlcl_plugin.engine.plain_file import load_plain, weights_key, weights_of
 from nlcl_plugin.errors import InputError
 
 _LARGEST = 10_000  # values in what a file says of itself
@@ -94,14 +93,12 @@ def read_network_file(
     path = Path(path)
     content = load_plain(path)
     if path.suffix == ".safetensors":
-        about, weights = _noted(path), weights_of(content, path, None)
+        about, weights = _noted(path), weights_of(content, path)
     elif isinstance(content, dict) and "state_dict" in content:
         about, weights = _of_mmengine(content, path, (label,) if label else order)
-    elif isinstance(content, dict) and {"params", "params_ema"} & set(content):
-        about = content.get("about")
-        weights = weights_of(content, path, "params_ema" if "params_ema" in content else "params")
     else:
-        about, weights = None, weights_of(content, path, None)
+        about = content.get("about") if weights_key(content) else None
+        weights = weights_of(content, path)
     if not weights:
         raise InputError(f"{path}: holds no weights; give a network file (net_*.pth, net_*.safetensors)")
     if about is None and any(name.startswith("gen.") for name in weights):
@@ -129,7 +126,7 @@ def _of_mmengine(content: dict[str, Any], path: Path, order: tuple[str, ...]) ->
         held = ", ".join(f"net_{label}" for label in found)
         raise InputError(f"{path}: holds no trained net_{' or net_'.join(order)}, but {held}; give another file")
     about, prefix = found[chosen]
-    weights = weights_of(content["state_dict"], path, None)
+    weights = weights_of(content, path, "state_dict")
     return about, {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
 
 

@@ -83,7 +83,8 @@ class PathOptions(OpenBlock):
     """The block `path`. X stands for a network's letter: `pretrain_network_g` is of `network_g`."""
 
     resume_state: str | None = Field(
-        None, description="Training state to go on from, or a folder for its newest; better: `--auto_resume`."
+        None,
+        description="Training state to go on from, or a folder for its newest by iteration; better: `--auto_resume`.",
     )
     ignore_resume_networks: list[str] | None = Field(
         None, description="Networks, such as `network_p`, that keep `pretrain_network_X` when a training is resumed."
@@ -94,12 +95,15 @@ class NetworkPathOptions(OpenBlock):
     """Keys of `path` that stand there once a network."""
 
     pretrain_network_: str | None = Field(
-        None, description="Weights to begin with: a file, or a folder for the newest of this network in it."
+        None,
+        description="Weights to begin with: a file, or a folder for the newest of this network's files in it, by "
+        "iteration; `net_X_latest.pth` is the newest unless the training went on after it.",
     )
     param_key_: str | None = Field(
         None,
-        description="Which weights of the file: `params`, or `params_ema` for the moving average. Default: `params`, "
-        "in testing with our models `params_ema`.",
+        description="Which weights of the file: `params`, `params_ema` for the moving average, or whatever holds them. "
+        "Default: `params`, in testing with our models `params_ema`. A file without them: `params_ema`, else `params`, "
+        "else the file itself. A network's average: `params_ema`, else as the network.",
     )
     strict_load_: bool = Field(True, description="Refuse weights that don't fit in name and shape.")
 

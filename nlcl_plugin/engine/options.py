@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
 import warnings
 from typing import Any
 
 import torch
 
 from nlcl_plugin.data.files import written_whole
+from nlcl_plugin.engine.checkpoint import newest, saved_networks, saved_states
 from nlcl_plugin.engine.plain_yaml import dump, parse
 from nlcl_plugin.errors import InputError
 
@@ -140,6 +140,12 @@ def override(options: dict[str, Any], entries: list[str]) -> None:
         block[path[-1]] = value
 
 
+def run_name(options: dict[str, Any], *, debug: bool) -> str:
+    """The name of a run, which BasicSR's debug mode changes."""
+    name: str = options["name"]
+    return f"debug_{name}" if debug and not name.startswith("debug") else name
+
+
 def complete(options: dict[str, Any], *, root: str, is_train: bool, auto_resume: bool, debug: bool) -> None:
     """Add, in place, what BasicSR's own parser adds: phases, folders and the number of GPUs.
 
@@ -150,8 +156,7 @@ def complete(options: dict[str, Any], *, root: str, is_train: bool, auto_resume:
         auto_resume: Whether to go on from the newest state.
         debug: Whether to shorten all intervals, as BasicSR does.
     """
-    if debug and not options["name"].startswith("debug"):
-        options["name"] = f"debug_{options['name']}"
+    options["name"] = run_name(options, debug=debug)
     options.update(is_train=is_train, auto_resume=auto_resume, root_path=root)
     options.setdefault("scale", 1)
     if options.get("num_gpu", "auto") == "auto":
@@ -218,14 +223,14 @@ def _roots_exist(dataset: dict[str, Any]) -> bool:
 
 
 def newest_checkpoint(path: str, key: str) -> str:
-    """Resolve a checkpoint path; a folder stands for its newest checkpoint of that network.
+    """Resolve a checkpoint path; a folder stands for its newest checkpoint, by iteration (`engine.checkpoint.newest`).
 
     Args:
         path: A file, or a folder such as `experiments/NAME/models`.
-        key: The option, such as `pretrain_network_g`.
+        key: The option: `resume_state`, or `pretrain_network_X` for files `net_X_*.pth` of that letter alone.
 
     Returns:
-        The file, or the one in the folder that was written last.
+        The file.
 
     Raises:
         InputError: If there is none.
@@ -234,13 +239,8 @@ def newest_checkpoint(path: str, key: str) -> str:
         return path
     if not os.path.isdir(path):
         raise InputError(f"path.{key}: there is no file or folder {path!r}; train first, or give another path")
-    stem = f"net_{key.rpartition('_')[2]}_" if "pretrain_network" in key else ""
-    suffix = ".pth" if stem else ".state"
-    pattern = re.compile(rf"{re.escape(stem)}(latest|\d+){re.escape(suffix)}")
-    try:
-        found = [entry for entry in os.scandir(path) if pattern.fullmatch(entry.name)]
-    except OSError as error:
-        raise InputError(f"path.{key}: cannot read the folder {path!r}: {error.strerror}") from error
+    label = key.partition("pretrain_network_")[2]
+    found = saved_networks(path, label) if label else saved_states(path)
     if not found:
-        raise InputError(f"path.{key}: the folder {path!r} holds no {stem or '*'}*{suffix}")
-    return max(found, key=lambda entry: (entry.stat().st_mtime_ns, entry.name)).path
+        raise InputError(f"path.{key}: the folder {path!r} holds no {f'net_{label}_*.pth' if label else '*.state'}")
+    return str(newest(found))

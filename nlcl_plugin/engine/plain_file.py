@@ -57,6 +57,37 @@ def load_plain(path: Path, kind: str = "checkpoint") -> Any:
         raise InputError(f"{path}: torn, or not a {kind} ({reason or type(error).__name__})") from error
 
 
+def weights_key(content: Any, *keys: str | None) -> str | None:
+    """The first of `keys`, `params_ema` and `params` that a file has an entry of; None for the file itself.
+
+    Args:
+        content: What the file holds. Entries that are tensors are the weights themselves, whatever they are called.
+        *keys: The keys that were asked for, first one first; None asks for none.
+
+    Returns:
+        The key.
+    """
+    held = content if isinstance(content, dict) else {}
+    wanted = (*keys, "params_ema", "params")
+    return next((key for key in wanted if key is not None and not isinstance(held.get(key, Tensor()), Tensor)), None)
+
+
+def weights_of(content: Any, path: Path, *keys: str | None) -> dict[str, Tensor]:
+    """Take the weights out of what a file holds; see `weights_key` and `checkpoint.load_weights`."""
+    key = weights_key(content, *keys)
+    weights = content if key is None else content[key]
+    if not isinstance(weights, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
+    ):
+        if keys and key is None and isinstance(weights, dict):  # who asks for none has no such option
+            asked = " or ".join(repr(one) for one in dict.fromkeys((*keys, "params_ema", "params")) if one is not None)
+            held = ", ".join(map(str, list(weights)[:3]))
+            raise InputError(f"{path}: holds no weights under {asked} but {held}; name their key in path.param_key_X")
+        where = f" under {key!r}" if key is not None else ""
+        raise InputError(f"{path}: expected the weights of a network{where}, but it holds something else")
+    return {name.removeprefix("module."): value for name, value in weights.items()}
+
+
 def missing(path: Path, error: OSError) -> InputError:
     """The error of a file that cannot be read."""
     if isinstance(error, FileNotFoundError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -36,22 +35,8 @@ def experiment_options(experiment: str | os.PathLike[str]) -> tuple[Path, dict[s
     return folder, load_yaml(str(folder / "options.yml"))
 
 
-def saved_networks(models: str | os.PathLike[str], label: str) -> dict[str, Path]:
-    """Find the saved files of a network.
-
-    Args:
-        models: The folder `models` of a training.
-        label: The network's label, such as `g`.
-
-    Returns:
-        The .pth files by iteration, such as `5000`, or `latest`.
-    """
-    pattern = re.compile(rf"net_{label}_(?P<which>latest|\d+)\.pth")
-    return {match["which"]: path for path in Path(models).glob("*") if (match := pattern.fullmatch(path.name))}
-
-
 def load_network(
-    options: dict[str, Any], label: str, weights: str | os.PathLike[str], param_key: str = "params_ema"
+    options: dict[str, Any], label: str, weights: str | os.PathLike[str], param_key: str | None = None
 ) -> nn.Module:
     """Build a network of options with weights, to infer with.
 
@@ -59,7 +44,7 @@ def load_network(
         options: Options with the block `network_*`.
         label: Its label, such as `g`.
         weights: A checkpoint of it.
-        param_key: Which weights of it, where there are several.
+        param_key: Which weights of it; see `engine.plain_file.weights_key`.
 
     Returns:
         The network, on the CPU.

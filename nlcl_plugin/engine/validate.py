@@ -9,6 +9,8 @@ import warnings
 from typing import Any
 
 import torch
+from basicsr.models.stylegan2_model import StyleGAN2Model
+from basicsr.models.video_base_model import VideoBaseModel
 from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY
 
 from nlcl_plugin.engine.option_blocks import (
@@ -99,7 +101,8 @@ def check(options: dict[str, Any], *, planned: str | None = None) -> dict[str, i
     ours = getattr(model, "train_options", None)
     networks = sorted(key for key in options if key.startswith("network_"))
     theirs = keys_in_source(model) if ours is None else set()
-    check_known("", options, {*TopOptions.model_fields, *networks, *RUN_TIME, *theirs}, refuse=ours is not None)
+    top = set(TopOptions.model_fields) - ({"decomposition"} if ours is None else set())
+    check_known("", options, {*top, *networks, *RUN_TIME, *theirs}, refuse=ours is not None)
     _check_gpus(options["num_gpu"], dist=options.get("dist", False))
     check_schema(TopOptions, options, "")
     sizes = {key: check_network(key, options[key]) for key in networks}
@@ -169,6 +172,11 @@ def _check_block(name: str, block: dict[str, Any], schema: Any, known: set[str],
 def _check_train(train: dict[str, Any], model: Any, ours: Any) -> None:
     check_numbers("train", train)
     if ours is None:
+        mixed = "nlcl_opt" in train or hasattr(model, "mixed_options")
+        if mixed and "optim_p" in train and "optim_p" not in keys_in_source(model):
+            raise InputError(
+                "train.optim_p: nothing reads it in this model; it goes into the block as train.nlcl_opt.optim_p"
+            )
         check_known(
             "train.", train, {*StockTrainOptions.model_fields, "nlcl_opt", *keys_in_source(model)}, refuse=False
         )
@@ -199,11 +207,12 @@ def _check_mixed(model: Any, train: dict[str, Any]) -> None:
     if not hasattr(model, "mixed_options"):
         ready = f"NLCL{model.__name__}"
         advice = f"use {ready}" if ready in MODEL_REGISTRY else "give it to a class with NLCLMixin"
+        if issubclass(model, VideoBaseModel | StyleGAN2Model):
+            advice = "it compares an image with what it was made from, which no step of this model does: take it out"
         warnings.warn(f"{where}: {model.__name__} ignores it; {advice}", stacklevel=2)
+        del train["nlcl_opt"]  # what is ignored is not shown among the losses
         return
     check_schema(model.mixed_options, block, where)
-    if "optim_p" in train:
-        raise InputError(f"train.optim_p: nothing reads it in this model; it goes into the block as {where}.optim_p")
     for key in ("layer_opt", "location_opt"):
         if block.get(key):
             check_loss(f"{where}.{key}", _loss_arguments(block[key], True))

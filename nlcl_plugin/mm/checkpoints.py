@@ -81,7 +81,14 @@ class WholeCheckpointHook(CheckpointHook):
             checkpoint[KEY] = model.about()
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Make of it again what MMEngine resumes from."""
+        """Make of it again what MMEngine resumes from; of a network file, what `load_from` loads.
+
+        Raises:
+            InputError: If it is a file of a network that the model lacks, or of none.
+        """
+        model = bare(runner.model)
+        if isinstance(model, NLCLDerain) and "state_dict" not in checkpoint:
+            checkpoint["state_dict"] = model.weights_from(checkpoint, Path(str(runner._load_from)))
         scalars = checkpoint.get("message_hub", {}).get("log_scalars", {})
         for name, history in scalars.items():
             if isinstance(history, list):

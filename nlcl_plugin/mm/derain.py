@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from nlcl_plugin.engine.network_about import describe
+from nlcl_plugin.engine.plain_file import weights_of
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.mm.optim import WrapperStepper
 from nlcl_plugin.models.initial_weights import own_random_stream
@@ -140,6 +142,7 @@ class NLCLDerain(BaseModel):
         )
         # Iterations taken, running mean of |R| (NaN at first), steps left out: a checkpoint knows its stage.
         self.register_buffer("progress", torch.tensor([0.0, math.nan, 0.0]))
+        self.register_load_state_dict_pre_hook(self._average_as_network)
 
     def _build_loss(self, options: dict[str, Any]) -> nn.Module:
         self.criteria.append(MODELS.build(options))
@@ -268,6 +271,36 @@ class NLCLDerain(BaseModel):
                 network = {**(self._configs[label] or {}), "type": type(net).__name__}
                 found[average + NAMES[label]] = describe(network, label, net=net, iteration=taken)
         return found
+
+    def weights_from(self, content: dict[str, Any], path: Path) -> dict[str, Tensor]:
+        """Take the weights of one network, and of its average, out of a network file such as `net_g_latest.pth`.
+
+        Args:
+            content: What the file holds. What is not said there to be another network is the generator.
+            path: The file, for messages.
+
+        Returns:
+            The weights by their names in this model.
+
+        Raises:
+            InputError: If the file holds no weights, or those of a network that this model lacks.
+        """
+        about = content.get("about")
+        label = about["label"] if isinstance(about, dict) and about.get("label") in NAMES else "g"
+        if label not in self.iteration.nets:
+            raise InputError(f"{path}: is net_{label}, but this model has no {NAMES[label]}; give another file")
+        found = {NAMES[label]: weights_of(content, path, "params")}
+        if label in self.iteration.averages:
+            found[f"average_{NAMES[label]}"] = weights_of(content, path)
+        return {f"{name}.{key}": value for name, weights in found.items() for key, value in weights.items()}
+
+    def _average_as_network(self, _module: nn.Module, state_dict: dict[str, Any], *_: Any) -> None:
+        """Before loading: an average that a checkpoint lacks begins as its network."""
+        for label in set(self.iteration.averages) & set(NAMES):
+            name, average = f"{NAMES[label]}.", f"average_{NAMES[label]}."
+            if not any(key.startswith(average) for key in state_dict):
+                own = {key: value for key, value in state_dict.items() if key.startswith(name)}
+                state_dict.update({average + key.removeprefix(name): value for key, value in own.items()})
 
     def train(self, mode: bool = True) -> NLCLDerain:
         """Switch the networks; averages only infer."""

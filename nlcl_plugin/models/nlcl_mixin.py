@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections import OrderedDict
 from copy import deepcopy
@@ -74,36 +75,56 @@ class NLCLMixin:
             self._setup_nlcl_optimizer(train)
 
     def _build_contrast(self) -> None:
+        side = self.opt.get("datasets", {}).get("train", {}).get("gt_size", 128)
+        images = self._image_channels(side)
         encoder = self.nlcl_opt.features.source == "encoder"
         if encoder:
             self.net_e = self._build_extra("e", "an encoder", "{type: FeatureEncoder}")
         self.contrast = AddedContrast(self.nlcl_opt, self.net_e if encoder else self._judge(), self.device)
-        side = self.opt.get("datasets", {}).get("train", {}).get("gt_size", 128)
-        noise = torch.rand(2, 1, 3, side, side, device=self.device)
-        self._check_scale(noise[0])
-        channels = self.contrast.channels(noise[0])
-        if self.nlcl_opt.location_opt:
-            channels = channels * 2
-        self.net_p = self._build_extra("p", "projection heads", "{type: ProjectionHeads}", in_channels=channels)
-        try:  # now, as a wrong sampling would otherwise show in the first step only
+        noise = torch.rand(2, 1, 3, side, side, device=self.device)[:, :, :images]
+        try:  # now, as what does not fit would otherwise show in the first step only
+            channels = self.contrast.channels(noise[0])
+            if self.nlcl_opt.location_opt:
+                channels = channels * 2
+            self.net_p = self._build_extra("p", "projection heads", "{type: ProjectionHeads}", in_channels=channels)
             with torch.no_grad(), self.contrast.still():
                 self.contrast(self.net_p, noise[0], noise[1], BatchRandom(0, 0, [0], 1))
-        except ValueError as error:
-            raise InputError(f"train.nlcl_opt with crops of {side} pixels: {error}") from error
+        except (ValueError, RuntimeError) as error:
+            if isinstance(error, InputError):
+                raise
+            reason = " ".join(str(error).split())[:300]
+            kind = "" if images == 3 else " of one channel"
+            raise InputError(f"train.nlcl_opt with crops of {side} pixels{kind}: {reason}") from error
 
-    def _check_scale(self, clean: Tensor) -> None:
-        """Tell a generator of another scale than the option's, which the step would not say in these words."""
+    def _image_channels(self, side: int) -> int:
+        """Channels of the images that the generator takes, 3 or 1; one of another scale than the option's is refused.
+
+        Args:
+            side: Of its outputs, in pixels.
+        """
         net = self.get_bare_model(self.net_g)  # type: ignore[attr-defined]
         scale = int(self.opt.get("scale", 1))
-        rainy = clean[..., : clean.shape[-2] // scale, : clean.shape[-1] // scale]
-        with torch.no_grad(), ModuleFeatures(net, (), "").still():
+        for channels in (3, 1):
+            rainy = torch.zeros(1, channels, side // scale, side // scale, device=self.device)
             try:
-                output = net(rainy)
-            except Exception:  # it takes something else than an image, in a model of someone's own
-                return
-        found = output.shape[-1] / rainy.shape[-1] if isinstance(output, Tensor) and output.dim() == 4 else scale
-        if found != scale:
-            raise InputError(f"scale: is {scale}, but network_g enlarges by {found:g}; change one (network_g.upscale)")
+                with torch.no_grad(), ModuleFeatures(net, (), "").still():
+                    output = net(rainy)
+            except Exception as error:  # a network may raise anything on what it was not made for
+                reason = " ".join(str(error).split())[:200]
+                continue
+            found = output.shape[-1] / rainy.shape[-1] if isinstance(output, Tensor) and output.dim() == 4 else scale
+            if found != scale:
+                raise InputError(
+                    f"scale: is {scale}, but network_g enlarges by {found:g}; change one (network_g.upscale)"
+                )
+            return channels
+        needed = [p for p in inspect.signature(net.forward).parameters.values() if p.default is p.empty]
+        if len(needed) > 1:  # of a model of someone's own, which gives it more than an image
+            return 3
+        raise InputError(
+            f"train.nlcl_opt: network_g ({type(net).__name__}) takes no images (B, 3 or 1, H, W): {reason}; "
+            "use a network that does, or take the block out"
+        )
 
     def _judge(self) -> ModuleFeatures:
         """Features of the network that `features.source` names."""

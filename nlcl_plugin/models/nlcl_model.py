@@ -204,7 +204,8 @@ class NLCLModel(ValidationMixin, BaseModel):
         self.output = run_padded(net, self.lq, window) if self.is_train else self._infer(net, window)
         net.train(training)
         if "r" in self.nets and not self.restoring:
-            self.rain = self._steady("r")(self.lq) if self.is_train else self._infer(self._steady("r"))
+            rain = self._steady("r")(self.lq) if self.is_train else self._infer(self._steady("r"))
+            self.rain = rain.expand_as(self.lq).contiguous()  # it may be grey
         else:
             self.rain = self.lq - self.output
 

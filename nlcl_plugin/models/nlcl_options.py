@@ -112,6 +112,12 @@ class CompositeLossOptions(LossOptions):
 
     sampling: CompositePatches = Field(CompositePatches(), description="Which patches are compared.")
 
+    @model_validator(mode="after")
+    def _check(self) -> CompositeLossOptions:
+        if self.build_options().get("gather_negatives"):
+            raise ValueError("gather_negatives: each patch has negatives of its own here: leave it out")
+        return self
+
 
 class RestorerOptions(RainVariation):
     """Stage 2: a fresh network learns on pseudo-pairs of clean images and extracted rain; stage 1 stands still."""

@@ -262,13 +262,14 @@ class UnpairedIteration:
                 variation = self.options.restorer_opt.variation(self._rounds(current_iter))
                 pseudo = make_pseudo_rainy(clean, laid, variation, random)
             restored = self.nets["s"](pseudo)
-            total = self.cri_pix(restored, clean)
-            losses = OrderedDict(l_restorer=total.detach())
+            value = self.cri_pix(restored, clean)
+            losses = OrderedDict(l_restorer=value.detach())
+            stage_iter = current_iter - self.options.restorer_opt.start_iter
+            total = self.options.restorer_opt.pixel_opt.weight_at(stage_iter) * value
             contrast = self.options.restorer_opt.composite_opt
             if contrast is not None:
                 value = self.cri_composite(*compare_composites(restored, pseudo, clean, contrast.sampling, random))
                 losses["l_composite"] = value.detach()
-                stage_iter = current_iter - self.options.restorer_opt.start_iter
                 total = total + contrast.weight_at(stage_iter) * value
         stepper.backward(weight * total)
         losses["mean_rain"] = rain.abs().mean()

@@ -90,7 +90,7 @@ class UnpairedLosses:
         inputs = torch.cat((rainy, clean)) if with_clean else rainy
         outputs, keys = self.embed.generator(inputs)
         image = outputs[:n]
-        rain = self.nets["r"](rainy) if "r" in self.nets else rainy - image
+        rain = self.nets["r"](rainy).expand_as(rainy) if "r" in self.nets else rainy - image  # it may be grey
 
         features_b: list[Tensor] = []
         features_r: list[Tensor] = []

@@ -9,10 +9,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from basicsr.utils.registry import MODEL_REGISTRY
 from conftest import photograph
 from training_helpers import make_folders, run
 
 from nlcl_plugin.engine.launch import start
+from nlcl_plugin.engine.validate import _check_train
 from nlcl_plugin.errors import InputError
 
 SWINIR, ESRGAN = "mix_nlcl_swinir_derain", "mix_nlcl_esrgan"
@@ -144,6 +146,14 @@ def test_a_model_that_ignores_the_block_is_warned_about(repository, pairs, monke
     file = str(repository / "options" / f"{SWINIR}.yml")
     with pytest.warns(UserWarning, match="SwinIRModel ignores it; use NLCLSwinIRModel"):
         start(file, is_train=True, force_yml=[*TINY[SWINIR], "model_type=SwinIRModel"])
+
+
+@pytest.mark.parametrize("model", ["EDVRModel", "VideoRecurrentModel", "StyleGAN2Model"])
+def test_no_mixin_is_advised_to_models_in_which_none_can_work(model):
+    train = {"total_iter": 1, "nlcl_opt": {}}
+    with pytest.warns(UserWarning, match=f"train.nlcl_opt: {model} ignores it; it compares an image .*: take it out"):
+        _check_train(train, MODEL_REGISTRY.get(model), None)
+    assert train == {"total_iter": 1}
 
 
 @pytest.mark.slow

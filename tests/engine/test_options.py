@@ -1,6 +1,7 @@
 import os
 
 import pytest
+import torch
 
 from nlcl_plugin.engine.options import load_yaml, newest_checkpoint, override, write_options
 from nlcl_plugin.errors import InputError
@@ -96,16 +97,43 @@ def test_overrides_are_never_evaluated():
     assert 'a"]' in options
 
 
-def test_folder_of_checkpoints_stands_for_the_newest(tmp_path):
-    names = ("net_g_90.pth", "net_g_latest.pth", "net_g_100.pth", "net_s_5.pth", "net_s_latest.pth", "net_g_9.pth.tmp")
-    for age, name in enumerate(names):
+def saved(folder, **iterations):
+    """Network files `net_{name}.pth` that say of which iteration they are, the last one the oldest of them."""
+    for age, (name, iteration) in enumerate(iterations.items()):
+        path = folder / f"net_{name}.pth"
+        torch.save({"params": {}, "about": {"iter": iteration}} if iteration else {"params": {}}, path)
+        os.utime(path, (5000 - age, 5000 - age))
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"g_9": 9, "g_100": 100, "g_20": 20}, "net_g_100.pth"),
+        ({"g_9": 9, "g_latest": 9}, "net_g_latest.pth"),
+        ({"g_9": 9, "g_latest": None}, "net_g_latest.pth"),  # of stock BasicSR, which writes it at the end
+        ({"g_9": 9, "g_latest": 8}, "net_g_9.pth"),  # the training went on after its end
+        ({"s_latest": 99, "g_3": 3, "gg_200": 200, "g_4.tmp": 4}, "net_g_3.pth"),
+    ],
+)
+def test_a_folder_stands_for_the_newest_checkpoint_of_a_letter_by_iteration(tmp_path, files, expected):
+    saved(tmp_path, **files)
+    assert newest_checkpoint(str(tmp_path), "pretrain_network_g") == str(tmp_path / expected)
+
+
+def test_a_folder_of_states_stands_for_the_newest_by_iteration(tmp_path):
+    for age, name in enumerate(("9.state", "100.state", "20.state", "200.sha256", "latest.state")):
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (1000 + age, 1000 + age))
-    assert newest_checkpoint(str(tmp_path), "pretrain_network_g") == str(tmp_path / "net_g_100.pth")
-    assert newest_checkpoint(str(tmp_path), "pretrain_network_s") == str(tmp_path / "net_s_latest.pth")
+    assert newest_checkpoint(str(tmp_path), "resume_state") == str(tmp_path / "100.state")
+
+
+def test_a_file_stands_for_itself_and_folders_without_checkpoints_are_named(tmp_path):
+    saved(tmp_path, s_5=5)
     assert newest_checkpoint(str(tmp_path / "net_s_5.pth"), "pretrain_network_s") == str(tmp_path / "net_s_5.pth")
     with pytest.raises(InputError, match=r"path.pretrain_network_d: the folder .* holds no net_d_\*.pth"):
         newest_checkpoint(str(tmp_path), "pretrain_network_d")
+    with pytest.raises(InputError, match=r"path.resume_state: the folder .* holds no \*.state"):
+        newest_checkpoint(str(tmp_path), "resume_state")
     with pytest.raises(InputError, match="there is no file or folder"):
         newest_checkpoint(str(tmp_path / "none"), "pretrain_network_d")
 

@@ -1,6 +1,7 @@
 """Every fault of an option file or its folders ends in one line that names it, before anything is built."""
 
 import os
+import shutil
 from types import SimpleNamespace
 
 import psutil
@@ -69,6 +70,19 @@ def test_a_network_larger_than_the_memory_is_refused_on_every_system(begin, monk
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=1000))
     with pytest.raises(InputError, match=r"network_d: PatchDiscriminator has .* this machine has 0 GiB of memory"):
         begin(tiny_options())
+
+
+def test_a_resumed_run_has_the_drawn_seed_of_its_own_name(begin, folder):
+    options = tiny_options()
+    del options["manual_seed"]
+    for name, seed in (("tiny", 11), ("debug_tiny", 22)):
+        (folder / "experiments" / name).mkdir(parents=True)
+        (folder / "experiments" / name / "options.yml").write_text(f"manual_seed: {seed}")
+    try:
+        seeds = [begin(options, auto_resume=True, debug=debug)["manual_seed"] for debug in (False, True)]
+    finally:
+        shutil.rmtree(folder / "experiments")
+    assert seeds == [11, 22]
 
 
 FAULTS = [

@@ -57,22 +57,42 @@ def test_basicsr_loads_safetensors_as_a_network(model, tmp_path, key):
     assert torch.equal(other.weight, net.weight)
 
 
-def test_weights_are_found_under_their_key(tmp_path):
-    path = tmp_path / "net.pth"
-    torch.save({"params": {"module.a": torch.ones(1)}, "params_ema": {"a": torch.zeros(1)}}, path)
-    assert checkpoint.load_weights(path) == {"a": torch.ones(1)}
-    assert checkpoint.load_weights(path, "params_ema") == {"a": torch.zeros(1)}
-    assert checkpoint.load_weights(path, "other") == {"a": torch.ones(1)}  # as BasicSR does
-    torch.save({"a": torch.ones(1)}, path)
-    assert checkpoint.load_weights(path, None) == {"a": torch.ones(1)}
+PLAIN = {"module.a": torch.zeros(1), "params": torch.zeros(1)}  # a weight may have any name
+HELD = {name: {"a": torch.full((1,), value)} for name, value in (("params", 1.0), ("params_ema", 2.0), ("own", 3.0))}
+
+
+@pytest.mark.parametrize(
+    ("held", "keys", "expected"),
+    [
+        (("params", "params_ema", "own"), (), "params_ema"),
+        (("params", "params_ema", "own"), ("params",), "params"),
+        (("params", "params_ema", "own"), ("own",), "own"),
+        (("params", "params_ema", "own"), ("other", None), "params_ema"),
+        (("params", "own"), ("params_ema", "own"), "own"),  # an average that has none of its own: as its network
+        (("params", "own"), ("params_ema", None), "params"),
+        (("own",), ("params_ema", "own"), "own"),
+    ],
+)
+def test_weights_are_those_asked_for_else_the_average_else_the_network(tmp_path, held, keys, expected):
+    torch.save({name: HELD[name] for name in held}, tmp_path / "net.pth")
+    assert checkpoint.load_weights(tmp_path / "net.pth", *keys) == HELD[expected]
+
+
+@pytest.mark.parametrize("keys", [(), ("params",), ("params_ema", "own"), (None,)])
+def test_a_file_without_keys_is_the_weights_itself(tmp_path, keys):
+    torch.save(PLAIN, tmp_path / "net.pth")
+    assert checkpoint.load_weights(tmp_path / "net.pth", *keys) == {"a": torch.zeros(1), "params": torch.zeros(1)}
 
 
 @pytest.mark.parametrize(
     ("content", "key", "match"),
     [
-        ({"a": torch.ones(1), "b": torch.ones(1)}, "params", "holds no weights under 'params' but a, b; correct"),
+        (
+            {"a": {}, "b": 1},
+            "own",
+            "no weights under 'own' or 'params_ema' or 'params' but a, b; name their key in path",
+        ),
         ({"params": [1]}, "params", "expected the weights of a network under 'params'"),
-        ({"params": {"a": torch.ones(1)}}, None, "expected the weights of a network"),
         ([torch.ones(1)], "params", "expected the weights of a network"),
     ],
 )

@@ -205,6 +205,21 @@ def test_networks_that_are_loaded_and_not_resumed_begin_with_stage_one(folder, t
     assert "l_layer" in losses(tmp_path)[1]
 
 
+def test_a_network_file_or_a_checkpoint_without_averages_is_begun_with(folder, trained, tmp_path, monkeypatch):
+    whole = torch.load(trained / "iter_20.pth", weights_only=True)["state_dict"]
+    own = {name.removeprefix("generator."): value for name, value in whole.items() if name.startswith("generator.")}
+    without = {name: value for name, value in whole.items() if not name.startswith("average_")}
+    contents = {"plain": own, "network": {"params": own, "params_ema": own}, "checkpoint": {"state_dict": without}}
+    for name, content in contents.items():
+        torch.save(content, tmp_path / f"{name}.pth")
+        changes = [f"load_from={tmp_path / name}.pth", "train_cfg.max_iters=1", "optim_wrapper.optimizer.lr=1e-30"]
+        assert in_process(folder, tmp_path / name, monkeypatch, *changes) == 0
+        found = torch.load(tmp_path / name / "iter_1.pth", weights_only=True)["state_dict"]
+        for key, value in own.items():
+            for kind in ("generator.", "average_generator."):
+                torch.testing.assert_close(found[kind + key], value, msg=f"{name}: {kind}{key}")
+
+
 def test_a_checkpoint_gets_nothing_but_the_statistics_of_a_log_history(tmp_path):
     class Greedy:
         def __reduce__(self):

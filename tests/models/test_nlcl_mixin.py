@@ -21,6 +21,7 @@ from mixed_helpers import (
     LAYER,
     LOCATION,
     SAMPLING,
+    SWINIR,
     batch,
     build,
     options,
@@ -354,6 +355,49 @@ def test_heads_have_the_generators_optimizer_or_their_own(tmp_path):
         step(model, current_iter)
         rates.append(model.optimizer_p.param_groups[0]["lr"])
     assert rates == [0.2, 0.2, 0.1]  # by train.scheduler
+
+
+# other images than of three channels ----------------------------------------------------------------------------------
+GREY_ENCODER = {"type": "FeatureEncoder", "num_in_ch": 1, "num_feat": 4, "num_level": 2}
+MSR = {"type": "MSRResNet", "num_in_ch": 1, "num_out_ch": 1, "num_feat": 8, "num_block": 1, "upscale": 2}
+
+
+@pytest.mark.parametrize(
+    ("model", "network", "features", "scale"),
+    [
+        ("SwinIRModel", {**SWINIR, "in_chans": 1}, GENERATOR, 1),
+        ("SRModel", MSR, {"source": "generator", "modules": ["conv_first"]}, 2),
+        ("SRModel", MSR, ENCODER, 2),
+    ],
+)
+def test_one_channel_models_train_with_the_losses(tmp_path, model, network, features, scale):
+    opt = options(tmp_path, model, features, scale=scale, location_opt=LOCATION)
+    built = build({**opt, "network_g": network, "network_e": GREY_ENCODER})
+    before = states(built)
+    built.feed_data({key: value[:, :1] for key, value in batch(scale=scale).items()})
+    built.optimize_parameters(1)
+    assert {"l_nlcl", "l_nlcl_location"} <= set(built.get_current_log())
+    assert all(not torch.equal(value, before[name]) for name, value in states(built).items() if name[:6] == "net_p.")
+
+
+VSR = {"type": "BasicVSR", "num_feat": 4, "num_block": 1}
+EDVR = {"type": "EDVR", "num_feat": 4, "deformable_groups": 1, "num_extract_block": 1, "num_reconstruct_block": 1}
+
+
+@pytest.mark.parametrize(
+    ("network", "features", "message"),
+    [
+        (VSR, GENERATOR, r"network_g \(BasicVSR\) takes no images \(B, 3 or 1, H, W\): .*; use a network that does"),
+        (VSR, ENCODER, r"network_g \(BasicVSR\) takes no images"),
+        (EDVR, ENCODER, r"network_g \(EDVR\) takes no images"),
+        (MSR, {"source": "encoder"}, "train.nlcl_opt with crops of 32 pixels of one channel: "),  # an encoder of three
+    ],
+)
+def test_networks_of_other_than_images_are_refused_when_the_model_is_built(tmp_path, network, features, message):
+    opt = {**options(tmp_path, "SRModel", features, scale=2), "network_g": network}
+    with pytest.raises(InputError, match=message) as raised:
+        build(opt)
+    assert "\n" not in str(raised.value)
 
 
 # faults ---------------------------------------------------------------------------------------------------------------

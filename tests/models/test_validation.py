@@ -3,6 +3,7 @@ import json
 import logging
 import math
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -10,6 +11,7 @@ from basicsr.models.sr_model import SRModel
 from basicsr.utils.registry import METRIC_REGISTRY
 from conftest import photograph
 from mmengine.registry import METRICS
+from model_helpers import RESTORER, batch, build, options, step
 
 import nlcl_plugin.mm  # noqa: F401  its metrics
 from nlcl_plugin.data.image_io import to_tensor, write_image
@@ -190,8 +192,8 @@ def test_an_image_that_is_not_finite_has_no_figures(tmp_path, log):
 
 
 def test_a_best_that_is_nan_in_an_old_checkpoint_gives_way(tmp_path):
-    for options, value in (({"psnr": STOCK_METRICS["psnr"]}, 20.0), ({"psnr": {"type": "x", "better": "lower"}}, 3.0)):
-        model = Ours(tmp_path, options)
+    for metrics, value in (({"psnr": STOCK_METRICS["psnr"]}, 20.0), ({"psnr": {"type": "x", "better": "lower"}}, 3.0)):
+        model = Ours(tmp_path, metrics)
         model.best_metric_results = {"pairs": {"psnr": {"better": "higher", "val": math.nan, "iter": 2}}}
         assert model._keep_best("pairs", "psnr", value, 4)["val"] == value
 
@@ -222,3 +224,50 @@ def test_a_missing_value_is_an_empty_cell(tmp_path):
     _write_csv(str(tmp_path / "m.csv"), [{"image": "a", "psnr": 20.0, "niqe": math.nan}, {"image": "b", "psnr": 21.0}])
     rows = list(csv.DictReader((tmp_path / "m.csv").open()))
     assert rows == [{"image": "a", "niqe": "", "psnr": "20.0"}, {"image": "b", "niqe": "", "psnr": "21.0"}]
+
+
+class OnePair(torch.utils.data.Dataset):
+    """One pair of noise, as a validation dataset gives it."""
+
+    def __init__(self):
+        self.opt = {"name": "pairs"}
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return {"lq": batch()["lq"][0], "gt": batch()["gt"][0], "lq_path": "0.png"}
+
+
+class Pictures(list):
+    """A TensorBoard writer that keeps the pictures."""
+
+    def add_image(self, tag, picture, *_, **__):
+        self.append(picture)
+
+    def add_scalar(self, *_): ...
+
+
+@pytest.mark.parametrize("is_train", [True, False])
+def test_a_grey_rain_layer_is_trained_shown_and_saved_like_any_other(tmp_path, is_train):
+    opt = options(tmp_path, "two_branch", **RESTORER, min_mean_rain=0, dimension_freq=1)
+    opt["network_r"]["num_out_ch"] = 1
+    model = build(opt)
+    if not is_train:
+        model.save(0, 1)
+        weights = {f"pretrain_network_{label}": str(tmp_path / f"net_{label}_1.pth") for label in "gr"}
+        kept = {key: opt[key] for key in opt if key not in ("train", "network_s")}
+        model = build({**kept, "is_train": False, "path": {**opt["path"], **weights}})
+    folder, shown = tmp_path / "v", Pictures()
+    model.nondist_validation(torch.utils.data.DataLoader(OnePair()), 1, shown, save_img=True)
+    rain = model.nets["r"](model.lq) if not is_train else model.averages["r"](model.lq)
+    assert rain.shape[1] == 1
+    assert model.get_current_visuals()["rain"].shape == model.lq.shape
+    strip = cv2.imread(str(folder / "pairs/0/0_1.png" if is_train else folder / "pairs_layers/0.png"))
+    assert strip.shape == shown[0].shape == (32, 96, 3)
+    grey = (rain[0, 0].detach().clamp(0, 1) * 255).round().numpy()
+    for layer in (strip, shown[0]):
+        assert np.abs(layer[:, 64:] - grey[..., None]).max() <= 1
+    if is_train:  # both stages
+        for current_iter in range(1, 5):
+            step(model, current_iter)

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from basicsr.data import build_dataset
 from torch import Tensor, nn
 
-from nlcl_plugin.engine.derainer import latest_of
+from nlcl_plugin.engine.checkpoint import newest, saved_networks
 from nlcl_plugin.engine.loading import ExplainedDataset
 from nlcl_plugin.engine.network_file import NetworkFile, read_network_file
 from nlcl_plugin.engine.report.experiment import Experiment, block
-from nlcl_plugin.engine.trained_network import load_network, saved_networks
+from nlcl_plugin.engine.trained_network import load_network
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.models.padding import run_padded
 
@@ -94,9 +94,7 @@ class TrainedStages:
         self._device = torch.device("cuda" if gpu else "cpu")
         models = experiment.folder / "models"
         self._nets = {
-            label: load_network(self._options, label, models / f"net_{label}_{self.which}.pth", "params_ema").to(
-                self._device
-            )
+            label: load_network(self._options, label, models / f"net_{label}_{self.which}.pth").to(self._device)
             for label in labels
         }
 
@@ -206,7 +204,7 @@ def _find(models: Path, which: str) -> NetworkFile:
     if not found:
         raise InputError(f"{models}: holds no net_g_*.pth yet")
     if which == "latest":
-        return latest_of(found, "g")
+        return read_network_file(newest(found), label="g")
     if which not in found:
         there = ", ".join(sorted(found, key=lambda tag: (len(tag), tag)))
         raise InputError(f"{models}: no net_g_{which}.pth, but of {there}; correct --checkpoint")
