@@ -24,7 +24,7 @@ setup(
     # BasicSR 1.4.2, its last release, cannot be built on Python 3.13.
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["nlcl_plugin", "nlcl_plugin.*"]),
-    package_data={"nlcl_plugin": ["py.typed", "engine/report/page.*", "weights/*.safetensors"]},
+    package_data={"nlcl_plugin": ["py.typed", "report/page.*", "weights/*.safetensors"]},
     install_requires=[
         "basicsr==1.4.2",
         "mmengine>=0.10.7",

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nlcl_plugin.engine.derain import derain as derain
+    from nlcl_plugin.inference.derain import derain as derain
 
 __version__ = "0.1.0"
 
@@ -35,7 +35,7 @@ if find_spec("basicsr") is not None:
 def __getattr__(name: str) -> Any:
     """Import `derain` when it is asked for: those who train don't wait for what it needs."""
     if name == "derain":
-        from nlcl_plugin.engine.derain import derain
+        from nlcl_plugin.inference.derain import derain
 
         return derain
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -63,11 +63,11 @@ def _run_recorded(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     # Imported late, so that --help and usage errors don't wait for them.
-    from nlcl_plugin.engine.check import check
-    from nlcl_plugin.engine.launch import start
-    from nlcl_plugin.engine.process_group import only_run, part
-    from nlcl_plugin.engine.test import test
-    from nlcl_plugin.engine.train import train
+    from nlcl_plugin.training.distributed import only_run, part
+    from nlcl_plugin.training.dry_run import check
+    from nlcl_plugin.training.launch import start
+    from nlcl_plugin.training.testing import test
+    from nlcl_plugin.training.train import train
 
     if arguments.command == "check":
         print("\n".join(check(arguments.opt, force_yml=arguments.force_yml)))
@@ -142,7 +142,7 @@ def _one_line(message: object) -> str:
 
 
 def _say(line: str) -> None:
-    from nlcl_plugin.engine.process_group import rank_in_environment
+    from nlcl_plugin.training.distributed import rank_in_environment
 
     rank = rank_in_environment()
     print(f"[rank {rank}] {line}" if rank != "0" else line, file=sys.stderr)

@@ -108,7 +108,7 @@ def share_lmdb_environments() -> None:
     """Lmdb >= 2 refuses to open a path twice in a process, so training and validating on one LMDB died."""
     from basicsr.utils.file_client import LmdbBackend
 
-    from nlcl_plugin.data.lmdb_store import open_environment
+    from nlcl_plugin.data.lmdb.store import open_environment
 
     def __init__(  # noqa: N807
         self: Any,
@@ -325,8 +325,8 @@ def resume_without_gpu() -> None:
 
 
 def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
-    """Load the training state to resume from, as `engine.checkpoint.load_resume_state` does."""
-    from nlcl_plugin.engine import checkpoint  # late: it needs BasicSR, repaired
+    """Load the training state to resume from, as `training.checkpoint.load_resume_state` does."""
+    from nlcl_plugin.training import checkpoint  # late: it needs BasicSR, repaired
 
     return checkpoint.load_resume_state(opt)
 
@@ -360,7 +360,7 @@ class _TorchWithSafeFiles(ModuleType):
     @staticmethod
     def load(path: str | os.PathLike[str], **kwargs: Any) -> Any:
         """Tensors and plain values, no larger than the file; a .safetensors file has its weights under `params`."""
-        from nlcl_plugin.engine.plain_file import load_plain
+        from nlcl_plugin.networks.safe_load import load_plain
 
         content = load_plain(Path(path))
         return {"params": content} if Path(path).suffix == ".safetensors" else content
@@ -372,7 +372,7 @@ def load_weights_wherever_they_are() -> None:
     from basicsr.utils import get_root_logger
 
     def load_network(self: Any, net: nn.Module, load_path: str, strict: bool = True, param_key: Any = "params") -> None:
-        from nlcl_plugin.engine.plain_file import weights_key, weights_of  # late: `engine` needs BasicSR, repaired
+        from nlcl_plugin.networks.safe_load import weights_key, weights_of  # late: `engine` needs BasicSR, repaired
 
         net, paths = self.get_bare_model(net), self.opt.get("path") or {}
         option = next((key for key, path in paths.items() if "pretrain_network" in key and path == load_path), "")
@@ -394,7 +394,7 @@ def load_weights_wherever_they_are() -> None:
 
 
 def say_what_networks_are() -> None:
-    """A saved network did not say of which architecture it is; see `engine.network_about`."""
+    """A saved network did not say of which architecture it is; see `networks.about`."""
     from basicsr.models.base_model import BaseModel
     from basicsr.utils.dist_util import master_only
 
@@ -402,7 +402,7 @@ def say_what_networks_are() -> None:
     def save_network(
         self: Any, net: Any, net_label: str, current_iter: int, param_key: str | list[str] = "params"
     ) -> None:
-        from nlcl_plugin.engine.network_about import describe  # late: it imports this package
+        from nlcl_plugin.networks.about import describe  # late: it imports this package
 
         nets = [self.get_bare_model(one) for one in (net if isinstance(net, list) else [net])]
         keys = param_key if isinstance(param_key, list) else [param_key]

@@ -20,7 +20,7 @@ import spandrel
 from torch import Tensor, nn
 
 from nlcl_plugin.archs import LayerGenerator, ResidualUNet, SimpleGateUNet, convert_official_state_dict
-from nlcl_plugin.engine.network_file import released_layer
+from nlcl_plugin.networks.network_file import released_layer
 
 _Arguments = dict[str, Any]
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from nlcl_plugin.engine.network_about import describe
+from nlcl_plugin.networks.about import describe
 
 
 def save_network(path, net, label="s", seed=0):

@@ -91,7 +91,7 @@ def imported_names(file):
 
 @pytest.mark.parametrize("folder", ["ops", "losses", "archs"])
 def test_pure_parts_import_no_framework(folder):
-    forbidden = ("basicsr", "mmengine", "nlcl_plugin.data", "nlcl_plugin.models", "nlcl_plugin.engine")
+    forbidden = ("basicsr", "mmengine", "nlcl_plugin.data", "nlcl_plugin.models", "nlcl_plugin.training")
     files = list((Path(nlcl_plugin.__file__).parent / folder).glob("*.py"))
     assert len(files) > 2
     for file in files:
@@ -109,7 +109,7 @@ def test_pure_parts_import_no_framework(folder):
         "nlcl_plugin.losses.layer_contrast_loss",
         "nlcl_plugin.losses.location_contrast_loss",
         "nlcl_plugin.losses.relay_loss",
-        "nlcl_plugin.engine.json_log",
+        "nlcl_plugin.training.json_log",
         "nlcl_plugin.metrics.classical_filters",
         "nlcl_plugin.metrics.quality",
         "nlcl_plugin.models.schedulers",

@@ -8,7 +8,7 @@ from basicsr.models import build_model
 
 from nlcl_plugin.archs import LayerGenerator, PatchDiscriminator, ProjectionHeads, ResidualUNet, SimpleGateUNet
 from nlcl_plugin.data import read_image
-from nlcl_plugin.engine.derainer import load_derainer
+from nlcl_plugin.inference.derainer import load_derainer
 
 spandrel = pytest.importorskip("spandrel")
 from nlcl_plugin import spandrel_support  # noqa: E402  it needs spandrel
@@ -105,7 +105,7 @@ def test_restorers_run_in_both_half_precisions(loader, tmp_path, block):
 
 
 def test_safetensors_of_restorers_load(loader, tmp_path):
-    from nlcl_plugin.engine.checkpoint import save_safetensors
+    from nlcl_plugin.training.checkpoint import save_safetensors
 
     net = ResidualUNet(num_feat=4)
     save_safetensors(tmp_path / "net.safetensors", net.state_dict())

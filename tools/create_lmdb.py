@@ -12,8 +12,8 @@ Exit codes: 0 done, 2 bad usage or input, 3 done but unreadable images were skip
 import argparse
 import sys
 
-from nlcl_plugin.data.lmdb_create import Report, create_lmdb
-from nlcl_plugin.data.lmdb_encode import Cut
+from nlcl_plugin.data.lmdb.create import Report, create_lmdb
+from nlcl_plugin.data.lmdb.encode import Cut
 from nlcl_plugin.errors import InputError, escape, exit_code_of
 
 

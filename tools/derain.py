@@ -19,12 +19,12 @@ import sys
 from pathlib import Path
 
 import nlcl_plugin  # noqa: F401  mends BasicSR
-from nlcl_plugin.data.inputs import list_inputs
-from nlcl_plugin.data.photograph import MAX_PIXELS
-from nlcl_plugin.engine.derain import ImageDerainer
-from nlcl_plugin.engine.derain_files import Wishes, derain_files
-from nlcl_plugin.engine.derain_pictures import KINDS
 from nlcl_plugin.errors import InputError, escape, exit_code_of
+from nlcl_plugin.inference.derain import ImageDerainer
+from nlcl_plugin.inference.derain_files import Wishes, derain_files
+from nlcl_plugin.inference.derain_pictures import KINDS
+from nlcl_plugin.media.inputs import list_inputs
+from nlcl_plugin.media.photograph import MAX_PIXELS
 
 
 def main(argv=None) -> int:

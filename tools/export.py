@@ -17,9 +17,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import nlcl_plugin  # noqa: F401  mends BasicSR
-from nlcl_plugin.engine.derainer import load_derainer
-from nlcl_plugin.engine.export import CHECKED_SHAPES, OPSET, SUFFIXES, export
 from nlcl_plugin.errors import InputError, escape, exit_code_of
+from nlcl_plugin.inference.derainer import load_derainer
+from nlcl_plugin.inference.export import CHECKED_SHAPES, OPSET, SUFFIXES, export
 
 
 def main(argv=None) -> int:

@@ -16,9 +16,9 @@ import sys
 from pathlib import Path
 
 import nlcl_plugin  # noqa: F401  mends BasicSR
-from nlcl_plugin.engine.derain import ImageDerainer
-from nlcl_plugin.engine.rain_bank import extract_rain_bank, read_facts
 from nlcl_plugin.errors import escape, exit_code_of
+from nlcl_plugin.inference.derain import ImageDerainer
+from nlcl_plugin.inference.rain_bank import extract_rain_bank, read_facts
 
 
 def main(argv=None) -> int:

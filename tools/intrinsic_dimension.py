@@ -15,10 +15,11 @@ Exit codes: 0 done, 1 a fault of this software, 2 bad usage or input, 3 done but
 import argparse
 import sys
 
+from studies.intrinsic_dimension.report import as_markdown, write_report
+from studies.intrinsic_dimension.sources import difference_source, folder_source, network_source, networks_of
+from studies.intrinsic_dimension.study import Settings, calibrate, study
+
 import nlcl_plugin  # noqa: F401  before BasicSR, which it mends
-from nlcl_plugin.engine.dimension_report import as_markdown, write_report
-from nlcl_plugin.engine.dimension_sources import difference_source, folder_source, network_source, networks_of
-from nlcl_plugin.engine.dimension_study import Settings, calibrate, study
 from nlcl_plugin.errors import InputError, escape, exit_code_of
 
 _DEFAULT = Settings()

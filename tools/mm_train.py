@@ -46,8 +46,8 @@ def main(argv=None) -> int:
 def _train(arguments: argparse.Namespace) -> int:
     # Imported late, so that --help and usage errors don't wait for them.
     from nlcl_plugin.data.folder_lock import locked
-    from nlcl_plugin.engine.process_group import rank_in_environment
     from nlcl_plugin.mm.runtime import prepare_processes
+    from nlcl_plugin.training.distributed import rank_in_environment
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # is then what Ctrl-C is
     cfg = _config(arguments)
@@ -59,9 +59,9 @@ def _train(arguments: argparse.Namespace) -> int:
 def _run(cfg, config: str) -> int:
     from mmengine.runner import Runner
 
-    from nlcl_plugin.engine.loading import faults_of_workers
     from nlcl_plugin.mm.hooks import StopOnSignalHook
     from nlcl_plugin.mm.runtime import part
+    from nlcl_plugin.training.loading import faults_of_workers
 
     # The restorer's schedule counts from the start of the training, its optimizer steps from stage 2.
     warnings.filterwarnings("ignore", message="Detected call of `scheduler.step")

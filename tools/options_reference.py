@@ -6,9 +6,10 @@ Usage: python tools/options_reference.py --output docs/options.md
 import argparse
 import sys
 
+from option_reference_writer import reference
+
 import nlcl_plugin  # noqa: F401  registers what the reference tells of
 from nlcl_plugin.data.files import written_whole
-from nlcl_plugin.engine.option_reference import reference
 from nlcl_plugin.errors import exit_code_of
 
 

@@ -13,8 +13,8 @@ import argparse
 import sys
 
 import nlcl_plugin  # noqa: F401  mends BasicSR
-from nlcl_plugin.engine.report import write_report
 from nlcl_plugin.errors import InputError, escape, exit_code_of
+from nlcl_plugin.report import write_report
 
 
 def main(argv=None) -> int:

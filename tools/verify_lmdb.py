@@ -10,7 +10,7 @@ Exit codes: 0 all is well, 2 faults, bad usage or input, 5 interrupted.
 import argparse
 import sys
 
-from nlcl_plugin.data.lmdb_verify import Verification, verify_lmdb
+from nlcl_plugin.data.lmdb.verify import Verification, verify_lmdb
 from nlcl_plugin.errors import InputError, escape, exit_code_of
 
 FAULTS_SHOWN = 20

@@ -27,7 +27,7 @@ images, diagonal quarters +5.1 dB. These choices were made on the validation ima
 buildings and grass. Two, because the crops of one photograph are much alike; the second costs training little, as it
 is grey. All figures on these few crops are for demonstration.
 
-Rain is rendered by `nlcl_plugin.data.rain_renderer`.
+Rain is rendered by `nlcl_plugin.rain.renderer`.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ import cv2
 import numpy as np
 
 from nlcl_plugin.data.image_io import read_image, write_image
-from nlcl_plugin.data.rain_renderer import blend, render_rain
 from nlcl_plugin.errors import InputError
+from nlcl_plugin.rain.renderer import blend, render_rain
 
 __all__ = ["PHOTOGRAPHS", "Crop", "Photograph", "Tile", "make_demo_data", "plan_tiles", "plan_validation"]
 

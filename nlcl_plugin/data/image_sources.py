@@ -58,7 +58,7 @@ class LmdbSource:
     """
 
     def __init__(self, root: str) -> None:
-        from nlcl_plugin.data.lmdb_store import LmdbImages  # here, as who reads folders needs no lmdb
+        from nlcl_plugin.data.lmdb.store import LmdbImages  # here, as who reads folders needs no lmdb
 
         self.root = root
         self._images = LmdbImages(root)

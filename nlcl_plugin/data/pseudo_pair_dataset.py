@@ -12,16 +12,16 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from nlcl_plugin.data.batch_random import BatchRandom
 from nlcl_plugin.data.crops import random_crop
 from nlcl_plugin.data.image_dataset import ImageDataset
 from nlcl_plugin.data.image_io import to_tensor
 from nlcl_plugin.data.image_sources import ImageSource, open_source
-from nlcl_plugin.data.pseudo_pairs import make_pseudo_rainy
-from nlcl_plugin.data.rain_renderer import render_rain
-from nlcl_plugin.data.rain_variation import RainVariation
 from nlcl_plugin.data.sampler import sample_generator
 from nlcl_plugin.errors import InputError
+from nlcl_plugin.rain.batch_random import BatchRandom
+from nlcl_plugin.rain.pseudo_pairs import make_pseudo_rainy
+from nlcl_plugin.rain.renderer import render_rain
+from nlcl_plugin.rain.variation import RainVariation
 
 RENDERED = "rendered"  # in the place of a layer's path
 
@@ -42,7 +42,7 @@ class PseudoPairDataset(ImageDataset):
             - io_backend (dict): `type: disk` (the default) or `type: lmdb`, for the clean images.
             - dataroot_rain (str, or a list of them): The banks: LMDBs, by their names, or folders of images that show
               rain on black. Every layer of them all is drawn equally often. Not needed where `rendered` is 1.
-            - rendered (float): The fraction of samples whose rain is rendered (`data.rain_renderer`) instead. Default:
+            - rendered (float): The fraction of samples whose rain is rendered (`rain.renderer`) instead. Default:
               0.
             - gain, threshold, resize, flip, layers, rain_free, screen: How the rain is varied, as in
               `train.restorer_opt`; see `RainVariation`. Of several `layers`, all are of the bank or all rendered.

@@ -18,9 +18,9 @@ from mmengine.utils import apply_to
 from torch import nn
 
 from nlcl_plugin.data.files import remove_leftovers, written_whole
-from nlcl_plugin.engine.network_about import KEY
 from nlcl_plugin.mm.derain import NLCLDerain
 from nlcl_plugin.models.unpaired_iteration import bare
+from nlcl_plugin.networks.about import KEY
 
 BACKEND = "nlcl_whole"
 

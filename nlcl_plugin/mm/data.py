@@ -16,9 +16,9 @@ from nlcl_plugin.data import pseudo_pair_dataset, unpaired_image_dataset
 from nlcl_plugin.data import sampler as sampling
 from nlcl_plugin.data.image_io import read_image, to_tensor
 from nlcl_plugin.data.image_sources import pair_images
-from nlcl_plugin.data.rain_renderer import blend, render_rain
 from nlcl_plugin.data.sampler import SampleIndex
 from nlcl_plugin.errors import InputError
+from nlcl_plugin.rain.renderer import blend, render_rain
 
 
 class _TellsEpochs:
@@ -134,7 +134,7 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
 
 
 class AddRenderedRain:
-    """A transform: lays rendered rain (see `data.rain_renderer`) on an image, for pipelines of other projects.
+    """A transform: lays rendered rain (see `rain.renderer`) on an image, for pipelines of other projects.
 
     Args:
         key: The clean image in the results: (H, W, 3), RGB, uint8 or float in [0, 1].

@@ -18,15 +18,15 @@ from mmengine.registry import MODELS
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from nlcl_plugin.engine.network_about import describe
-from nlcl_plugin.engine.plain_file import weights_of
+from nlcl_plugin.config.train_options import UnpairedOptions
 from nlcl_plugin.errors import InputError
+from nlcl_plugin.inference.padding import run_padded
 from nlcl_plugin.mm.optim import WrapperStepper
 from nlcl_plugin.models.initial_weights import own_random_stream
 from nlcl_plugin.models.layer_embeddings import LayerEmbeddings
-from nlcl_plugin.models.nlcl_options import UnpairedOptions
-from nlcl_plugin.models.padding import run_padded
 from nlcl_plugin.models.unpaired_iteration import UnpairedIteration, bare, needed_nets
+from nlcl_plugin.networks.about import describe
+from nlcl_plugin.networks.safe_load import weights_of
 
 # Arguments of NLCLDerain, and attributes, by the labels that the iteration uses.
 NAMES = {"g": "generator", "r": "rain_generator", "d": "discriminator", "p": "heads", "s": "restorer"}
@@ -260,7 +260,7 @@ class NLCLDerain(BaseModel):
         """Say what the networks are that derain, for whoever reads a checkpoint; a restorer when it is being trained.
 
         Returns:
-            What `engine.network_about.describe` says, by what the names of the weights to infer with begin with.
+            What `networks.about.describe` says, by what the names of the weights to infer with begin with.
         """
         taken = int(self.progress[0])
         found = {}

@@ -10,8 +10,8 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 
-from nlcl_plugin.engine.process_group import check_launcher
 from nlcl_plugin.errors import InputError
+from nlcl_plugin.training.distributed import check_launcher
 
 
 def allow_history_in_checkpoints() -> None:

@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from basicsr.losses import build_loss
 from torch import Tensor, nn
 
-from nlcl_plugin.data.batch_random import BatchRandom
+from nlcl_plugin.config.addon_options import MixedOptions
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.models.layer_embeddings import layer_places
-from nlcl_plugin.models.mixed_options import MixedOptions
 from nlcl_plugin.models.module_features import ModuleFeatures
 from nlcl_plugin.ops import gather_at
+from nlcl_plugin.rain.batch_random import BatchRandom
 
 
 class AddedContrast:

@@ -13,11 +13,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nlcl_plugin.data.batch_random import BatchRandom
+from nlcl_plugin.config.train_options import CompositePatches
 from nlcl_plugin.losses import References
-from nlcl_plugin.models.nlcl_options import CompositePatches
 from nlcl_plugin.ops import nonlocal_neighbours
 from nlcl_plugin.ops.patch_sets import gather_patches
+from nlcl_plugin.rain.batch_random import BatchRandom
 
 
 class Compared(NamedTuple):

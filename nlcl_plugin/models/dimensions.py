@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from nlcl_plugin.data.batch_random import BatchRandom
 from nlcl_plugin.ops import dimension_ratio, layer_dimensions
+from nlcl_plugin.rain.batch_random import BatchRandom
 
 NAMES = ("dim_image", "dim_rain", "log_dim_ratio")
 

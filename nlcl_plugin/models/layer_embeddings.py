@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from nlcl_plugin.data.batch_random import BatchRandom
+from nlcl_plugin.config.train_options import LayerPatches, UnpairedOptions
 from nlcl_plugin.errors import InputError
-from nlcl_plugin.models.nlcl_options import LayerPatches, UnpairedOptions
 from nlcl_plugin.ops import gather_at, nonlocal_neighbours
+from nlcl_plugin.rain.batch_random import BatchRandom
 
 Pair = tuple[list[Tensor], list[Tensor]]
 

@@ -14,14 +14,14 @@ from basicsr.utils import get_root_logger
 from pydantic import BaseModel as OptionsModel
 from torch import Tensor, nn
 
-from nlcl_plugin.data.batch_random import BatchRandom
+from nlcl_plugin.config.addon_options import MixedOptions
+from nlcl_plugin.config.train_options import Built, OptimizerOptions
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.models.added_contrast import AddedContrast
-from nlcl_plugin.models.mixed_options import MixedOptions
 from nlcl_plugin.models.module_features import ModuleFeatures
-from nlcl_plugin.models.nlcl_options import Built, OptimizerOptions
 from nlcl_plugin.models.optimization import build_optimizer, build_scheduler
 from nlcl_plugin.models.pretrained import load_pretrained
+from nlcl_plugin.rain.batch_random import BatchRandom
 
 
 class NLCLMixin:

@@ -15,13 +15,13 @@ from basicsr.utils import get_root_logger
 from pydantic import BaseModel as OptionsModel
 from torch import Tensor, nn
 
+from nlcl_plugin.config.train_options import OptimizerOptions, TrainOptions
 from nlcl_plugin.errors import InputError
-from nlcl_plugin.models.any_size import infer
+from nlcl_plugin.inference.any_size import infer
+from nlcl_plugin.inference.padding import run_padded
 from nlcl_plugin.models.initial_weights import own_random_stream
 from nlcl_plugin.models.layer_embeddings import LayerEmbeddings
-from nlcl_plugin.models.nlcl_options import OptimizerOptions, TrainOptions
 from nlcl_plugin.models.optimization import build_optimizer, build_scheduler
-from nlcl_plugin.models.padding import run_padded
 from nlcl_plugin.models.pretrained import load_pretrained
 from nlcl_plugin.models.schedulers import set_rates
 from nlcl_plugin.models.stepper import Stepper

@@ -10,8 +10,8 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from nlcl_plugin.config.train_options import Built, OptimizerOptions
 from nlcl_plugin.errors import InputError
-from nlcl_plugin.models.nlcl_options import Built, OptimizerOptions
 from nlcl_plugin.models.schedulers import linear_decay
 
 BASICSR_SCHEDULERS = ("MultiStepLR", "MultiStepRestartLR", "CosineAnnealingRestartLR")

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from nlcl_plugin.data.batch_random import BatchRandom
-from nlcl_plugin.data.pseudo_pairs import make_pseudo_rainy, replace_by_rendered
+from nlcl_plugin.config.train_options import UnpairedOptions
 from nlcl_plugin.errors import InputError, TrainingStoppedError
 from nlcl_plugin.models.composite_contrast import compare_composites
 from nlcl_plugin.models.moving_average import update_average
-from nlcl_plugin.models.nlcl_options import UnpairedOptions
 from nlcl_plugin.models.unpaired_losses import UnpairedLosses
+from nlcl_plugin.rain.batch_random import BatchRandom
+from nlcl_plugin.rain.pseudo_pairs import make_pseudo_rainy, replace_by_rendered
 
 DECOMPOSITIONS = ("residual", "two_branch")
 MAX_SKIPPED = 20  # steps in a row; more of them mean that the weights themselves are past help

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from nlcl_plugin.data.batch_random import BatchRandom
+from nlcl_plugin.config.train_options import LossOptions, UnpairedOptions
 from nlcl_plugin.losses import lay_rain
 from nlcl_plugin.models.composite_contrast import compare_composites
 from nlcl_plugin.models.dimensions import measure_dimensions
 from nlcl_plugin.models.layer_embeddings import LayerEmbeddings, image_places, layer_places
-from nlcl_plugin.models.nlcl_options import LossOptions, UnpairedOptions
+from nlcl_plugin.rain.batch_random import BatchRandom
 
 
 class Layers(NamedTuple):

@@ -11,7 +11,7 @@ import lmdb
 import numpy as np
 from PIL import Image
 
-from nlcl_plugin.data import lmdb_create
+from nlcl_plugin.data.lmdb import create as lmdb_create
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -19,8 +19,8 @@ from nlcl_plugin.data.demo_data import (
     plan_tiles,
     plan_validation,
 )
-from nlcl_plugin.data.rain_renderer import blend, render_rain
 from nlcl_plugin.errors import InputError
+from nlcl_plugin.rain.renderer import blend, render_rain
 
 pytest.importorskip("skimage")
 

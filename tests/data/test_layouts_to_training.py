@@ -16,7 +16,7 @@ from prepare_helpers import records
 
 from nlcl_plugin.data import read_image
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "engine"))
+sys.path.append(str(Path(__file__).resolve().parents[1] / "training"))
 from training_helpers import tiny_options, write_options
 
 LAYOUTS = PAIRED | UNPAIRED

@@ -28,11 +28,12 @@ from PIL.PngImagePlugin import PngInfo
 from torch.utils.data import DataLoader
 from unpaired_helpers import epoch_indices, options
 
-from nlcl_plugin.data import lmdb_building, lmdb_create
 from nlcl_plugin.data.image_io import decode_raw, list_images
-from nlcl_plugin.data.lmdb_encode import Cut, encode_image
-from nlcl_plugin.data.lmdb_store import close_environment
-from nlcl_plugin.data.lmdb_verify import verify_lmdb
+from nlcl_plugin.data.lmdb import building as lmdb_building
+from nlcl_plugin.data.lmdb import create as lmdb_create
+from nlcl_plugin.data.lmdb.encode import Cut, encode_image
+from nlcl_plugin.data.lmdb.store import close_environment
+from nlcl_plugin.data.lmdb.verify import verify_lmdb
 from nlcl_plugin.data.unpaired_image_dataset import UnpairedImageDataset
 from nlcl_plugin.errors import InputError
 

@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from nlcl_plugin.data.lmdb_encode import Cut
-from nlcl_plugin.data.lmdb_keys import (
+from nlcl_plugin.data.lmdb.encode import Cut
+from nlcl_plugin.data.lmdb.keys import (
     Record,
     from_line,
     keys_of,

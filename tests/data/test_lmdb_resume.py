@@ -11,12 +11,13 @@ import pytest
 from lmdb_helpers import contents, create, create_in_small_batches, noise, some_images, with_opencv, write_files
 from prepare_helpers import start_command
 
-from nlcl_plugin.data import lmdb_building, lmdb_create
 from nlcl_plugin.data.folder_lock import locked
 from nlcl_plugin.data.image_io import list_images
-from nlcl_plugin.data.lmdb_create import create_lmdb
-from nlcl_plugin.data.lmdb_encode import Cut
-from nlcl_plugin.data.lmdb_store import LmdbImages, close_environment
+from nlcl_plugin.data.lmdb import building as lmdb_building
+from nlcl_plugin.data.lmdb import create as lmdb_create
+from nlcl_plugin.data.lmdb.create import create_lmdb
+from nlcl_plugin.data.lmdb.encode import Cut
+from nlcl_plugin.data.lmdb.store import LmdbImages, close_environment
 from nlcl_plugin.errors import InputError
 
 PNG, JPEG = (with_opencv(noise((9, 7)), ending) for ending in (".png", ".jpg"))
@@ -26,7 +27,7 @@ CUT = ["--crop", "24", "--step", "20"]
 def start(arguments):
     # A fork of this process would take over OpenCV's locks in whatever state they are in.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["nlcl_plugin.data.lmdb_create", "nlcl_plugin.data.prepare"])
+    context.set_forkserver_preload(["nlcl_plugin.data.lmdb.create", "nlcl_plugin.data.prepare"])
     process = context.Process(target=create_in_small_batches, args=(arguments,))
     process.start()
     return process

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import lmdb
 import pytest
 
-from nlcl_plugin.data import lmdb_store
-from nlcl_plugin.data.lmdb_store import LmdbImages, close_environment, open_environment
+from nlcl_plugin.data.lmdb import store as lmdb_store
+from nlcl_plugin.data.lmdb.store import LmdbImages, close_environment, open_environment
 from nlcl_plugin.errors import InputError
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")

@@ -7,10 +7,10 @@ import pytest
 from basicsr.utils.lmdb_util import make_lmdb_from_imgs
 from lmdb_helpers import noise, records, some_images, turned, values, with_opencv, with_pillow, write_files
 
-from nlcl_plugin.data.lmdb_create import create_lmdb
-from nlcl_plugin.data.lmdb_encode import Cut
-from nlcl_plugin.data.lmdb_store import close_environment
-from nlcl_plugin.data.lmdb_verify import verify_lmdb
+from nlcl_plugin.data.lmdb.create import create_lmdb
+from nlcl_plugin.data.lmdb.encode import Cut
+from nlcl_plugin.data.lmdb.store import close_environment
+from nlcl_plugin.data.lmdb.verify import verify_lmdb
 from nlcl_plugin.errors import InputError
 
 

@@ -9,9 +9,9 @@ from unpaired_helpers import epoch_indices, pack, write_folder
 
 from nlcl_plugin.data.image_io import to_tensor, write_image
 from nlcl_plugin.data.pseudo_pair_dataset import PseudoPairDataset
-from nlcl_plugin.data.rain_variation import RainVariation
 from nlcl_plugin.data.sampler import SampleIndex
 from nlcl_plugin.errors import InputError
+from nlcl_plugin.rain.variation import RainVariation
 
 CLEAN = ["x/000.png", "x/001.png", "y.png"]
 RAIN = ["000.png", "002.png", "003.png", "a/001.png"]  # sorted, as a folder is

@@ -21,11 +21,11 @@ import torch
 from hostile import assert_one_line, examples, mutated, places, watched
 
 from nlcl_plugin.archs import LayerGenerator, ResidualUNet
-from nlcl_plugin.engine import checkpoint
-from nlcl_plugin.engine.derain import ImageDerainer
-from nlcl_plugin.engine.network_about import as_metadata, describe
-from nlcl_plugin.engine.network_file import read_network_file
 from nlcl_plugin.errors import InputError
+from nlcl_plugin.inference.derain import ImageDerainer
+from nlcl_plugin.networks.about import as_metadata, describe
+from nlcl_plugin.networks.network_file import read_network_file
+from nlcl_plugin.training import checkpoint
 
 MEMORY = 200 << 20
 RAINY = np.random.default_rng(0).integers(0, 256, (9, 11, 3), dtype=np.uint8)

@@ -17,7 +17,7 @@ from hostile import tool
 from training_helpers import make_folders, tiny_options, write_options
 
 from nlcl_plugin.archs import ResidualUNet
-from nlcl_plugin.engine.network_about import describe
+from nlcl_plugin.networks.about import describe
 
 NEWLINE = "two\nlines.png"
 

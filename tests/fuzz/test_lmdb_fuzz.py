@@ -13,10 +13,10 @@ import pytest
 from conftest import photograph
 from hostile import LINES, assert_one_line, change_lines, change_top, examples, in_child, mutated, tool
 
-from nlcl_plugin.data.lmdb_create import create_lmdb
-from nlcl_plugin.data.lmdb_keys import read_records
-from nlcl_plugin.data.lmdb_store import LmdbImages, close_environment
-from nlcl_plugin.data.lmdb_verify import verify_lmdb
+from nlcl_plugin.data.lmdb.create import create_lmdb
+from nlcl_plugin.data.lmdb.keys import read_records
+from nlcl_plugin.data.lmdb.store import LmdbImages, close_environment
+from nlcl_plugin.data.lmdb.verify import verify_lmdb
 from nlcl_plugin.errors import InputError
 
 META = [

@@ -14,7 +14,7 @@ from hostile import tool
 from training_helpers import tiny_options
 
 from nlcl_plugin.archs import LayerGenerator, ResidualUNet
-from nlcl_plugin.data.lmdb_store import close_environment
+from nlcl_plugin.data.lmdb.store import close_environment
 from nlcl_plugin.errors import escape
 from nlcl_plugin.models.validation import _write_csv
 

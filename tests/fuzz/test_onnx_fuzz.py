@@ -14,10 +14,10 @@ from derain_helpers import save_network
 from hostile import CHANGED_TWICE, assert_one_line, change_anywhere, examples, in_child, mutated, watch, written
 
 from nlcl_plugin.archs import LayerGenerator, ResidualUNet
-from nlcl_plugin.engine.derain import ImageDerainer
-from nlcl_plugin.engine.derainer import load_derainer
-from nlcl_plugin.engine.export import export
 from nlcl_plugin.errors import InputError
+from nlcl_plugin.inference.derain import ImageDerainer
+from nlcl_plugin.inference.derainer import load_derainer
+from nlcl_plugin.inference.export import export
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")

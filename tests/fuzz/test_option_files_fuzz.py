@@ -22,8 +22,8 @@ from training_helpers import make_folders
 
 from nlcl_plugin import cli
 from nlcl_plugin.archs import ResidualUNet
-from nlcl_plugin.data.lmdb_create import create_lmdb
-from nlcl_plugin.engine.options import load_yaml
+from nlcl_plugin.config.option_files import load_yaml
+from nlcl_plugin.data.lmdb.create import create_lmdb
 
 FILES = sorted((REPOSITORY / "options").glob("*.yml"))
 SMALL = {  # so that a step takes no time

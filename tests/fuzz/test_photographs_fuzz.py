@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, PngImagePlugin
 
-from nlcl_plugin.data.photograph import Photograph, encode_photograph, read_photograph
 from nlcl_plugin.errors import InputError
+from nlcl_plugin.media.photograph import Photograph, encode_photograph, read_photograph
 
 MAX_PIXELS = 1_000_000
 MEMORY = 600 << 10  # kB that the whole of it may add to the process

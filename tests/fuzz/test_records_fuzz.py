@@ -30,8 +30,8 @@ from hostile import (
 from training_helpers import tiny_options
 
 from nlcl_plugin.archs import ResidualUNet
-from nlcl_plugin.engine.rain_bank import read_facts
 from nlcl_plugin.errors import InputError
+from nlcl_plugin.inference.rain_bank import read_facts
 
 
 def change_document(draw, path):

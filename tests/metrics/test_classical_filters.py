@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from nlcl_plugin.data.image_io import to_uint8
-from nlcl_plugin.data.rain_renderer import blend, render_rain
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.metrics.classical_filters import (
     FILTERS,
@@ -12,6 +11,7 @@ from nlcl_plugin.metrics.classical_filters import (
     remove_streaks,
 )
 from nlcl_plugin.metrics.quality import psnr
+from nlcl_plugin.rain.renderer import blend, render_rain
 
 
 def _naive_opening(image, kernel):

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path += [str(REPOSITORY / "tests" / "engine"), str(REPOSITORY / "tools")]  # for their modules
+sys.path += [str(REPOSITORY / "tests" / "training"), str(REPOSITORY / "tools")]  # for their modules
 
 # Stage 2 begins with iteration 11 of 20; each epoch has three batches.
 CONFIG = f"""

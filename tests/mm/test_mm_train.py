@@ -23,13 +23,13 @@ from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 
 from nlcl_plugin.data.folder_lock import locked
-from nlcl_plugin.engine.derainer import load_derainer
-from nlcl_plugin.engine.plain_file import load_plain
 from nlcl_plugin.errors import InputError
+from nlcl_plugin.inference.derainer import load_derainer
 from nlcl_plugin.mm.checkpoints import (
     WholeCheckpointHook,
     WholeFileBackend,
 )  # lets torch.load take MMEngine's checkpoints
+from nlcl_plugin.networks.safe_load import load_plain
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,10 @@ import pytest
 import torch
 from model_helpers import ADAM, build, options, step
 
-from nlcl_plugin.data.batch_random import BatchRandom
+from nlcl_plugin.config.train_options import CompositePatches
 from nlcl_plugin.losses import AsymmetricNLCLLoss, lay_rain
 from nlcl_plugin.models.composite_contrast import compare_composites
-from nlcl_plugin.models.nlcl_options import CompositePatches
+from nlcl_plugin.rain.batch_random import BatchRandom
 
 SMALL = {"num_queries": 3, "num_positives": 2, "num_negatives": 2, "patch_size": 4, "search_size": 8}
 BLOCK = {"type": "AsymmetricNLCLLoss", "form": "single", "temperature": 0.02, "sampling": SMALL}

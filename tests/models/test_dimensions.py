@@ -4,9 +4,9 @@ import pytest
 import torch
 from model_helpers import ADAM, batch, build, options, step
 
-from nlcl_plugin.data.batch_random import BatchRandom
 from nlcl_plugin.models.dimensions import NAMES, measure_dimensions
 from nlcl_plugin.ops import dimension_ratio, layer_dimensions
+from nlcl_plugin.rain.batch_random import BatchRandom
 
 AUTO = {
     "dimension_freq": 2,

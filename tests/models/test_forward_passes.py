@@ -7,7 +7,7 @@ import torch
 from model_helpers import batch, build
 
 import nlcl_plugin  # noqa: F401  before BasicSR, which it mends
-from nlcl_plugin.engine.options import load_yaml
+from nlcl_plugin.config.option_files import load_yaml
 
 SMALL = {"num_feat": 8}
 

@@ -30,10 +30,10 @@ from mixed_helpers import (
     stock,
 )
 
-from nlcl_plugin.data.batch_random import BatchRandom
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.models.nlcl_mixin import NLCLMixin
 from nlcl_plugin.ops import nonlocal_neighbours
+from nlcl_plugin.rain.batch_random import BatchRandom
 
 HERE = Path(__file__).parent
 MODELS = ("SRModel", "SwinIRModel", "SRGANModel", "ESRGANModel")

@@ -15,12 +15,12 @@ from model_helpers import RESTORER, batch, build, options, step
 
 import nlcl_plugin.mm  # noqa: F401  its metrics
 from nlcl_plugin.data.image_io import to_tensor, write_image
-from nlcl_plugin.engine.derain_measures import measure
-from nlcl_plugin.engine.json_log import JsonLog
-from nlcl_plugin.engine.report.page import _psnr
-from nlcl_plugin.engine.summary import summarise
-from nlcl_plugin.engine.train import _reached
+from nlcl_plugin.inference.measures import measure
 from nlcl_plugin.models.validation import ValidationMixin, _output_name, _write_csv
+from nlcl_plugin.report.page import _psnr
+from nlcl_plugin.training.json_log import JsonLog
+from nlcl_plugin.training.summary import summarise
+from nlcl_plugin.training.train import _reached
 
 
 @pytest.mark.parametrize(

@@ -208,7 +208,8 @@ def test_an_interrupted_study_goes_on_where_it_was(repository, write, tmp_path):
 def test_every_training_of_our_own_studies_has_options_that_the_command_takes(
     studies, repository, tmp_path, name, monkeypatch
 ):
-    from nlcl_plugin.engine import options, validate
+    from nlcl_plugin.config import check as validate
+    from nlcl_plugin.config import option_files as options
 
     path = repository / "options" / "studies" / f"{name}.yml"
     for weights in ("back.pth", "rain.pth"):

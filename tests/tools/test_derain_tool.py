@@ -20,10 +20,10 @@ from PIL import Image
 
 import nlcl_plugin
 from nlcl_plugin.archs import ResidualUNet
-from nlcl_plugin.engine.derain import ImageDerainer
-from nlcl_plugin.engine.derainer import load_derainer
-from nlcl_plugin.engine.export import export
-from nlcl_plugin.engine.network_about import describe
+from nlcl_plugin.inference.derain import ImageDerainer
+from nlcl_plugin.inference.derainer import load_derainer
+from nlcl_plugin.inference.export import export
+from nlcl_plugin.networks.about import describe
 
 TOOL = Path(__file__).parents[2] / "tools" / "derain.py"
 sys.path.insert(0, str(TOOL.parent))

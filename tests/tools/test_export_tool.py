@@ -13,10 +13,10 @@ from basicsr.archs.edsr_arch import EDSR
 from basicsr.archs.swinir_arch import SwinIR
 
 from nlcl_plugin.archs import LayerGenerator, ResidualUNet, SimpleGateUNet
-from nlcl_plugin.engine import export as exporting
-from nlcl_plugin.engine.derainer import load_derainer
-from nlcl_plugin.engine.network_about import describe
 from nlcl_plugin.errors import InputError
+from nlcl_plugin.inference import export as exporting
+from nlcl_plugin.inference.derainer import load_derainer
+from nlcl_plugin.networks.about import describe
 
 pytest.importorskip("onnxscript")
 onnx = pytest.importorskip("onnx")

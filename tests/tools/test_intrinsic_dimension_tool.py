@@ -11,12 +11,12 @@ import pytest
 import torch
 import yaml
 from conftest import photograph
+from studies.intrinsic_dimension.report import summary
+from studies.intrinsic_dimension.study import Key, LayerResult, Settings, known_alike
 
 from nlcl_plugin.archs import LayerGenerator
-from nlcl_plugin.data.rain_renderer import render_rain
-from nlcl_plugin.engine.dimension_report import summary
-from nlcl_plugin.engine.dimension_study import Key, LayerResult, Settings, known_alike
 from nlcl_plugin.errors import InputError
+from nlcl_plugin.rain.renderer import render_rain
 
 SMALL = ["--patch-size", "4", "6", "--k", "8", "16"]
 SMALL += ["--num-patches", "100", "--num-queries", "4", "--search-size", "16"]
@@ -134,7 +134,7 @@ def test_layers_of_networks_are_what_the_networks_make(tool, folders):
 
 
 def test_without_a_rain_network_the_rain_is_the_rest(folders):
-    from nlcl_plugin.engine.dimension_sources import LayerNetworks
+    from studies.intrinsic_dimension.sources import LayerNetworks
 
     options = {"network_s": {"type": "ResidualUNet", "num_feat": 8, "num_block": 1}}
     from basicsr.archs import build_network
@@ -161,8 +161,7 @@ def test_without_a_rain_network_the_rain_is_the_rest(folders):
 )
 def test_networks_that_change_or_refuse_a_size_are_skipped_and_told(folders, block, message):
     from basicsr.archs import build_network
-
-    from nlcl_plugin.engine.dimension_sources import LayerNetworks, network_source
+    from studies.intrinsic_dimension.sources import LayerNetworks, network_source
 
     block = {"num_in_ch": 3, "num_out_ch": 3, "num_feat": 4, **block}
     torch.save({"params": build_network(dict(block)).state_dict()}, folders / "net_g.pth")
@@ -231,14 +230,15 @@ def test_spread_is_over_images_that_have_an_estimate():
 
 
 def test_sets_whose_points_are_at_one_distance_are_infinite_and_no_fault():
-    from nlcl_plugin.engine.dimension_study import _set_estimates
+    from studies.intrinsic_dimension.study import _set_estimates
 
     found = list(_set_estimates(torch.eye(16).expand(2, 16, 16), 16))
     assert found == [("mle", float("inf"), 0), ("two_nn", float("inf"), 0)]
 
 
 def test_the_bias_is_that_of_the_estimators():
-    from nlcl_plugin.engine.dimension_study import calibrate
+    from studies.intrinsic_dimension.study import calibrate
+
     from nlcl_plugin.ops import intrinsic_dimension
 
     found = calibrate(Settings(ks=(16,), num_patches=200, num_queries=8, search_size=16))
@@ -256,7 +256,7 @@ def test_the_bias_is_that_of_the_estimators():
 
 
 def test_the_plot_shows_what_has_no_estimate_as_a_gap():
-    from nlcl_plugin.engine.dimension_report import as_plot
+    from studies.intrinsic_dimension.report import as_plot
 
     settings = Settings(patch_sizes=(4,), ks=(16, 64))
     layer = LayerResult(rain=True, values={Key("random", "mle", 4, 16): [float("nan")]})

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from nlcl_plugin.data import lmdb_create
-from nlcl_plugin.data.lmdb_store import close_environment
+from nlcl_plugin.data.lmdb import create as lmdb_create
+from nlcl_plugin.data.lmdb.store import close_environment
 
 
 @pytest.fixture

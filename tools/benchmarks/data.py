@@ -12,9 +12,9 @@ import skimage.data
 
 import nlcl_plugin  # noqa: F401  before BasicSR, which it mends
 from nlcl_plugin.data.image_io import write_image
-from nlcl_plugin.data.lmdb_create import create_lmdb
-from nlcl_plugin.data.lmdb_encode import Cut
-from nlcl_plugin.data.lmdb_store import LmdbImages
+from nlcl_plugin.data.lmdb.create import create_lmdb
+from nlcl_plugin.data.lmdb.encode import Cut
+from nlcl_plugin.data.lmdb.store import LmdbImages
 from nlcl_plugin.data.sampler import SampleIndex
 from nlcl_plugin.data.unpaired_image_dataset import UnpairedImageDataset
 
@@ -149,7 +149,7 @@ import sys, threading, time
 from pathlib import Path
 import nlcl_plugin
 from basicsr.utils.lmdb_util import make_lmdb_from_imgs
-from nlcl_plugin.data.lmdb_create import create_lmdb
+from nlcl_plugin.data.lmdb.create import create_lmdb
 root, output, several, jobs = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "1", int(sys.argv[4])
 names = sorted(path.name for path in root.iterdir())
 def resident():  # what is the process's own; pages of the map belong to the system, which takes them back at need

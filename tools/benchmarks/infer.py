@@ -5,7 +5,7 @@ from benchmarks import own_process
 from benchmarks.machine import alternate, measure_rates, ratios, spread
 
 from nlcl_plugin.archs import LayerGenerator
-from nlcl_plugin.models.any_size import infer
+from nlcl_plugin.inference.any_size import infer
 
 ROUNDS = 3
 SIZES = {"540p": (540, 960), "1080p": (1080, 1920), "4K": (2160, 3840)}

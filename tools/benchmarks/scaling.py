@@ -88,8 +88,8 @@ def _work(result):
 
     import nlcl_plugin  # noqa: F401  before BasicSR, which it mends
     from basicsr.models import build_model  # isort: skip
-    from nlcl_plugin.engine.options import load_yaml
-    from nlcl_plugin.engine.process_group import join
+    from nlcl_plugin.config.option_files import load_yaml
+    from nlcl_plugin.training.distributed import join
 
     join("pytorch", {"backend": "gloo"}, on_gpu=False)
     rank, processes = torch.distributed.get_rank(), torch.distributed.get_world_size()

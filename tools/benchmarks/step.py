@@ -107,7 +107,7 @@ def build(device, small=False, switches=None):
     import nlcl_plugin  # noqa: F401  before BasicSR, which it mends
 
     from basicsr.models import build_model  # isort: skip
-    from nlcl_plugin.engine.options import load_yaml
+    from nlcl_plugin.config.option_files import load_yaml
 
     options = load_yaml(str(OPTIONS))
     options.update(num_gpu=0 if device == "cpu" else 1, dist=False, rank=0, world_size=1, is_train=True)

@@ -19,11 +19,11 @@ from studies.plan import Training
 from tqdm import tqdm
 
 import nlcl_plugin
+from nlcl_plugin.config.check_datasets import is_plain_name
+from nlcl_plugin.config.option_files import write_options
 from nlcl_plugin.data.files import written_whole
-from nlcl_plugin.engine.json_log import parse_record
-from nlcl_plugin.engine.options import write_options
-from nlcl_plugin.engine.validate_datasets import is_plain_name
 from nlcl_plugin.errors import InputError
+from nlcl_plugin.training.json_log import parse_record
 
 RESULT = "result.json"
 STOPPED = 4  # exit code of a training that stopped itself: a result, if not the one hoped for

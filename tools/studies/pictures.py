@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from studies.plan import Training
 
-from nlcl_plugin.engine.montage import save_montage
+from nlcl_plugin.pictures import save_montage
 
 
 def show_photographs(show: list[str], results: dict[Training, Any], folder: Path, picture: Path) -> dict[str, Path]:

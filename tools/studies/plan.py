@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from nlcl_plugin.engine.options import load_yaml, merged, read_yaml
+from nlcl_plugin.config.option_files import load_yaml, merged, read_yaml
 from nlcl_plugin.errors import InputError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.=,+-]*")

@@ -11,8 +11,8 @@ import numpy as np
 
 from nlcl_plugin.data.image_io import encode_png
 from nlcl_plugin.data.prepare.model import Source
-from nlcl_plugin.data.video import is_whole
 from nlcl_plugin.errors import InputError
+from nlcl_plugin.media.video import is_whole
 
 # What FFmpeg dislikes about a broken video would go to stderr; our message replaces that.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")

@@ -1,0 +1,1 @@
+"""Option files: read, described by schemas, checked, rehearsed."""

@@ -1,0 +1,246 @@
+"""Read an option file: safe YAML, overrides from the command line, and the fields BasicSR adds at run time."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import warnings
+from typing import Any
+
+import torch
+
+from nlcl_plugin.config.plain_yaml import dump, parse
+from nlcl_plugin.data.files import written_whole
+from nlcl_plugin.errors import InputError
+from nlcl_plugin.training.checkpoint import newest, saved_networks, saved_states
+
+# Keys of `path` that say where a run writes; they follow from its name.
+FOLDERS = ("experiments_root", "results_root", "models", "training_states", "visualization", "log")
+
+
+def load_yaml(path: str) -> dict[str, Any]:
+    """Load an option file.
+
+    Its key `_base_` names an option file to build on, or a list of them, relative to its own folder. Blocks are merged,
+    and later wins: the files of the list in their order, then the file itself. A block with `_delete_: true` replaces
+    the one before it, as in MMEngine.
+
+    Args:
+        path: A YAML file.
+
+    Returns:
+        The options as plain dicts, without `_base_` and `_delete_`.
+
+    Raises:
+        InputError: If a file is missing, not YAML, not a mapping, or built on itself.
+    """
+    return _load_merged(path, ())
+
+
+def _load_merged(path: str, above: tuple[str, ...]) -> dict[str, Any]:
+    identity = os.path.realpath(path)
+    if identity in above:
+        names = " → ".join(os.path.basename(name) for name in (*above[above.index(identity) :], identity))
+        raise InputError(f"{path}: _base_ leads back to where it began ({names}); take one of them out")
+    own = read_yaml(path)
+    bases = own.pop("_base_", [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise InputError(f"{path}: _base_: expected an option file or a list of them, but received {bases!r}")
+    options: dict[str, Any] = {}
+    for base in bases:
+        file = os.path.join(os.path.dirname(path), os.path.expanduser(base))
+        if not os.path.isfile(file):
+            raise InputError(f"{path}: _base_: there is no file {file!r}; give it relative to this option file")
+        options = merged(options, _load_merged(file, (*above, identity)), path)
+    return merged(options, own, path)
+
+
+def merged(before: Any, block: dict[str, Any], path: str) -> dict[str, Any]:
+    """Merge a block over another, as `_base_` does.
+
+    Args:
+        before: The block to build on, left as it is; what is no mapping is replaced.
+        block: Wins; with `_delete_: true` it replaces all.
+        path: Its file, for messages.
+
+    Returns:
+        The merged block.
+
+    Raises:
+        InputError: If a `_delete_` is neither true nor false.
+    """
+    block = dict(block)
+    replaces = block.pop("_delete_", False)
+    if not isinstance(replaces, bool):
+        raise InputError(f"{path}: _delete_: expected true or false, but received {replaces!r}")
+    result = dict(before) if isinstance(before, dict) and not replaces else {}
+    for key, value in block.items():
+        result[key] = merged(result.get(key), value, path) if isinstance(value, dict) else value
+    return result
+
+
+def read_yaml(path: str) -> dict[str, Any]:
+    """Read a YAML file as it stands, `_base_` and `_delete_` included; see `load_yaml`."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+        options = parse(text)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"cannot read the option file {path!r}: {getattr(error, 'strerror', None) or error}"
+        ) from error
+    if not isinstance(options, dict):
+        raise InputError(f"{path} must hold a mapping of options, but holds {type(options).__name__}")
+    return options
+
+
+def write_options(path: str, options: dict[str, Any], *, comment: str = "") -> None:
+    """Write complete options as a file that `load_yaml` reads back as the same.
+
+    Args:
+        path: The file.
+        options: Plain options, as of `training.run_state.plain_options`.
+        comment: Lines to put above them.
+    """
+    text = dump(options)
+    notes = "".join(f"# {line}\n" for line in comment.splitlines())
+    with written_whole(path) as file:
+        file.write(f"{notes}{text}".encode())
+
+
+def override(options: dict[str, Any], entries: list[str]) -> None:
+    """Set options in place, as `--force_yml` does; nothing is evaluated.
+
+    Args:
+        options: The options.
+        entries: Items `block:key=value`, the value in YAML; the block must exist, the key may be new.
+
+    Raises:
+        InputError: If an item is malformed or its block doesn't exist.
+    """
+    for entry in entries:
+        keys, separator, text = entry.partition("=")
+        path = [key.strip() for key in keys.split(":")]
+        if not separator or not all(path):
+            raise InputError(f"--force_yml: expected block:key=value, but received {entry!r}")
+        try:
+            value = parse(text)
+        except InputError as error:
+            raise InputError(f"--force_yml {entry!r}: {error}") from error
+        block: Any = options
+        for depth, key in enumerate(path[:-1]):
+            if not isinstance(block.get(key), dict):
+                close = difflib.get_close_matches(key, [str(name) for name in block], n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else f"; set it whole, {key}={{{path[-1]}: {text}}}"
+                raise InputError(f"--force_yml {entry!r}: there is no block {':'.join(path[: depth + 1])!r}{hint}")
+            block = block[key]
+        block[path[-1]] = value
+
+
+def run_name(options: dict[str, Any], *, debug: bool) -> str:
+    """The name of a run, which BasicSR's debug mode changes."""
+    name: str = options["name"]
+    return f"debug_{name}" if debug and not name.startswith("debug") else name
+
+
+def complete(options: dict[str, Any], *, root: str, is_train: bool, auto_resume: bool, debug: bool) -> None:
+    """Add, in place, what BasicSR's own parser adds: phases, folders and the number of GPUs.
+
+    Args:
+        options: Options as read, with `name` and `datasets`.
+        root: Folder that gets `experiments/`, `results/` and `tb_logger/`.
+        is_train: Train or test.
+        auto_resume: Whether to go on from the newest state.
+        debug: Whether to shorten all intervals, as BasicSR does.
+    """
+    options["name"] = run_name(options, debug=debug)
+    options.update(is_train=is_train, auto_resume=auto_resume, root_path=root)
+    options.setdefault("scale", 1)
+    if options.get("num_gpu", "auto") == "auto":
+        options["num_gpu"] = torch.cuda.device_count()
+    for name, dataset in list(options["datasets"].items()):
+        optional = dataset.pop("optional", False)
+        if not isinstance(optional, bool):
+            raise InputError(f"datasets.{name}.optional: expected true or false, but received {optional!r}")
+        if optional and not _roots_exist(dataset):
+            warnings.warn(f"datasets.{name} is left out: its folders don't exist and it is optional", stacklevel=2)
+            del options["datasets"][name]
+            continue
+        dataset.setdefault("name", name)
+        dataset["phase"] = name.split("_")[0]
+        dataset["scale"] = options["scale"]
+        dataset.setdefault("io_backend", {"type": "disk"})
+        dataset.setdefault("manual_seed", options.get("manual_seed"))
+        for key in ("dataroot_gt", "dataroot_lq"):
+            if dataset.get(key) is not None:
+                dataset[key] = os.path.expanduser(str(dataset[key]))
+        if dataset.get("pin_memory") and not torch.cuda.is_available():
+            dataset["pin_memory"] = False  # pinning needs a GPU; torch would warn at every epoch
+    paths = options["path"] = options.get("path") or {}
+    for key in [key for key in paths if key in FOLDERS]:
+        warnings.warn(f"path.{key}: is not read, as folders follow from the name of the run", stacklevel=2)
+        del paths[key]
+    for block in ("logger", "val", "dist_params"):
+        if options.get(block):  # a key without a value stands for its default
+            options[block] = {key: value for key, value in options[block].items() if value is not None}
+    for key, value in paths.items():
+        if value is not None and ("pretrain_network" in key or "resume_state" in key):
+            if not isinstance(value, str):
+                raise InputError(f"path.{key}: expected a path, but received {value!r}")
+            paths[key] = newest_checkpoint(os.path.expanduser(value), key)
+    if is_train:
+        experiment = os.path.join(root, "experiments", options["name"])
+        paths["experiments_root"] = experiment
+        paths["models"] = os.path.join(experiment, "models")
+        paths["training_states"] = os.path.join(experiment, "training_states")
+        paths["visualization"] = os.path.join(experiment, "visualization")
+        paths["log"] = experiment
+        logger = options["logger"] = options.get("logger") or {}
+        logger.setdefault("print_freq", 100)
+        logger.setdefault("save_checkpoint_freq", 5000)
+        logger.setdefault("use_tb_logger", False)
+        if "debug" in options["name"]:
+            logger.update(print_freq=1, save_checkpoint_freq=8)
+            if options.get("val"):
+                options["val"]["val_freq"] = 8
+    else:
+        results = os.path.join(root, "results", options["name"])
+        paths["results_root"] = paths["log"] = results
+        paths["visualization"] = os.path.join(results, "visualization")
+    if options.get("val") is not None or not is_train or any(name != "train" for name in options["datasets"]):
+        val = options["val"] = options.get("val") or {}
+        val.setdefault("save_img", not is_train)
+        val.setdefault("suffix", None)
+        val.setdefault("val_freq", 5000)  # no block `val` still means a validation at the end
+
+
+def _roots_exist(dataset: dict[str, Any]) -> bool:
+    roots = [dataset[key] for key in ("dataroot_lq", "dataroot_gt") if dataset.get(key) is not None]
+    return all(os.path.exists(os.path.expanduser(str(root))) for root in roots)
+
+
+def newest_checkpoint(path: str, key: str) -> str:
+    """Resolve a checkpoint path; a folder stands for its newest checkpoint, by iteration (`training.checkpoint.newest`).
+
+    Args:
+        path: A file, or a folder such as `experiments/NAME/models`.
+        key: The option: `resume_state`, or `pretrain_network_X` for files `net_X_*.pth` of that letter alone.
+
+    Returns:
+        The file.
+
+    Raises:
+        InputError: If there is none.
+    """
+    if os.path.isfile(path):
+        return path
+    if not os.path.isdir(path):
+        raise InputError(f"path.{key}: there is no file or folder {path!r}; train first, or give another path")
+    label = key.partition("pretrain_network_")[2]
+    found = saved_networks(path, label) if label else saved_states(path)
+    if not found:
+        raise InputError(f"path.{key}: the folder {path!r} holds no {f'net_{label}_*.pth' if label else '*.state'}")
+    return str(newest(found))

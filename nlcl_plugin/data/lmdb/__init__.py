@@ -1,0 +1,1 @@
+"""Images in LMDBs, in BasicSR's layout."""

@@ -1,0 +1,174 @@
+"""What an image file becomes in an LMDB: the file itself where that will do, else PNGs of it or of its sub-images."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+
+from nlcl_plugin.data.image_io import decode_raw, encode_png
+from nlcl_plugin.data.lmdb.keys import Box
+from nlcl_plugin.errors import InputError
+
+_PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How images are cut into sub-images: BasicSR's `extract_subimages`.
+
+    Attributes:
+        crop: The side of the squares.
+        step: From one to the next.
+        threshold: At the right and at the bottom, one more is cut flush with the edge if more than so many pixels are
+            left over; BasicSR's `thresh_size`.
+    """
+
+    crop: int
+    step: int
+    threshold: int = 0
+
+    def boxes(self, height: int, width: int) -> list[Box]:
+        """Cut an image, row by row; where it is smaller than the crop, it is not cut in that direction.
+
+        Args:
+            height: Of the image.
+            width: Of the image.
+
+        Returns:
+            Top, left, height and width of each sub-image.
+        """
+        return [
+            (top, left, min(self.crop, height), min(self.crop, width))
+            for top in self._starts(height)
+            for left in self._starts(width)
+        ]
+
+    def leaves_whole(self, height: int, width: int) -> bool:
+        """Whether an image of this size is not cut at all."""
+        return max(height, width) <= self.crop
+
+    def _starts(self, length: int) -> list[int]:
+        if length <= self.crop:
+            return [0]
+        starts = list(range(0, length - self.crop + 1, self.step))
+        if length - (starts[-1] + self.crop) > self.threshold:
+            starts.append(length - self.crop)
+        return starts
+
+
+@dataclass(frozen=True)
+class Value:
+    """An encoded image.
+
+    Attributes:
+        data: The content of an image file.
+        shape: Its height, width and channels, alpha included.
+        box: The part of the source image; None for all of it.
+        sha256: The hash of `data`.
+    """
+
+    data: bytes
+    shape: tuple[int, int, int]
+    box: Box | None = None
+    sha256: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Hash here, where it is done in the thread that encodes."""
+        object.__setattr__(self, "sha256", hashlib.sha256(self.data).hexdigest())
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What an image file becomes.
+
+    Attributes:
+        values: The image, or its sub-images.
+        copied: Whether it is the file itself, byte for byte.
+        notes: What is particular about it, in words for a summary.
+    """
+
+    values: list[Value]
+    copied: bool
+    notes: list[str]
+
+
+def encode_image(data: bytes, source: str, cut: Cut | None = None) -> Encoded:
+    """Make the values of an image file.
+
+    A PNG that is not cut and that EXIF does not turn stays as it is, once it has proved to be whole. All else is
+    decoded and becomes PNG: grey and 16-bit stay so, floats become 16-bit, alpha is dropped, and the EXIF orientation
+    is applied. Readers drop the alpha of a PNG as well, so both ways show the same picture.
+
+    Args:
+        data: The content of the file.
+        source: Its name, for messages.
+        cut: How to cut it.
+
+    Returns:
+        The values.
+
+    Raises:
+        InputError: If it cannot be decoded; see `decode_raw`.
+    """
+    if data.startswith(_PNG_START) and len(data) > 24:
+        width, height = struct.unpack(">II", data[16:24])
+        if (cut is None or cut.leaves_whole(height, width)) and not _is_turned(data):
+            value = Value(data, shape_of(data, source))
+            return Encoded([value], True, _notes((height, width), cut))
+    image = decode_raw(data, source, keep_grey=True)
+    size = (image.shape[0], image.shape[1])
+    notes = _notes(size, cut)
+    if image.dtype == np.float32:
+        notes.append("of floats and became 16-bit")
+    channels = 1 if image.ndim == 2 else 3
+    if cut is None or cut.leaves_whole(*size):
+        return Encoded([Value(encode_png(image), (*size, channels))], False, notes)
+    values = []
+    for box in cut.boxes(*size):
+        top, left, height, width = box
+        part = image[top : top + height, left : left + width]
+        values.append(Value(encode_png(part), (height, width, channels), box))
+    return Encoded(values, False, notes)
+
+
+def shape_of(data: bytes, source: str) -> tuple[int, int, int]:
+    """Decode an image as it is stored, to see its shape and that it is whole.
+
+    Args:
+        data: The content of an image file.
+        source: Its name, for messages.
+
+    Returns:
+        Height, width and channels, alpha included, as BasicSR's `meta_info.txt` has them.
+
+    Raises:
+        InputError: If it cannot be decoded.
+    """
+    image = _decode(data, cv2.IMREAD_UNCHANGED) if data else None
+    if image is None:
+        raise InputError(f"{source}: cannot be decoded as an image; it is broken or of another kind, replace it")
+    return (image.shape[0], image.shape[1], 1 if image.ndim == 2 else image.shape[2])
+
+
+def _is_turned(data: bytes) -> bool:
+    # The four letters may also stand in the pixels by chance: what counts is whether the decoder turns the image.
+    if b"eXIf" not in data:
+        return False
+    flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
+    seen, stored = _decode(data, flags), _decode(data, flags | cv2.IMREAD_IGNORE_ORIENTATION)
+    return seen is not None and stored is not None and not np.array_equal(seen, stored)
+
+
+def _decode(data: bytes, flags: int) -> np.ndarray | None:
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:  # for example more pixels than OpenCV accepts
+        return None
+
+
+def _notes(size: tuple[int, int], cut: Cut | None) -> list[str]:
+    return ["smaller than the crop, and not cut on that side"] if cut is not None and min(size) < cut.crop else []

@@ -1,7 +1,0 @@
-"""Photographs as they come from cameras and programs, read and written without loss of what belongs to them."""
-
-from nlcl_plugin.data.photograph.model import MAX_PIXELS, Photograph
-from nlcl_plugin.data.photograph.reading import read_photograph
-from nlcl_plugin.data.photograph.writing import encode_photograph, write_photograph
-
-__all__ = ["MAX_PIXELS", "Photograph", "encode_photograph", "read_photograph", "write_photograph"]

@@ -1,1 +1,0 @@
-"""BasicSR's runtime made reliable: options, launch, training, testing, summary."""

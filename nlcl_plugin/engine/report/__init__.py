@@ -1,5 +1,0 @@
-"""What a training looks like: one self-contained page."""
-
-from nlcl_plugin.engine.report.page import write_report
-
-__all__ = ["write_report"]

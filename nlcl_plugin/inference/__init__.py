@@ -1,0 +1,1 @@
+"""Trained networks at work: images of any size, files, rain banks, export."""

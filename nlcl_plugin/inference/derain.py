@@ -1,0 +1,192 @@
+"""Derain images that a program holds: arrays and tensors in, the same kind out."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nlcl_plugin.data.image_io import to_tensor
+from nlcl_plugin.errors import InputError
+from nlcl_plugin.inference.derainer import Derainer, ShapeError, load_derainer
+
+DEMO_WEIGHTS = Path(__file__).parents[1] / "weights" / "demo.safetensors"
+
+_TRIAL = (1, 3, 64, 64)  # a size that all but few networks take
+
+_Images = TypeVar("_Images", np.ndarray, Tensor, list, tuple)
+
+
+class ImageDerainer:
+    """Derains images in memory with one network.
+
+    Args:
+        weights: A network file or the folder of a training (see `load_derainer`); by default the demo weights that
+            come with the package, which know thin rendered streaks only.
+        device: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1` …
+        amp: Run in bfloat16 where that is safe: less time where the processor has it, off by a few grey levels.
+        **which: `label` and `order` of `load_derainer`.
+
+    Raises:
+        InputError: If the weights can't be used, the network does not keep the shape, or the device is not there.
+    """
+
+    def __init__(
+        self, weights: str | os.PathLike[str] | None = None, *, device: str = "auto", amp: bool = False, **which: Any
+    ) -> None:
+        self.derainer: Derainer = load_derainer(DEMO_WEIGHTS if weights is None else weights, **which)
+        self.device = find_device(device)
+        self.derainer.net.to(self.device)
+        self.amp = amp
+        try:  # now, since it would fail on every image
+            self.derainer(torch.zeros(_TRIAL, device=self.device))
+        except ShapeError:
+            raise
+        except InputError:
+            pass  # it may need another size
+
+    def tensor(self, rainy: Tensor, **how: Any) -> Tensor:
+        """Derain a batch.
+
+        Args:
+            rainy: (B, 3, H, W), RGB in [0, 1], on any device.
+            **how: See `Derainer`.
+
+        Returns:
+            The image layer, clipped to [0, 1], on the device of the input.
+
+        Raises:
+            InputError: If the network fails on this size, or what it makes is not finite.
+        """
+        return self._run(self.derainer, rainy, how).clamp(0, 1)
+
+    def rain(self, rainy: Tensor, **how: Any) -> Tensor:
+        """The rain layer R (B, 1 or 3, H, W) of a batch in the same way, not clipped."""
+        return self._run(self.derainer.rain, rainy, how)
+
+    def _run(self, network: Callable[..., Tensor], rainy: Tensor, how: dict[str, Any]) -> Tensor:
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.amp):
+            layer = network(rainy.to(self.device, torch.float32), **how)
+        if not torch.isfinite(layer).all():
+            raise InputError(f"{self.derainer.source}: makes values that are not finite; give other weights")
+        return layer.to(rainy.device, rainy.dtype)
+
+    def array(self, rainy: np.ndarray, **how: Any) -> np.ndarray:
+        """Derain an (H, W, 3) RGB array of uint8, uint16, or floats in [0, 1]; the result has its type."""
+        return as_type(self.tensor(to_tensor(rainy)[None], **how)[0], rainy.dtype)
+
+
+def derain(
+    images: _Images, weights: str | os.PathLike[str] | None = None, *, device: str = "auto", amp: bool = False
+) -> _Images:
+    """Remove the rain from images.
+
+    Args:
+        images: An array (H, W, 3) of uint8, uint16 or floats in [0, 1]; a tensor (3, H, W) or (B, 3, H, W) of floats
+            in [0, 1]; or a list or tuple of such. RGB. For files see `tools/derain.py`.
+        weights: A network file, or the folder of a training such as `experiments/nlcl_small`; by default the demo
+            weights that come with the package, which know thin rendered streaks only. Kept until they change.
+        device: `auto`, `cpu`, `cuda` …
+        amp: Run in bfloat16.
+
+    Returns:
+        The derained images, of the type, shape and range of what came.
+
+    Raises:
+        InputError: If the weights or the device can't be used, or an image is of another kind.
+
+    Example:
+        >>> import numpy as np
+        >>> derain(np.zeros((9, 16, 3), np.uint8)).shape
+        (9, 16, 3)
+    """
+    return _derained(images, _network(weights, device, amp))
+
+
+def _network(weights: str | os.PathLike[str] | None, device: str, amp: bool) -> ImageDerainer:
+    path = Path(weights if weights is not None else DEMO_WEIGHTS).expanduser()
+    files = [path, *path.glob("models/*")]
+    newest = max((file.stat().st_mtime_ns for file in files if file.exists()), default=0)
+    return _loaded(path, newest, device, amp)
+
+
+@functools.lru_cache(maxsize=2)
+def _loaded(path: Path, newest: int, device: str, amp: bool) -> ImageDerainer:
+    # With the time of the newest file, weights that have changed are others.
+    return ImageDerainer(path, device=device, amp=amp)
+
+
+def _derained(images: Any, network: ImageDerainer) -> Any:
+    if isinstance(images, list | tuple):
+        return type(images)(_derained(image, network) for image in images)
+    if isinstance(images, np.ndarray) and images.ndim == 3 and images.shape[2] == 3 and images.size:
+        kind, size = images.dtype.kind, images.dtype.itemsize
+        if kind != "f" and (kind != "u" or size > 2):
+            raise InputError(f"expected an array of uint8, uint16 or floats in [0, 1], but received {images.dtype}")
+        return network.array(_in_range(images) if kind == "f" else images)
+    if isinstance(images, Tensor) and images.dim() in (3, 4) and images.shape[-3] == 3 and images.numel():
+        if not images.is_floating_point():
+            raise InputError(f"expected a tensor of floats in [0, 1], but received {images.dtype}")
+        batch = images if images.dim() == 4 else images[None]
+        result = torch.cat([network.tensor(image[None]) for image in _in_range(batch)])
+        return result if images.dim() == 4 else result[0]
+    received = f"the shape {tuple(images.shape)}" if hasattr(images, "shape") else f"{type(images).__name__}"
+    raise InputError(
+        f"expected an array (H, W, 3), a tensor (3, H, W) or (B, 3, H, W), or a list of them, but received {received}"
+    )
+
+
+def _in_range(image: Any) -> Any:
+    """Refuse floats of another range: scaled by 255 by mistake, they would come back white."""
+    low, high = float(image.min()), float(image.max())
+    if not (low >= -0.01 and high <= 1.01):  # NaN fails too
+        raise InputError(f"expected floats in [0, 1], but received {low:g} to {high:g}; divide by 255, for example")
+    return image
+
+
+def as_type(image: Tensor, dtype: Any) -> np.ndarray:
+    """Make an array of an image.
+
+    Args:
+        image: (C, H, W) in [0, 1].
+        dtype: uint8 or uint16 (rounded), or a float type.
+
+    Returns:
+        The array (H, W, C).
+    """
+    array = image.detach().permute(1, 2, 0).cpu().numpy()
+    if np.issubdtype(dtype, np.integer):
+        array = np.rint(array.astype(np.float32) * np.float32(np.iinfo(dtype).max))
+    return np.ascontiguousarray(array.astype(dtype))
+
+
+def find_device(name: str) -> torch.device:
+    """The device of a name.
+
+    Args:
+        name: `auto` (a GPU if there is one), or a name of torch.
+
+    Raises:
+        InputError: If it is unknown or not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:150]
+        raise InputError(f"device {name!r} cannot be used ({reason}); expected auto, cpu or cuda") from error
+    return device
+
+
+def share(images: Sequence[np.ndarray], network: ImageDerainer) -> list[np.ndarray]:
+    """Derain images of one shape at once, as a GPU likes it."""
+    batch = torch.stack([to_tensor(image) for image in images])
+    return [as_type(one, image.dtype) for one, image in zip(network.tensor(batch), images, strict=True)]

@@ -1,0 +1,182 @@
+"""Networks that derain, from whatever file or folder holds their weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nlcl_plugin.config.option_files import load_yaml
+from nlcl_plugin.errors import InputError
+from nlcl_plugin.inference.any_size import in_parts, infer
+from nlcl_plugin.inference.padding import run_padded
+from nlcl_plugin.networks.about import KINDS
+from nlcl_plugin.networks.network_file import NetworkFile, read_network_file
+from nlcl_plugin.networks.onnx_network import load_onnx
+from nlcl_plugin.networks.trained_network import build_with_weights
+from nlcl_plugin.training.checkpoint import newest, saved_networks
+
+
+class ShapeError(InputError):
+    """A network does not keep the shape."""
+
+
+@dataclass(frozen=True)
+class Derainer:
+    """A network that takes rain out of images.
+
+    Attributes:
+        net: The network, without gradients; in full precision on the CPU when it is loaded.
+        about: What it is; see `networks.about.describe`.
+        source: The file of its weights.
+    """
+
+    net: nn.Module
+    about: dict[str, Any]
+    source: Path
+
+    @property
+    def window_size(self) -> int:
+        """What sizes that the network itself takes are multiples of."""
+        return int(self.about["window_size"])
+
+    @property
+    def makes_rain(self) -> bool:
+        """Whether the network makes R, and B is what is left."""
+        return bool(self.about["output"] == "rain")
+
+    @torch.no_grad()
+    def __call__(self, rainy: Tensor, **how: Any) -> Tensor:
+        """Derain; a single image in bounded memory, however large it is.
+
+        Args:
+            rainy: Rainy images O (B, 3, H, W), RGB in [0, 1], any size.
+            **how: `tell`, called after each part of the work, `inference.any_size.parts` times; `scratch`, `memory` and
+                `say` of `inference.any_size.infer`.
+
+        Returns:
+            Their image layer B, same shape, not clipped: the network's output, or O - R of a network that makes R.
+
+        Raises:
+            ShapeError: If the network does not keep the shape.
+            InputError: If it fails on this size.
+        """
+        output = self._output(rainy, **how)
+        return rainy - output if self.makes_rain else output
+
+    @torch.no_grad()
+    def rain(self, rainy: Tensor, **how: Any) -> Tensor:
+        """The rain layer R (B, 1 or 3, H, W) of rainy images in the same way: O - B, or the network's output."""
+        output = self._output(rainy, **how)
+        return output if self.makes_rain else rainy - output
+
+    def _output(self, rainy: Tensor, *, tell: Callable[[], object] = lambda: None, **how: Any) -> Tensor:
+        try:
+            if len(rainy) == 1 and in_parts(self.net, self.window_size):
+                output = infer(self.net, rainy, window=self.window_size, tell=tell, **how)
+            else:
+                output = run_padded(self._whole, rainy, self.window_size)
+                tell()
+        except InputError:
+            raise
+        except (RuntimeError, ValueError, AssertionError, MemoryError) as error:  # such as more memory than there is
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"{self.source}: the network fails on {tuple(rainy.shape)} ({reason})") from error
+        if output.shape != rainy.shape and not (self.makes_rain and output.shape == rainy[:, :1].shape):
+            raise self._misfit(output, rainy)
+        return output
+
+    def _whole(self, images: Tensor) -> Tensor:
+        output = self.net(images)
+        if isinstance(output, Tensor) and output.shape[-2:] == images.shape[-2:]:
+            return output
+        raise self._misfit(output, images)
+
+    def _misfit(self, output: Any, images: Tensor) -> ShapeError:
+        made = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        return ShapeError(
+            f"{self.source}: {self.about['network']['type']} makes {made} of {tuple(images.shape)}; expected a network "
+            "that keeps the shape; give another one"
+        )
+
+
+def load_derainer(
+    path: str | os.PathLike[str], *, label: str | None = None, order: tuple[str, ...] = ("s", "g")
+) -> Derainer:
+    """Load a network to derain with.
+
+    Args:
+        path: A network file (see `read_network_file`), an ONNX file of `tools/export.py`, or the folder of a training,
+            whose newest network is taken.
+        label: The network it must be (g, r or s).
+        order: Without a label: which of several to take, the first one that is there and was trained. By default the
+            restorer, else `net_g`.
+
+    Returns:
+        The network, on the CPU. No code from a file is run.
+
+    Raises:
+        InputError: If there is none, the file is torn or no network, its architecture is unknown or makes no layer, or
+            the weights don't fit.
+    """
+    path = Path(os.path.expanduser(path))
+    if label is not None and label not in ("g", "r", "s"):
+        raise InputError(f"label: expected g, r or s, but received {label!r}")
+    if path.suffix == ".pt":
+        raise InputError(f"{path}: TorchScript is not read back; give .onnx, .safetensors or what it was exported from")
+    if not path.exists():
+        raise InputError(f"{path}: missing; give the weights: a network file, or the folder of a training")
+    if path.suffix == ".onnx":
+        return Derainer(*load_onnx(path), path)
+    find = _newest if path.is_dir() else read_network_file
+    file = find(path, label=label, order=order)
+    about, network = file.about, file.about["network"]["type"]
+    if about["output"] is None:
+        kind = KINDS.get(about["label"], "no generator")
+        raise InputError(f"{file.path}: is {kind} ({network}), which derains nothing; give net_g, net_s or net_r")
+    _check_weights(file)
+    net = build_with_weights(
+        about["network"], file.weights, where=f"the {network} that {file.path.name} is of", source=file.path
+    )
+    return Derainer(net, about, file.path)
+
+
+def _check_weights(file: NetworkFile) -> None:
+    for name, value in file.weights.items():
+        try:
+            # torch cannot tell of numbers of 8 bits.
+            finite = (value.float() if value.is_floating_point() and value.itemsize == 1 else value).isfinite().all()
+        except RuntimeError as error:
+            raise InputError(f"{file.path}: {name} is of {value.dtype}; expected numbers, save it again") from error
+        if not finite:
+            raise InputError(f"{file.path}: holds weights that are not finite; give another checkpoint")
+
+
+def _newest(folder: Path, *, label: str | None, order: tuple[str, ...]) -> NetworkFile:
+    last = folder / "last_checkpoint"  # names it, in a work folder of MMEngine
+    if last.is_file():
+        name = Path(last.read_text(encoding="utf-8", errors="replace").strip()).name
+        return read_network_file(folder / name, label=label, order=order)
+    models = folder / "models" if (folder / "models").is_dir() else folder
+    for candidate in [label] if label else order:
+        found = saved_networks(models, candidate)
+        if not found:
+            continue
+        file = read_network_file(newest(found), label=candidate)
+        if label or candidate != "s" or _is_trained(file, models.parent / "options.yml"):
+            return file
+    wanted = " or ".join(f"net_{one}_*.pth" for one in ([label] if label else order))
+    raise InputError(f"{models}: holds no {wanted}; train first, or give another folder or a file")
+
+
+def _is_trained(restorer: NetworkFile, options: Path) -> bool:
+    """Whether a restorer's stage had begun when it was saved; until then it is as it was initialised."""
+    iteration = restorer.about["iter"]
+    train = load_yaml(str(options)).get("train") if options.is_file() else None
+    begin = ((train or {}).get("restorer_opt") or {}).get("start_iter")
+    return iteration is None or not isinstance(begin, int) or iteration > begin

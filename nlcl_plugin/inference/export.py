@@ -1,0 +1,260 @@
+"""Trained networks as files for other runtimes: one graph from a rainy to a derained image, compared before it is kept.
+
+The graph takes `rainy` (batch, 3, height, width), RGB in [0, 1], of any size, and puts out `derained`, the same shape
+and range, not clipped; both are float32, also of a graph that computes in half precision. Of a network that makes the
+rain layer it puts out what is left.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from nlcl_plugin.data.files import written_whole
+from nlcl_plugin.errors import InputError
+from nlcl_plugin.inference.derainer import Derainer
+from nlcl_plugin.networks.about import as_metadata
+from nlcl_plugin.networks.onnx_network import OnnxNetwork
+from nlcl_plugin.networks.trained_network import build_with_weights
+from nlcl_plugin.training.checkpoint import safetensors_bytes
+
+SUFFIXES = {"onnx": ".onnx", "torchscript": ".pt", "safetensors": ".safetensors"}
+OPSET = 18  # what torch's exporter is written for; others are converted
+# Largest difference to the network in PyTorch and full precision, in [0, 1]. Half precision: 2.5 of 255 steps.
+TOLERANCES = {"float32": 1e-4, "float16": 1e-2}
+CHECKED_SHAPES = ((1, 3, 37, 51), (2, 3, 50, 33), (1, 3, 64, 64), (2, 3, 1, 1))  # (B, C, H, W)
+_EXAMPLE = (2, 3, 21, 34)
+_Runner = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An exported file.
+
+    Attributes:
+        path: The file.
+        format: One of `SUFFIXES`.
+        precision: What it computes in (.safetensors: what weights are kept in), `float32` or `float16`.
+        opset: Of ONNX, else None.
+        difference: Largest difference to PyTorch in full precision on noise of `CHECKED_SHAPES`, in [0, 1].
+    """
+
+    path: Path
+    format: str
+    precision: str
+    opset: int | None
+    difference: float
+
+    @property
+    def tolerance(self) -> float:
+        """The largest difference allowed."""
+        return TOLERANCES[self.precision]
+
+
+class _Graph(nn.Module):
+    """From rainy to derained, float32 in and out."""
+
+    def __init__(self, derainer: Derainer, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.net = deepcopy(derainer.net).cpu().to(dtype)
+        self.dtype = dtype
+        self.makes_rain = derainer.about["output"] == "rain"
+
+    def forward(self, rainy: Tensor) -> Tensor:
+        output: Tensor = self.net(rainy.to(self.dtype)).to(rainy.dtype)
+        return rainy - output if self.makes_rain else output
+
+
+def export(
+    derainer: Derainer, output: str | os.PathLike[str], kind: str, *, half: bool = False, opset: int = OPSET
+) -> Exported:
+    """Export a network; the file is written only if it makes what PyTorch makes.
+
+    Args:
+        derainer: The network.
+        output: The file, whose name ends as `SUFFIXES` says.
+        kind: `onnx` and `torchscript` hold the graph, with sizes and batch left open; `safetensors` holds the weights.
+        half: Compute in float16, or keep the weights in it.
+        opset: Of ONNX.
+
+    Returns:
+        What was written. Each kind holds `about` (see `network_about.describe`) as JSON: ONNX in its metadata under
+        `nlcl_plugin`, with the most important parts as texts of their own; TorchScript in the extra file
+        `nlcl_plugin`; .safetensors as always.
+
+    Raises:
+        InputError: If the name does not fit, a package is missing, the network cannot be exported or changes the size,
+            the export differs, or the file cannot be written.
+    """
+    path = Path(os.path.expanduser(output))
+    if kind not in SUFFIXES:
+        raise InputError(f"format: expected one of {', '.join(SUFFIXES)}, but received {kind!r}")
+    if path.suffix != SUFFIXES[kind]:
+        raise InputError(f"{path}: expected a name that ends in {SUFFIXES[kind]}, as the format is {kind}; rename it")
+    network = derainer.about["network"]["type"]
+    if isinstance(derainer.net, OnnxNetwork):
+        raise InputError(f"{derainer.source}: was exported before; give the network file or folder that it was made of")
+    if kind != "safetensors" and derainer.window_size > 1:
+        raise InputError(
+            f"{derainer.source}: {network} has windowed attention, whose mask depends on the image's size by Python "
+            f"code that a {kind} file cannot hold; export it as safetensors"
+        )
+    precision = "float16" if half else "float32"
+    examples = [torch.rand(shape, generator=torch.Generator().manual_seed(0)) for shape in CHECKED_SHAPES]
+    expected = [derainer(example) for example in examples]  # raises if the size is not kept
+    with _quiet(), torch.no_grad():
+        try:
+            content = _WRITERS[kind](derainer, half, opset)
+        except InputError:
+            raise
+        except Exception as error:  # whatever an architecture does that an exporter does not know
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"{derainer.source}: {network} cannot be exported as {kind} ({reason})") from error
+        run = _READERS[kind](content, derainer)
+        difference = _largest_difference(run, examples, expected, f"{derainer.source}: {network} as {kind}")
+    result = Exported(path, kind, precision, opset if kind == "onnx" else None, difference)
+    if not difference <= result.tolerance:
+        raise InputError(
+            f"{derainer.source}: {network} as {kind} in {precision} differs from PyTorch by {difference:.1e}, where "
+            f"{result.tolerance:.0e} is allowed; nothing was written; export it "
+            + ("without half" if half else "in another format")
+        )
+    try:
+        with written_whole(path) as file:
+            file.write(content)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); give another file") from error
+    return result
+
+
+def _largest_difference(run: _Runner, examples: list[Tensor], expected: list[Tensor], what: str) -> float:
+    differences = []
+    for example, wanted in zip(examples, expected, strict=True):
+        try:
+            found = run(example)
+        except Exception as error:  # of the runtime
+            reason = " ".join(str(error).split())[-200:]
+            raise InputError(f"{what} fails on {tuple(example.shape)} ({reason}); nothing was written") from error
+        if found.shape != wanted.shape or found.dtype != wanted.dtype:
+            raise InputError(f"{what} makes {tuple(found.shape)} of {tuple(example.shape)}; nothing was written")
+        differences.append(float((found - wanted).abs().max()))
+    return float(torch.tensor(differences).max())  # NaN, if one is
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep exporters from telling of their own deprecations and conversions: what counts is compared."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+# ONNX -----------------------------------------------------------------------------------------------------------------
+def _as_onnx(derainer: Derainer, half: bool, opset: int) -> bytes:
+    try:
+        import onnx  # an extra
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        message = f"format onnx: needs the package {error.name}; run pip install 'nlcl_plugin[export]'"
+        raise InputError(message) from error
+    program = torch.onnx.export(
+        _Graph(derainer, torch.float16 if half else torch.float32).eval(),
+        (torch.rand(_EXAMPLE),),
+        dynamo=True,
+        dynamic_shapes=({0: "batch", 2: "height", 3: "width"},),
+        input_names=["rainy"],
+        output_names=["derained"],
+        opset_version=opset,
+        verbose=False,
+    )
+    assert program is not None
+    model = program.model_proto
+    found = {entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")}
+    if found != {opset}:
+        raise InputError(f"opset: received {opset}, but the exporter makes {max(found)} of this network; give that")
+    _strip(model.graph)
+    model.producer_name, model.doc_string = "nlcl_plugin", "rainy to derained: RGB in [0, 1], any size, not clipped"
+    onnx.helper.set_model_props(model, _facts(derainer.about, half))
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+def _strip(graph: Any) -> None:
+    """Take out what the exporter notes of the Python code that a node comes from, paths on this machine included."""
+    for entry in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        del entry.metadata_props[:]
+        entry.doc_string = ""
+
+
+def _facts(about: Mapping[str, Any], half: bool) -> dict[str, str]:
+    network = about["network"]
+    texts = {
+        "arch": network["type"],
+        "layer": network.get("layer", about["output"]),
+        "input": "rainy: (batch, 3, height, width), RGB in [0, 1], any size",
+        "output": "derained: the same shape and range, not clipped",
+        "precision": "float16 inside, float32 in and out" if half else "float32",
+        "iter": about["iter"],
+        "license": about["license"],
+        "format": about["format"],
+    }
+    return {**{key: str(value) for key, value in texts.items()}, **as_metadata(about)}
+
+
+def _run_onnx(content: bytes, _derainer: Derainer) -> _Runner:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    return lambda rainy: torch.from_numpy(session.run(["derained"], {"rainy": rainy.numpy()})[0])
+
+
+# TorchScript ----------------------------------------------------------------------------------------------------------
+def _as_torchscript(derainer: Derainer, half: bool, _opset: int) -> bytes:
+    graph = _Graph(derainer, torch.float16 if half else torch.float32).eval()
+    traced = torch.jit.trace(graph, torch.rand(_EXAMPLE), check_trace=False)  # compared on other sizes instead
+    buffer = io.BytesIO()
+    torch.jit.save(
+        traced, buffer, _extra_files={key: text.encode() for key, text in as_metadata(derainer.about).items()}
+    )
+    return buffer.getvalue()
+
+
+def _run_torchscript(content: bytes, _derainer: Derainer) -> _Runner:
+    return torch.jit.load(io.BytesIO(content), map_location="cpu")
+
+
+# weights --------------------------------------------------------------------------------------------------------------
+def _as_safetensors(derainer: Derainer, half: bool, _opset: int) -> bytes:
+    weights = {
+        name: value.half() if half and value.is_floating_point() else value
+        for name, value in derainer.net.state_dict().items()
+    }
+    return safetensors_bytes(weights, as_metadata(derainer.about))
+
+
+def _run_safetensors(content: bytes, derainer: Derainer) -> _Runner:
+    weights = safetensors.torch.load(content)
+    net = build_with_weights(derainer.about["network"], weights, where="the network", source=derainer.source)
+    return Derainer(net, derainer.about, derainer.source)
+
+
+_WRITERS = {"onnx": _as_onnx, "torchscript": _as_torchscript, "safetensors": _as_safetensors}
+_READERS = {"onnx": _run_onnx, "torchscript": _run_torchscript, "safetensors": _run_safetensors}

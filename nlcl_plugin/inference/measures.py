@@ -1,0 +1,88 @@
+"""Figures of derained photographs, as CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+
+from nlcl_plugin.data.files import written_whole
+from nlcl_plugin.data.image_io import IMAGE_SUFFIXES, to_float, to_uint8
+from nlcl_plugin.errors import InputError, escape
+from nlcl_plugin.media.photograph import read_photograph
+from nlcl_plugin.metrics.niqe import niqe
+from nlcl_plugin.metrics.quality import psnr, ssim
+
+SUFFIXES = (*IMAGE_SUFFIXES, ".pgm")
+
+
+def measure(
+    name: Path, rainy: np.ndarray, derained: np.ndarray, blind: bool, reference: Path | None, max_pixels: int
+) -> dict[str, float]:
+    """Measure one photograph, on 8-bit RGB.
+
+    Args:
+        name: Its name below the output folder.
+        rainy: O (H, W, 3), RGB.
+        derained: B, of the same shape and type.
+        blind: Whether to measure NIQE (lower is better), before and after.
+        reference: Folder of ground truth with the same names; endings may differ.
+        max_pixels: Of a ground truth.
+
+    Returns:
+        `mean_rain` in [0, 1], `niqe_rainy` and `niqe` where the image has one (`metrics.niqe`), and `psnr_rainy`,
+        `psnr` (dB), `ssim_rainy` and `ssim`; nothing if neither is asked for.
+
+    Raises:
+        InputError: If the ground truth is missing, unreadable or of another size.
+    """
+    if not blind and reference is None:
+        return {}
+    found = {"mean_rain": float(np.mean(to_float(rainy) - to_float(derained)))}
+    pictures = {"_rainy": to_uint8(to_float(rainy)), "": to_uint8(to_float(derained))}
+    if blind:
+        found |= {f"niqe{suffix}": niqe(picture) for suffix, picture in pictures.items()}
+    if reference is not None:
+        truth = _ground_truth(reference, name, rainy.shape, max_pixels)
+        for suffix, picture in pictures.items():
+            found |= {f"psnr{suffix}": psnr(picture, truth), f"ssim{suffix}": ssim(picture, truth)}
+    return {key: value for key, value in found.items() if math.isfinite(value)}
+
+
+def _ground_truth(folder: Path, name: Path, shape: tuple[int, ...], max_pixels: int) -> np.ndarray:
+    path = folder / name if (folder / name).is_file() else None
+    if path is None and (folder / name.parent).is_dir():
+        alike = (one for one in sorted((folder / name.parent).iterdir()) if one.stem == name.stem)
+        path = next((one for one in alike if one.suffix.lower() in SUFFIXES and one.is_file()), None)
+    if path is None:
+        raise InputError(
+            f"no ground truth {name.with_suffix('')} in {folder}; give it the same name, or no --reference"
+        )
+    truth = read_photograph(path, max_pixels=max_pixels).rgb
+    if truth.shape != shape:
+        sizes = f"{truth.shape[1]}×{truth.shape[0]}, the image {shape[1]}×{shape[0]}"
+        raise InputError(f"the ground truth {path} is {sizes}; pairs must have one size")
+    return to_uint8(to_float(truth))
+
+
+def write_measures(output: Path, measures: dict[str, dict[str, float]]) -> None:
+    """Write `metrics.csv`, with names as messages have them, and `metrics.json`, which has them as they are.
+
+    Args:
+        output: The folder.
+        measures: Figures by file name.
+    """
+    names = sorted({key for row in measures.values() for key in row})
+    means = {key: float(np.mean([row[key] for row in measures.values() if key in row])) for key in names}
+    with written_whole(output / "metrics.json") as file:
+        file.write(json.dumps({"mean": means, "images": measures}, indent=2).encode())
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, ["file", *names])
+    writer.writeheader()
+    writer.writerows({"file": escape(name), **row} for name, row in measures.items())
+    with written_whole(output / "metrics.csv") as file:
+        file.write(text.getvalue().encode())

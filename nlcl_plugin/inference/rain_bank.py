@@ -1,0 +1,196 @@
+"""Banks of rain layers: R of every image of a folder or LMDB, in an LMDB that stock readers read as images."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nlcl_plugin.data.files import sha256, written_whole
+from nlcl_plugin.data.image_io import decode_raw, encode_png, to_float, to_tensor, to_uint8
+from nlcl_plugin.data.image_sources import ImageSource, LmdbSource, open_source
+from nlcl_plugin.data.lmdb.building import BANK_FILE, SHEET_FILE, Source, remove
+from nlcl_plugin.data.lmdb.create import Recipe, Report, build_lmdb, check_output, digest_of, list_sources, state_of
+from nlcl_plugin.data.lmdb.encode import Encoded, Value
+from nlcl_plugin.data.lmdb.keys import Record, keys_of, read_records
+from nlcl_plugin.data.lmdb.store import close_environment, open_environment
+from nlcl_plugin.errors import InputError
+from nlcl_plugin.inference.derain import ImageDerainer
+from nlcl_plugin.inference.rain_bank_sheet import Shown, draw_sheet
+from nlcl_plugin.training.json_log import parse_record
+
+MIN_MEAN_RAIN = 0.001  # the same as the default of train.min_mean_rain
+SHOWN = 12  # pairs of the contact sheet
+BATCH_IMAGES = 16  # what a kill may lose; each may take a second
+_EQUAL = 1e-4  # channels that differ by less, in [0, 1], are one grey: O - B has rounding errors
+
+
+def extract_rain_bank(
+    network: ImageDerainer,
+    root: str,
+    output: str,
+    *,
+    overwrite: bool = False,
+    progress: bool | None = None,
+    tell: Callable[[str], object] = print,
+) -> Report:
+    """Extract the rain layers of images into an LMDB.
+
+    The LMDB appears when it is whole and checked, with `rain_bank.json`, which says where it came from, and
+    `rain_bank.png`, some images beside their layers. A run that was killed is finished by the same call.
+
+    Args:
+        network: What extracts.
+        root: The rainy images: a folder that is searched to its depth, or an LMDB by its ending.
+        output: The bank, ending in `.lmdb`.
+        overwrite: Make it anew if it is there.
+        progress: False shows no progress bar, None shows one on a terminal.
+        tell: Gets a line if an unfinished run is continued or given up.
+
+    Returns:
+        What was done; images that cannot be read are in `skipped`.
+
+    Raises:
+        InputError: If nothing can be read, the weights don't fit, there is no rain, or the LMDB cannot be written.
+    """
+    output = os.path.expanduser(output)
+    check_output(os.path.expanduser(root), output)
+    images = open_source(root)
+    sources = _list(images)
+    derainer = network.derainer
+    identity = {
+        "label": derainer.about["label"],
+        "network": derainer.about["network"],
+        "weights_sha256": sha256(derainer.source),
+    }
+
+    def encode(source: Source) -> Encoded:
+        path = os.path.join(images.root, source.name)
+        rain = rain_of(network, decode_raw(images.read(source.name), path))
+        shape = (rain.shape[0], rain.shape[1], 1 if rain.ndim == 2 else 3)
+        return Encoded([Value(encode_png(rain), shape)], copied=False, notes=[])
+
+    def finish(folder: Path) -> None:
+        _finish(folder, images, network, identity, output)
+
+    recipe = Recipe(
+        root=images.root,
+        sources=sources,
+        encode=encode,
+        state_of=lambda source: _state(images, source.name),
+        plan={"format": 1, "rain_bank": identity, **digest_of(sources)},
+        title="extracting",
+        batch_images=BATCH_IMAGES,
+        finish=finish,
+    )
+    return build_lmdb(recipe, output, overwrite=overwrite, progress=progress, tell=tell)
+
+
+def rain_of(network: ImageDerainer, image: np.ndarray) -> np.ndarray:
+    """Extract the rain layer of an image, in bounded memory.
+
+    Args:
+        network: What extracts.
+        image: The rainy image O (H, W, 3), RGB, of uint8, uint16 or floats in [0, 1].
+
+    Returns:
+        R, clipped to [0, 1] and made 8-bit: (H, W) if it is grey, else (H, W, 3).
+
+    Raises:
+        InputError: If the network cannot take it, or its output has another size or is not finite.
+    """
+    rain = network.rain(to_tensor(image)[None])[0]
+    if float((rain.amax(dim=0) - rain.amin(dim=0)).max()) < _EQUAL:
+        rain = rain.mean(dim=0, keepdim=True)
+    pixels = (rain.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+    return np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+
+
+def read_facts(bank: str | os.PathLike[str]) -> dict[str, Any]:
+    """What `rain_bank.json` of a bank says.
+
+    Args:
+        bank: The LMDB's folder.
+
+    Returns:
+        Where it came from, and its figures.
+
+    Raises:
+        InputError: If it is missing or damaged.
+    """
+    path = Path(os.path.expanduser(bank)) / BANK_FILE
+    try:
+        facts = parse_record(path.read_bytes())
+        if not all(isinstance(facts.get(key), float) for key in ("mean_rain", "max_rain")):
+            raise ValueError("mean_rain and max_rain are numbers")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); extract the bank again with --overwrite") from error
+    return facts
+
+
+def _list(images: ImageSource) -> list[Source]:
+    if not isinstance(images, LmdbSource):
+        return list_sources(images.root)
+    # An ending, as keys have none that could be taken off.
+    names = sorted(images.names)
+    keys = keys_of([f"{name}.png" for name in names])
+    return [Source(name, key, _state(images, name)) for name, key in zip(names, keys, strict=True)]
+
+
+def _state(images: ImageSource, name: str) -> tuple[int, int]:
+    return state_of(os.path.join(images.root, "data.mdb" if isinstance(images, LmdbSource) else name))
+
+
+def _finish(folder: Path, images: ImageSource, network: ImageDerainer, identity: dict[str, Any], output: str) -> None:
+    """Measure what was extracted, and add the facts and the contact sheet."""
+    records = list(read_records(folder))
+    shown = {records[place].key for place in np.linspace(0, len(records) - 1, SHOWN).round().astype(int)}
+    total, pixels, brightest, pairs = 0.0, 0, 0, []
+    bank = open_environment(folder)
+    try:
+        for record in records:
+            rain = _layer(bank.get(record.key.encode()), record)
+            total += float(rain.mean()) / 255 * record.h * record.w
+            pixels += record.h * record.w
+            brightest = max(brightest, int(rain.max()))
+            if record.key in shown:
+                pairs.append(Shown(record.source, _rainy(images, record.source), rain))
+    finally:
+        close_environment(folder)
+    mean = total / pixels
+    if mean < MIN_MEAN_RAIN:
+        remove(folder)
+        raise InputError(
+            f"{output}: the rain layers are empty, their mean is {mean:.5f}, expected at least {MIN_MEAN_RAIN}: "
+            f"{network.derainer.source} finds no rain in {images.root}; give later weights, train longer or with "
+            "another manual_seed, or give images with rain as --input"
+        )
+    facts = {
+        "format": 1,
+        "weights": str(network.derainer.source),
+        "iter": network.derainer.about["iter"],
+        **identity,
+        "input": images.root,
+        "images": len(records),
+        "mean_rain": mean,
+        "max_rain": brightest / 255,
+    }
+    with written_whole(folder / BANK_FILE) as file:
+        file.write(json.dumps(facts, indent=2).encode() + b"\n")
+    heading = f"{len(pairs)} of {len(records)} layers, mean R {mean:.4f}"
+    with written_whole(folder / SHEET_FILE) as file:
+        file.write(draw_sheet(pairs, heading))
+
+
+def _layer(data: bytes | None, record: Record) -> np.ndarray:
+    assert data is not None  # it has just been checked
+    return decode_raw(data, record.source)
+
+
+def _rainy(images: ImageSource, name: str) -> np.ndarray:
+    pixels = decode_raw(images.read(name), os.path.join(images.root, name))
+    return pixels if pixels.dtype == np.uint8 else to_uint8(to_float(pixels))

@@ -1,0 +1,1 @@
+"""Photographs and videos in and out, with all that they carry."""

@@ -1,0 +1,206 @@
+"""Which files are meant by the arguments of a command, and where their results go."""
+
+from __future__ import annotations
+
+import glob
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import BinaryIO, Literal, NamedTuple
+
+from nlcl_plugin.data.image_io import IMAGE_SUFFIXES, list_files
+from nlcl_plugin.errors import InputError
+from nlcl_plugin.media.video import VIDEO_SUFFIXES
+
+_SUFFIXES = (*IMAGE_SUFFIXES, ".pgm", *VIDEO_SUFFIXES)
+_SHOWN = 5  # names in a message
+
+
+class Job(NamedTuple):
+    """A file and its result.
+
+    Attributes:
+        source: The file.
+        output: Where the result goes: below the output folder, with the name and the folders of the source.
+        kind: By the ending; what is no video is taken for an image.
+    """
+
+    source: Path
+    output: Path
+    kind: Literal["image", "video"]
+
+
+def list_inputs(
+    arguments: Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    *,
+    names: BinaryIO | None = None,
+    null: bool = False,
+    left: list[str] | None = None,
+) -> list[Job]:
+    """Find the files that arguments speak of.
+
+    | argument | what is taken | its name below the output folder |
+    |---|---|---|
+    | a file | it, whatever its ending | its name |
+    | a folder | all images and videos below it, but hidden ones | its path below the folder |
+    | a pattern with `*`, `?`, `[…]` or `**` | what matches; folders as above | its path below the part without such |
+    | `-` | the files and folders named on standard input | a relative name as it is given, others the last part |
+
+    An output folder inside an input folder is left out of it. Links are followed; those that lead in circles are not.
+
+    Args:
+        arguments: Files, folders, patterns and `-`.
+        output: The output folder; it may be missing.
+        names: Where `-` reads from; by default standard input.
+        null: Names are separated by NUL, as by `find -print0`, not by newlines.
+        left: Gets the files in folders and patterns that are left out, as they have the ending of no image or video.
+
+    Returns:
+        The jobs in the order of the arguments, each file once; no two have one output, and none is another's source.
+
+    Raises:
+        InputError: If nothing is found for an argument, two files would have one output, a result would replace an
+            input or lie outside the output folder, or the output is a file.
+    """
+    if os.path.exists(output) and not os.path.isdir(output):
+        raise InputError(f"{os.fspath(output)}: is a file, expected a folder to be made; choose another output")
+    home = os.path.realpath(output)
+    left = [] if left is None else left
+    found: dict[str, dict[str, str]] = {}  # names below the output folder: real paths of sources: sources
+    for argument in arguments:
+        for source, name in _expand(os.fspath(argument), home, names, null, left):
+            found.setdefault(name, {}).setdefault(os.path.realpath(source), source)
+    if not found:
+        raise InputError("no input; expected images, videos, folders, patterns or - for names on standard input")
+    _check_names(found)
+    inputs = {real for sources in found.values() for real in sources}
+    folders: dict[str, str] = {}
+    jobs = []
+    for name, sources in found.items():
+        (source,) = sources.values()
+        target = os.path.join(os.fspath(output), name)
+        folder = os.path.dirname(target)
+        real = folders.setdefault(folder, os.path.realpath(folder))
+        if not _inside(real, home):
+            raise InputError(f"{folder}: leads out of the output folder to {real}; remove that link")
+        if os.path.join(real, os.path.basename(name)) in inputs:
+            raise InputError(f"{source}: its result would replace an input, {target}; choose another output folder")
+        jobs.append(Job(Path(source), Path(target), "video" if _is_video(name) else "image"))
+    return jobs
+
+
+def _expand(argument: str, home: str, names: BinaryIO | None, null: bool, left: list[str]) -> Iterator[tuple[str, str]]:
+    """The files of an argument, and their names below the output folder."""
+    if argument == "-":
+        for name in _read_names(names or sys.stdin.buffer, null):
+            yield from _expand_path(name, _name_below(name), home, left)
+    elif glob.has_magic(argument) and not os.path.lexists(argument):
+        yield from _expand_pattern(argument, home, left)
+    else:
+        yield from _expand_path(argument, None, home, left)
+
+
+def _name_below(name: str) -> str:
+    inner = os.path.normpath(name)
+    if not os.path.isabs(inner) and inner.split(os.sep)[0] != os.pardir:
+        return inner
+    last = os.path.basename(inner)
+    return "" if last == os.pardir else last
+
+
+def _expand_path(path: str, name: str | None, home: str, left: list[str]) -> Iterator[tuple[str, str]]:
+    if os.path.isdir(path):
+        if os.path.realpath(path) == home:
+            raise InputError(f"{path}: is the output folder too; choose another output folder")
+        inner = _below(path, list_files(path), home, left)
+        if not inner:
+            endings = ", ".join(suffix.lstrip(".") for suffix in _SUFFIXES)
+            raise InputError(f"{path}: no image or video in this folder or below it; looked for {endings}")
+        for file in inner:
+            yield os.path.join(path, file), os.path.join(name or "", file)
+    elif os.path.lexists(path):
+        yield path, name or os.path.basename(path)
+    else:
+        raise InputError(f"{path}: no such file or folder; correct the path")
+
+
+def _expand_pattern(pattern: str, home: str, left: list[str]) -> Iterator[tuple[str, str]]:
+    parts = pattern.split("/")
+    fixed = next(number for number, part in enumerate(parts) if glob.has_magic(part))
+    root = "/".join(parts[:fixed]) + "/" if fixed else ""
+    files: list[str] = []
+    if "**" in parts:  # which glob follows through circles of links
+        files = [name for name in _listed(root) if _matches(name.split("/"), parts[fixed:])]
+    else:
+        for path in sorted(glob.glob(pattern)):
+            inner = [f"{path.rstrip('/')}/{file}" for file in list_files(path)] if os.path.isdir(path) else [path]
+            files += [file[len(root) :] for file in inner]
+    files = _below(root or ".", files, home, left)
+    if not files:
+        raise InputError(f"{pattern}: no image or video matches this pattern; correct it")
+    for file in files:
+        yield root + file, file
+
+
+def _listed(root: str) -> list[str]:
+    return list_files(root or ".") if os.path.isdir(root or ".") else []
+
+
+def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether a path, or a folder that it lies in, matches a pattern."""
+    if not pattern or not parts:
+        return not pattern
+    if pattern[0] != "**":
+        return fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
+    rest = list(pattern)
+    while rest and rest[0] == "**":
+        del rest[0]
+    return any(_matches(parts[start:], rest) for start in range(len(parts)))
+
+
+def _below(folder: str, files: Iterable[str], home: str, left: list[str]) -> list[str]:
+    """Images and videos, but those in an output folder inside the folder."""
+    real = os.path.realpath(folder)
+    if _inside(home, real) and home != real:
+        files = [file for file in files if not _inside(os.path.realpath(os.path.join(folder, file)), home)]
+    fit = []
+    for file in files:
+        if file.lower().endswith(_SUFFIXES):
+            fit.append(file)
+        else:
+            left.append(os.path.join(folder, file))
+    return fit
+
+
+def _inside(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+def _read_names(stream: BinaryIO, null: bool) -> list[str]:
+    data = stream.read()
+    if not null and b"\0" in data:
+        raise InputError("standard input: the names are separated by NUL; say so with the switch for that")
+    pieces = data.split(b"\0") if null else (line.removesuffix(b"\r") for line in data.split(b"\n"))
+    names = [os.fsdecode(piece) for piece in pieces if piece]
+    if not names:
+        raise InputError("standard input: no names of files, expected one a line; give some or leave - out")
+    return names
+
+
+def _check_names(found: dict[str, dict[str, str]]) -> None:
+    clashes = [sources.values() for sources in found.values() if len(sources) > 1]
+    if not clashes:
+        return
+    shown = "; ".join(" and ".join(sources) for sources in clashes[:_SHOWN])
+    more = f"; and {len(clashes) - _SHOWN} more" if len(clashes) > _SHOWN else ""
+    raise InputError(
+        f"these inputs would have one output name: {shown}{more}; give the folder that holds them, or derain them into "
+        "different output folders"
+    )
+
+
+def _is_video(name: str) -> bool:
+    return name.lower().endswith(VIDEO_SUFFIXES)

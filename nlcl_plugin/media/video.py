@@ -1,0 +1,352 @@
+"""Read videos frame by frame, and write them again with other pixels, their sound and the times of their frames.
+
+PyAV, which brings FFmpeg, does the work; it comes with the extra `video`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from nlcl_plugin.errors import InputError
+from nlcl_plugin.media.photograph.exif import turned
+from nlcl_plugin.media.photograph.model import MAX_PIXELS
+
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
+
+# Nothing else is opened: playlists, for example, may name other files and addresses.
+_DEMUXERS = {"mov,mp4,m4a,3gp,3g2,mj2": "MP4", "matroska,webm": "Matroska", "avi": "AVI"}
+_SAFE = {"format_whitelist": ",".join((*_DEMUXERS, "mov", "matroska")), "protocol_whitelist": "file"}
+LIMITED_RANGE, FULL_RANGE = 1, 2  # FFmpeg's numbers
+ATTACHED = 1024  # a cover, not moving pictures
+_BT709, _BT601 = 1, 5
+_MATRICES = {1: _BT709, 4: 4, 5: _BT601, 6: _BT601, 7: 7, 9: 9, 10: 9}
+_NONSENSE = 1 << 63  # the length of what is no part of a file
+_ENOUGH = 0.5  # seconds that may be missing at the end, since announced durations are rounded
+
+
+class Frame(NamedTuple):
+    """A frame of a video.
+
+    Attributes:
+        rgb: (H, W, 3) RGB, the right way up, of uint8, or uint16 if the video has more than eight bits.
+        pts: When it is shown, in units of the video's time base.
+        duration: How long, in the same units: until the next frame, or until the file says that the video ends.
+    """
+
+    rgb: np.ndarray
+    pts: int
+    duration: int
+
+
+@dataclass
+class Video:
+    """A video that is open for reading; iterate over it once.
+
+    Attributes:
+        path: The file.
+        container: MP4, Matroska or AVI, whatever the name says.
+        height: Of the frames, the right way up, in pixels.
+        width: The same.
+        deep: Whether it has more than eight bits.
+        rate: The mean number of frames a second.
+        time_base: The unit of times in seconds.
+        frames: The number of frames, perhaps estimated; None if the file does not say.
+        notes: What could not be kept, a phrase each.
+        orientation: How the first frame is stored, 1 to 8 as in EXIF.
+        matrix: FFmpeg's number of the matrix between YCbCr and RGB.
+        full_range: Whether the values of YCbCr begin at 0, not at 16.
+        source: PyAV's container.
+        stream: PyAV's stream of the pictures.
+    """
+
+    path: str
+    container: str
+    height: int
+    width: int
+    deep: bool
+    rate: Fraction
+    time_base: Fraction
+    frames: int | None
+    source: Any = field(repr=False)
+    stream: Any = field(repr=False)
+    notes: list[str] = field(default_factory=list)
+    orientation: int = 1
+    matrix: int = _BT709
+    full_range: bool = False
+    _packets: int = 0
+    _pending: Iterator[Any] = field(default_factory=lambda: iter(()), repr=False)
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Decode all frames in the order in which they are shown.
+
+        Raises:
+            InputError: If the video is broken or ends too early; the frames before that, but the last, were yielded.
+        """
+        count, held = 0, None
+        try:
+            for frame in self._pending:
+                rgb = turned(self._rgb(frame), self._orientation(frame))
+                if rgb.shape[:2] != (self.height, self.width):
+                    raise InputError(f"{self.path}: changes its size at frame {count}; convert it to one size")
+                pts = frame.pts
+                if held is not None:
+                    pts = max(held.pts + 1, held.pts + self._step(held) if pts is None else pts)
+                    yield held._replace(duration=pts - held.pts)
+                held, count = Frame(rgb, pts or 0, frame.duration), count + 1
+        except InputError:
+            raise
+        except errors() as error:
+            raise self._broken(count, error) from error
+        if held is None:
+            return
+        end, announced = (held.pts + self._step(held)) * self.time_base, self._announced_end() or 0
+        counted = 0 < self.stream.frames <= self._packets  # by the tables of MP4, if it is not in fragments
+        if end < announced - _ENOUGH and not (counted if self.container == "MP4" else is_whole(self.path)):
+            raise self._broken(count, f"{float(end):.2f} of {float(announced):.2f} seconds")
+        # Some demuxers know no duration of a frame, and some only a usual one.
+        left = max(held.duration, round(announced / self.time_base) - held.pts)
+        yield held._replace(duration=left or self._step(held))
+
+    def _step(self, frame: Frame) -> int:
+        return frame.duration or max(1, round(1 / (self.rate * self.time_base)))
+
+    def begin(self) -> None:
+        """Decode the first frame, which alone says how all are to be turned.
+
+        Raises:
+            InputError: If there is none.
+        """
+        decoded = self._decoded()
+        try:
+            frame = next(decoded, None)
+        except errors() as error:
+            raise self._broken(0, error) from error
+        if frame is None:
+            raise InputError(f"{self.path}: has no frame that can be read; mend or convert the video")
+        self._pending = itertools.chain([frame], decoded)
+        self.orientation = self._orientation(frame)
+        sides = frame.height, frame.width
+        self.height, self.width = sides[::-1] if self.orientation >= 5 else sides
+        # Where the file says nothing: that of its size, as players take it.
+        default = _BT709 if frame.height >= 720 or frame.format.is_rgb else _BT601
+        self.matrix = _MATRICES.get(int(frame.colorspace), default)
+        self.full_range = int(frame.color_range) == FULL_RANGE or frame.format.name.startswith("yuvj")
+
+    def _decoded(self) -> Iterator[Any]:
+        for packet in self.source.demux(self.stream):
+            if packet.is_corrupt:
+                raise ValueError("a packet is cut")
+            self._packets += packet.size > 0
+            for frame in packet.decode():
+                if frame.is_corrupt:
+                    raise ValueError("a frame is damaged")
+                if frame.interlaced_frame:
+                    self.note("it is interlaced, and becomes progressive")
+                yield frame
+
+    def note(self, text: str) -> None:
+        """Add a note once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def _orientation(self, frame: Any) -> int:
+        """Read how a frame is stored from its display matrix: 1 to 8 as in EXIF."""
+        matrix = frame.side_data.get("DISPLAYMATRIX")
+        if matrix is None:
+            return 1
+        a, b, _, c, d = (int(value) for value in np.frombuffer(matrix, np.int32)[:5])  # (x, y) to (ax + cy, bx + dy)
+        if min(abs(a), abs(b)):
+            self.note("it is turned by other than right angles, which are rounded")
+        sideways = abs(b) > abs(a)
+        left, up = (c < 0, b < 0) if sideways else (a < 0, d < 0)
+        return 1 + 4 * sideways + 2 * up + (left != up)
+
+    def _rgb(self, frame: Any) -> np.ndarray:
+        return frame.reformat(
+            format="rgb48le" if self.deep else "rgb24",
+            src_colorspace=None if frame.format.is_rgb else self.matrix,
+            src_color_range=FULL_RANGE if self.full_range or frame.format.is_rgb else LIMITED_RANGE,
+            dst_color_range=FULL_RANGE,
+            interpolation="BICUBIC",
+        ).to_ndarray()
+
+    def _announced_end(self) -> Fraction | None:
+        """When the last frame should end, in seconds; None if the file does not say it of the pictures alone."""
+        stream = self.stream
+        if stream.duration:
+            return (stream.duration + (stream.start_time or 0)) * stream.time_base
+        if text := stream.metadata.get("DURATION"):  # of Matroska: 00:01:02.500000000
+            with contextlib.suppress(ValueError):
+                hours, minutes, seconds = text.split(":")
+                return int(hours) * 3600 + int(minutes) * 60 + Fraction(seconds)
+        if self.source.duration and len(self.source.streams) == 1:
+            return Fraction(self.source.duration, 1_000_000)
+        return None
+
+    def _broken(self, count: int, why: object) -> InputError:
+        announced = f" of {self.frames}" if self.frames else ""
+        reason = " ".join(str(why).split())
+        return InputError(f"{self.path}: reading ends after {count}{announced} frames ({reason}); mend or convert it")
+
+
+@contextlib.contextmanager
+def open_video(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Iterator[Video]:
+    """Open a video for reading.
+
+    The content decides on the container, not the name. The rotation that the file notes is applied. Videos of more
+    than eight bits, HDR too, come as 16-bit, in their own transfer curve.
+
+    Args:
+        path: The file: MP4, MOV, Matroska, WebM or AVI.
+        max_pixels: The largest frame to decode.
+
+    Yields:
+        The video; iterate over it for its frames.
+
+    Raises:
+        InputError: If PyAV is not installed, or the file cannot be read, is broken or has no pictures.
+    """
+    import_av()  # before anything is said of the file
+    source = os.fspath(path)
+    with contextlib.ExitStack() as stack:
+        try:
+            if not stat.S_ISREG(os.stat(path).st_mode):
+                raise InputError(f"{source}: is not a file, expected a video; correct the path")
+            container = stack.enter_context(open_container(stack.enter_context(open(path, "rb"))))
+        except InputError:
+            raise
+        except errors() as error:
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(
+                f"{source}: cannot be read as a video ({reason}); expected MP4, MOV, Matroska, WebM or AVI"
+            ) from error
+        yield _video(source, container, max_pixels)
+
+
+def _video(source: str, container: Any, max_pixels: int) -> Video:
+    pictures = [stream for stream in container.streams.video if not stream.disposition & ATTACHED]
+    name = _DEMUXERS.get(container.format.name)
+    if name is None or not pictures:
+        what = "no moving pictures" if name else f"the format {container.format.name}"
+        raise InputError(f"{source}: has {what}; expected a video as MP4, MOV, Matroska, WebM or AVI")
+    if name == "AVI" and (missing := _missing_of_avi(source)):
+        raise InputError(f"{source}: ends {missing} bytes too early; mend or replace it")
+    stream = pictures[0]
+    try:
+        stream.thread_type = "AUTO"
+        stream.codec_context.options = {"err_detect": "explode"}  # else damaged frames are patched and passed on
+        kind = stream.codec_context.format
+    except (AttributeError, RuntimeError) as error:  # a codec that FFmpeg does not know
+        raise InputError(f"{source}: its pictures cannot be decoded; convert it, for example to H.264") from error
+    height, width = stream.height, stream.width
+    if kind is None:
+        raise InputError(f"{source}: its pictures cannot be decoded; mend it, or convert it, for example to H.264")
+    if not 0 < height * width <= max_pixels:
+        raise InputError(f"{source}: has frames of {width} × {height} pixels, expected 1 to {max_pixels}; convert it")
+    rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
+    frames = stream.frames or None
+    if not frames and container.duration:
+        frames = max(1, round(container.duration * rate / 1_000_000))
+    video = Video(
+        path=source,
+        container=name,
+        height=height,
+        width=width,
+        deep=max(part.bits for part in kind.components) > 8,
+        rate=rate,
+        time_base=stream.time_base or 1 / rate,
+        frames=frames,
+        source=container,
+        stream=stream,
+    )
+    video.begin()
+    if len(pictures) > 1:
+        video.note("only its first pictures are kept")
+    if any(part.is_alpha for part in kind.components):
+        video.note("its alpha is dropped")
+    if video.deep and stream.codec_context.color_trc in (16, 18):
+        video.note("its HDR metadata beyond the transfer curve are dropped")
+    return video
+
+
+def _missing_of_avi(path: str) -> int:
+    """How many bytes its header has promised that are not there; the durations that FFmpeg gives go by what is."""
+    with open(path, "rb") as file:
+        promised = int.from_bytes(file.read(8)[4:], "little") + 8
+        return max(0, promised - os.fstat(file.fileno()).st_size)
+
+
+def is_whole(path: str | os.PathLike[str]) -> bool:
+    """Whether a Matroska or AVI file goes on to its end, so that its last frame is only long; False for others."""
+    with open(path, "rb") as file:
+        read = {b"RIFF": _avi_chunk, b"\x1aE\xdf\xa3": _matroska_element}.get(file.read(4))
+        size = os.fstat(file.fileno()).st_size
+        file.seek(0)
+        while read and file.tell() < size:
+            length, skipped = read(file)
+            if file.tell() + length > size:
+                return False
+            file.seek(skipped, os.SEEK_CUR)
+    return read is not None
+
+
+def _avi_chunk(file: BinaryIO) -> tuple[int, int]:
+    """Read the head of a chunk: its length in bytes, and how many to skip to the next one, in lists the first in it."""
+    name, length = file.read(4), int.from_bytes(file.read(4), "little")
+    length = length if name.strip(b"\0") else _NONSENSE
+    return length, 4 if name in (b"RIFF", b"LIST") else length + length % 2
+
+
+def _matroska_element(file: BinaryIO) -> tuple[int, int]:
+    """The same of Matroska, whose segments and clusters are such lists, perhaps of unknown length."""
+    (name, _), (length, unknown) = _ebml_number(file), _ebml_number(file)
+    length &= unknown
+    if not name:
+        return _NONSENSE, 0
+    return (0 if length == unknown else length), (0 if name in (0x18538067, 0x1F43B675) else length)
+
+
+def _ebml_number(file: BinaryIO) -> tuple[int, int]:
+    """A number with the mark of its length, and the largest without it that has this length."""
+    first = file.read(1) or b"\0"
+    more = 8 - first[0].bit_length()
+    return int.from_bytes(first + file.read(more), "big"), (1 << 7 * (more + 1)) - 1
+
+
+def open_container(file: BinaryIO) -> Any:
+    """Open a video with PyAV.
+
+    Args:
+        file: The file itself, since FFmpeg takes names for addresses and wants them in UTF-8.
+
+    Raises:
+        Exception: What PyAV raises for broken files; see `errors`.
+    """
+    return import_av().open(file, container_options=_SAFE)
+
+
+def import_av() -> Any:
+    """Import PyAV.
+
+    Raises:
+        InputError: If it is not installed.
+    """
+    try:
+        import av
+    except ImportError as error:
+        raise InputError('videos need PyAV, which is not installed; run pip install "nlcl_plugin[video]"') from error
+    return av
+
+
+def errors() -> tuple[type[Exception], ...]:
+    """What PyAV raises for broken files."""
+    return (import_av().error.FFmpegError, OSError, ValueError, RuntimeError)

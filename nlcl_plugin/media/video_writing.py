@@ -1,0 +1,291 @@
+"""Write a video like another one, with other pixels."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nlcl_plugin.data.files import written_whole
+from nlcl_plugin.errors import InputError
+from nlcl_plugin.media.video import (
+    ATTACHED,
+    FULL_RANGE,
+    LIMITED_RANGE,
+    Frame,
+    Video,
+    errors,
+    import_av,
+    open_container,
+)
+
+_JPEG_MATRIX = 5  # BT.601
+_LAMBDA = 118  # FFmpeg's unit of quality
+_UNREAD = 48  # FFmpeg's mark of the stream that holds the names of the chapters
+_STALE_TAGS = {"encoder", "major_brand", "minor_version", "compatible_brands", "duration"}
+
+
+class Encoder(NamedTuple):
+    """How frames are encoded.
+
+    Attributes:
+        codec: FFmpeg's name of the encoder.
+        pixels: The pixel format.
+        options: The encoder's.
+    """
+
+    codec: str
+    pixels: str
+    options: dict[str, str]
+
+
+def encoder_like(video: Video) -> Encoder:
+    """Choose the encoder.
+
+    H.264 with a constant rate factor of 16, at which losses are hardly seen; more than eight bits take H.265, WebM
+    takes VP9 or AV1, AVI takes Motion JPEG of the highest quality, and what was in a lossless codec becomes FFV1 where
+    the container has it. Chroma is as coarse as it was, but full for odd sizes, which H.264 and H.265 have no coarse
+    chroma for.
+
+    Args:
+        video: The video to be like.
+
+    Returns:
+        The encoder.
+    """
+    format_ = _format(video)
+    codec = video.stream.codec_context.codec
+    if codec.lossless and not codec.lossy and format_ in ("matroska", "avi"):
+        return Encoder("ffv1", "gbrp16le" if video.deep else "bgr0", {})
+    kind = video.stream.codec_context.format
+    across, down = (2 // max(1, kind.chroma_width(2)), 2 // max(1, kind.chroma_height(2)))
+    if video.orientation >= 5 and (across, down) == (2, 1):
+        across, down = 1, 1  # codecs have none that is coarse down alone
+    if format_ == "webm":
+        if video.deep:
+            return Encoder("libsvtav1", "yuv420p10le", {"crf": "18", "preset": "6"})
+        return Encoder("libvpx-vp9", "yuv420p", {"crf": "16", "b": "0", "cpu-used": "4", "row-mt": "1"})
+    if kind.is_rgb or video.width % across or video.height % down:
+        across, down = 1, 1
+    chroma = {(2, 2): "420", (2, 1): "422"}.get((across, down), "444")
+    # MP4 keeps the time from one packet to the next, which is that of a frame only where their order is the same.
+    options = {"crf": "16"} if format_ == "matroska" else {"crf": "16", "bf": "0"}
+    if video.deep and format_ != "avi":
+        return Encoder("libx265", f"yuv{chroma}p10le", {**options, "x265-params": "log-level=error"})
+    if format_ == "avi":  # which has no times of display, so that no codec may change the order of frames
+        return Encoder("mjpeg", f"yuvj{chroma}p", {"flags": "+qscale", "global_quality": str(2 * _LAMBDA)})
+    return Encoder("libx264", f"yuv{chroma}p", options)
+
+
+def _format(video: Video) -> str:
+    suffix = Path(video.path).suffix.lower()
+    if video.container == "Matroska":
+        return "webm" if suffix == ".webm" else "matroska"
+    if video.container == "AVI":
+        return "avi"
+    brand = video.source.metadata.get("major_brand", "")
+    return "mov" if suffix == ".mov" or brand.startswith("qt") else "mp4"
+
+
+class VideoWriter:
+    """Encodes frames and copies the sound and the subtitles beside them; made by `write_video`.
+
+    Args:
+        path: The file, for messages.
+        output: PyAV's container to write to.
+        source: PyAV's container to copy from.
+        like: The video to be like; what can't be kept is added to its notes.
+    """
+
+    def __init__(self, path: Path, output: Any, source: Any, like: Video):
+        self._path = path
+        self._av = import_av()
+        self._output, self._like = output, like
+        self._encoder = encoder_like(like)
+        jpeg = self._encoder.codec == "mjpeg"
+        self._matrix = _JPEG_MATRIX if jpeg else like.matrix
+        self._range = FULL_RANGE if jpeg or like.full_range else LIMITED_RANGE
+        self._stream = self._video_stream()
+        self._durations: dict[int, int] = {}
+        self._copies: dict[int, Any] = {}
+        for stream in source.streams:
+            self._add_copy(stream)
+        output.metadata.update({key: text for key, text in source.metadata.items() if key.lower() not in _STALE_TAGS})
+        output.set_chapters(source.chapters())
+        wanted = [stream for stream in source.streams if stream.index in self._copies]
+        self._packets = iter(source.demux(wanted) if wanted else ())
+        self._ahead: Any = None
+
+    def _add_copy(self, stream: Any) -> None:
+        cover, kind, name = bool(stream.disposition & ATTACHED), stream.type, stream.metadata.get("filename", "")
+        if kind == "video" and not cover:
+            return  # the pictures, and those of which their reader has noted that they are dropped
+        timecode = stream.metadata.get("timecode")
+        if stream.discard == _UNREAD or (timecode and timecode == self._stream.metadata.get("timecode")):
+            return  # made anew, of the chapters and of what is noted of the pictures
+        format_ = self._output.format.name
+        if cover and format_ == "matroska":  # where it is an attachment
+            data = bytes(next(stream.container.demux(stream)))
+            self._output.add_attachment(name or "cover", stream.metadata.get("mimetype", "image/jpeg"), data)
+        elif (format_, kind) != ("webm", "attachment") and _fits(stream, format_):  # WebM drops them silently
+            copy = self._output.add_stream_from_template(stream, opaque=True)
+            copy.metadata.update(stream.metadata)
+            copy.disposition = stream.disposition
+            if kind != "attachment":
+                self._copies[stream.index] = copy
+        else:
+            what = f"{'cover picture' if cover else kind} {name}".strip()
+            self._like.note(f"its {what} cannot be copied into this container and is left out")
+
+    def _video_stream(self) -> Any:
+        like, encoder = self._like, self._encoder
+        stream = self._output.add_stream(encoder.codec, rate=like.rate, options=encoder.options)
+        context, old = stream.codec_context, like.stream.codec_context
+        stream.width, stream.height, stream.pix_fmt = like.width, like.height, encoder.pixels
+        context.time_base = like.time_base
+        context.thread_type = "AUTO"
+        aspect = like.stream.sample_aspect_ratio
+        if aspect:
+            context.sample_aspect_ratio = 1 / aspect if like.orientation >= 5 else aspect
+        context.color_primaries, context.color_trc = old.color_primaries, old.color_trc
+        if encoder.pixels.startswith("yuv"):
+            context.colorspace = self._matrix
+            context.color_range = self._range
+        if encoder.codec == "libx265" and like.container == "MP4":
+            context.codec_tag = "hvc1"  # the one that Apple's players know
+        for key, text in like.stream.metadata.items():
+            counts = key == "timecode" and (";" not in text or round(like.rate) % 30 == 0)  # else FFmpeg refuses it
+            if counts or key.lower() in ("language", "title"):
+                stream.metadata[key] = text
+        return stream
+
+    def write(self, rgb: np.ndarray, like: Frame) -> None:
+        """Write the next frame.
+
+        Args:
+            rgb: (H, W, 3) RGB of the type of `like.rgb`, or floats in [0, 1].
+            like: The frame whose place it takes.
+
+        Raises:
+            InputError: If it cannot be encoded or written.
+            ValueError: If the shape or the type is another.
+        """
+        if rgb.shape != like.rgb.shape:
+            raise ValueError(f"expected a frame of shape {like.rgb.shape}, got {rgb.shape}")
+        if np.issubdtype(rgb.dtype, np.floating):
+            if not np.isfinite(rgb).all():
+                raise ValueError("the frame has values that are not finite")
+            full = np.iinfo(like.rgb.dtype).max
+            rgb = np.rint(np.clip(rgb, 0, 1) * np.float32(full)).astype(like.rgb.dtype)
+        elif rgb.dtype != like.rgb.dtype:
+            raise ValueError(f"expected a frame of {like.rgb.dtype} or of floats, got {rgb.dtype}")
+        kind = "rgb48le" if self._like.deep else "rgb24"
+        frame = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format=kind)
+        coloured = self._encoder.pixels.startswith("yuv")
+        frame = frame.reformat(
+            format=self._encoder.pixels,
+            dst_colorspace=self._matrix if coloured else None,
+            src_color_range=FULL_RANGE,
+            dst_color_range=self._range if coloured else FULL_RANGE,
+            interpolation="BICUBIC",
+        )
+        frame.pts, frame.time_base = like.pts, self._like.time_base
+        self._durations[like.pts] = like.duration
+        with _told(self._path):
+            self._mux(frame)
+
+    def finish(self) -> None:
+        """Write what the encoder still holds and the rest of the copies."""
+        self._mux(None)
+        self._copy(None)
+
+    def _mux(self, frame: Any) -> None:
+        for packet in self._stream.encode(frame):
+            packet.duration = self._durations.pop(packet.pts, packet.duration)  # which not all encoders pass on
+            if packet.dts is not None:
+                self._copy(packet.dts * packet.time_base)
+            self._output.mux(packet)
+
+    def _copy(self, until: Any) -> None:
+        """Copy what comes before a time in seconds, so that the streams lie side by side in the file."""
+        while True:
+            packet = self._ahead or next(self._packets, None)
+            self._ahead = None
+            if packet is None:
+                return
+            if not packet.size:  # the one at the end of each stream
+                continue
+            time = packet.dts if packet.dts is not None else packet.pts  # of covers neither
+            if None not in (until, time) and time * packet.time_base > until:
+                self._ahead = packet
+                return
+            packet.stream = self._copies[packet.stream.index]
+            self._output.mux(packet)
+
+
+def _fits(stream: Any, format_: str) -> bool:
+    """Whether a container takes a stream, which only shows when its header is written."""
+    trial = import_av().open(io.BytesIO(), "w", format=format_)
+    try:
+        trial.add_stream_from_template(stream, opaque=True)
+        trial.start_encoding()
+    except errors():
+        return False
+    finally:
+        with contextlib.suppress(*errors()):  # some miss their packets
+            trial.close()
+    return True
+
+
+@contextlib.contextmanager
+def write_video(path: str | os.PathLike[str], like: Video) -> Iterator[VideoWriter]:
+    """Write a video in the container of another, with its times, sound, subtitles, chapters and tags.
+
+    Variable frame rates are kept. Frames are written the right way up, without a note of rotation. The file gets its
+    name when it is whole; after an error nothing is left. Missing folders are made.
+
+    Args:
+        path: The file.
+        like: The video whose frames are given to the writer.
+
+    Yields:
+        The writer.
+
+    Raises:
+        InputError: If it cannot be encoded or written.
+    """
+    av = import_av()
+    path = Path(path)
+    with contextlib.ExitStack() as stack:
+        with _told(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            source = stack.enter_context(open_container(stack.enter_context(open(like.path, "rb"))))
+            file = stack.enter_context(written_whole(path))
+            output = av.open(file, "w", format=_format(like))
+        try:
+            with _told(path):
+                writer = VideoWriter(path, output, source, like)
+            yield writer
+            with _told(path):
+                writer.finish()
+        except BaseException:
+            with contextlib.suppress(Exception):  # it has nothing more to say than what is on its way
+                output.close()
+            raise
+        with _told(path):
+            output.close()
+            stack.close()  # gives the file its name
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except errors() as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise InputError(f"{path}: cannot be written ({reason}); make room or choose another place") from error

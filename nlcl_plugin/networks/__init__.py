@@ -1,0 +1,1 @@
+"""Network files: loaded safely, described by themselves, in other formats."""

@@ -1,0 +1,71 @@
+"""What a network file says of itself: `about`, plain values beside the weights. Needs neither BasicSR nor MMEngine."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+import nlcl_plugin
+from nlcl_plugin.training.run_state import plain
+
+FORMAT = 1
+KEY = "nlcl_plugin"  # of a .safetensors file's metadata, of an MMEngine checkpoint, of ONNX and TorchScript files
+LICENSE = "code Apache-2.0; weights as the images they were trained on allow"
+KINDS = {"d": "a discriminator", "p": "projection heads", "e": "an encoder"}  # labels of what derains nothing
+
+
+def describe(
+    block: Mapping[str, Any], label: str, *, net: nn.Module | None = None, iteration: int | None = None
+) -> dict[str, Any]:
+    """Describe a network as plain values.
+
+    Args:
+        block: Its options: `type` and arguments.
+        label: What it is in a training: g or s (image layer), r (rain), d (discriminator), p (heads), e (encoder).
+        net: The network itself, whose arguments that the block leaves out are then noted too.
+        iteration: Of its training.
+
+    Returns:
+        `format`; `network` (the block); `label`; `output` (`image`, `rain`, or None for neither); `window_size` (sizes
+        it takes are multiples of it); `values` (in and out); `iter`; `license`; `nlcl_plugin` (version).
+    """
+    network = plain({**block, **_left_out(block, net)})
+    return {
+        "format": FORMAT,
+        "network": network,
+        "label": label,
+        "output": None if label in KINDS else "rain" if label == "r" else "image",
+        "window_size": network["window_size"] if isinstance(network.get("window_size"), int) else 1,
+        "values": "RGB in [0, 1]",
+        "iter": iteration,
+        "license": LICENSE,
+        "nlcl_plugin": nlcl_plugin.__version__,
+    }
+
+
+def _left_out(block: Mapping[str, Any], net: nn.Module | None) -> dict[str, Any]:
+    """Arguments of a network that its block leaves out: their defaults, or what the model filled in."""
+    if net is None:
+        return {}
+    values = {
+        name: getattr(net, name, parameter.default) if parameter.default is parameter.empty else parameter.default
+        for name, parameter in inspect.signature(type(net).__init__).parameters.items()
+        if name not in {"self", *block} and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    }
+    return {name: value for name, value in values.items() if is_plain(value)}
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value is None, a number, a text, or a list of such."""
+    if isinstance(value, list | tuple):
+        return all(map(is_plain, value))
+    return value is None or type(value) in (bool, int, float, str)
+
+
+def as_metadata(about: Mapping[str, Any]) -> dict[str, str]:
+    """Turn `about` into metadata of a .safetensors file, which keeps texts only."""
+    return {KEY: json.dumps(about)}

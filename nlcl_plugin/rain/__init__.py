@@ -1,0 +1,1 @@
+"""Rain: rendered, varied, laid on clean images."""

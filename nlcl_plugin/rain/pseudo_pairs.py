@@ -1,0 +1,109 @@
+"""Pseudo-pairs (ours): rain, varied and laid on unrelated clean images, with the clean image as target."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nlcl_plugin.losses import lay_rain
+from nlcl_plugin.rain.batch_random import BatchRandom
+from nlcl_plugin.rain.renderer import render_rain
+from nlcl_plugin.rain.variation import RainVariation
+
+
+def make_pseudo_rainy(
+    clean: Tensor, rain: Tensor, options: RainVariation, random: BatchRandom, others: Sequence[Tensor] | None = None
+) -> Tensor:
+    """Lay varied rain on clean images.
+
+    Args:
+        clean: Clean images C (B, 3, H, W), RGB in [0, 1].
+        rain: Rain layers R of other images (B, C, H, W); negative values are dropped.
+        options: Ranges of the variation; `rendered` is the caller's.
+        random: Where the variation is drawn from.
+        others: With more than one layer: the further ones, `options.layers` - 1 of the shape of `rain`. By default
+            they are the rain of the other images given here.
+
+    Returns:
+        Pseudo-rainy images (B, 3, H, W), RGB in [0, 1]; a fraction `options.rain_free` of them equals `clean`.
+    """
+    rain = _without_texture(rain, options)
+    total = vary_rain(rain, options, random)
+    for extra in range(1, options.layers):
+        # Each image gets another one's rain on top, or none: rain of several densities from the same few layers.
+        another = rain.roll(extra, dims=0) if others is None else _without_texture(others[extra - 1], options)
+        total = torch.maximum(total, vary_rain(another, options, random) * random.coin(0.5, rain))
+    total = total * random.coin(1 - options.rain_free, rain)
+    screen = random.coin(options.screen, rain)
+    return screen * lay_rain(clean, total, blend="screen") + (1 - screen) * lay_rain(clean, total)
+
+
+def replace_by_rendered(rain: Tensor, fraction: float, random: BatchRandom) -> Tensor:
+    """Put rendered rain (see `rain.renderer`) in the places of some rain layers.
+
+    Args:
+        rain: Rain layers (B, C, H, W).
+        fraction: How many are replaced, in [0, 1]. With 0 no number is drawn.
+        random: Where it is drawn from which ones these are, and what they become.
+
+    Returns:
+        Rain layers of the same shape.
+    """
+    if fraction == 0:
+        return rain
+    cpu = torch.device("cpu")
+    chosen = random.coin(fraction, rain.new_empty(0, device=cpu)).flatten().tolist()
+    seeds = random.each(lambda n: torch.randint(2**62, (n,), generator=random.generator), cpu).tolist()
+    rain = rain.clone()
+    for place, seed in enumerate(seeds):
+        if chosen[place]:
+            rendered = render_rain((rain.shape[-2], rain.shape[-1]), np.random.default_rng(seed))
+            rain[place] = torch.from_numpy(rendered).to(rain)  # grey: all channels alike
+    return rain
+
+
+def vary_rain(rain: Tensor, options: RainVariation, random: BatchRandom) -> Tensor:
+    """Flip, resize and amplify rain layers.
+
+    Args:
+        rain: Rain layers (B, C, H, W), not negative.
+        options: Ranges of the variation; the size is drawn once for the batch, gain and flips for each image.
+        random: Where the variation is drawn from.
+
+    Returns:
+        Rain layers of the same shape.
+    """
+    height, width = rain.shape[-2:]
+    if options.flip:
+        rain = torch.where(random.coin(0.5, rain) > 0, rain.flip(-1), rain)
+        rain = torch.where(random.coin(0.5, rain) > 0, rain.flip(-2), rain)
+    scale = random.shared(*options.resize)
+    size = (max(1, round(height * scale)), max(1, round(width * scale)))
+    if size != (height, width):
+        rain = F.interpolate(rain, size=size, mode="bilinear", align_corners=False, antialias=scale < 1)
+        rain = _fit(rain, height, width, random)
+    return rain * random.uniform(*options.gain, rain)
+
+
+def _without_texture(rain: Tensor, options: RainVariation) -> Tensor:
+    rain = rain.detach().clamp_min(0)
+    return rain * (rain > options.threshold)
+
+
+def _fit(rain: Tensor, height: int, width: int, random: BatchRandom) -> Tensor:
+    """Cut or mirror rain layers to a size."""
+    pad_h, pad_w = max(0, height - rain.shape[-2]), max(0, width - rain.shape[-1])
+    while pad_h or pad_w:  # one reflection can at most double a side less one
+        step_h, step_w = min(pad_h, rain.shape[-2] - 1), min(pad_w, rain.shape[-1] - 1)
+        if step_h + step_w == 0:
+            rain = F.pad(rain, (0, pad_w, 0, pad_h), mode="replicate")
+            break
+        rain = F.pad(rain, (0, step_w, 0, step_h), mode="reflect")
+        pad_h, pad_w = max(0, height - rain.shape[-2]), max(0, width - rain.shape[-1])
+    top = random.shared_integer(rain.shape[-2] - height + 1)
+    left = random.shared_integer(rain.shape[-1] - width + 1)
+    return rain[..., top : top + height, left : left + width]

@@ -1,0 +1,110 @@
+"""What the folder of a training holds, also while it is running or after it was interrupted."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nlcl_plugin.errors import InputError
+from nlcl_plugin.networks.trained_network import experiment_options
+from nlcl_plugin.training.json_log import parse_record, read_json_lines
+from nlcl_plugin.training.start_record import STARTS
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What a training left so far.
+
+    Attributes:
+        folder: Its folder.
+        options: Its options.
+        losses: Entries of `losses.jsonl`, by rising iteration.
+        metrics: Entries of `metrics.jsonl`; of two of one dataset and iteration the later one.
+        starts: Entries of `starts.jsonl`.
+        summary: `summary.json`, empty before the end.
+        written: When something was last logged or saved.
+    """
+
+    folder: Path
+    options: dict[str, Any]
+    losses: list[dict[str, Any]]
+    metrics: list[dict[str, Any]]
+    starts: list[dict[str, Any]]
+    summary: dict[str, Any]
+    written: datetime.datetime
+
+    @property
+    def name(self) -> str:
+        """What the training is called."""
+        return str(self.options.get("name", self.folder.name))
+
+    @property
+    def total_iter(self) -> int | None:
+        """Iterations that it was to have, if the options say so."""
+        total = block(self.options, "train").get("total_iter")
+        return int(total) if isinstance(total, int | float) and math.isfinite(total) else None
+
+    @property
+    def current_iter(self) -> int:
+        """The last iteration that something was logged, validated or saved at."""
+        logged = (entry["iter"] for entry in (*self.losses, *self.metrics))
+        names = (path.stem.rpartition("_")[2] for path in (self.folder / "models").glob("net_*.pth"))
+        return max((*logged, *(int(name) for name in names if re.fullmatch(r"\d+", name))), default=0)
+
+    @property
+    def finished(self) -> bool:
+        """Whether it came to its end, after which the latest weights are saved, and was not resumed to go further."""
+        often = block(self.options, "logger").get("print_freq")
+        near = not isinstance(often, int) or (self.total_iter or 0) - self.current_iter < often
+        return near and any((self.folder / "models").glob("net_*_latest.pth"))
+
+
+def read_experiment(path: str | os.PathLike[str]) -> Experiment:
+    """Read the folder of a training.
+
+    Args:
+        path: The folder, such as `experiments/nlcl_quickstart`.
+
+    Returns:
+        What is there.
+
+    Raises:
+        InputError: If it is no such folder, or a file in it is broken.
+    """
+    folder, options = experiment_options(path)
+    if not (folder / "losses.jsonl").is_file():
+        raise InputError(f"{folder}: has no losses.jsonl, so no training began here; give a folder below experiments/")
+    metrics = {(entry["iter"], str(entry.get("dataset"))): entry for entry in read_json_lines(folder / "metrics.jsonl")}
+    losses = read_json_lines(folder / "losses.jsonl")
+    files = [folder / name for name in ("options.yml", "losses.jsonl", "metrics.jsonl", "summary.json")]
+    times = [file.stat().st_mtime for file in (*files, *folder.glob("models/*")) if file.is_file()]
+    return Experiment(
+        folder=folder,
+        options=options,
+        losses=losses,
+        metrics=list(metrics.values()),
+        starts=read_json_lines(folder / STARTS),
+        summary=_read_summary(folder / "summary.json"),
+        written=datetime.datetime.fromtimestamp(max(times), datetime.timezone.utc),
+    )
+
+
+def block(options: Any, *keys: str) -> dict[str, Any]:
+    """A block of options within blocks; empty where there is none."""
+    for key in keys:
+        options = options.get(key) if isinstance(options, dict) else None
+    return options if isinstance(options, dict) else {}
+
+
+def _read_summary(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        return parse_record(path.read_bytes())
+    except ValueError as error:
+        raise InputError(f"{path}: is no JSON of figures ({error}); move the file away") from error

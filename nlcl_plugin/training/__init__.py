@@ -1,0 +1,1 @@
+"""Launch, train, test, checkpoints, logs, summary."""

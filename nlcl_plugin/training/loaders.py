@@ -1,0 +1,138 @@
+"""The loaders of a training, with BasicSR's builders."""
+
+from __future__ import annotations
+
+import atexit
+import math
+import multiprocessing
+import signal
+from collections.abc import Callable
+from functools import partial
+from types import FrameType
+from typing import Any
+
+import torch
+from basicsr.data import build_dataloader, build_dataset
+from basicsr.data.prefetch_dataloader import CPUPrefetcher, CUDAPrefetcher
+from basicsr.utils import get_root_logger
+from torch.utils.data import DataLoader
+
+from nlcl_plugin.data.sampler import EpochSampler, SeededDataset
+from nlcl_plugin.errors import InputError
+from nlcl_plugin.training.loading import ExplainedDataset
+
+
+class TrainingBatches:
+    """Batches of one epoch after another, and the place in the epoch.
+
+    Args:
+        opt: Complete, checked options.
+
+    Raises:
+        InputError: If an epoch has no batch.
+
+    Attributes:
+        dataset: The training dataset.
+        epoch: The epoch, counted from 0.
+        place: Draws of the epoch that all processes together have given out in batches.
+        batch_size: Images a step, of all processes together.
+        steps: Steps an epoch.
+    """
+
+    def __init__(self, opt: dict[str, Any]) -> None:
+        options = opt["datasets"]["train"]
+        self.dataset = SeededDataset(ExplainedDataset(build_dataset(options)), opt["manual_seed"])
+        ratio = options.get("dataset_enlarge_ratio", 1)
+        self._sampler = EpochSampler(self.dataset, opt["world_size"], opt["rank"], ratio)
+        self._loader = build_dataloader(
+            self.dataset, options, num_gpu=opt["num_gpu"], dist=opt["dist"], sampler=self._sampler, seed=0
+        )
+        # A generator of its own, as each start of a loader draws a number: resuming would draw one more.
+        self._loader.generator = torch.Generator().manual_seed(opt["manual_seed"])
+        if len(self._loader) == 0:
+            processes = f" of each of {opt['world_size']} processes" if opt["dist"] else ""
+            raise InputError(
+                f"datasets.train: {len(self.dataset)} images × dataset_enlarge_ratio don't fill one batch of "
+                f"{self._loader.batch_size}{processes}; lower batch_size_per_gpu or raise dataset_enlarge_ratio"
+            )
+        if self._loader.num_workers:
+            self._loader.worker_init_fn = partial(_start_worker, self._loader.worker_init_fn)
+            atexit.register(_end_workers)
+        cuda = options.get("prefetch_mode") == "cuda"
+        self._prefetch = partial(CUDAPrefetcher, self._loader, opt) if cuda else partial(CPUPrefetcher, self._loader)
+        self._prefetcher: Any = None
+        self.batch_size = self._loader.batch_size * opt["world_size"]
+        self.steps = len(self._loader)
+        self.epoch = 0
+        self.place = 0
+        self._log(opt)
+
+    def start_at(self, epoch: int, place: int) -> None:
+        """Go on in the middle of an epoch; before the first batch."""
+        self.epoch, self.place = epoch, place
+
+    def next(self) -> dict[str, Any]:
+        """The next batch, of the next epoch if this one is at its end."""
+        if self._prefetcher is None:
+            self._begin(self.epoch, self.place)
+        batch = self._prefetcher.next()
+        while batch is None:
+            self._begin(self.epoch + 1, 0)
+            batch = self._prefetcher.next()
+        self.place += self.batch_size
+        return batch
+
+    def _begin(self, epoch: int, place: int) -> None:
+        self.epoch, self.place = epoch, place
+        self._sampler.set_epoch(epoch, place)
+        if self._prefetcher is None:  # only now, as it starts the workers and reads
+            self._prefetcher = self._prefetch()
+        else:
+            self._prefetcher.reset()
+
+    def _log(self, opt: dict[str, Any]) -> None:
+        batches = self.steps
+        iterations = int(opt["train"]["total_iter"])
+        get_root_logger().info(
+            f"Training on {len(self.dataset)} images: {opt['world_size']} processes × {self._loader.batch_size} images "
+            f"a step, {batches} steps an epoch, {iterations} steps, {math.ceil(iterations / batches)} epochs."
+        )
+
+
+def _start_worker(initialise: Callable[[int], None], worker_id: int) -> None:
+    # Launchers send a signal to the workers too, which have to outlive the step and the saving that the first one asks
+    # their process for.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _end_at_the_next)
+    initialise(worker_id)
+
+
+def _end_workers() -> None:
+    # Python ends them with one signal, which they are to outlive, and waits.
+    if hasattr(signal, "SIGCHLD"):  # not on Windows
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would complain about each
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
+
+
+def _end_at_the_next(number: int, _frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)
+
+
+def validation_loaders(opt: dict[str, Any]) -> list[DataLoader[Any]]:
+    """The loaders of all validation datasets, whole images one by one.
+
+    Args:
+        opt: Complete, checked options.
+
+    Returns:
+        One loader a dataset.
+    """
+    loaders = []
+    for name, options in opt["datasets"].items():
+        if name.split("_")[0] == "val":
+            dataset = ExplainedDataset(build_dataset(options))
+            loaders.append(build_dataloader(dataset, options, num_gpu=opt["num_gpu"], dist=opt["dist"]))
+            get_root_logger().info(f"Number of images in {options['name']}: {len(dataset)}")
+    return loaders

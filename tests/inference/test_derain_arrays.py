@@ -1,0 +1,114 @@
+"""`nlcl_plugin.derain`: arrays and tensors in, the same kind out."""
+
+import numpy as np
+import pytest
+import torch
+from derain_helpers import save_network
+
+import nlcl_plugin
+from nlcl_plugin.archs import LayerGenerator, ResidualUNet
+from nlcl_plugin.errors import InputError
+
+RNG = np.random.default_rng(0)
+IMAGE = RNG.random((23, 31, 3), np.float32)
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "net_s.pth"
+    return path, save_network(path, ResidualUNet(num_feat=4))
+
+
+def expected(net, image):
+    with torch.no_grad():
+        return net(torch.from_numpy(image.transpose(2, 0, 1))[None])[0].clamp(0, 1)
+
+
+@pytest.mark.parametrize(("dtype", "steps"), [(np.uint8, 255), (np.uint16, 65535)])
+def test_integers_come_back_rounded_from_what_the_network_makes(network, dtype, steps):
+    path, net = network
+    image = np.rint(IMAGE * steps).astype(dtype)
+    result = nlcl_plugin.derain(image, path)
+    assert result.dtype == dtype
+    exact = expected(net, image.astype(np.float32) / steps).permute(1, 2, 0).double().numpy() * steps
+    assert np.abs(result - exact).max() <= 0.5 + 0.01  # float32 has 24 bits
+
+
+def test_floats_and_tensors_come_back_as_they_came(network):
+    path, net = network
+    want = expected(net, IMAGE)
+    tensor = torch.from_numpy(IMAGE.transpose(2, 0, 1).copy())
+    for image in (IMAGE, tensor, tensor[None], tensor.double(), [IMAGE, IMAGE], (tensor, IMAGE)):
+        result = nlcl_plugin.derain(image, path)
+        assert type(result) is type(image)
+        if isinstance(image, list | tuple):
+            assert all(type(one) is type(other) for one, other in zip(image, result, strict=True))
+            result, image = result[0], image[0]
+        assert result.dtype == image.dtype
+        assert result.shape == image.shape
+        found = torch.from_numpy(result).permute(2, 0, 1) if isinstance(result, np.ndarray) else result
+        torch.testing.assert_close(found.float().reshape(want.shape), want, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [">f4", ">f8", ">u2", "<f2"])
+def test_arrays_of_other_byte_orders_and_floats_are_converted(network, kind):
+    image = IMAGE if "f" in kind else np.rint(IMAGE * 65535)
+    result = nlcl_plugin.derain(image.astype(kind), network[0])
+    assert result.dtype == np.dtype(kind)
+    native = np.dtype(kind).newbyteorder("=")
+    usual = nlcl_plugin.derain(image.astype(native).astype(np.float32 if kind == "<f2" else native), network[0])
+    np.testing.assert_array_equal(result, usual.astype(native))
+
+
+def test_a_rain_network_gives_the_image_without_its_rain(tmp_path):
+    net = save_network(tmp_path / "net_r.pth", LayerGenerator(num_feat=4, num_block=1, layer="rain"), label="r")
+    result = nlcl_plugin.derain(IMAGE, tmp_path / "net_r.pth")
+    with torch.no_grad():
+        tensor = torch.from_numpy(IMAGE.transpose(2, 0, 1).copy())[None]
+        want = (tensor - net(tensor))[0].clamp(0, 1).permute(1, 2, 0).numpy()
+    np.testing.assert_allclose(result, want, atol=1e-5)
+
+
+def test_weights_that_were_saved_again_are_loaded_again(tmp_path):
+    path = tmp_path / "net_s.pth"
+    save_network(path, ResidualUNet(num_feat=4))
+    first = nlcl_plugin.derain(IMAGE, path)
+    save_network(path, ResidualUNet(num_feat=4), seed=1)
+    assert not np.array_equal(first, nlcl_plugin.derain(IMAGE, path))
+
+
+def test_the_demo_weights_take_rendered_rain_out():
+    import skimage.data
+
+    from nlcl_plugin.data.image_io import to_uint8
+    from nlcl_plugin.metrics import psnr
+    from nlcl_plugin.rain.renderer import blend, render_rain
+
+    clean = skimage.data.coffee()[:256, :384].astype(np.float32) / 255
+    rainy = blend(clean, render_rain((256, 384), np.random.default_rng(3)))
+    images = (rainy, nlcl_plugin.derain(rainy), nlcl_plugin.derain(clean))
+    before, after, kept = (psnr(to_uint8(image), to_uint8(clean)) for image in images)
+    assert after - before > 3
+    assert kept > 30
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((4, 5)), r"but received the shape \(4, 5\)"),
+        (np.zeros((4, 5, 4), np.uint8), r"but received the shape \(4, 5, 4\)"),
+        (np.zeros((4, 5, 3), np.int64), "but received int64"),
+        (torch.zeros(3, 4, 5, dtype=torch.uint8), "but received torch.uint8"),
+        (np.full((4, 5, 3), 128.0), "but received 128 to 128; divide by 255"),
+        (np.full((4, 5, 3), np.nan), "but received nan to nan"),
+        ("image.png", "but received str"),
+    ],
+)
+def test_what_is_no_image_is_refused(network, image, message):
+    with pytest.raises(InputError, match=message):
+        nlcl_plugin.derain(image, network[0])
+
+
+def test_a_device_that_is_not_there_is_refused(network):
+    with pytest.raises(InputError, match="device 'quantum' cannot be used"):
+        nlcl_plugin.derain(IMAGE, network[0], device="quantum")

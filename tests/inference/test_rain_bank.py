@@ -1,0 +1,325 @@
+"""Banks of rain layers, from a trained experiment to a training on them."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from basicsr.archs.srresnet_arch import MSRResNet
+from basicsr.models import build_model
+from basicsr.utils import FileClient, imfrombytes, make_exp_dirs
+from conftest import photograph
+from training_helpers import make_folders, run, tiny_options, write_options
+
+from nlcl_plugin.archs import LayerGenerator
+from nlcl_plugin.config import option_files
+from nlcl_plugin.data import PseudoPairDataset, read_image
+from nlcl_plugin.data.image_io import to_float
+from nlcl_plugin.data.lmdb import create as lmdb_create
+from nlcl_plugin.data.lmdb.store import LmdbImages, close_environment
+from nlcl_plugin.errors import InputError
+from nlcl_plugin.inference import rain_bank
+from nlcl_plugin.inference.derain import ImageDerainer
+from nlcl_plugin.inference.rain_bank import extract_rain_bank, read_facts
+from nlcl_plugin.networks.about import describe
+from nlcl_plugin.training.launch import start
+from nlcl_plugin.training.run_state import plain_options
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Folders of images, and a tiny trained experiment of a residual model with averages, saved at 2 and at the end."""
+    root = tmp_path_factory.mktemp("bank")
+    make_folders(root, photograph)
+    options = tiny_options()
+    for dataset in options["datasets"].values():
+        dataset.update({key: str(root / value) for key, value in dataset.items() if key.startswith("dataroot")})
+    opt = start(str(write_options(root, options)), is_train=True, root=str(root))
+    make_exp_dirs(opt)
+    option_files.write_options(str(root / "experiments/tiny/options.yml"), plain_options(opt))
+    model = build_model(opt)
+    for iteration in (1, 2, 3):
+        torch.manual_seed(iteration)
+        model.feed_data({"lq": torch.rand(2, 3, 32, 32), "gt": torch.rand(2, 3, 32, 32), "lq_path": ["a", "b"]})
+        model.optimize_parameters(iteration)
+        if iteration == 2:
+            model.save(0, 2)
+    model.save(-1, -1)
+    return root
+
+
+@pytest.fixture
+def tool(repository, monkeypatch):
+    monkeypatch.syspath_prepend(str(repository / "tools"))
+    import extract_rain_layers
+
+    return extract_rain_layers.main
+
+
+def network(weights, **which):
+    return ImageDerainer(weights, device="cpu", **which)
+
+
+def extract(network, images, output):
+    return extract_rain_bank(network, str(images), str(output), progress=False, tell=lambda line: None)
+
+
+def layers(bank):
+    """All layers as they are stored, by key."""
+    images = LmdbImages(bank)
+    found = {key: cv2.imdecode(np.frombuffer(images.get(key), np.uint8), cv2.IMREAD_UNCHANGED) for key in images.keys}
+    close_environment(bank)
+    return found
+
+
+def two_branch(folder, change=lambda net: None):
+    """The file of an untrained rain network."""
+    block = {"type": "LayerGenerator", "layer": "rain", "num_feat": 8, "num_block": 1}
+    torch.manual_seed(0)
+    net = LayerGenerator(layer="rain", num_feat=8, num_block=1)
+    change(net)
+    torch.save({"params": net.state_dict(), "about": describe(block, "r", net=net)}, folder / "net_r.pth")
+    return folder / "net_r.pth", net
+
+
+def test_the_command_extracts_what_the_averaged_network_takes_out(repository, root, tmp_path):
+    rainy = tmp_path / "rainy"
+    (rainy / "deep").mkdir(parents=True)
+    for i in range(4):
+        cv2.imwrite(str(rainy / "deep" / f"{i}.png"), photograph(40 + i, 51 - i, seed=i))
+    (rainy / "broken.png").write_bytes(b"no image")
+    bank = tmp_path / "bank.lmdb"
+    command = [sys.executable, repository / "tools/extract_rain_layers.py", "experiments/tiny"]
+    command += ["--input", rainy, "--output", bank]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 3, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith(f"{bank}: 4 rain layers, ")
+    assert lines[-2] == "1 could not be read and were skipped:"
+    assert lines[-1].startswith("  broken.png: cannot be decoded")
+
+    weights = root / "experiments/tiny/models/net_g_latest.pth"
+    net = LayerGenerator(layer="residual", num_out_ch=1, num_feat=8, num_block=1)
+    net.load_state_dict(torch.load(weights, weights_only=True)["params_ema"])
+    total = pixels = 0
+    client = FileClient("lmdb", db_paths=str(bank))  # BasicSR's own reader
+    for i in range(4):
+        image = torch.from_numpy(read_image(rainy / "deep" / f"{i}.png")).permute(2, 0, 1)[None]
+        with torch.no_grad():
+            expected = (image - net(image))[0, 0].clamp(0, 1)
+        stored = imfrombytes(client.get(f"deep/{i}"), flag="unchanged")
+        assert stored.dtype == np.uint8
+        np.testing.assert_allclose(stored / 255, expected, atol=0.6 / 255)
+        total, pixels = total + stored.sum() / 255, pixels + stored.size
+    facts = json.loads((bank / "rain_bank.json").read_text())
+    assert facts["weights_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert (facts["weights"], facts["iter"]) == ("experiments/tiny/models/net_g_latest.pth", 3)
+    assert (facts["label"], facts["images"]) == ("g", 4)
+    assert facts["mean_rain"] == pytest.approx(total / pixels)
+    assert facts["max_rain"] == max(layer.max() for layer in layers(bank).values()) / 255
+    assert cv2.imread(str(bank / "rain_bank.png")).shape[1] > 1000
+    assert (bank / "meta_info.txt").read_text().splitlines()[0] == "deep/0.png (40,51,1) 1"
+    assert extract(network(root / "experiments/tiny"), rainy, bank).already_made
+    with pytest.raises(InputError, match="--overwrite"):
+        extract(network(root / "experiments/tiny/models/net_g_2.pth"), rainy, bank)
+
+
+def test_an_lmdb_of_rainy_images_gives_what_their_folder_gives(root, tmp_path):
+    tiny = network(root / "experiments/tiny")
+    lmdb_create.create_lmdb(root / "rainy", tmp_path / "rainy.lmdb", progress=False)
+    assert extract(tiny, tmp_path / "rainy.lmdb", tmp_path / "one.lmdb").values == 3
+    extract(tiny, root / "rainy", tmp_path / "two.lmdb")
+    one, two = layers(tmp_path / "one.lmdb"), layers(tmp_path / "two.lmdb")
+    assert one.keys() == two.keys()
+    assert all(np.array_equal(one[key], two[key]) for key in one)
+    assert extract(tiny, root / "rainy", tmp_path / "two.lmdb").already_made
+    close_environment(tmp_path / "rainy.lmdb")
+
+
+def test_an_interrupted_run_is_gone_on_with(root, tmp_path, monkeypatch):
+    tiny = network(root / "experiments/tiny")
+    extract(tiny, root / "clean", tmp_path / "whole.lmdb")
+    monkeypatch.setattr(rain_bank, "BATCH_IMAGES", 1)
+    extracted = []
+
+    def rain_of(network, image, real=rain_bank.rain_of):
+        extracted.append(image)
+        if len(extracted) == 4:
+            raise KeyboardInterrupt
+        return real(network, image)
+
+    monkeypatch.setattr(rain_bank, "rain_of", rain_of)
+    path = tmp_path / "bank.lmdb"
+    with pytest.raises(KeyboardInterrupt):
+        extract(tiny, root / "clean", path)
+    assert not path.exists()
+    said = []
+    extract_rain_bank(tiny, str(root / "clean"), str(path), progress=False, tell=said.append)
+    assert "going on with image" in said[0]
+    for name in ("rain_bank.json", "rain_bank.png", "keys.jsonl", "meta_info.txt"):
+        assert (path / name).read_bytes() == (tmp_path / "whole.lmdb" / name).read_bytes()
+    before, after = layers(tmp_path / "whole.lmdb"), layers(path)
+    assert all(np.array_equal(before[key], after[key]) for key in before)
+
+
+def test_a_rain_network_is_asked_for_the_rain_itself_in_colour(root, tmp_path, tool, capsys):
+    _, net = two_branch(tmp_path)
+    assert (
+        tool([str(tmp_path / "net_r.pth"), "--input", str(root / "rainy"), "--output", str(tmp_path / "b.lmdb")]) == 0
+    )
+    assert "3 rain layers" in capsys.readouterr().out
+    for key, stored in layers(tmp_path / "b.lmdb").items():
+        image = torch.from_numpy(read_image(root / "rainy" / f"{key}.png")).permute(2, 0, 1)[None]
+        with torch.no_grad():
+            expected = net(image)[0].clamp(0, 1).permute(1, 2, 0)
+        assert (expected == 0).any()  # negative values are dropped
+        np.testing.assert_allclose(stored[..., ::-1] / 255, expected, atol=0.6 / 255)
+
+
+def test_of_a_folder_the_first_stage_is_taken_and_of_two_branches_the_rain_network(root, tmp_path, tool, capsys):
+    models = tmp_path / "models"
+    shutil.copytree(root / "experiments/tiny/models", models)
+    arguments = ["--input", str(root / "rainy"), "--output"]
+    assert tool([str(tmp_path), *arguments, str(tmp_path / "one.lmdb")]) == 0
+    assert read_facts(tmp_path / "one.lmdb")["weights"] == str(models / "net_g_latest.pth")
+    two_branch(models)[0].rename(models / "net_r_latest.pth")
+    assert tool([str(tmp_path), *arguments, str(tmp_path / "two.lmdb")]) == 0
+    assert read_facts(tmp_path / "two.lmdb")["weights"] == str(models / "net_r_latest.pth")
+    assert tool([str(tmp_path), "--label", "g", *arguments, str(tmp_path / "one.lmdb")]) == 0
+    assert "already made" in capsys.readouterr().out
+
+
+def test_a_large_image_is_taken_in_parts_with_the_same_rain(root, tmp_path, monkeypatch):
+    """As `tools/derain.py` does; see tests/archs/test_streamed_generator.py and tests/models/test_any_size.py."""
+    tiny, image = network(root / "experiments/tiny"), photograph(96, 120)
+    expected = rain_bank.rain_of(tiny, image)
+    monkeypatch.setattr("nlcl_plugin.inference.any_size.free_memory", lambda device: 0.0)  # so that maps go to files
+    np.testing.assert_array_equal(rain_bank.rain_of(tiny, image), expected)
+    whole = torch.from_numpy(to_float(image)).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        rain = (whole - tiny.derainer.net(whole))[0, 0].clamp(0, 1)
+    np.testing.assert_allclose(expected / 255, rain, atol=0.6 / 255)
+
+
+def silent(net):
+    torch.nn.init.zeros_(net.last.weight)
+    torch.nn.init.zeros_(net.last.bias)
+
+
+def overflowing(net):
+    torch.nn.init.constant_(net.head.weight, 1e38)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (silent, r"the rain layers are empty, their mean is 0\.00000, .*train longer"),
+        (overflowing, r"none of its 3 images can be read; .*makes values that are not finite; give other weights"),
+    ],
+)
+def test_a_bank_without_rain_is_refused_and_leaves_nothing(root, tmp_path, change, message):
+    weights, _ = two_branch(tmp_path, change)
+    untrained = network(weights)
+    before = sorted(tmp_path.iterdir())
+    for _ in range(2):
+        with pytest.raises(InputError, match=message) as caught:
+            extract(untrained, root / "rainy", tmp_path / "bank.lmdb")
+        assert "\n" not in str(caught.value)
+        assert sorted(tmp_path.iterdir()) == before
+
+
+def test_bad_usage_and_foreign_networks_are_one_line(root, tmp_path, tool, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    two_branch(tmp_path)
+    larger = MSRResNet(num_feat=4, num_block=1)
+    about = describe({"type": "MSRResNet", "num_feat": 4, "num_block": 1}, "g", net=larger)
+    torch.save({"params": larger.state_dict(), "about": about}, "larger.pth")
+    images = ["--input", str(root / "rainy"), "--output", "bank.lmdb"]
+    for arguments, words in (
+        (["x", *images], "x: missing"),
+        ([str(tmp_path), *images], "holds no net_r_*.pth or net_g_*.pth; train first"),
+        (["net_r.pth", "--label", "g", *images], "net_r.pth: is net_r, but net_g was asked for"),
+        (["larger.pth", *images], "expected a network that keeps the shape"),
+        (["net_r.pth", "--device", "abacus", *images], "device 'abacus' cannot be used"),
+        (["net_r.pth", "--input", "nowhere", "--output", "bank.lmdb"], "nowhere: no such folder"),
+        (["net_r.pth", "--input", str(root / "rainy"), "--output", "bank"], "ends in .lmdb"),
+    ):
+        assert tool(arguments) == 2
+        error = capsys.readouterr().err
+        assert words in error
+        assert len(error.splitlines()) == 1
+    assert not [path for path in tmp_path.iterdir() if "lmdb" in path.name]
+
+
+def from_bank(repository, root, bank):
+    """The command of the option file, with tiny sizes."""
+    settings = ["demo_data=~", "datasets:train:gt_size=16", "datasets:train:dataset_enlarge_ratio=4"]
+    settings += [f"datasets:train:dataroot_gt={root / 'clean'}", f"datasets:train:dataroot_rain={bank}"]
+    settings += [f"datasets:val:dataroot_lq={root / 'val_rainy'}", f"datasets:val:dataroot_gt={root / 'val_clean'}"]
+    settings += ["network_g:num_feat=8", "logger:print_freq=1", "logger:save_checkpoint_freq=2"]
+    return ["-opt", repository / "options/restorer_from_bank.yml", "--force_yml", *settings]
+
+
+def test_a_stock_model_trains_on_a_bank_as_the_option_file_says(repository, root, tmp_path):
+    bank = tmp_path / "bank.lmdb"
+    extract(network(root / "experiments/tiny"), root / "rainy", bank)
+    done = run(tmp_path, "train", *from_bank(repository, root, bank), "train:total_iter=2")
+    assert done.returncode == 0, done.stderr
+    assert "warning" not in done.stderr
+    experiment = tmp_path / "experiments/restorer_from_bank"
+    losses = [json.loads(line)["l_pix"] for line in (experiment / "losses.jsonl").read_text().splitlines()]
+    assert len(losses) == 2
+    assert json.loads((experiment / "summary.json").read_text())["images"] == 2
+
+
+@pytest.mark.slow
+def test_a_training_on_a_bank_goes_on_bit_for_bit(repository, root, tmp_path):
+    bank = tmp_path / "bank.lmdb"
+    extract(network(root / "experiments/tiny"), root / "rainy", bank)
+    command = [*from_bank(repository, root, bank), "datasets:train:num_worker_per_gpu=1"]
+    weights = []
+    for name, runs in (("straight", [4]), ("resumed", [2, 4])):
+        for total in runs:
+            done = run(tmp_path, "train", "--auto_resume", *command, f"name={name}", f"train:total_iter={total}")
+            assert done.returncode == 0, done.stderr
+        assert (", iteration 2." in done.stderr) == (name == "resumed")
+        weights.append(torch.load(tmp_path / f"experiments/{name}/models/net_g_4.pth", weights_only=True))
+    for kind in ("params", "params_ema"):
+        assert all(torch.equal(value, weights[1][kind][key]) for key, value in weights[0][kind].items())
+
+
+def test_unknown_keys_and_missing_banks_are_refused_before_a_training(repository, root, tmp_path):
+    def refused(**changes):
+        options = option_files.load_yaml(str(repository / "options/restorer_from_bank.yml"))
+        options.update(demo_data=None)
+        options["datasets"]["train"].update(dataroot_gt=str(root / "clean"), dataroot_rain=str(root / "val_rainy"))
+        options["datasets"]["train"].update(changes)
+        options["datasets"].pop("val")
+        with pytest.raises(InputError) as caught:
+            start(str(write_options(tmp_path, options)), is_train=True, root=str(tmp_path))
+        return str(caught.value)
+
+    assert refused(rain_fre=0.2) == "datasets.train.rain_fre: unknown option; did you mean 'rain_free'?"
+    assert refused(dataroot_rain="no.lmdb").startswith("datasets.train.dataroot_rain: no.lmdb: no such folder")
+    assert refused(screen=2).startswith("datasets.train.screen: got 2")
+
+
+def test_a_bank_is_what_the_dataset_lays_on_clean_images(root, tmp_path):
+    bank = tmp_path / "bank.lmdb"
+    extract(network(root / "experiments/tiny"), root / "rainy", bank)
+    plain = {"gain": [1, 1], "resize": [1, 1], "flip": False, "threshold": 0, "rain_free": 0, "screen": 1}
+    dataset = PseudoPairDataset(
+        {"phase": "train", "dataroot_gt": str(root / "clean"), "dataroot_rain": str(bank), "gt_size": 48, **plain}
+    )
+    stored = layers(bank)
+    for sample in dataset:
+        clean = sample["gt"].numpy()
+        rain = (sample["lq"].numpy() - clean) / np.maximum(1 - clean, 1e-3)
+        layer = stored[sample["lq_path"].rpartition("/")[2]] / 255
+        best = min(np.abs(rain - layer[:, x : x + 48]).max() for x in range(layer.shape[1] - 47))
+        assert best < 2e-3

@@ -1,0 +1,481 @@
+"""What is read is compared with Pillow, OpenCV and tifffile; what is written is read by them."""
+
+import io
+import os
+import shutil
+import struct
+import zlib
+from pathlib import Path
+from xml.etree import ElementTree
+
+import cv2
+import numpy as np
+import pytest
+import skimage
+import tifffile
+from conftest import photograph
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin, TiffImagePlugin
+
+from nlcl_plugin.data.image_io import read_image, to_float
+from nlcl_plugin.errors import InputError
+from nlcl_plugin.media.photograph import encode_photograph, read_photograph, write_photograph
+from nlcl_plugin.media.photograph.exif import orientation_of, set_upright, turned
+from nlcl_plugin.media.photograph.png import with_chunks
+
+RGB = photograph(36, 52)
+NEW = photograph(36, 52, seed=1)  # what a network might make of it
+SMOOTH = cv2.GaussianBlur(RGB, (0, 0), 2)  # coarse chroma loses little of it
+ALPHA = np.random.default_rng(0).integers(0, 256, (36, 52), dtype=np.uint8)
+DEEP = np.random.default_rng(1).integers(0, 65536, (36, 52, 4), dtype=np.uint16)
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def exif(orientation=1, **sizes):
+    block = Image.Exif()
+    block[0x0112] = orientation
+    block[0x010F] = "Maker"
+    block[0x8769] = {
+        0x829A: TiffImagePlugin.IFDRational(1, 250),
+        0x927C: b"notes of the maker",
+        **{0xA002: 52, 0xA003: 36},
+        **sizes,
+    }
+    return block.tobytes()
+
+
+def packet(orientation, *, element=False, more=""):
+    """An XMP packet, with its values in attributes or in elements."""
+    values = {"Orientation": orientation, "ImageWidth": 52, "ImageLength": 36}
+    spaces = "xmlns:tiff='http://ns.adobe.com/tiff/1.0/' xmlns:dc='http://purl.org/dc/elements/1.1/'"
+    inside = "".join(f"<tiff:{key}>{value}</tiff:{key}>" for key, value in values.items()) if element else ""
+    attributes = "" if element else "".join(f" tiff:{key}='{value}'" for key, value in values.items())
+    return (
+        "<x:xmpmeta xmlns:x='adobe:ns:meta/'><rdf:RDF xmlns:rdf='http://www.w3.org/1999/02/22-rdf-syntax-ns#'>"
+        f"<rdf:Description {spaces}{attributes}>{inside}<dc:title>雨</dc:title>{more}</rdf:Description>"
+        "</rdf:RDF></x:xmpmeta>"
+    ).encode()
+
+
+def xmp_options(kind, packet, orientation=1):
+    """What Pillow takes to write an XMP packet and EXIF."""
+    if kind == "PNG":
+        info = PngImagePlugin.PngInfo()
+        info.add_itxt("XML:com.adobe.xmp", packet.decode())
+        return {"pnginfo": info, "exif": exif(orientation)}
+    if kind == "TIFF":
+        return {"tiffinfo": {700: packet, 0x0112: orientation}}
+    return {"xmp": packet, "exif": exif(orientation)}
+
+
+def save(path, array, kind, **options):
+    image = array if isinstance(array, Image.Image) else Image.fromarray(array)
+    image.save(path, kind, **options)
+    return path
+
+
+def there_and_back(path, new=None):
+    """Read a file, write it with other pixels, and give what was read, the new file's path, and what is read of it."""
+    before = read_photograph(path)
+    target = path.with_name("out_" + path.name)
+    write_photograph(target, before.rgb if new is None else new, before)
+    return before, target, read_photograph(target)
+
+
+class TestLosslessKinds:
+    @pytest.mark.parametrize(
+        ("kind", "options"),
+        [("PNG", {}), ("BMP", {}), ("TIFF", {"compression": "tiff_lzw"}), ("WEBP", {"lossless": True})],
+    )
+    @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA"])
+    def test_pixels_alpha_and_grey_are_kept_exactly(self, tmp_path, kind, options, mode):
+        if (mode == "LA" and kind in ("BMP", "WEBP")) or (mode == "L" and kind == "WEBP"):
+            pytest.skip("the format has no such images")
+        colours = {"L": [NEW[..., 1]], "LA": [NEW[..., 1], ALPHA], "RGB": [NEW], "RGBA": [NEW, ALPHA]}[mode]
+        stored = np.dstack(colours).squeeze()
+        path = tmp_path / "a.bin"
+        if (kind, mode) == ("BMP", "RGBA"):
+            path.write_bytes(cv2.imencode(".bmp", stored[..., [2, 1, 0, 3]])[1].tobytes())
+        else:
+            save(path, stored, kind, **options)
+        before, target, after = there_and_back(path)
+        assert before.grey == mode.startswith("L")
+        assert before.kind.upper() == kind
+        assert (before.alpha is not None) == mode.endswith("A")
+        expected = np.asarray(Image.open(path).convert("RGBA"))
+        for one in (before, after):
+            np.testing.assert_array_equal(one.rgb, expected[..., :3])
+            if one.alpha is not None:
+                np.testing.assert_array_equal(one.alpha, ALPHA)
+        with Image.open(target) as image:
+            assert (image.format, image.mode) == (kind, mode)
+            np.testing.assert_array_equal(np.asarray(image.convert("RGBA")), expected)
+
+    @pytest.mark.parametrize("ending", [".png", ".tif", ".ppm"])
+    @pytest.mark.parametrize("channels", [1, 3, 4])
+    def test_16_bit_is_kept_exactly(self, tmp_path, ending, channels):
+        if ending == ".ppm" and channels == 4:
+            pytest.skip("the format has no alpha")
+        stored = DEEP[..., [2, 1, 0, 3][:channels]] if channels > 1 else DEEP[..., :1]
+        path = tmp_path / ("a" + (".pgm" if (ending, channels) == (".ppm", 1) else ending))
+        path.write_bytes(cv2.imencode(path.suffix, stored)[1].tobytes())
+        before, target, after = there_and_back(path)
+        assert before.depth == after.depth == 16
+        assert before.grey == (channels == 1)
+        rgb = DEEP[..., :3] if channels > 1 else DEEP[..., :1].repeat(3, axis=2)
+        np.testing.assert_array_equal(before.rgb, rgb)
+        np.testing.assert_array_equal(cv2.imread(str(target), cv2.IMREAD_UNCHANGED), stored.squeeze())
+        if channels == 4:
+            np.testing.assert_array_equal(after.alpha, DEEP[..., 3])
+
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+    @pytest.mark.parametrize("channels", [1, 3, 4])
+    def test_float_tiff_stays_float(self, tmp_path, dtype, channels):
+        stored = np.random.default_rng(2).random((9, 7, channels)).astype(dtype)
+        extra = {"extrasamples": ["unassalpha"]} if channels == 4 else {}
+        photometric = "rgb" if channels > 1 else "minisblack"
+        tifffile.imwrite(tmp_path / "a.tif", stored.squeeze(), photometric=photometric, metadata=None, **extra)
+        before, target, _ = there_and_back(tmp_path / "a.tif")
+        assert before.depth == 32
+        np.testing.assert_array_equal(tifffile.imread(target), stored.squeeze().astype(np.float32))
+
+    def test_deep_tiffs_that_opencv_reads_wrongly(self, tmp_path):
+        path = tmp_path / "a.tif"
+        tifffile.imwrite(path, np.moveaxis(DEEP[..., :3], -1, 0), photometric="rgb", planarconfig="separate")
+        np.testing.assert_array_equal(there_and_back(path)[2].rgb, DEEP[..., :3])
+        tifffile.imwrite(
+            path, DEEP[..., :2], photometric="minisblack", planarconfig="contig", extrasamples=["unassalpha"]
+        )
+        before, _, after = there_and_back(path)
+        for one in (before, after):
+            np.testing.assert_array_equal(np.dstack([one.rgb[..., 0], one.alpha]), DEEP[..., :2])
+        tifffile.imwrite(path, DEEP[..., 0], photometric="miniswhite")
+        before, target, _ = there_and_back(path)
+        np.testing.assert_array_equal(before.rgb[..., 0], 65535 - DEEP[..., 0])
+        np.testing.assert_array_equal(tifffile.imread(target), 65535 - DEEP[..., 0])
+
+    def test_floats_are_rounded_to_the_depth(self, tmp_path):
+        path = tmp_path / "a.png"
+        path.write_bytes(cv2.imencode(".png", DEEP[..., :3])[1].tobytes())
+        before = read_photograph(path)
+        write_photograph(path, to_float(before.rgb), before)
+        np.testing.assert_array_equal(read_photograph(path).rgb, before.rgb)
+        like = read_photograph(save(path, RGB, "PNG"))
+        write_photograph(path, np.float32([-1, 0.4999 / 255, 254.6 / 255])[None, None] * np.ones((36, 52, 1)), like)
+        assert read_photograph(path).rgb[0, 0].tolist() == [0, 0, 255]
+
+    def test_grey_takes_the_mean_of_the_channels(self, tmp_path):
+        path = save(tmp_path / "a.png", RGB[..., 0], "PNG")
+        _, target, after = there_and_back(path, NEW)
+        np.testing.assert_array_equal(after.rgb[..., 0], np.rint(NEW.mean(axis=2)))
+        assert Image.open(target).mode == "L"
+
+    def test_tiff_of_many_strips_and_odd_widths_is_read_by_others(self, tmp_path):
+        stored = np.random.default_rng(3).integers(0, 256, (1100, 333, 3), dtype=np.uint8)
+        _, target, _ = there_and_back(save(tmp_path / "a.tif", stored, "TIFF"))
+        np.testing.assert_array_equal(tifffile.TiffFile(target).pages[0].shape, stored.shape)
+        np.testing.assert_array_equal(cv2.imread(str(target))[..., ::-1], stored)
+        np.testing.assert_array_equal(np.asarray(Image.open(target)), stored)
+
+    def test_one_pixel(self, tmp_path):
+        for kind in ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM"):
+            _, _, after = there_and_back(save(tmp_path / "a", RGB[:1, :1], kind))
+            assert after.rgb.shape == (1, 1, 3)
+
+
+class TestLossyKinds:
+    @pytest.mark.parametrize("quality", [30, 75, 95, 100])
+    @pytest.mark.parametrize("subsampling", [0, 1, 2])
+    def test_jpeg_keeps_its_subsampling_and_loses_little(self, tmp_path, quality, subsampling):
+        path = save(tmp_path / "a.jpg", SMOOTH, "JPEG", quality=quality, subsampling=subsampling)
+        before, target, after = there_and_back(path)
+        np.testing.assert_array_equal(before.rgb, np.asarray(Image.open(path)))
+        assert cv2.PSNR(before.rgb, after.rgb) > 38
+        reference = io.BytesIO()
+        Image.fromarray(before.rgb).save(reference, "JPEG", quality=95, subsampling=subsampling)
+        floor = cv2.PSNR(before.rgb, np.asarray(Image.open(reference)))
+        assert cv2.PSNR(before.rgb, after.rgb) > floor - 0.3  # never coarser than quality 95
+        with Image.open(target) as image:
+            assert image.layer[0][1:3] == {0: (1, 1), 1: (2, 1), 2: (2, 2)}[subsampling]
+            own = Image.open(path).quantization
+            for number, table in image.quantization.items():
+                assert all(value <= other for value, other in zip(table, own[number], strict=True))
+
+    def test_grey_and_progressive_jpeg_stay_so(self, tmp_path):
+        path = save(tmp_path / "a.jpg", RGB[..., 0], "JPEG", progressive=True, dpi=(240, 240))
+        before, target, _ = there_and_back(path)
+        assert before.grey
+        with Image.open(target) as image:
+            assert (image.mode, image.info["progressive"], image.info["dpi"]) == ("L", 1, (240, 240))
+
+    def test_lossy_webp_is_of_high_quality_and_keeps_alpha_exactly(self, tmp_path):
+        path = save(tmp_path / "a.webp", np.dstack([SMOOTH, ALPHA]), "WEBP", quality=60)
+        before, target, after = there_and_back(path)
+        np.testing.assert_array_equal(after.alpha, ALPHA)
+        assert cv2.PSNR(before.rgb, after.rgb) > 35
+        assert b"VP8L" not in target.read_bytes()[:64]
+
+    def test_pixels_are_those_that_training_and_test_read(self, shared_data):
+        for path in sorted((shared_data / "realrain_eg" / "rainy").iterdir()):
+            photo = read_photograph(path)
+            np.testing.assert_array_equal(to_float(photo.rgb), read_image(path))
+            data = encode_photograph(photo.rgb, photo)
+            assert cv2.PSNR(photo.rgb, np.asarray(Image.open(io.BytesIO(data)))) > 45
+            assert len(data) < 1.1 * path.stat().st_size
+
+
+class TestWhatBelongsToIt:
+    @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    def test_orientation_is_applied_once(self, tmp_path, kind, orientation):
+        options = {"lossless": True} if kind == "WEBP" else {}
+        path = save(tmp_path / "a", SMOOTH, kind, exif=exif(orientation), **options)
+        before, target, _ = there_and_back(path)
+        upright = np.asarray(ImageOps.exif_transpose(Image.open(path)))
+        np.testing.assert_array_equal(before.rgb, upright)
+        with Image.open(target) as image:
+            found = image.getexif()
+            assert found.get(0x0112, 1) == 1
+            inner = found.get_ifd(0x8769)
+            assert found[0x010F] == "Maker"
+            assert inner[0x829A] == 1 / 250
+            if kind != "TIFF":  # there Pillow writes it anew
+                assert inner[0x927C] == b"notes of the maker"
+                assert (inner[0xA002], inner[0xA003]) == upright.shape[1::-1]
+            seen = ImageOps.exif_transpose(image)
+            assert seen.size == upright.shape[1::-1]
+            assert cv2.PSNR(np.asarray(seen), upright) > 38
+
+    @pytest.mark.parametrize("ending", [".png", ".tif"])
+    @pytest.mark.parametrize("orientation", [1, 3, 6, 7])
+    def test_orientation_of_16_bit_images(self, tmp_path, ending, orientation):
+        path = tmp_path / ("a" + ending)
+        if ending == ".png":
+            block = exif(orientation).removeprefix(b"Exif\0\0")
+            data = cv2.imencode(".png", DEEP[..., 2::-1])[1].tobytes()
+            chunk = struct.pack(">I", len(block)) + b"eXIf" + block + struct.pack(">I", zlib.crc32(b"eXIf" + block))
+            path.write_bytes(data[:33] + chunk + data[33:])
+        else:
+            tifffile.imwrite(path, DEEP[..., :3], photometric="rgb", extratags=[(274, "H", 1, orientation)])
+        before, target, after = there_and_back(path)
+        np.testing.assert_array_equal(before.rgb, turned(DEEP[..., :3], orientation))
+        np.testing.assert_array_equal(after.rgb, before.rgb)
+        np.testing.assert_array_equal(
+            cv2.imread(str(target), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR)[..., ::-1], before.rgb
+        )
+
+    def test_turning_is_as_pillow_does_it(self):
+        for orientation in range(1, 9):
+            image = Image.fromarray(RGB)
+            image.getexif()[0x0112] = orientation
+            np.testing.assert_array_equal(turned(RGB, orientation), np.asarray(ImageOps.exif_transpose(image)))
+
+    @pytest.mark.parametrize("order", ["<", ">"])
+    def test_exif_is_changed_in_place(self, order):
+        entries = [(0x0112, 3, 1, struct.pack(order + "HH", 8, 0)), (0x8769, 4, 1, struct.pack(order + "I", 60))]
+        inner = [(0xA002, 4, 1, struct.pack(order + "I", 4000)), (0xA003, 3, 1, struct.pack(order + "HH", 3000, 0))]
+        block = struct.pack(order + "2sHI", b"II" if order == "<" else b"MM", 42, 8)
+        for at, directory in ((8, entries), (60, inner)):
+            block = block.ljust(at, b"?") + struct.pack(order + "H", 2)
+            block += b"".join(struct.pack(order + "HHI", *entry[:3]) + entry[3] for entry in directory)
+            block += struct.pack(order + "I", 77)  # where a thumbnail would be
+        block += b"maker's notes"
+        assert orientation_of(block) == 8
+        changed = Image.Exif()
+        changed.load(set_upright(block))
+        assert changed[0x0112] == 1
+        assert dict(changed.get_ifd(0x8769)) == {0xA002: 3000, 0xA003: 4000}
+        assert not changed.get_ifd(1)
+        assert set_upright(block).endswith(b"maker's notes")
+        assert len(set_upright(block)) == len(block)
+
+    def test_broken_exif_is_dropped_and_said(self, tmp_path):
+        path = save(tmp_path / "a.jpg", RGB, "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+        photo = read_photograph(path)
+        assert photo.exif is None
+        assert photo.notes == ("its broken EXIF is dropped",)
+
+    @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+    def test_colour_profile_is_kept(self, tmp_path, kind):
+        before, target, _ = there_and_back(save(tmp_path / "a", RGB, kind, icc_profile=SRGB))
+        assert before.icc == SRGB
+        assert Image.open(target).info["icc_profile"] == SRGB
+
+    @pytest.mark.parametrize("ending", [".png", ".tif"])
+    def test_colour_profile_of_16_bit_images(self, tmp_path, ending):
+        path = tmp_path / ("a" + ending)
+        if ending == ".tif":
+            tifffile.imwrite(path, DEEP[..., :3], photometric="rgb", iccprofile=SRGB)
+        else:
+            data = cv2.imencode(".png", DEEP[..., 2::-1])[1].tobytes()
+            body = b"name\0\0" + zlib.compress(SRGB)
+            chunk = struct.pack(">I", len(body)) + b"iCCP" + body + struct.pack(">I", zlib.crc32(b"iCCP" + body))
+            path.write_bytes(data[:33] + chunk + data[33:])
+        _, target, after = there_and_back(path)
+        assert after.icc == SRGB
+        assert Image.open(target).info["icc_profile"] == SRGB  # which checks checksums
+        np.testing.assert_array_equal(after.rgb, DEEP[..., :3])
+
+    @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "BMP"])
+    def test_resolution_is_kept(self, tmp_path, kind):
+        _, target, _ = there_and_back(save(tmp_path / "a", RGB, kind, dpi=(300, 150)))
+        assert Image.open(target).info["dpi"] == pytest.approx((300, 150), abs=0.1)
+
+    @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
+    @pytest.mark.parametrize("element", [False, True])
+    def test_xmp_is_kept_and_says_that_the_photograph_is_upright(self, tmp_path, kind, element):
+        path = save(tmp_path / "a", SMOOTH, kind, **xmp_options(kind, packet(6, element=element), 6))
+        before, target, after = there_and_back(path)
+        assert before.notes == ()
+        with Image.open(target) as image:
+            found = image.info["xmp"]
+        assert found == after.xmp
+        assert len(found) == len(packet(6, element=element))
+        (description,) = ElementTree.fromstring(found).iter("{http://www.w3.org/1999/02/22-rdf-syntax-ns#}Description")
+        values = {**description.attrib, **{child.tag: child.text for child in description}}
+        values = {key.partition("}")[2]: value for key, value in values.items()}
+        width, height = map(str, before.rgb.shape[1::-1])
+        assert values == {"Orientation": "1", "ImageWidth": width, "ImageLength": height, "title": "雨"}
+
+    @pytest.mark.parametrize("name", ["hubble_deep_field.jpg", "chelsea.png"])
+    def test_xmp_of_real_photographs_stays_as_it_is(self, tmp_path, name):
+        path = Path(shutil.copy(Path(skimage.__file__).parent / "data" / name, tmp_path))
+        before, target, _ = there_and_back(path)
+        assert before.notes == ()
+        with Image.open(path) as old, Image.open(target) as new:
+            assert len(old.info["xmp"]) > 3000
+            assert new.info["xmp"] == old.info["xmp"]
+
+    def test_pixels_are_turned_by_exif_and_never_by_xmp(self, tmp_path):
+        path = save(tmp_path / "a.tif", RGB, "TIFF", tiffinfo={700: packet(6, element=True)})
+        before, target, after = there_and_back(path)
+        np.testing.assert_array_equal(before.rgb, RGB)
+        np.testing.assert_array_equal(np.asarray(Image.open(target)), RGB)
+        assert after.xmp == packet(1, element=True)
+
+    def test_compressed_xmp_of_png_and_of_16_bits_is_kept(self, tmp_path):
+        info = PngImagePlugin.PngInfo()
+        info.add_itxt("XML:com.adobe.xmp", packet(1).decode(), zip=True)
+        assert there_and_back(save(tmp_path / "a.png", RGB, "PNG", pnginfo=info))[2].xmp == packet(1)
+        tifffile.imwrite(tmp_path / "a.tif", DEEP[..., :3], photometric="rgb", extratags=[(700, "B", None, packet(1))])
+        _, target, after = there_and_back(tmp_path / "a.tif")
+        assert (after.xmp, after.depth) == (packet(1), 16)
+        assert tifffile.TiffFile(target).pages[0].tags.valueof(700) == packet(1)
+
+    def test_a_broken_chunk_of_xmp_is_dropped_and_said(self, tmp_path):
+        info = PngImagePlugin.PngInfo()
+        info.add(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0no Deflate")
+        before, target, _ = there_and_back(save(tmp_path / "a.png", RGB, "PNG", pnginfo=info))
+        assert before.notes == ("its XMP, which is broken or speaks of other parts of the file, is dropped",)
+        assert b"iTXt" not in target.read_bytes()
+
+    @pytest.mark.parametrize(
+        "said",
+        [
+            packet(1, more="<xmp:Thumbnails/>"),
+            packet(1, more="<xmpNote:HasExtendedXMP>1</xmpNote:HasExtendedXMP>"),
+            packet(1, more="<a:Orientation>6</a:Orientation>"),
+            packet("sideways"),
+            packet(1).decode().encode("utf-16"),
+        ],
+    )
+    def test_xmp_that_would_not_hold_is_dropped_and_said(self, tmp_path, said):
+        before, target, after = there_and_back(save(tmp_path / "a.jpg", RGB, "JPEG", **xmp_options("JPEG", said)))
+        assert before.notes == ("its XMP, which is broken or speaks of other parts of the file, is dropped",)
+        assert after.xmp is None
+        assert b"xap" not in target.read_bytes()
+
+    def test_texts_and_gamma_of_png_are_kept_but_stale_orientations_are_not(self, tmp_path):
+        info = PngImagePlugin.PngInfo()
+        info.add_text("Author", "ü")
+        info.add_itxt("XML:com.adobe.xmp", "<tiff:Orientation>6")
+        info.add(b"gAMA", struct.pack(">I", 100000))
+        _, target, _ = there_and_back(save(tmp_path / "a.png", RGB, "PNG", pnginfo=info))
+        with Image.open(target) as image:
+            assert image.info["gamma"] == 1.0
+            assert image.text == {"Author": "ü"}
+
+
+class TestUnusualKinds:
+    def test_palette_becomes_rgb(self, tmp_path):
+        palette = Image.fromarray(RGB).quantize(16)
+        before, target, _ = there_and_back(save(tmp_path / "a.png", palette, "PNG"))
+        np.testing.assert_array_equal(before.rgb, np.asarray(palette.convert("RGB")))
+        assert "its palette becomes RGB" in before.notes
+        assert Image.open(target).mode == "RGB"
+        before, target, after = there_and_back(save(tmp_path / "b.png", palette, "PNG", transparency=3))
+        np.testing.assert_array_equal(before.alpha, np.where(np.asarray(palette) == 3, 0, 255))
+        np.testing.assert_array_equal(after.alpha, before.alpha)
+
+    @pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+    def test_one_transparent_grey_of_png_becomes_alpha(self, tmp_path, bits):
+        largest = (1 << bits) - 1
+        values = np.random.default_rng(bits).integers(0, largest + 1, (6, 32))
+        values[:2] = 1
+        rows = ("".join(f"{value:0{bits}b}" for value in row) for row in values)
+        packed = b"".join(b"\0" + int(row, 2).to_bytes(4 * bits, "big") for row in rows)
+        header = b"IHDR" + struct.pack(">2I5B", 32, 6, bits, 0, 0, 0, 0)
+        header = b"\x89PNG\r\n\x1a\n\0\0\0\r" + header + struct.pack(">I", zlib.crc32(header))
+        chunks = [(b"tRNS", struct.pack(">H", 1)), (b"IDAT", zlib.compress(packed)), (b"IEND", b"")]
+        path = tmp_path / "a.png"
+        path.write_bytes(with_chunks(header, chunks))
+        before, _, after = there_and_back(path)
+        full = 65535 if bits == 16 else 255
+        for found in (before, after):
+            np.testing.assert_array_equal(found.rgb[..., 0], values * (full // largest))
+            np.testing.assert_array_equal(found.alpha, np.where(values == 1, 0, full))
+
+    @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+    def test_one_transparent_colour_of_png_becomes_alpha(self, tmp_path, dtype):
+        pixels = np.random.default_rng(0).integers(0, 2, (6, 8, 3)).astype(dtype)
+        data = cv2.imencode(".png", pixels[..., ::-1])[1].tobytes()
+        (tmp_path / "a.png").write_bytes(with_chunks(data, [(b"tRNS", struct.pack(">3H", 1, 0, 1))]))
+        before, _, after = there_and_back(tmp_path / "a.png")
+        for found in (before, after):
+            np.testing.assert_array_equal(found.rgb, pixels)
+            expected = np.where((pixels == [1, 0, 1]).all(-1), 0, np.iinfo(dtype).max)
+            np.testing.assert_array_equal(found.alpha, expected)
+
+    def test_cmyk_becomes_srgb(self, tmp_path):
+        cmyk = Image.fromarray(RGB).convert("CMYK")
+        before, target, _ = there_and_back(save(tmp_path / "a.jpg", cmyk, "JPEG", quality=95))
+        assert "its CMYK colours become sRGB" in before.notes
+        assert cv2.PSNR(before.rgb, RGB) > 30
+        assert Image.open(target).mode == "RGB"
+
+    def test_one_bit_becomes_grey(self, tmp_path):
+        bits = Image.fromarray(RGB).convert("1")
+        for kind in ("PNG", "TIFF", "BMP"):
+            before, target, _ = there_and_back(save(tmp_path / "a", bits, kind))
+            np.testing.assert_array_equal(before.rgb[..., 0], np.asarray(bits) * 255)
+            assert (before.grey, Image.open(target).mode) == (True, "L")
+
+    def test_the_content_decides_not_the_name(self, tmp_path):
+        path = save(tmp_path / "雨 \n\udcff.jpg", RGB, "PNG")
+        before, target, _ = there_and_back(path)
+        assert before.kind == "PNG"
+        assert os.fsencode(target).endswith(b"\n\xff.jpg")
+        with open(target, "rb") as file:
+            np.testing.assert_array_equal(np.asarray(Image.open(file)), RGB)
+
+    def test_thumbnail_pages_do_not_count_and_others_are_refused(self, tmp_path):
+        path = tmp_path / "a.tif"
+        with tifffile.TiffWriter(path) as file:
+            file.write(RGB, photometric="rgb")
+            file.write(RGB[::4, ::4], photometric="rgb", subfiletype=1)
+        np.testing.assert_array_equal(read_photograph(path).rgb, RGB)
+        tifffile.imwrite(path, np.stack([RGB, RGB]), photometric="rgb")
+        with pytest.raises(InputError, match=r"a\.tif: is a TIFF file, expected one picture but it has 2 pages"):
+            read_photograph(path)
+
+    @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+    def test_animations_are_refused(self, tmp_path, kind):
+        frames = [Image.fromarray(frame) for frame in (RGB, NEW, RGB)]
+        frames[0].save(tmp_path / "a", kind, save_all=True, append_images=frames[1:])
+        with pytest.raises(InputError, match=r"expected one picture but it has 3 frames; convert it to a video"):
+            read_photograph(tmp_path / "a")
+
+    def test_of_several_pictures_in_a_jpeg_the_first_is_taken(self, tmp_path):
+        Image.fromarray(RGB).save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[Image.fromarray(NEW)])
+        photo = read_photograph(tmp_path / "a.jpg")
+        assert photo.notes == ("only the first of its pictures is kept",)
+        assert cv2.PSNR(photo.rgb, RGB) > 25

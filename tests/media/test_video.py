@@ -1,0 +1,502 @@
+"""Videos are made with PyAV, as no other library here writes sound; pixels are compared with OpenCV's."""
+
+import os
+import subprocess
+import sys
+from fractions import Fraction
+
+import cv2
+import numpy as np
+import pytest
+
+from nlcl_plugin.data.prepare.frames import choose
+from nlcl_plugin.data.prepare.model import Source
+from nlcl_plugin.errors import InputError
+from nlcl_plugin.media.video import open_video
+from nlcl_plugin.media.video_writing import encoder_like, write_video
+
+av = pytest.importorskip("av")
+
+COUNT = 12
+SOUNDS = {".webm": "libopus", ".mkv": "libopus", ".avi": "libmp3lame"}
+
+
+def picture(number, height=48, width=64):
+    rows, columns = np.mgrid[:height, :width]
+    return np.stack([columns * 3 + number * 4, rows * 4, (rows + columns) * 2], -1).clip(0, 255).astype(np.uint8)
+
+
+def make(
+    path, *, codec="libx264", pixels="yuv420p", size=(48, 64), times=None, last=None, sound=False, rotation=0, **options
+):
+    """Write a video of a moving ramp.
+
+    Args:
+        path: The file.
+        codec: FFmpeg's name.
+        pixels: The pixel format.
+        size: Height and width.
+        times: When each frame is shown, in milliseconds; by default 25 a second.
+        last: How long the last frame is shown, in milliseconds.
+        sound: Add a tone.
+        rotation: In degrees, counter-clockwise, or a display matrix.
+        options: Of the container (`container`), the colours (`colours`), or else of the encoder.
+    """
+    times = [40 * number for number in range(COUNT)] if times is None else times
+    colours = options.pop("colours", {})
+    with av.open(str(path), "w", options=options.pop("container", {})) as output:
+        stream = output.add_stream(codec, rate=25, options=options or ({"crf": "1"} if "26" in codec else {}))
+        stream.height, stream.width, stream.pix_fmt = *size, pixels
+        stream.codec_context.time_base = Fraction(1, 1000)
+        if path.suffix == ".avi":
+            stream.codec_context.time_base = Fraction(1, 25)
+        for key, value in colours.items():
+            setattr(stream.codec_context, key, value)
+        if isinstance(rotation, int):
+            stream.set_display_rotation(rotation)
+        else:
+            stream.set_display_matrix(rotation)
+        tone = output.add_stream(SOUNDS.get(path.suffix, "aac"), rate=48000) if sound else None
+        if tone:
+            tone.metadata["language"] = "deu"
+            samples = np.sin(np.arange(48000 * (times[-1] + 40) // 1000) / 20).astype(np.float32)
+            for start in range(0, len(samples) - 960, 960):
+                frame = av.AudioFrame.from_ndarray(samples[None, start : start + 960], "fltp", "mono")
+                frame.rate, frame.pts = 48000, start
+                output.mux(tone.encode(frame))
+            output.mux(tone.encode(None))
+        durations = dict(zip(times, [*np.diff(times), last], strict=True))
+        for number, time in enumerate([*times, None]):
+            frame = None
+            if time is not None:
+                frame = av.VideoFrame.from_ndarray(picture(number, *size), format="rgb24")
+                frame.pts, frame.time_base = time, Fraction(1, 1000)
+            for packet in stream.encode(frame):
+                if last is not None:
+                    packet.duration = round(
+                        durations[round(packet.pts * packet.time_base * 1000)] / packet.time_base / 1000
+                    )
+                output.mux(packet)
+    return path
+
+
+def without_durations(path):
+    """Copy a Matroska file without the durations of its frames: only that of the whole is left."""
+    target = path.with_name("bare_" + path.name)
+    with av.open(str(path)) as source, av.open(str(target), "w") as output:
+        (stream,) = source.streams
+        to = output.add_stream_from_template(stream, opaque=True)
+        for packet in source.demux(stream):
+            if packet.size:
+                packet.stream = to
+                output.mux(packet)
+    return target
+
+
+def copy(path, target=None, change=lambda rgb: rgb):
+    """Write a video like another one; give its path and what was read."""
+    target = target or path.with_name("out_" + path.name)
+    with open_video(path) as video, write_video(target, video) as writer:
+        frames = []
+        for frame in video:
+            frames.append(frame)
+            writer.write(change(frame.rgb), frame)
+    return target, video, frames
+
+
+def read(path):
+    with open_video(path) as video:
+        return video, list(video)
+
+
+def by_opencv(path):
+    capture, frames = cv2.VideoCapture(str(path)), []
+    while True:
+        done, frame = capture.read()
+        if not done:
+            return frames
+        frames.append(frame[..., ::-1])
+
+
+def psnr(a, b):
+    scale = 255 / np.iinfo(a.dtype).max
+    return cv2.PSNR(a.astype(np.float64) * scale, b.astype(np.float64) * scale)
+
+
+KINDS = [
+    ("a.mp4", {}),
+    ("a.mov", {"pixels": "yuv422p"}),
+    ("a.mkv", {"pixels": "yuv444p"}),
+    ("a.webm", {"codec": "libvpx-vp9"}),
+    ("a.avi", {"codec": "mpeg4"}),
+]
+
+
+class TestThereAndBack:
+    @pytest.mark.parametrize(("name", "options"), KINDS)
+    def test_frames_are_those_of_opencv_and_come_back_at_their_times(self, tmp_path, name, options):
+        path = make(tmp_path / name, **options)
+        target, video, frames = copy(path)
+        assert len(frames) == video.frames == COUNT
+        seen = by_opencv(path)
+        for frame, other in zip(frames, seen, strict=True):
+            assert np.abs(frame.rgb.astype(int) - other).max() <= 3  # other rounding
+        again, back = read(target)
+        assert again.container == video.container
+        for old, new in zip(frames, back, strict=True):
+            assert old.pts * video.time_base == new.pts * again.time_base
+            assert psnr(old.rgb, new.rgb) > 38
+        assert back[-1].duration * again.time_base == Fraction(1, 25)
+        for old, new in zip(seen, by_opencv(target), strict=True):
+            assert psnr(old, new) > 38
+
+    @pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+    def test_variable_frame_rates_and_late_starts_are_kept(self, tmp_path, name):
+        times = [200, 233, 240, 400, 900, 901, 1500, 1533]
+        path = make(tmp_path / name, times=times, sound=True)
+        target, _, frames = copy(path)
+        assert [round(frame.pts * read(path)[0].time_base * 1000) for frame in frames] == times
+        video, back = read(target)
+        assert [round(frame.pts * video.time_base * 1000) for frame in back] == times
+
+    def test_lossless_codecs_stay_exact(self, tmp_path):
+        for name, pixels in (("a.avi", "bgr0"), ("a.mkv", "bgr0"), ("b.mkv", "yuv420p"), ("c.mkv", "rgb48le")):
+            target, video, frames = copy(make(tmp_path / name, codec="ffv1", pixels=pixels), change=lambda a: a[::-1])
+            assert video.deep == (pixels == "rgb48le")
+            for old, new in zip(frames, read(target)[1], strict=True):
+                np.testing.assert_array_equal(new.rgb, old.rgb[::-1])
+
+    @pytest.mark.parametrize("name", ["a.mp4", "a.webm", "a.avi"])
+    @pytest.mark.parametrize("size", [(49, 65), (1, 1), (2, 131)])
+    def test_odd_sizes(self, tmp_path, name, size):
+        kind = {"codec": "mjpeg", "pixels": "yuvj444p"} if name == "a.avi" else {"codec": "libvpx-vp9"}
+        path = make(tmp_path / name, size=size, **kind)
+        target, _, frames = copy(path)
+        for old, new in zip(frames, read(target)[1], strict=True):
+            assert new.rgb.shape == (*size, 3)
+            assert psnr(old.rgb, new.rgb) > (25 if 1 in size or 2 in size else 36)
+
+    @pytest.mark.parametrize(
+        ("name", "codec", "bare"),
+        [
+            ("a.mp4", "libx264", False),
+            ("a.mp4", "libx265", False),
+            ("a.mp4", "libvpx-vp9", False),
+            ("a.mov", "mjpeg", False),
+            ("a.mkv", "libx264", False),
+            ("a.mkv", "ffv1", True),
+            ("a.mkv", "mjpeg", True),
+            ("a.webm", "libvpx-vp9", False),
+            ("a.webm", "libvpx-vp9", True),
+            ("a.webm", "libvpx", True),
+            ("a.webm", "libsvtav1", False),
+            ("a.avi", "mjpeg", False),
+        ],
+    )
+    def test_a_long_last_frame_stays_long(self, tmp_path, name, codec, bare):
+        times, pixels = [0, 80, 200, 280, 400], "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        options = {"pixels": "yuv420p10le"} if codec in ("libx265", "libsvtav1") else {"pixels": pixels}
+        options |= {"bf": "0"} if name == "a.mp4" else {}
+        path = make(tmp_path / name, codec=codec, times=times, last=3000, **options)
+        path = without_durations(path) if bare else path
+        target, video, frames = copy(path)
+        assert len(frames) == len(times)
+        again, back = read(target)
+        for seen, base in ((frames, video.time_base), (back, again.time_base)):
+            assert [round(frame.pts * base * 1000) for frame in seen] == times
+            assert [round(frame.duration * base * 1000) for frame in seen] == [80, 120, 80, 120, 3000]
+        with av.open(str(target)) as container:
+            assert container.duration == 3_400_000
+
+    def test_mirrored_and_turned_pictures_are_set_upright(self, tmp_path):
+        rows, columns = np.mgrid[:48, :64]
+        for a, b, c, d in [(a, 0, 0, d) for a in (1, -1) for d in (1, -1)] + [
+            (0, b, c, 0) for b in (1, -1) for c in (1, -1)
+        ]:
+            one = 1 << 16
+            matrix = [a * one, b * one, 0, c * one, d * one, 0, 0, 0, 1 << 30]
+            target, video, frames = copy(make(tmp_path / "a.mp4", rotation=matrix))
+            to_x, to_y = a * columns + c * rows, b * columns + d * rows  # the matrix as FFmpeg defines it
+            expected = np.zeros((video.height, video.width, 3), np.uint8)
+            expected[to_y - to_y.min(), to_x - to_x.min()] = picture(0)
+            assert psnr(frames[0].rgb, expected) > 35
+            again, back = read(target)
+            assert again.orientation == 1
+            assert psnr(back[0].rgb, expected) > 33
+
+    def test_oblique_pictures_are_noted(self, tmp_path):
+        video, _ = read(make(tmp_path / "a.mp4", rotation=10))
+        assert video.notes == ["it is turned by other than right angles, which are rounded"]
+
+    @pytest.mark.parametrize(("rotation", "turns"), [(90, 1), (180, 2), (-90, -1)])
+    def test_rotation_is_applied_once(self, tmp_path, rotation, turns):
+        path = make(tmp_path / "a.mp4", rotation=rotation)
+        target, video, frames = copy(path)
+        assert (video.height, video.width) == ((64, 48) if turns % 2 else (48, 64))
+        for number, (one, two, three) in enumerate(zip(frames, by_opencv(path), by_opencv(target), strict=True)):
+            assert psnr(one.rgb, np.ascontiguousarray(np.rot90(picture(number), turns))) > 35
+            assert np.abs(one.rgb.astype(int) - two).max() <= 3
+            assert psnr(one.rgb, three) > 38
+
+    @pytest.mark.parametrize(("colorspace", "trc", "full"), [(1, 1, 1), (1, 1, 2), (5, 6, 1), (9, 18, 1)])
+    def test_colours_are_kept_and_tagged(self, tmp_path, colorspace, trc, full):
+        colours = {"colorspace": colorspace, "color_trc": trc, "color_primaries": colorspace, "color_range": full}
+        path = make(tmp_path / "a.mp4", colours=colours)
+        target, _, frames = copy(path)
+        with av.open(str(target)) as container:
+            context = container.streams.video[0].codec_context
+            found = {key: int(getattr(context, key)) for key in colours}
+        assert found == colours
+        for old, new in zip(frames, read(target)[1], strict=True):
+            assert np.abs(old.rgb.astype(float).mean((0, 1)) - new.rgb.mean((0, 1))).max() < 3
+
+    @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.webm"])
+    def test_ten_bits_stay_ten_bits(self, tmp_path, name):
+        codec = "libsvtav1" if name == "a.webm" else "libx265"
+        path = make(tmp_path / name, codec=codec, pixels="yuv420p10le", crf="5")
+        target, video, frames = copy(path)
+        assert video.deep
+        assert frames[0].rgb.dtype == np.uint16
+        again, back = read(target)
+        assert again.stream.codec_context is not None
+        assert again.deep
+        for old, new in zip(frames, back, strict=True):
+            assert psnr(old.rgb, new.rgb) > 38
+
+    def test_floats_are_taken_and_others_refused(self, tmp_path):
+        path = make(tmp_path / "a.avi", codec="ffv1", pixels="bgr0")
+        target, _, frames = copy(path, change=lambda a: a.astype(np.float32) / 255)
+        for old, new in zip(frames, read(target)[1], strict=True):
+            np.testing.assert_array_equal(old.rgb, new.rgb)
+        for wrong in (lambda a: a[:5], lambda a: a.astype(np.uint16), lambda a: a * np.float32(np.nan)):
+            with pytest.raises(ValueError, match=r"expected a frame|not finite"):
+                copy(path, tmp_path / "b.avi", wrong)
+        assert not (tmp_path / "b.avi").exists()
+
+
+class TestWhatIsBesideThePictures:
+    @pytest.mark.parametrize("name", ["a.mp4", "a.mov", "a.mkv", "a.webm", "a.avi"])
+    def test_sound_is_copied_byte_by_byte(self, tmp_path, name):
+        codec = {"a.webm": "libvpx-vp9", "a.avi": "mpeg4"}.get(name, "libx264")
+        path = make(tmp_path / name, codec=codec, sound=True)
+        target, video, _ = copy(path)
+        assert video.notes == []
+
+        def packets(path):
+            with av.open(str(path)) as container:
+                stream = container.streams.audio[0]
+                return [
+                    (bytes(packet), float(packet.pts * packet.time_base))
+                    for packet in container.demux(stream)
+                    if packet.dts is not None
+                ]
+
+        old, new = packets(path), packets(target)
+        assert [data for data, _ in old] == [data for data, _ in new]
+        assert [time for _, time in new] == pytest.approx([time for _, time in old], abs=0.002)
+        with av.open(str(target)) as container:
+            language = container.streams.audio[0].metadata.get("language")
+        with av.open(str(path)) as container:
+            assert language == container.streams.audio[0].metadata.get("language")
+
+    def test_subtitles_and_titles_are_copied(self, tmp_path):
+        plain = make(tmp_path / "plain.mkv")
+        (tmp_path / "a.srt").write_text("1\n00:00:00,100 --> 00:00:00,300\nRegen\n")
+        path = tmp_path / "a.mkv"
+        with av.open(str(plain)) as one, av.open(str(tmp_path / "a.srt")) as two, av.open(str(path), "w") as output:
+            output.metadata["title"] = "Ü"
+            streams = [(one, one.streams.video[0]), (two, two.streams.subtitles[0])]
+            added = [output.add_stream_from_template(stream) for _, stream in streams]
+            for (container, stream), to in zip(streams, added, strict=True):
+                for packet in list(container.demux(stream)):
+                    if packet.size:
+                        packet.stream = to
+                        output.mux(packet)
+        target, _, _ = copy(path)
+        with av.open(str(target)) as container:
+            assert container.metadata["title"] == "Ü"
+            assert [bytes(p) for p in container.demux(container.streams.subtitles[0]) if p.dts is not None] == [
+                b"Regen"
+            ]
+
+    def test_attachments_and_covers_are_kept(self, tmp_path):
+        cover = cv2.imencode(".png", picture(3))[1].tobytes()
+        path = tmp_path / "a.mkv"
+        with av.open(str(make(tmp_path / "plain.mkv"))) as source, av.open(str(path), "w") as output:
+            to = output.add_stream_from_template(source.streams.video[0])
+            output.add_attachment("cover.png", "image/png", cover)
+            output.add_attachment("a.ttf", "font/ttf", b"letters")
+            for packet in list(source.demux())[:-1]:
+                packet.stream = to
+                output.mux(packet)
+        target, video, frames = copy(path)
+        assert (video.notes, len(frames)) == ([], COUNT)
+        with av.open(str(target)) as container:
+            _, found, font = container.streams
+            assert (found.metadata, int(found.disposition)) == (
+                {"filename": "cover.png", "mimetype": "image/png"},
+                1024,
+            )
+            assert bytes(next(container.demux(found))) == cover
+            assert (font.name, font.mimetype, font.data) == ("a.ttf", "font/ttf", b"letters")
+        path.rename(tmp_path / "a.webm")
+        assert copy(tmp_path / "a.webm")[1].notes == [
+            "its cover picture cover.png cannot be copied into this container and is left out",
+            "its attachment a.ttf cannot be copied into this container and is left out",
+        ]
+
+    def test_covers_data_chapters_and_timecodes_of_mp4_are_kept(self, tmp_path):
+        path = tmp_path / "a.mp4"
+        chapter = {"id": 0, "start": 0, "end": 200, "time_base": Fraction(1, 1000), "metadata": {"title": "Regen"}}
+        with av.open(str(path), "w") as output:
+            output.set_chapters([chapter])
+            pictures = output.add_stream("libx264", rate=25)
+            pictures.width, pictures.height, pictures.metadata["timecode"] = 64, 48, "01:00:00:05"
+            data, cover = output.add_data_stream("bin_data"), output.add_stream("png")
+            cover.width, cover.height, cover.pix_fmt, cover.disposition = 64, 48, "rgb24", 1024
+            cover.codec_context.time_base = Fraction(1, 90000)
+            (image,) = cover.encode(av.VideoFrame.from_ndarray(picture(3), format="rgb24"))
+            output.mux(image)
+            for number in range(COUNT):
+                output.mux(pictures.encode(av.VideoFrame.from_ndarray(picture(number), format="rgb24")))
+            output.mux(pictures.encode(None))
+            for number in range(3):
+                packet = av.Packet(b"place %d" % number)
+                packet.stream, packet.time_base = data, Fraction(1, 10)
+                packet.pts = packet.dts = number
+                output.mux(packet)
+        target, video, _ = copy(path)
+        assert video.notes == []
+
+        def contents(path):
+            with av.open(str(path)) as container:
+                streams = [(stream.type, int(stream.disposition)) for stream in container.streams]
+                rest = [
+                    (float(packet.pts * packet.time_base) if packet.pts is not None else None, bytes(packet))
+                    for packet in container.demux()
+                    if packet.size and (packet.stream.type == "data" or packet.stream.disposition == 1024)
+                ]
+                code = container.streams.video[0].metadata["timecode"]
+                return sorted(streams), sorted(rest, key=repr), container.chapters(), code
+
+        assert contents(target) == contents(path)
+        assert contents(target)[2] == [chapter]
+
+
+class TestWhatIsRefused:
+    @pytest.mark.parametrize(("name", "codec"), [("a.mkv", "ffv1"), ("a.webm", "libvpx-vp9"), ("a.avi", "mjpeg")])
+    def test_videos_cut_before_a_long_last_frame_are_an_error(self, tmp_path, name, codec):
+        times, pixels = [40 * number for number in range(50)], "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        path = make(tmp_path / name, codec=codec, pixels=pixels, times=times, last=3000)
+        path = path if name == "a.avi" else without_durations(path)
+        assert len(read(path)[1]) == 50
+        whole = path.read_bytes()
+        for length in range(len(whole) // 2, len(whole) * 9 // 10, len(whole) // 20):
+            for tail in (b"", bytes(len(whole) - length)):  # as of a broken download
+                path.write_bytes(whole[:length] + tail)
+                with pytest.raises(InputError, match=r"reading ends after \d+|ends \d+ bytes too early"):
+                    read(path)
+
+    @pytest.mark.parametrize(
+        ("name", "options"),
+        [("a.mp4", {"container": {"movflags": "faststart"}}), ("a.mkv", {}), ("a.webm", {"codec": "libvpx-vp9"}),
+         ("a.avi", {"codec": "mpeg4"})],
+    )  # fmt: skip
+    @pytest.mark.parametrize("sound", [False, True])
+    def test_cut_videos_are_an_error_and_leave_nothing(self, tmp_path, name, options, sound):
+        path = make(tmp_path / name, times=[40 * n for n in range(100)], sound=sound, size=(120, 160), **options)
+        whole = path.read_bytes()
+        for part in (0.02, 0.5, 0.8):
+            path.write_bytes(whole[: int(part * len(whole))])
+            with pytest.raises(
+                InputError,
+                match=r"a\.\w+: (reading ends after \d+|ends \d+ bytes too|cannot be read|has no|its pictures cannot)",
+            ):
+                copy(path)
+            assert os.listdir(tmp_path) == [name]
+
+    def test_damaged_frames_are_an_error(self, tmp_path):
+        path = make(tmp_path / "a.mp4", times=[40 * n for n in range(50)], size=(120, 160))
+        data = bytearray(path.read_bytes())
+        middle = len(data) // 2
+        data[middle : middle + 400] = np.random.default_rng(0).bytes(400)
+        path.write_bytes(data)
+        with pytest.raises(InputError, match=r"a\.mp4: reading ends after \d+ of 50 frames"):
+            copy(path)
+
+    def test_other_files_are_named(self, tmp_path):
+        for data, what in (
+            (b"", "cannot be read as a video"),
+            (b"hello" * 100, "cannot be read as a video"),
+            (b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile:///etc/hostname\n", "cannot be read as a video"),
+        ):
+            (tmp_path / "x.mp4").write_bytes(data)
+            with pytest.raises(InputError, match=r"x\.mp4: " + what), open_video(tmp_path / "x.mp4"):
+                pass
+        with (
+            pytest.raises(InputError, match=r"missing: cannot be read as a video \(No such"),
+            open_video(tmp_path / "missing"),
+        ):
+            pass
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(InputError, match="is not a file"), open_video(tmp_path / "pipe"):
+            pass
+        path = make(tmp_path / "a.mp4")
+        with pytest.raises(InputError, match="64 × 48 pixels, expected 1 to 3000"), open_video(path, max_pixels=3000):
+            pass
+
+    def test_names_of_any_bytes(self, tmp_path):
+        path = make(tmp_path / "a.mp4")
+        odd = os.path.join(os.fsencode(tmp_path), b"concat:\n\xff.mp4")
+        os.rename(path, odd)
+        target = os.path.join(tmp_path, os.fsdecode(b"b\n\xff"), "c.mp4")
+        with open_video(os.fsdecode(odd)) as video, write_video(target, video) as writer:
+            for frame in video:
+                writer.write(frame.rgb, frame)
+        assert os.path.getsize(target)
+
+    def test_a_place_that_cannot_be_written_is_named(self, tmp_path):
+        path = make(tmp_path / "a.mp4")
+        with pytest.raises(InputError, match=r"b\.mp4: cannot be written"):
+            copy(path, path / "b.mp4")
+
+    def test_an_error_in_between_leaves_the_old_file(self, tmp_path):
+        path = make(tmp_path / "a.mp4")
+        (tmp_path / "b.mp4").write_bytes(b"old")
+        with pytest.raises(ZeroDivisionError):
+            copy(path, tmp_path / "b.mp4", change=lambda rgb: 1 / 0)
+        assert (tmp_path / "b.mp4").read_bytes() == b"old"
+        assert sorted(os.listdir(tmp_path)) == ["a.mp4", "b.mp4"]
+
+    def test_without_pyav_the_extra_is_named(self, tmp_path):
+        code = (
+            "import sys; sys.modules['av'] = None\n"
+            "from nlcl_plugin.media.video import open_video\n"
+            "try:\n    open_video('a.mp4').__enter__()\n"
+            "except Exception as error: print(type(error).__name__, error)\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout.startswith(
+            'InputError videos need PyAV, which is not installed; run pip install "nlcl_plugin[video]"'
+        )
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.mkv", "libx264"), ("a.webm", "libvpx-vp9"), ("a.avi", "mjpeg")])
+def test_prepared_frames_of_a_long_last_frame_are_no_cut(tmp_path, name, codec):
+    pixels = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+    path = make(tmp_path / name, codec=codec, pixels=pixels, times=[0, 80, 200, 280, 400], last=3000)
+    source = Source(str(path), name)
+    assert [frame.part for frame, _ in choose(source, 1)] == [f"frame={number}" for number in range(5)]
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
+    with pytest.raises(InputError, match=r"reading ends after \d of \d+ frames|no frame of this"):
+        list(choose(source, 1))
+
+
+def test_encoders_are_those_that_players_know(tmp_path):
+    for (name, options), codec in zip(KINDS, ["libx264", "libx264", "libx264", "libvpx-vp9", "mjpeg"], strict=True):
+        with open_video(make(tmp_path / name, **options)) as video:
+            encoder = encoder_like(video)
+            assert (encoder.codec, encoder.pixels) == (
+                codec,
+                {"mjpeg": "yuvj420p"}.get(codec, options.get("pixels", "yuv420p")),
+            )

@@ -1,0 +1,311 @@
+"""Network files that say what they are, and derainers made of them and of older ones."""
+
+import json
+import os
+
+import pytest
+import safetensors
+import torch
+from basicsr.archs.srresnet_arch import MSRResNet
+from basicsr.archs.swinir_arch import SwinIR
+from basicsr.models import build_model
+from basicsr.models.base_model import BaseModel
+from basicsr.utils import make_exp_dirs
+from conftest import photograph
+from malicious import write_malicious
+from training_helpers import make_folders, tiny_options, write_options
+
+from nlcl_plugin.archs import LayerGenerator, PatchDiscriminator, ResidualUNet
+from nlcl_plugin.config import option_files
+from nlcl_plugin.errors import InputError
+from nlcl_plugin.inference.derainer import load_derainer
+from nlcl_plugin.networks.about import describe
+from nlcl_plugin.networks.network_file import read_network_file
+from nlcl_plugin.training import checkpoint
+from nlcl_plugin.training.launch import start
+from nlcl_plugin.training.run_state import plain_options
+
+RAINY = torch.rand(2, 3, 19, 26, generator=torch.Generator().manual_seed(0))
+GENERATOR = {"type": "LayerGenerator", "num_feat": 4, "num_block": 1}
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory):
+    """A tiny training: saved in its first stage (at 2), at 4 and at its end (6), with averages and heads."""
+    root = tmp_path_factory.mktemp("training")
+    make_folders(root, photograph)
+    options = tiny_options()
+    options["network_p"] = {"type": "ProjectionHeads", "num_feat": 8}
+    sampling = {"taps": [0, 1], "num_image_patches": 4, "num_rain_patches": 4, "patch_size": 8, "search_size": 16}
+    options["train"]["layer_opt"] = {"type": "AsymmetricNLCLLoss", "sampling": sampling}
+    for dataset in options["datasets"].values():
+        dataset.update({key: str(root / value) for key, value in dataset.items() if key.startswith("dataroot")})
+    opt = start(str(write_options(root, options)), is_train=True, root=str(root))
+    make_exp_dirs(opt)
+    option_files.write_options(str(root / "experiments/tiny/options.yml"), plain_options(opt))
+    model = build_model(opt)
+    for iteration in range(1, 7):
+        torch.manual_seed(iteration)
+        model.feed_data({"lq": torch.rand(2, 3, 32, 32), "gt": torch.rand(2, 3, 32, 32), "lq_path": ["a", "b"]})
+        model.optimize_parameters(iteration)
+        if iteration in (2, 4):
+            model.save(0, iteration)
+            checkpoint.save_as_safetensors(opt, iteration)
+            checkpoint.seal(opt, iteration)
+    model.save(-1, -1)
+    checkpoint.save_as_safetensors(opt, "latest")
+    return root / "experiments/tiny"
+
+
+def load(path):
+    return torch.load(path, weights_only=True)
+
+
+def same(net, weights):
+    return all(torch.equal(value, weights[name]) for name, value in net.state_dict().items())
+
+
+# writing --------------------------------------------------------------------------------------------------------------
+def test_every_saved_network_says_what_it_is(experiment):
+    expected = {
+        "g": ("image", {**option_files.load_yaml(str(experiment / "options.yml"))["network_g"], "num_in_ch": 3}),
+        "s": ("image", {"type": "ResidualUNet", "num_feat": 8, "num_block": 1, "num_in_ch": 3, "num_out_ch": 3}),
+        "d": (None, {"type": "PatchDiscriminator", "num_feat": 8, "num_layers": 2, "antialias": False, "num_in_ch": 3}),
+        "p": (None, {"type": "ProjectionHeads", "num_feat": 8, "in_channels": [8, 8]}),
+    }
+    expected["g"][1]["checkpointing"] = False
+    for label, (output, network) in expected.items():
+        for name, iteration in (("2", 2), ("4", 4), ("latest", 6)):
+            content = load(experiment / f"models/net_{label}_{name}.pth")
+            about = content["about"]
+            assert about.pop("license")
+            assert about.pop("nlcl_plugin")
+            assert about == {
+                "format": 1,
+                "network": network,
+                "label": label,
+                "output": output,
+                "window_size": 1,
+                "values": "RGB in [0, 1]",
+                "iter": iteration,
+            }
+
+
+def test_safetensors_say_the_same(experiment):
+    for path in experiment.glob("models/*.pth"):
+        with safetensors.safe_open(path.with_suffix(".safetensors"), "pt") as file:
+            assert json.loads(file.metadata()["nlcl_plugin"]) == load(path)["about"]
+            assert set(file.keys()) == set(load(path)["params"])
+
+
+@pytest.mark.parametrize("key", ["params", "params_ema"])
+def test_stock_basicsr_loads_the_files_by_their_keys(experiment, key):
+    net = ResidualUNet(num_feat=8, num_block=1)
+    BaseModel({"num_gpu": 0, "is_train": False}).load_network(net, experiment / "models/net_s_4.pth", True, key)
+    assert same(net, load(experiment / "models/net_s_4.pth")[key])
+
+
+def test_a_stock_model_says_it_too(tmp_path):
+    options = {"type": "MSRResNet", "num_feat": 4, "num_block": 1, "upscale": 2}
+    opt = {
+        "num_gpu": 0, "dist": False, "is_train": True, "network_g": options, "path": {"models": str(tmp_path)},
+        "train": {
+            "optim_g": {"type": "Adam", "lr": 1e-3}, "scheduler": {"type": "MultiStepLR", "milestones": [5]},
+            "pixel_opt": {"type": "L1Loss"}, "total_iter": 9, "ema_decay": 0.5,
+        },
+        "model_type": "SRModel",
+    }  # fmt: skip
+    model = build_model(opt)
+    model.save(-1, -1)
+    content = load(tmp_path / "net_g_latest.pth")
+    assert list(content) == ["params", "params_ema", "about"]
+    assert content["about"]["network"] == {**options, "num_in_ch": 3, "num_out_ch": 3}
+    assert content["about"]["iter"] == 9
+    assert same(model.net_g_ema, content["params_ema"])
+
+
+# reading --------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_file_alone_derains(experiment, tmp_path, suffix):
+    path = tmp_path / f"any name{suffix}"
+    path.write_bytes((experiment / f"models/net_s_latest{suffix}").read_bytes())
+    derainer = load_derainer(path)
+    net = ResidualUNet(num_feat=8, num_block=1)
+    net.load_state_dict(load(experiment / "models/net_s_latest.pth")["params_ema"])
+    assert torch.equal(derainer(RAINY), net(RAINY))
+    assert not derainer.net.training
+    assert not any(p.requires_grad for p in derainer.net.parameters())
+    assert (derainer.source, derainer.about["iter"], derainer.window_size) == (path, 6, 1)
+
+
+def test_a_folder_gives_the_newest_restorer_that_was_trained(experiment, tmp_path):
+    assert load_derainer(experiment).source.name == "net_s_latest.pth"
+    assert load_derainer(experiment / "models").source.name == "net_s_latest.pth"
+    assert load_derainer(experiment, label="g").source.name == "net_g_latest.pth"
+    (tmp_path / "models").mkdir()
+    (tmp_path / "options.yml").write_bytes((experiment / "options.yml").read_bytes())
+    for order, name in enumerate(("net_g_4.pth", "net_g_2.pth", "net_s_2.pth")):
+        file = tmp_path / "models" / name
+        file.write_bytes((experiment / "models" / name).read_bytes())
+        os.utime(file, (order, order))
+    assert load_derainer(tmp_path).source.name == "net_g_4.pth"  # net_s_2 is of before its stage began, at 3
+    assert load_derainer(tmp_path, label="s").source.name == "net_s_2.pth"
+
+
+def test_an_older_file_is_what_the_options_beside_it_say(experiment, tmp_path):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "options.yml").write_bytes((experiment / "options.yml").read_bytes())
+    content = load(experiment / "models/net_g_4.pth")
+    content.pop("about")
+    torch.save(content, tmp_path / "models/net_g_4.pth")
+    derainer = load_derainer(tmp_path / "models/net_g_4.pth")
+    assert same(derainer.net, content["params_ema"])
+    assert (derainer.about["output"], derainer.about["iter"]) == ("image", 4)
+    with pytest.raises(InputError, match=r"options\.yml: has no network_r, which net_g_4\.pth should be of"):
+        load_derainer(tmp_path / "models/net_g_4.pth", label="r")
+
+
+def test_released_weights_derain_as_they_come(shared_data, tmp_path):
+    official = shared_data / "official_weights"
+    image = load_derainer(official / "latest_net_Back.pth")
+    torch.save({"params": image.net.state_dict()}, tmp_path / "back.pth")  # converted, as by versions before `about`
+    converted = load_derainer(tmp_path / "back.pth")
+    assert (converted.about["label"], converted.about["network"]["layer"]) == ("g", "image")
+    assert torch.equal(converted(RAINY), image(RAINY))
+    (tmp_path / "any.pth").write_bytes((official / "latest_net_Rain.pth").read_bytes())
+    rain = load_derainer(tmp_path / "any.pth")
+    assert (rain.about["label"], rain.about["output"]) == ("r", "rain")
+    assert torch.equal(rain(RAINY), RAINY - rain.net(RAINY))
+    assert rain.net.layer == "rain"
+
+
+def write(path, block, net, label="g", **changes):
+    torch.save({"params": net.state_dict(), "about": {**describe(block, label, net=net), **changes}}, path)
+    return path
+
+
+def test_a_rain_network_gives_what_is_left(tmp_path):
+    net = LayerGenerator(num_feat=4, num_block=1, layer="rain")
+    derainer = load_derainer(write(tmp_path / "net.pth", {**GENERATOR, "layer": "rain"}, net, "r"))
+    torch.testing.assert_close(derainer(RAINY) + net(RAINY), RAINY)
+
+
+def test_windows_are_padded_to(tmp_path):
+    block = {"type": "SwinIR", "window_size": 8, "depths": [1], "num_heads": [2], "embed_dim": 8, "img_size": 16}
+    net = SwinIR(**{key: value for key, value in block.items() if key != "type"}, upsampler="").eval()
+    derainer = load_derainer(write(tmp_path / "net.pth", block, net))
+    assert derainer.window_size == 8
+    with torch.no_grad():
+        padded = net(torch.nn.functional.pad(RAINY, (0, 6, 0, 5), mode="reflect"))
+    torch.testing.assert_close(derainer(RAINY), padded[..., :19, :26])
+
+
+# refusals -------------------------------------------------------------------------------------------------------------
+def refusal(path, **arguments):
+    with pytest.raises(InputError) as caught:
+        load_derainer(path, **arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value).removeprefix(str(path))
+
+
+def test_what_is_no_network_file_is_refused(experiment, tmp_path):
+    whole = (experiment / "models/net_s_latest.safetensors").read_bytes()
+    (tmp_path / "torn.safetensors").write_bytes(whole[:-9])
+    (tmp_path / "torn.pth").write_bytes((experiment / "models/net_s_latest.pth").read_bytes()[:-99])
+    (tmp_path / "text.pth").write_text("no network")
+    for name in ("torn.safetensors", "torn.pth", "text.pth"):
+        assert refusal(tmp_path / name).startswith(": torn, or not a checkpoint (")
+    assert refusal(tmp_path / "none.pth").startswith(": missing; give the weights")
+    assert refusal(tmp_path).startswith(": holds no net_s_*.pth or net_g_*.pth; train first")
+    torch.save([1, 2], tmp_path / "list.pth")
+    assert refusal(tmp_path / "list.pth") == ": expected the weights of a network, but it holds something else"
+    torch.save({"params": {}}, tmp_path / "empty.pth")
+    assert refusal(tmp_path / "empty.pth").startswith(": holds no weights; give")
+    torch.save({"params": ResidualUNet().state_dict()}, tmp_path / "which.pth")
+    assert refusal(tmp_path / "which.pth").startswith(": does not say which network it is of, and there is no ")
+    assert refusal(experiment / "training_states/4.state").startswith(": expected the weights of a network, but")
+
+
+@pytest.mark.parametrize(("label", "what"), [("d", "a discriminator"), ("p", "projection heads")])
+def test_networks_that_derain_nothing_are_refused(experiment, label, what):
+    assert f": is {what} (" in refusal(experiment / f"models/net_{label}_4.pth")
+    assert "expected g, r or s, but received" in refusal(experiment, label=label)
+
+
+def test_another_label_than_asked_for_is_refused(experiment):
+    path = experiment / "models/net_g_4.pth"
+    assert refusal(path, label="s") == ": is net_g, but net_s was asked for; give another file"
+
+
+@pytest.mark.parametrize("how", ["torch", "old torch", "pickle"])
+def test_no_code_is_run(tmp_path, how):
+    write_malicious(str(tmp_path / "net.pth"), tmp_path / "victim", how)
+    assert "torn, or not a checkpoint" in refusal(tmp_path / "net.pth")
+    assert not (tmp_path / "victim").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": 2}, ": is of format 2, but this version reads up to 1; upgrade nlcl_plugin"),
+        ({"window_size": -1}, ": about.window_size: Input should be greater than or equal to 1; it was changed"),
+        ({"output": "rainbow"}, ": about.output: Input should be 'image' or 'rain'"),
+        ({"network": "LayerGenerator"}, ": about.network: Input should be a valid dictionary"),
+        ({"network": {"num_feat": 4}}, ": about.network: expected a block with `type`"),
+        (
+            {"network": {**GENERATOR, "type": "LayerGenerater"}},
+            "the LayerGenerater that {name} is of: cannot be built (",
+        ),
+        (
+            {"network": {**GENERATOR, "layer": "snow"}},
+            "the LayerGenerator that {name} is of: cannot be built (layer must be one of",
+        ),
+        ({"network": {**GENERATOR, "num_feats": 4}}, "unexpected keyword argument 'num_feats'"),
+        ({"network": {**GENERATOR, "num_block": 2}}, ": does not fit the LayerGenerator that {name} is of ("),
+        ({"network": {**GENERATOR, "num_block": 10**9}}, "(the network is far larger)"),
+        ({"network": {**GENERATOR, "num_feat": 4000}}, "(the network is far larger)"),
+        ({"network": {**GENERATOR, "num_feat": 10**12}}, "cannot be built ("),
+        ({"network": {"type": "BasicVSR", "spynet_path": "a.pth"}}, ": its network BasicVSR opens other files"),
+        (
+            {"network": {"type": "MSRResNet", "upscale": 4, "num_feat": 4, "num_block": 1}},
+            ": does not fit the MSRResNet that",
+        ),
+    ],
+)
+def test_what_a_file_says_is_not_believed(tmp_path, changes, message):
+    net = LayerGenerator(num_feat=4, num_block=1)
+    path = write(tmp_path / "net.pth", GENERATOR, net, **changes)
+    assert message.format(name=path.name) in refusal(path)
+    about = {**describe(GENERATOR, "g", net=net), **changes}
+    path = tmp_path / "net.safetensors"
+    checkpoint.save_safetensors(path, net.state_dict(), {"nlcl_plugin": json.dumps(about)})
+    assert message.format(name=path.name) in refusal(path)
+
+
+def test_metadata_that_is_no_json_and_weights_that_are_not_finite_are_refused(tmp_path):
+    net = LayerGenerator(num_feat=4, num_block=1)
+    checkpoint.save_safetensors(tmp_path / "net.safetensors", net.state_dict(), {"nlcl_plugin": "{"})
+    assert refusal(tmp_path / "net.safetensors").startswith(": what it says of itself is no JSON (")
+    torch.nn.init.constant_(net.last.bias, float("nan"))
+    path = write(tmp_path / "net.pth", GENERATOR, net)
+    assert refusal(path) == ": holds weights that are not finite; give another checkpoint"
+
+
+def test_a_network_that_changes_the_size_is_refused(tmp_path):
+    net = PatchDiscriminator(num_feat=4, num_layers=1)
+    block = {"type": "PatchDiscriminator", "num_feat": 4, "num_layers": 1}
+    derainer = load_derainer(write(tmp_path / "net.pth", block, net))  # says that it is a generator
+    with pytest.raises(InputError, match=r"PatchDiscriminator makes \(2, 1, .*\) of \(2, 3, 19, 26\); expected"):
+        derainer(RAINY)
+    block = {"type": "MSRResNet", "num_feat": 4, "num_block": 1, "upscale": 2}
+    larger = load_derainer(write(tmp_path / "larger.pth", block, MSRResNet(num_feat=4, num_block=1, upscale=2)))
+    with pytest.raises(InputError, match=r"MSRResNet makes \(2, 3, 38, 52\) of \(2, 3, 19, 26\); expected"):
+        larger(RAINY)
+
+
+def test_the_average_is_taken_and_halves_are_loaded_in_full(tmp_path):
+    net, average = (LayerGenerator(num_feat=4, num_block=1) for _ in range(2))
+    content = {"params": net.state_dict(), "params_ema": average.half().state_dict(), "about": describe(GENERATOR, "g")}
+    torch.save(content, tmp_path / "net.pth")
+    assert same(average.float(), read_network_file(tmp_path / "net.pth").weights)
+    assert next(load_derainer(tmp_path / "net.pth").net.parameters()).dtype == torch.float32

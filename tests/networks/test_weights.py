@@ -1,0 +1,112 @@
+"""Weights from and to files, ours and BasicSR's."""
+
+import os
+import pickle
+
+import pytest
+import safetensors
+import torch
+from basicsr.models.base_model import BaseModel
+from malicious import write_malicious
+
+from nlcl_plugin.errors import InputError
+from nlcl_plugin.training import checkpoint
+
+
+@pytest.fixture
+def model():
+    return BaseModel({"num_gpu": 0, "is_train": True})
+
+
+@pytest.mark.parametrize("how", ["torch", "old torch", "pickle"])
+def test_a_network_cannot_run_code(model, tmp_path, how):
+    path = str(tmp_path / "net_g_9.pth")
+    write_malicious(path, tmp_path / "victim", how)
+    net = torch.nn.Linear(2, 2, bias=False)
+    for load in (lambda: model.load_network(net, path), lambda: checkpoint.load_weights(path)):
+        with pytest.raises((pickle.UnpicklingError, InputError)):
+            load()
+    assert not (tmp_path / "victim").exists()
+
+
+def test_weights_come_back_from_safetensors_as_they_were(tmp_path):
+    shared = torch.randn(4, 3, 3, 3)
+    weights = {
+        "a": shared.to(memory_format=torch.channels_last),
+        "b": shared,
+        "c": shared[:2],
+        "d": torch.tensor(3),
+        "e": torch.ones(2, dtype=torch.bfloat16, requires_grad=True),
+    }
+    path = tmp_path / "net.safetensors"
+    checkpoint.save_safetensors(path, weights, {"iteration": 1000})
+    back = checkpoint.load_weights(path)
+    assert set(back) == set(weights)
+    assert all(torch.equal(back[name], weights[name]) and back[name].dtype == weights[name].dtype for name in weights)
+    with safetensors.safe_open(path, "pt") as file:
+        assert file.metadata() == {"format": "pt", "iteration": "1000"}
+    assert os.listdir(tmp_path) == ["net.safetensors"]
+
+
+@pytest.mark.parametrize("key", ["params", "params_ema"])
+def test_basicsr_loads_safetensors_as_a_network(model, tmp_path, key):
+    net = torch.nn.Linear(2, 2)
+    checkpoint.save_safetensors(tmp_path / "net.safetensors", net.state_dict())
+    other = torch.nn.Linear(2, 2)
+    model.load_network(other, str(tmp_path / "net.safetensors"), param_key=key)
+    assert torch.equal(other.weight, net.weight)
+
+
+PLAIN = {"module.a": torch.zeros(1), "params": torch.zeros(1)}  # a weight may have any name
+HELD = {name: {"a": torch.full((1,), value)} for name, value in (("params", 1.0), ("params_ema", 2.0), ("own", 3.0))}
+
+
+@pytest.mark.parametrize(
+    ("held", "keys", "expected"),
+    [
+        (("params", "params_ema", "own"), (), "params_ema"),
+        (("params", "params_ema", "own"), ("params",), "params"),
+        (("params", "params_ema", "own"), ("own",), "own"),
+        (("params", "params_ema", "own"), ("other", None), "params_ema"),
+        (("params", "own"), ("params_ema", "own"), "own"),  # an average that has none of its own: as its network
+        (("params", "own"), ("params_ema", None), "params"),
+        (("own",), ("params_ema", "own"), "own"),
+    ],
+)
+def test_weights_are_those_asked_for_else_the_average_else_the_network(tmp_path, held, keys, expected):
+    torch.save({name: HELD[name] for name in held}, tmp_path / "net.pth")
+    assert checkpoint.load_weights(tmp_path / "net.pth", *keys) == HELD[expected]
+
+
+@pytest.mark.parametrize("keys", [(), ("params",), ("params_ema", "own"), (None,)])
+def test_a_file_without_keys_is_the_weights_itself(tmp_path, keys):
+    torch.save(PLAIN, tmp_path / "net.pth")
+    assert checkpoint.load_weights(tmp_path / "net.pth", *keys) == {"a": torch.zeros(1), "params": torch.zeros(1)}
+
+
+@pytest.mark.parametrize(
+    ("content", "key", "match"),
+    [
+        (
+            {"a": {}, "b": 1},
+            "own",
+            "no weights under 'own' or 'params_ema' or 'params' but a, b; name their key in path",
+        ),
+        ({"params": [1]}, "params", "expected the weights of a network under 'params'"),
+        ([torch.ones(1)], "params", "expected the weights of a network"),
+    ],
+)
+def test_files_without_weights_are_named(tmp_path, content, key, match):
+    torch.save(content, tmp_path / "net.pth")
+    with pytest.raises(InputError, match=match):
+        checkpoint.load_weights(tmp_path / "net.pth", key)
+
+
+@pytest.mark.parametrize("name", ["net.pth", "net.safetensors"])
+def test_missing_and_torn_weights_are_told_apart(tmp_path, name):
+    with pytest.raises(InputError, match=f"{name}: missing"):
+        checkpoint.load_weights(tmp_path / name)
+    (tmp_path / name).write_bytes(b"\x08" * 20)
+    with pytest.raises(InputError, match=rf"{name}: torn, or not a checkpoint \(.+\)") as raised:
+        checkpoint.load_weights(tmp_path / name)
+    assert "\n" not in str(raised.value)

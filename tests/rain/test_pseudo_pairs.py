@@ -1,0 +1,111 @@
+import pytest
+import torch
+
+from nlcl_plugin.config.train_options import RestorerOptions
+from nlcl_plugin.rain.batch_random import BatchRandom
+from nlcl_plugin.rain.pseudo_pairs import make_pseudo_rainy, replace_by_rendered, vary_rain
+
+PLAIN = {"start_iter": 0, "gain": (1.0, 1.0), "resize": (1.0, 1.0), "flip": False, "rain_free": 0.0, "threshold": 0.0}
+
+
+def drawn(images, current_iter=1):
+    return BatchRandom(0, current_iter, range(len(images)), len(images))
+
+
+def layers(n=3, height=12, width=17):
+    torch.manual_seed(0)
+    return torch.rand(n, 3, height, width), 0.5 * torch.rand(n, 1, height, width)
+
+
+def test_without_variation_the_composite_is_the_clipped_sum():
+    clean, rain = layers()
+    torch.testing.assert_close(
+        make_pseudo_rainy(clean, rain, RestorerOptions(**PLAIN), drawn(clean)), (clean + rain).clamp(0, 1)
+    )
+
+
+def test_screen_blending_and_rain_free_pairs_are_as_asked_for():
+    clean, rain = layers()
+    screen = make_pseudo_rainy(clean, rain, RestorerOptions(**{**PLAIN, "screen": 1.0}), drawn(clean))
+    torch.testing.assert_close(screen, clean + rain * (1 - clean))
+    assert torch.equal(
+        make_pseudo_rainy(clean, rain, RestorerOptions(**{**PLAIN, "rain_free": 1.0}), drawn(clean)), clean
+    )
+
+
+def test_faint_and_negative_rain_is_dropped():
+    clean = torch.zeros(1, 3, 1, 3)
+    rain = torch.tensor([-0.5, 0.02, 0.3]).view(1, 1, 1, 3)
+    rainy = make_pseudo_rainy(clean, rain, RestorerOptions(**{**PLAIN, "threshold": 0.03}), drawn(clean))
+    assert rainy[0, 0, 0].tolist() == pytest.approx([0, 0, 0.3])
+
+
+@pytest.mark.parametrize("scale", [0.3, 0.7, 1.4, 2.0])
+@pytest.mark.parametrize("size", [(12, 17), (1, 1), (2, 30)])
+def test_resized_rain_keeps_its_size_and_range(scale, size):
+    _, rain = layers(2, *size)
+    varied = vary_rain(rain, RestorerOptions(**{**PLAIN, "resize": (scale, scale)}), drawn(rain))
+    assert varied.shape == rain.shape
+    assert varied.min() >= 0
+    assert varied.max() <= rain.max() + 1e-6
+
+
+def test_gain_and_flips_are_drawn_for_each_image():
+    torch.manual_seed(0)
+    rain = torch.rand(1, 1, 8, 8).expand(64, 1, 8, 8)
+    varied = vary_rain(rain, RestorerOptions(**{**PLAIN, "gain": (0.5, 2.0), "flip": True}), drawn(rain))
+    sums = varied.sum(dim=(1, 2, 3)) / rain[0].sum()
+    assert sums.min() < 0.7
+    assert sums.max() > 1.6
+    shapes = {tuple((v / v.max()).flatten().round(decimals=3).tolist()) for v in varied}
+    assert len(shapes) == 4  # no flip, either, both
+
+
+def test_extra_layers_only_add_rain_of_other_images():
+    clean, rain = torch.zeros(4, 3, 6, 6), torch.zeros(4, 1, 6, 6)
+    for i in range(4):
+        rain[i, :, i] = 0.1 * (i + 1)
+    rainy = make_pseudo_rainy(clean, rain, RestorerOptions(**{**PLAIN, "layers": 3}), drawn(clean))
+    assert (rainy[:, :1] >= rain - 1e-6).all()
+    assert (rainy.amax(dim=(1, 3)) > 0).sum() > 4
+
+
+@pytest.mark.parametrize("bad", [{"gain": (0, 1)}, {"resize": (2, 1)}, {"rain_free": 1.5}, {"start_iter": -1}])
+def test_impossible_options_are_refused(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        RestorerOptions(**{**PLAIN, **bad})
+
+
+def test_rendered_rain_takes_the_places_of_as_many_layers_as_asked_for():
+    rain = torch.full((200, 3, 24, 24), 0.01)
+    replaced = replace_by_rendered(rain, 0.3, drawn(rain))
+    changed = ~(replaced == rain).flatten(1).all(dim=1)
+    assert abs(changed.float().mean() - 0.3) < 0.1  # 3 sigma
+    assert (rain == 0.01).all()
+    assert torch.equal(replaced[changed][:, :1].expand(-1, 3, -1, -1), replaced[changed])
+    assert replaced.min() >= 0
+    assert replaced[changed].amax(dim=(1, 2, 3)).median() > 0.2
+    assert not torch.equal(*replaced[changed][:2])
+
+
+def test_rendered_rain_does_not_depend_on_how_the_batch_is_split():
+    rain = torch.zeros(6, 1, 16, 16)
+    whole = replace_by_rendered(rain, 0.5, drawn(rain))
+    for rows in ([0, 2, 4], [1, 3, 5]):
+        assert torch.equal(replace_by_rendered(rain[rows], 0.5, BatchRandom(0, 1, rows, 6)), whole[rows])
+
+
+def test_without_rendered_rain_no_number_is_drawn():
+    _, rain = layers()
+    random = drawn(rain)
+    before = random.generator.get_state()
+    assert replace_by_rendered(rain, 0, random) is rain
+    assert torch.equal(random.generator.get_state(), before)
+
+
+def test_given_further_layers_take_the_places_of_the_other_images():
+    clean, rain = torch.zeros(4, 3, 6, 6), torch.zeros(4, 1, 6, 6)
+    options = RestorerOptions(**{**PLAIN, "layers": 2})
+    rainy = make_pseudo_rainy(clean, rain, options, drawn(clean, 2), [torch.full_like(rain, 0.5)])
+    values = {tuple(image.unique().tolist()) for image in rainy}
+    assert values == {(0.0,), (0.5,)}

@@ -1,0 +1,417 @@
+"""The report of a training: everything in one page, its figures those of the files, nothing in it trusted."""
+
+import base64
+import hashlib
+import importlib
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from basicsr.archs.edsr_arch import EDSR
+from conftest import photograph
+from report_helpers import Page, hostile_names
+from training_helpers import make_folders, run, tiny_options, write_options
+
+from nlcl_plugin.archs import LayerGenerator
+from nlcl_plugin.config.option_files import load_yaml
+from nlcl_plugin.data import read_image
+from nlcl_plugin.errors import InputError
+from nlcl_plugin.report import curves, layers, write_report
+from nlcl_plugin.report.experiment import read_experiment
+from nlcl_plugin.report.neighbours import find_queries
+from nlcl_plugin.training.json_log import JsonLog, read_json_lines
+from nlcl_plugin.training.launch import start
+
+NAMES = ["\"><img src=x onerror=hacked()>'.png", "雨 {{ 7 * 7 }} & é\n2.png"]
+DATASET = "</script><script>hacked()</script>"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A finished training with contrast, dimensions and validations, on images and a dataset with hostile names."""
+    root = tmp_path_factory.mktemp("report")
+    make_folders(root, photograph)
+    for folder in ("val_rainy", "val_clean"):
+        hostile_names(root / folder, NAMES)
+    options = tiny_options(network_p={"type": "ProjectionHeads", "num_feat": 8}, val={"val_freq": 2, "save_img": False})
+    options["datasets"]["val"]["name"] = "pairs"
+    sampling = {"taps": [0], "num_image_patches": 4, "num_rain_patches": 6, "patch_size": 6, "search_size": 12}
+    contrast = {"type": "AsymmetricNLCLLoss", "loss_weight": 0.1, "sampling": sampling}
+    options["train"].update(layer_opt=contrast, dimension_freq=1, total_iter=8, restorer_opt={"start_iter": 5})
+    options["logger"].update(print_freq=1, save_checkpoint_freq=4)
+    options["datasets"] = {
+        key: {k: str(root / v) if k.startswith("dataroot") else v for k, v in block.items()}
+        for key, block in options["datasets"].items()
+    }
+    write_options(root, options)
+    done = run(root, "train", "-opt", "options.yml")
+    assert done.returncode == 0, done.stderr
+    return root
+
+
+@pytest.fixture(scope="module")
+def experiment(root):
+    return root / "experiments/tiny"
+
+
+@pytest.fixture
+def copied(experiment, tmp_path):
+    return Path(shutil.copytree(experiment, tmp_path / "tiny"))
+
+
+@pytest.fixture(scope="module")
+def page(experiment, tmp_path_factory):
+    output = tmp_path_factory.mktemp("page") / "report.html"
+    return Page(write_report(experiment, output, images=5, progress=False).read_text(encoding="utf-8"))
+
+
+def options_with(folder, change):
+    options = load_yaml(str(folder / "options.yml"))
+    change(options)
+    write_options(folder, options)
+
+
+def report(folder, **settings):
+    return Page(write_report(folder, progress=False, **settings).read_text(encoding="utf-8"))
+
+
+# the page -------------------------------------------------------------------------------------------------------------
+def test_everything_is_embedded_and_nothing_else_may_be_loaded_or_run(page):
+    sources = [(tag, key, value) for tag, a in page.elements for key, value in a.items() if key in ("src", "href")]
+    assert len([s for s in sources if s[0] == "img"]) >= 2 * 8
+    for tag, key, value in sources:
+        assert value.startswith("#" if tag == "a" else "data:image/"), (tag, key, value[:60])
+    assert {tag for tag, _ in page.elements}.isdisjoint({"link", "iframe", "object", "embed", "base", "form"})
+    assert not [key for _, a in page.elements for key in a if key.startswith("on")]
+    policy = next(a["content"] for tag, a in page.elements if a.get("http-equiv") == "Content-Security-Policy")
+    script = page.scripts["text/javascript"]
+    allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    assert f"script-src 'sha256-{allowed}'" in policy
+    assert set(re.findall(r"https?://[^\"' ]+", script)) == {"http://www.w3.org/2000/svg"}  # a name, not an address
+
+
+def test_losses_of_the_page_are_those_of_the_log_with_their_floor(page, experiment):
+    losses = read_json_lines(experiment / "losses.jsonl")
+    logged = {key for entry in losses for key in entry if key.startswith("l_") and not key.endswith("_above_floor")}
+    assert {"l_layer", "l_g_gan", "l_d", "l_restorer"} <= logged <= set(page.charts)
+    for key in logged:
+        expected = [[entry["iter"], entry[key]] for entry in losses if key in entry]
+        assert page.charts[key]["value"] == expected
+    floor = [entry["l_layer"] - entry["l_layer_above_floor"] for entry in losses if "l_layer" in entry]
+    assert [value for _, value in page.charts["l_layer"]["floor"]] == pytest.approx(floor, rel=1e-5)
+    assert page.charts["learning rate"]["learning rate"] == [[entry["iter"], entry["lr"]] for entry in losses]
+    for key, name in (("dim_image", "image layer B"), ("dim_rain", "rain layer R")):
+        points = [[entry["iter"], entry[key]] for entry in losses if key in entry]
+        assert len(points) == 5
+        assert page.charts["intrinsic dimension"][name] == points
+
+
+def test_metrics_and_the_summary_of_the_page_are_those_of_the_files(page, experiment):
+    metrics = read_json_lines(experiment / "metrics.jsonl")
+    assert [entry["iter"] for entry in metrics] == [2, 4, 6, 8]
+    for name in ("psnr", "ssim"):
+        assert page.charts[name]["pairs"] == [[entry["iter"], entry["metrics"][name]] for entry in metrics]
+    summary = json.loads((experiment / "summary.json").read_text(encoding="utf-8"))
+    for label, key in (("rainy, as it comes", "rainy"), ("derained", "derained")):
+        expected = [label, f"{summary['psnr'][key]:.2f}", f"{summary['ssim'][key]:.3f}"]
+        assert expected in page.rows
+    # The captions of the sliders were computed anew, with weights from the disk.
+    for key in ("rainy", "derained"):
+        shown = [float(psnr) for psnr in re.findall(rf"^{key} ([\d.]+) dB$", page.text, re.MULTILINE)]
+        assert len(shown) == 2
+        assert np.mean(shown) == pytest.approx(summary["psnr"][key], abs=0.006)
+
+
+def test_names_options_and_commands_are_text_whatever_they_hold(page, copied):
+    assert "pairs: \"><img src=x onerror=hacked()>'.png" in page.texts
+    assert r"pairs: 雨 {{ 7 * 7 }} & é\n2.png" in page.texts
+    options_with(copied, lambda o: (o.update(name=DATASET), o["datasets"]["val"].update(name=DATASET)))
+    start_line = {"iter": 0, "command": DATASET, "environment": {DATASET: DATASET}}
+    (copied / "starts.jsonl").write_text(json.dumps(start_line) + "\n", encoding="utf-8")
+    entry = {"iter": 1, "dataset": DATASET, "metrics": {DATASET: 1.0}, "l_</script>": 1.0, "l_nan": float("nan")}
+    for name in ("metrics.jsonl", "losses.jsonl"):
+        with open(copied / name, "a", encoding="utf-8") as file:
+            file.write(json.dumps({**entry, "iter": 9}) + "\n")
+    found = report(copied)
+    assert found.texts.count(DATASET) >= 4  # title, heading, command, environment
+    assert found.charts[DATASET][DATASET] == [[9, 1.0]]
+    assert found.charts["l_</script>"]["value"] == [[9, 1.0]]
+    assert found.charts["l_nan"]["value"] == [[9, None]]
+    assert [tag for tag, _ in found.elements].count("script") == 2
+    assert not [a for tag, a in found.elements if tag == "img" and not a["src"].startswith("data:")]
+
+
+def test_the_pictures_are_the_images(page, root):
+    (first,) = page.images(f"rainy: {NAMES[0]}")
+    expected = read_image(root / "val_rainy" / NAMES[0]) * 255
+    assert first.shape == expected.shape
+    assert (
+        np.abs(first.astype(float) - expected).mean() < 10
+    )  # JPEG of a noisy image; with swapped channels it is 31, the other image 69
+    (derained,) = page.images(f"derained: {NAMES[0]}")
+    assert derained.shape == first.shape
+    assert np.abs(derained.astype(float) - first).mean() > 0.1
+
+
+def test_the_page_says_how_to_do_it_again_and_that_works(experiment, tmp_path, monkeypatch):
+    monkeypatch.chdir(experiment.parent.parent)
+    found = report(experiment, output=tmp_path / "report.html", images=0)
+    command = "basicsr train -opt experiments/tiny/options.yml --force_yml name=tiny_again"
+    assert command in found.texts
+    assert "python -m nlcl_plugin train -opt options.yml" in found.texts
+    opt = start("experiments/tiny/options.yml", is_train=True, force_yml=["name=tiny_again"])
+    assert (opt["name"], opt["train"]["total_iter"]) == ("tiny_again", 8)
+    for text in (torch.__version__, "BasicSR", "Python"):
+        assert text in found.texts
+
+
+# what may be missing --------------------------------------------------------------------------------------------------
+def test_a_running_training_without_weights_has_its_curves(copied):
+    shutil.rmtree(copied / "models")
+    for name in ("summary.json", "metrics.jsonl", "starts.jsonl"):
+        (copied / name).unlink()
+    lines = (copied / "losses.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (copied / "losses.jsonl").write_text("".join(lines[:3]) + lines[3][:20], encoding="utf-8")  # being written
+    found = report(copied)
+    assert "running or interrupted at iteration 3 of 8" in " ".join(found.text.split())
+    assert len(found.charts["l_d"]["value"]) == 3
+    assert "holds no net_g_*.pth yet" in found.text
+
+
+def test_an_interrupted_training_in_stage_1_shows_the_layers_of_stage_1(copied):
+    for path in (copied / "models").iterdir():
+        if "_4." not in path.name:
+            path.unlink()
+    found = report(copied)
+    assert "Not finished" in found.texts
+    assert "stage 1: B" in found.texts
+    assert "restorer: B" not in found.texts
+
+
+def test_the_newest_weights_are_told_by_their_iteration_not_by_their_time(copied):
+    for order, name in enumerate(("latest", "8", "4")):
+        for path in (copied / "models").glob(f"net_*_{name}.*"):
+            os.utime(path, (order, order))
+    assert layers.TrainedStages(read_experiment(copied)).which == "latest"
+    for path in (copied / "models").glob("net_*_latest.*"):
+        path.unlink()
+    assert layers.TrainedStages(read_experiment(copied)).which == "8"
+
+
+def test_without_validation_data_training_images_are_shown(copied):
+    options_with(copied, lambda o: (o["datasets"].pop("val"), o.pop("val")))
+    found = report(copied, images=2)
+    assert "training images: rainy_0.png" in found.texts
+    assert "restorer: B" in found.texts
+    assert "ground truth" not in found.texts
+
+
+def test_images_that_are_gone_are_told_and_the_rest_is_there(copied):
+    options_with(copied, lambda o: o["datasets"]["val"].update(dataroot_lq="nowhere"))
+    found = report(copied)
+    assert "No pictures: pairs:" in found.text
+    assert "nowhere" in found.text
+    assert "l_d" in found.charts
+
+
+def test_a_dataset_of_something_else_is_told_and_the_rest_is_there(copied):
+    (copied / "clean").mkdir()
+    (copied / "clean" / "00000000.png").write_bytes(cv2.imencode(".png", photograph(256, 256))[1].tobytes())
+    faces = {"type": "FFHQDataset", "phase": "val", "dataroot_gt": str(copied / "clean"), "name": "faces"}
+    faces.update(io_backend={"type": "disk"}, mean=[0, 0, 0], std=[1, 1, 1], use_hflip=False)
+    options_with(copied, lambda o: o["datasets"].update(val=faces))
+    found = report(copied, images=1)
+    assert "No pictures: faces: gives no image `lq` (3, H, W)" in found.text
+    assert "l_d" in found.charts
+
+
+def test_images_none_writes_a_page_without_pictures(copied):
+    found = report(copied, images=0)
+    assert not [a for tag, a in found.elements if tag in ("img", "image")]
+    assert "l_d" in found.charts
+
+
+def test_the_command_says_where_the_page_is_and_refuses_what_is_no_training(
+    repository, copied, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.syspath_prepend(str(repository / "tools"))
+    monkeypatch.chdir(tmp_path)
+    tool = importlib.import_module("report").main
+    assert tool([str(copied), "--images", "1", "--output", "pages/tiny.html"]) == 0
+    assert capsys.readouterr().out.startswith("pages/tiny.html: ")
+    assert (tmp_path / "pages/tiny.html").stat().st_size < 500_000
+    for arguments, said in (
+        ([str(tmp_path)], "has no options.yml; expected the folder of a training"),
+        (["nowhere\nat all"], r"nowhere\nat all: has no options.yml"),
+        ([str(copied), "--images", "-1"], "--images: expected a number from 0, but received -1"),
+    ):
+        assert tool(arguments) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+        assert error.count("\n") == 1
+        assert said in error
+
+
+def test_faults_are_named(copied, tmp_path):
+    with pytest.raises(InputError, match=r"no net_g_3\.pth, but of 4, 8, latest; correct --checkpoint"):
+        write_report(copied, which="3", progress=False)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"report\.html: cannot be written"):
+        write_report(copied, tmp_path / "file" / "report.html", images=0)
+    (copied / "summary.json").write_text("{", encoding="utf-8")
+    with pytest.raises(InputError, match=r"summary\.json: is no JSON"):
+        write_report(copied)
+    (copied / "losses.jsonl").unlink()
+    with pytest.raises(InputError, match=r"has no losses\.jsonl, so no training began here"):
+        write_report(copied)
+    assert not list(tmp_path.rglob("report.html"))
+
+
+# layers and neighbours ------------------------------------------------------------------------------------------------
+def test_the_layers_of_two_networks_need_not_add_up(copied):
+    torch.manual_seed(0)
+    for label, layer in (("g", "image"), ("r", "rain")):
+        net = LayerGenerator(layer=layer, num_feat=8, num_block=1)
+        torch.save({"params": net.state_dict()}, copied / f"models/net_{label}_9.pth")
+    block = {"type": "LayerGenerator", "num_feat": 8, "num_block": 1}
+    two = {"network_g": {**block, "layer": "image"}, "network_r": {**block, "layer": "rain"}}
+    options_with(copied, lambda o: (o.update(two, decomposition="two_branch"), o["train"].pop("restorer_opt")))
+    stages = layers.TrainedStages(read_experiment(copied), "9")
+    rainy = torch.rand(3, 24, 32)
+    (found,) = stages.split(rainy)
+    with torch.no_grad():
+        assert torch.equal(found.rain, net.eval()(rainy[None])[0])
+    error = (rainy - found.image - found.rain).abs().mean()
+    assert error > 0.01
+    shown = report(copied, which="9", images=1)
+    assert re.search(r"^mean 0\.\d+; brightness × \d+$", shown.text, re.MULTILINE)
+
+
+@pytest.fixture
+def enlarging(copied):
+    """An experiment whose network makes images twice as large, with pairs of that kind."""
+    net = EDSR(3, 3, num_feat=4, num_block=1, upscale=2)
+    torch.save({"params": net.state_dict()}, copied / "models/net_g_9.pth")
+    block = {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 4, "num_block": 1, "upscale": 2}
+    for name, shape in (("lq", (24, 30)), ("gt", (48, 60))):
+        (copied / name).mkdir()
+        cv2.imwrite(str(copied / name / "a.png"), photograph(*shape))
+    pairs = {"type": "PairedImageDataset", "phase": "val", "name": "pairs", "io_backend": {"type": "disk"}, "scale": 2}
+    pairs.update(dataroot_lq=str(copied / "lq"), dataroot_gt=str(copied / "gt"))
+
+    def change(options):
+        options.update(model_type="NLCLSRModel", scale=2, network_g=block)
+        options["train"].pop("restorer_opt")
+        options["datasets"]["val"] = pairs
+
+    options_with(copied, change)
+    return copied, net
+
+
+def test_layers_of_a_network_that_enlarges_are_those_of_the_enlarged_image(enlarging):
+    folder, net = enlarging
+    rainy = torch.rand(3, 12, 17)
+    stages = layers.TrainedStages(read_experiment(folder), "9")
+    (found,) = stages.split(rainy)
+    assert (found.stage, found.image.shape, found.own_rain) == ("NLCLSRModel", (3, 24, 34), False)
+    with torch.no_grad():
+        assert torch.equal(found.image, net(rainy[None])[0])
+    enlarged = torch.nn.functional.interpolate(rainy[None], scale_factor=2, mode="bicubic")[0]
+    torch.testing.assert_close(found.rain, enlarged - found.image)
+
+
+def test_a_network_that_enlarges_is_shown_as_others_are(enlarging):
+    folder, _ = enlarging
+    shown = report(folder, which="9")
+    before, after, truth = (shown.images(alt)[0] for alt in ("rainy: a.png", "derained: a.png", "ground truth"))
+    assert before.shape == after.shape == truth.shape == (48, 60, 3)
+    small = cv2.imread(str(folder / "lq/a.png"))[..., ::-1]
+    expected = cv2.resize(small, (60, 48), interpolation=cv2.INTER_CUBIC)
+    assert np.abs(before.astype(float) - expected).mean() < 6  # JPEG
+    assert {"NLCLSRModel: B", "NLCLSRModel: R", "|O − B − R|"} <= set(shown.texts)
+    assert "the rainy image is enlarged 2 times (bicubic)" in shown.texts
+    assert len(re.findall(r"^(?:rainy|derained) [\d.]+ dB$", shown.text, re.MULTILINE)) == 2
+    assert "query 1, rain layer R" in shown.text
+
+
+@pytest.mark.parametrize("scale", [1, 2])
+@pytest.mark.parametrize("shape", [(5000, 300), (300, 5000), (1200, 1300)])
+def test_of_a_large_image_the_middle_is_taken(shape, scale):
+    class Stages:
+        def split(self, rainy):
+            image = rainy.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
+            return [layers.Layers("", image, image, own_rain=False)]
+
+    stages = Stages()
+    stages.scale = scale
+    places = torch.arange(shape[0] * shape[1], dtype=torch.float64).reshape(1, *shape).expand(3, -1, -1)
+    clean = places.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
+    found = layers.example(stages, {"lq": places, "gt": clean, "lq_path": "a"}, None)
+    assert found.cut
+    height, width = found.layers[0].image.shape[1:]
+    assert 0.9 * layers.MAX_PIXELS < height * width <= layers.MAX_PIXELS
+    assert torch.equal(found.clean, found.layers[0].image)  # the same place
+    top, left = (shape[0] - height // scale) // 2, (shape[1] - width // scale) // 2
+    assert found.clean[0, 0, 0] == places[0, top, left]
+    small = {"lq": places[..., :300, :300], "gt": clean[..., : 300 * scale, : 300 * scale], "lq_path": "a"}
+    assert not layers.example(stages, small, None).cut
+
+
+def test_neighbours_that_are_drawn_are_the_nearest_of_all(experiment):
+    found = read_experiment(experiment)
+    stages = layers.TrainedStages(found)
+    sample = next(layers.image_sets(found.options)["pairs"](1))
+    example = layers.example(stages, sample, None)
+    queries = find_queries(example, found.options)
+    assert queries.asked
+    side, search = 6, 12
+    for place, pair in zip(queries.places, queries.found, strict=True):
+        for near, layer, k in zip(pair, (example.layers[0].image, example.layers[0].rain), (4, 6), strict=True):
+            assert len(near.found) == k
+            row, column = place.top + side // 2, place.left + side // 2
+            patches = layer.unfold(1, side, 1).unfold(2, side, 1)  # all of the image, by their upper left pixels
+            own = patches[:, place.top, place.left]
+            every = ((patches - own[:, None, None]) ** 2).mean(dim=(0, 3, 4)).sqrt()
+            rows = slice(max(0, row - search // 2 - side // 2), row + search // 2 - side // 2)
+            columns = slice(max(0, column - search // 2 - side // 2), column + search // 2 - side // 2)
+            nearest = every[rows, columns].flatten().sort().values[:k]
+            left, top = near.query.left - place.left, near.query.top - place.top  # of the crop's pixels
+            for box, distance in zip(near.found, nearest.tolist(), strict=True):
+                own_distance = every[box.top - top, box.left - left].item()
+                assert own_distance == pytest.approx(distance, abs=1e-5)
+                assert float(re.search(r"differs by ([\d.]+)", box.text)[1]) == pytest.approx(distance, abs=1e-4)
+
+
+# curves ---------------------------------------------------------------------------------------------------------------
+def test_a_moving_mean_is_that_of_the_values_before():
+    values = np.random.default_rng(0).normal(size=50).tolist()
+    means = curves.moving_mean(values, 7)
+    assert means == pytest.approx([np.mean(values[max(0, i - 6) : i + 1]) for i in range(50)])
+    assert curves.moving_mean([1.0, float("nan"), 3.0], 3) == [1.0, 1.0, 2.0]
+
+
+def test_a_value_that_is_not_finite_is_a_gap(tmp_path):
+    log = JsonLog(str(tmp_path / "losses.jsonl"), 0)
+    for i, value in enumerate([1.0, float("nan"), 2.0]):
+        log.write({"iter": i, "l_pix": value})
+    (chart,) = curves.loss_charts(read_json_lines(tmp_path / "losses.jsonl"))
+    assert chart.curves[0].points == [(0, 1.0), (1, None), (2, 2.0)]
+
+
+def test_a_long_curve_keeps_its_peaks_and_its_ends():
+    rng = np.random.default_rng(0)
+    points = [(i, float(value)) for i, value in enumerate(rng.normal(size=30_011))]
+    points[12_345] = (12_345, 100.0)
+    points[20_000] = (20_000, -100.0)
+    thin = curves.thinned(points)
+    assert len(thin) <= curves.MAX_POINTS
+    assert {(12_345, 100.0), (20_000, -100.0), points[-1]} <= set(thin) <= set(points)
+    assert thin == sorted(thin)
+    assert thin[0][0] < 200

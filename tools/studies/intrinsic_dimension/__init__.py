@@ -1,0 +1,1 @@
+"""A study: whether rain layers have a lower intrinsic dimension than image layers."""
