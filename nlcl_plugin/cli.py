@@ -10,8 +10,8 @@ import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from nlcl_plugin import __version__
 from nlcl_plugin.errors import InputError, TrainingStoppedError, disk_fault, escape
+from nlcl_plugin.version import __version__
 
 EXIT_CODES = """exit codes:
   0  done

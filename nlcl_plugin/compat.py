@@ -1,7 +1,7 @@
 """Every repair of BasicSR 1.4.2 (2022, its last release) on today's libraries: one function each, with its reason.
 
-`import nlcl_plugin` applies them all; applying them twice changes nothing. They also serve stock BasicSR scripts that
-import `nlcl_plugin` first.
+They are applied when BasicSR is imported after `nlcl_plugin`, and so serve stock BasicSR scripts that import it first;
+applying them twice changes nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import uuid
 from collections.abc import Callable
 from datetime import timedelta
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -37,11 +36,14 @@ from nlcl_plugin.errors import InputError
 from nlcl_plugin.metrics.quality import psnr, ssim
 
 
-def repair_basicsr() -> None:
-    """Apply every repair of this file."""
+def prepare_import() -> None:
+    """Put back the modules that BasicSR imports and that are gone, before it is imported."""
     restore_functional_tensor()
     restore_scipy_filters()
-    find_installed_basicsr()
+
+
+def repair_basicsr() -> None:
+    """Apply every repair of this file to BasicSR, once it is imported."""
     share_lmdb_environments()
     find_images_as_training_does()
     read_lists_of_any_editor()
@@ -85,22 +87,20 @@ def restore_scipy_filters() -> None:
     sys.modules["scipy.ndimage.filters"] = ndimage.filters = ndimage
 
 
-def find_installed_basicsr() -> None:
+def explain_clone(error: ModuleNotFoundError, file: str) -> None:
     """A clone that was never installed shadows BasicSR in the current folder, and lacks a file that installing makes.
 
+    Args:
+        error: Raised by the import of BasicSR.
+        file: BasicSR's `__init__.py`.
+
     Raises:
-        ImportError: Saying what is in the way and what to do.
+        ImportError: Saying what is in the way and what to do, if that is the reason.
     """
-    try:
-        import basicsr  # noqa: F401
-    except ModuleNotFoundError as error:
-        if error.name != "basicsr.version":
-            raise
-        spec = find_spec("basicsr")
-        folder = Path(spec.origin).parent.parent if spec is not None and spec.origin else Path.cwd()
+    if error.name == "basicsr.version":
         raise ImportError(
-            f"{folder} has a clone of BasicSR that is not installed and is found before an installed one; start from "
-            "another folder (the one of your own project), or install the clone there: pip install -e ."
+            f"{Path(file).parent.parent} has a clone of BasicSR that is not installed and is found before an installed "
+            "one; start from another folder (the one of your own project), or install the clone there: pip install -e ."
         ) from error
 
 

@@ -77,8 +77,27 @@ def test_losses_archs_and_ops_need_torch_alone():
 def test_a_broken_basicsr_raises_instead_of_passing_for_absent(tmp_path):
     (tmp_path / "basicsr").mkdir()
     (tmp_path / "basicsr" / "__init__.py").write_text("raise OSError('broken installation')")
-    done = python(f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import nlcl_plugin")
+    done = python(f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import nlcl_plugin, basicsr")
     assert "broken installation" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "absent"),
+    [
+        ("import nlcl_plugin.ops, nlcl_plugin.losses, nlcl_plugin.archs", {"basicsr", "cv2", "pydantic"}),
+        ("from nlcl_plugin.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass", {"basicsr", "torch"}),
+    ],
+)
+def test_what_is_not_needed_is_not_imported(code, absent):
+    done = python(f"{code}\nimport sys; assert not {absent!r} & set(sys.modules), {absent!r} & set(sys.modules)")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("first", ["import nlcl_plugin, basicsr", "import nlcl_plugin.models.nlcl_mixin"])
+def test_basicsr_is_mended_and_has_our_parts_however_it_comes_to_be_imported(first):
+    check = "from basicsr.utils.registry import MODEL_REGISTRY as m, ARCH_REGISTRY as a; assert 'NLCLModel' in m"
+    done = python(f"{first}; {check}; assert 'LayerGenerator' in a and 'NLCLSRModel' in m")
+    assert done.returncode == 0, done.stderr
 
 
 def imported_names(file):

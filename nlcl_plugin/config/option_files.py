@@ -223,7 +223,7 @@ def _roots_exist(dataset: dict[str, Any]) -> bool:
 
 
 def newest_checkpoint(path: str, key: str) -> str:
-    """Resolve a checkpoint path; a folder stands for its newest checkpoint, by iteration (`training.checkpoint.newest`).
+    """Resolve a checkpoint path; of a folder, the newest checkpoint by iteration (`training.checkpoint.newest`).
 
     Args:
         path: A file, or a folder such as `experiments/NAME/models`.

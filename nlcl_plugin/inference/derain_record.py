@@ -7,11 +7,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from nlcl_plugin import __version__
 from nlcl_plugin.data.files import sha256
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.inference.derain import ImageDerainer
 from nlcl_plugin.media.inputs import Job
+from nlcl_plugin.version import __version__
 
 NAME = "derain.jsonl"
 

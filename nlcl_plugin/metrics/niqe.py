@@ -6,7 +6,6 @@ import math
 import warnings
 
 import numpy as np
-from basicsr.metrics import calculate_niqe
 
 MIN_SIDE = 192  # pixels: two blocks of 96 a side, as NIQE fits a Gaussian over the blocks
 
@@ -21,6 +20,8 @@ def niqe(image: np.ndarray, crop_border: int = 0) -> float:
     Returns:
         The figure; NaN for an image that is too small or too flat to have one.
     """
+    from basicsr.metrics import calculate_niqe  # here, as the other metrics need no BasicSR
+
     if min(image.shape[:2]) < MIN_SIDE:
         return math.nan
     try:

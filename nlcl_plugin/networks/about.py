@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import nn
 
-import nlcl_plugin
 from nlcl_plugin.training.run_state import plain
+from nlcl_plugin.version import __version__
 
 FORMAT = 1
 KEY = "nlcl_plugin"  # of a .safetensors file's metadata, of an MMEngine checkpoint, of ONNX and TorchScript files
@@ -43,7 +43,7 @@ def describe(
         "values": "RGB in [0, 1]",
         "iter": iteration,
         "license": LICENSE,
-        "nlcl_plugin": nlcl_plugin.__version__,
+        "nlcl_plugin": __version__,
     }
 
 

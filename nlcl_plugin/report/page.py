@@ -15,7 +15,6 @@ import jinja2
 from torch import Tensor
 from tqdm import tqdm
 
-import nlcl_plugin
 from nlcl_plugin.data.files import written_whole
 from nlcl_plugin.data.image_io import to_uint8
 from nlcl_plugin.errors import InputError, escape
@@ -25,6 +24,7 @@ from nlcl_plugin.report.experiment import Experiment, block, read_experiment
 from nlcl_plugin.report.layers import Example, Layers, TrainedStages, example, image_sets
 from nlcl_plugin.report.neighbours import Queries, find_queries
 from nlcl_plugin.report.pictures import Picture, brightened, picture
+from nlcl_plugin.version import __version__
 
 _HERE = Path(__file__).parent
 _SLIDER, _CELL = 640, 320  # pixels of the longer side
@@ -125,7 +125,7 @@ def render(experiment: Experiment, pictures: Pictures) -> str:
         options=(experiment.folder / "options.yml").read_text(encoding="utf-8"),
         again=_again(experiment),
         environment=block(experiment.starts[-1], "environment") if experiment.starts else {},
-        version=nlcl_plugin.__version__,
+        version=__version__,
         style=(_HERE / "page.css").read_text(encoding="utf-8"),
         script=script,
         script_sum=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 import torchvision
 
-import nlcl_plugin
 from nlcl_plugin.training.json_log import append
+from nlcl_plugin.version import __version__
 
 STARTS = "starts.jsonl"
 
@@ -42,7 +42,7 @@ def record_start(experiment: str | os.PathLike[str], opt: dict[str, Any], curren
 def environment(opt: dict[str, Any]) -> dict[str, str]:
     """Versions and devices of this process, by what they are of."""
     return {
-        "nlcl_plugin": nlcl_plugin.__version__,
+        "nlcl_plugin": __version__,
         "BasicSR": basicsr.__version__,
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,

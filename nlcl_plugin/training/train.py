@@ -21,7 +21,6 @@ from basicsr.utils import AvgTimer, MessageLogger, get_root_logger, get_time_str
 from basicsr.utils.logger import initialized_logger
 from basicsr.utils.options import copy_opt_file, dict2str
 
-import nlcl_plugin
 from nlcl_plugin.config.option_files import FOLDERS, write_options
 from nlcl_plugin.errors import InputError, TrainingStoppedError
 from nlcl_plugin.training import checkpoint
@@ -32,6 +31,7 @@ from nlcl_plugin.training.loading import faults_of_workers
 from nlcl_plugin.training.run_state import difference, gather_random, plain, plain_options, restore_rank
 from nlcl_plugin.training.start_record import record_start
 from nlcl_plugin.training.summary import summarise
+from nlcl_plugin.version import __version__
 
 SKIPPED, INTERRUPTED = 3, 5  # exit codes
 
@@ -79,7 +79,7 @@ def start_logger(opt: dict[str, Any], kind: str) -> logging.Logger:
         logging.getLogger("basicsr").removeHandler(handler)
     logger = get_root_logger(log_level=logging.INFO, log_file=log_file)
     logger.info(
-        f"nlcl_plugin {nlcl_plugin.__version__}, BasicSR {basicsr.__version__}, torch {torch.__version__}, "
+        f"nlcl_plugin {__version__}, BasicSR {basicsr.__version__}, torch {torch.__version__}, "
         f"torchvision {torchvision.__version__}, "
         f"{'GPU ' + torch.cuda.get_device_name() if opt['num_gpu'] else 'CPU'}"
     )

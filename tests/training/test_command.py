@@ -188,7 +188,7 @@ def test_a_signal_before_the_first_iteration_or_after_the_last_is_one_line_and_c
 ):
     monkeypatch.chdir(folder)
     write_options(folder, tiny_options())
-    monkeypatch.setattr(f"nlcl_plugin.engine.{where}", lambda *_, **__: signal.raise_signal(number))
+    monkeypatch.setattr(f"nlcl_plugin.training.{where}", lambda *_, **__: signal.raise_signal(number))
     assert cli.main(["train", "-opt", "options.yml"]) == 5
     last = capsys.readouterr().err.splitlines()[-1]
     assert last == "interrupted; run the same command again, a training with --auto_resume"
@@ -200,7 +200,10 @@ def test_a_signal_while_the_command_is_being_imported_is_one_line_and_code_5(tmp
     path = os.pathsep.join([str(tmp_path), os.path.dirname(os.path.dirname(cli.__file__))])
     done = subprocess.run([sys.executable, "-m", "nlcl_plugin", "train", "-opt", "x.yml"], cwd=tmp_path, check=False,
                           capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})  # fmt: skip
-    assert (done.returncode, done.stderr) == (5, "interrupted; run the same command again\n")
+    assert (done.returncode, done.stderr) == (
+        5,
+        "interrupted; run the same command again, a training with --auto_resume\n",
+    )
 
 
 @pytest.mark.usefixtures("interruptible")

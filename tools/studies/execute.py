@@ -18,12 +18,12 @@ from pydantic import AfterValidator, BaseModel, Field
 from studies.plan import Training
 from tqdm import tqdm
 
-import nlcl_plugin
 from nlcl_plugin.config.check_datasets import is_plain_name
 from nlcl_plugin.config.option_files import write_options
 from nlcl_plugin.data.files import written_whole
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.training.json_log import parse_record
+from nlcl_plugin.version import __version__
 
 RESULT = "result.json"
 STOPPED = 4  # exit code of a training that stopped itself: a result, if not the one hoped for
@@ -200,7 +200,7 @@ def _run_one(
         "figures": summary["datasets"] if summary else {},
         "photographs": summary["photographs"] if summary else {},
         "minutes": minutes,
-        "version": nlcl_plugin.__version__,
+        "version": __version__,
         "torch": torch.__version__,
     }
     _write(place / RESULT, result)

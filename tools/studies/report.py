@@ -16,8 +16,8 @@ from studies.execute import result_of
 from studies.pictures import show_photographs
 from studies.plan import Study, Training
 
-import nlcl_plugin
 from nlcl_plugin.data.files import written_whole
+from nlcl_plugin.version import __version__
 
 MEASURES = ("psnr", "ssim")
 
@@ -90,7 +90,7 @@ def _machine() -> str:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     return (
         f"{platform.machine()}, {os.cpu_count()} CPU cores, {device}, Python {platform.python_version()}, "
-        f"torch {torch.__version__}, nlcl_plugin {nlcl_plugin.__version__}"
+        f"torch {torch.__version__}, nlcl_plugin {__version__}"
     )
 
 

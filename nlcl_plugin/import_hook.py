@@ -1,0 +1,56 @@
+"""BasicSR is repaired and gets our parts when it is imported: who uses the losses alone does not wait for it."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+
+def extend_basicsr_on_import() -> None:
+    """Apply our repairs and registrations to BasicSR: now if it is imported already, else as soon as it is.
+
+    Loader workers that are spawned import their dataset's package again, which comes by here too.
+    """
+    if "basicsr" in sys.modules:
+        _extend()
+    elif not any(isinstance(finder, _BasicSRFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _BasicSRFinder())
+
+
+class _BasicSRFinder(MetaPathFinder):
+    """Finds `basicsr` where it would be found anyway; its code then runs between our two steps."""
+
+    def find_spec(self, name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if name != "basicsr":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.loader is None:
+            return spec
+        execute = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            from nlcl_plugin.compat import explain_clone, prepare_import
+
+            prepare_import()
+            try:
+                execute(module)
+            except ModuleNotFoundError as error:
+                explain_clone(error, str(spec.origin))
+                raise
+            _extend()
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+def _extend() -> None:
+    from nlcl_plugin.compat import repair_basicsr
+    from nlcl_plugin.registry import register_in_basicsr
+
+    repair_basicsr()
+    register_in_basicsr()
