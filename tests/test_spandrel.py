@@ -105,7 +105,7 @@ def test_restorers_run_in_both_half_precisions(loader, tmp_path, block):
 
 
 def test_safetensors_of_restorers_load(loader, tmp_path):
-    from nlcl_plugin.training.checkpoint import save_safetensors
+    from nlcl_plugin.networks.weights import save_safetensors
 
     net = ResidualUNet(num_feat=4)
     save_safetensors(tmp_path / "net.safetensors", net.state_dict())

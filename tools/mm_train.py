@@ -46,8 +46,8 @@ def main(argv=None) -> int:
 def _train(arguments: argparse.Namespace) -> int:
     # Imported late, so that --help and usage errors don't wait for them.
     from nlcl_plugin.data.folder_lock import locked
+    from nlcl_plugin.data.parallel import rank_in_environment
     from nlcl_plugin.mm.runtime import prepare_processes
-    from nlcl_plugin.training.distributed import rank_in_environment
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # is then what Ctrl-C is
     cfg = _config(arguments)

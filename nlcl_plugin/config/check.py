@@ -5,6 +5,7 @@ Unknown keys are refused in the blocks this package owns and in arguments of con
 
 from __future__ import annotations
 
+import os
 import warnings
 from typing import Any
 
@@ -38,6 +39,7 @@ from nlcl_plugin.config.option_files import FOLDERS
 from nlcl_plugin.config.rehearsal import silence
 from nlcl_plugin.config.schema import check_known, check_numbers, check_schema, keys_in_source
 from nlcl_plugin.errors import InputError
+from nlcl_plugin.networks.weights import newest_checkpoint
 
 REQUIRED = {"name": str, "model_type": str, "datasets": dict}
 RUN_TIME = {"is_train", "auto_resume", "root_path", "dist", "rank", "world_size"}  # keys that a start adds
@@ -97,6 +99,7 @@ def check(options: dict[str, Any], *, planned: str | None = None) -> dict[str, i
     Raises:
         InputError: In one line, naming the key, what was received and what to do.
     """
+    _find_checkpoints(options["path"])
     model = registered(MODEL_REGISTRY, "model_type", options["model_type"])
     ours = getattr(model, "train_options", None)
     networks = sorted(key for key in options if key.startswith("network_"))
@@ -123,6 +126,15 @@ def check(options: dict[str, Any], *, planned: str | None = None) -> dict[str, i
         for key in sorted(takes_images & set(networks)):
             _check_channels(key, options[key], options["datasets"])
     return {key: size for key, size in sizes.items() if size is not None}
+
+
+def _find_checkpoints(paths: dict[str, Any]) -> None:
+    """Put files in the place of folders of checkpoints."""
+    for key, value in paths.items():
+        if value is not None and ("pretrain_network" in key or "resume_state" in key):
+            if not isinstance(value, str):
+                raise InputError(f"path.{key}: expected a path, but received {value!r}")
+            paths[key] = newest_checkpoint(os.path.expanduser(value), key)
 
 
 def _check_channels(key: str, network: dict[str, Any], datasets: dict[str, Any]) -> None:

@@ -5,17 +5,23 @@ from __future__ import annotations
 import difflib
 import os
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from nlcl_plugin.config.plain_yaml import dump, parse
 from nlcl_plugin.data.files import written_whole
 from nlcl_plugin.errors import InputError
-from nlcl_plugin.training.checkpoint import newest, saved_networks, saved_states
 
 # Keys of `path` that say where a run writes; they follow from its name.
 FOLDERS = ("experiments_root", "results_root", "models", "training_states", "visualization", "log")
+# Of this start of the run, not of what is trained.
+_RUN_TIME = {"root_path", "rank", "world_size", "dist", "auto_resume", "is_train"}
+_RUN_TIME_PATHS = {
+    "experiments_root", "results_root", "models", "training_states", "visualization", "log", "resume_state",
+}  # fmt: skip
 
 
 def load_yaml(path: str) -> dict[str, Any]:
@@ -186,11 +192,6 @@ def complete(options: dict[str, Any], *, root: str, is_train: bool, auto_resume:
     for block in ("logger", "val", "dist_params"):
         if options.get(block):  # a key without a value stands for its default
             options[block] = {key: value for key, value in options[block].items() if value is not None}
-    for key, value in paths.items():
-        if value is not None and ("pretrain_network" in key or "resume_state" in key):
-            if not isinstance(value, str):
-                raise InputError(f"path.{key}: expected a path, but received {value!r}")
-            paths[key] = newest_checkpoint(os.path.expanduser(value), key)
     if is_train:
         experiment = os.path.join(root, "experiments", options["name"])
         paths["experiments_root"] = experiment
@@ -222,25 +223,67 @@ def _roots_exist(dataset: dict[str, Any]) -> bool:
     return all(os.path.exists(os.path.expanduser(str(root))) for root in roots)
 
 
-def newest_checkpoint(path: str, key: str) -> str:
-    """Resolve a checkpoint path; of a folder, the newest checkpoint by iteration (`training.checkpoint.newest`).
+def plain_options(opt: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy the options that say what is trained, as plain values.
+
+    Call it before anything is built or resumed: BasicSR takes entries out of its options, and puts paths in.
 
     Args:
-        path: A file, or a folder such as `experiments/NAME/models`.
-        key: The option: `resume_state`, or `pretrain_network_X` for files `net_X_*.pth` of that letter alone.
+        opt: Complete options.
 
     Returns:
-        The file.
-
-    Raises:
-        InputError: If there is none.
+        Nested dicts and lists of texts, numbers, booleans and None, without what belongs to one start of the run.
     """
-    if os.path.isfile(path):
-        return path
-    if not os.path.isdir(path):
-        raise InputError(f"path.{key}: there is no file or folder {path!r}; train first, or give another path")
-    label = key.partition("pretrain_network_")[2]
-    found = saved_networks(path, label) if label else saved_states(path)
-    if not found:
-        raise InputError(f"path.{key}: the folder {path!r} holds no {f'net_{label}_*.pth' if label else '*.state'}")
-    return str(newest(found))
+    options = {key: value for key, value in opt.items() if key not in _RUN_TIME}
+    if isinstance(options.get("path"), Mapping):
+        options["path"] = {key: value for key, value in options["path"].items() if key not in _RUN_TIME_PATHS}
+    return plain(options)
+
+
+def plain(value: Any) -> Any:
+    """Turn a value into plain dicts, lists, texts and numbers; numpy's scalars into Python's, the unknown into text."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    return value if value is None or type(value) in (bool, int, float, str) else str(value)
+
+
+def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Say what changed from one set of options to another.
+
+    Args:
+        before: Plain options.
+        now: Plain options.
+
+    Returns:
+        A line for each change, in the order of the options.
+
+    Example:
+        >>> difference({"lr": 2e-4, "val": {"val_freq": 10}}, {"lr": 1e-4, "train": {"amp": "bf16"}})
+        ['lr: 0.0002 → 0.0001', 'val: removed', 'train: added']
+        >>> difference({"train": {}}, {"train": {"amp": "bf16"}})
+        ["train.amp: added, 'bf16'"]
+    """
+    return _difference(before, now, "")
+
+
+def _difference(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str) -> list[str]:
+    lines = []
+    for key in [*before, *(key for key in now if key not in before)]:
+        where = f"{prefix}{key}"
+        if key not in now:
+            lines.append(f"{where}: removed{_shown(before[key])}")
+        elif key not in before:
+            lines.append(f"{where}: added{_shown(now[key])}")
+        elif isinstance(before[key], Mapping) and isinstance(now[key], Mapping):
+            lines += _difference(before[key], now[key], f"{where}.")
+        elif before[key] != now[key]:
+            lines.append(f"{where}: {before[key]!r} → {now[key]!r}")
+    return lines
+
+
+def _shown(value: Any) -> str:
+    return "" if isinstance(value, Mapping) else f", {value!r}"

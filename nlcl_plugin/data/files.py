@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from nlcl_plugin.errors import InputError
 
 _LEFTOVER = re.compile(r".+\.\d+\.tmp")
 _LONGEST = 200  # bytes of a name; file systems take 255, and endings and temporary names need room
+_DEPTH = 10  # of lists and objects in each other; ours have 4
+_DIGITS = 18  # of whole numbers; larger ones become floats
 
 
 @contextlib.contextmanager
@@ -123,3 +126,39 @@ def sha256(path: str | os.PathLike[str]) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """JSON of a value, with `null` for every number that is not finite: JSON has no word for those.
+
+    Example:
+        >>> json_text({"psnr": 31.5, "ssim": float("nan")})
+        '{"psnr": 31.5, "ssim": null}'
+    """
+    return json.dumps(json.loads(json.dumps(value), parse_constant=lambda _: None), indent=indent)
+
+
+def parse_record(text: str | bytes) -> dict[str, Any]:
+    """Read a record of ours back: a JSON object that is not deep and whose numbers can be reckoned with.
+
+    Args:
+        text: The JSON.
+
+    Returns:
+        The object.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    try:
+        record = json.loads(text, parse_int=lambda digits: int(digits) if len(digits) <= _DIGITS else float(digits))
+    except RecursionError:
+        record = None
+    if not isinstance(record, dict) or not _is_flat(record, _DEPTH):
+        raise ValueError("expected an object, not deep")
+    return record
+
+
+def _is_flat(value: Any, depth: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return depth > 0 and all(_is_flat(entry, depth - 1) for entry in inner)

@@ -19,7 +19,7 @@ from nlcl_plugin.networks.about import KINDS
 from nlcl_plugin.networks.network_file import NetworkFile, read_network_file
 from nlcl_plugin.networks.onnx_network import load_onnx
 from nlcl_plugin.networks.trained_network import build_with_weights
-from nlcl_plugin.training.checkpoint import newest, saved_networks
+from nlcl_plugin.networks.weights import newest, saved_networks
 
 
 class ShapeError(InputError):

@@ -28,7 +28,7 @@ from nlcl_plugin.inference.derainer import Derainer
 from nlcl_plugin.networks.about import as_metadata
 from nlcl_plugin.networks.onnx_network import OnnxNetwork
 from nlcl_plugin.networks.trained_network import build_with_weights
-from nlcl_plugin.training.checkpoint import safetensors_bytes
+from nlcl_plugin.networks.weights import safetensors_bytes
 
 SUFFIXES = {"onnx": ".onnx", "torchscript": ".pt", "safetensors": ".safetensors"}
 OPSET = 18  # what torch's exporter is written for; others are converted

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nlcl_plugin.data.files import sha256, written_whole
+from nlcl_plugin.data.files import parse_record, sha256, written_whole
 from nlcl_plugin.data.image_io import decode_raw, encode_png, to_float, to_tensor, to_uint8
 from nlcl_plugin.data.image_sources import ImageSource, LmdbSource, open_source
 from nlcl_plugin.data.lmdb.building import BANK_FILE, SHEET_FILE, Source, remove
@@ -21,7 +21,6 @@ from nlcl_plugin.data.lmdb.store import close_environment, open_environment
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.inference.derain import ImageDerainer
 from nlcl_plugin.inference.rain_bank_sheet import Shown, draw_sheet
-from nlcl_plugin.training.json_log import parse_record
 
 MIN_MEAN_RAIN = 0.001  # the same as the default of train.min_mean_rain
 SHOWN = 12  # pairs of the contact sheet

@@ -16,7 +16,7 @@ from nlcl_plugin.data.files import inner_name
 from nlcl_plugin.data.image_io import to_uint8
 from nlcl_plugin.errors import escape
 from nlcl_plugin.mm.checkpoints import WholeCheckpointHook
-from nlcl_plugin.training.agreement import Agreement
+from nlcl_plugin.training.distributed import Agreement
 
 
 class CurrentLossesHook(Hook):

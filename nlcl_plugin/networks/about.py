@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from nlcl_plugin.training.run_state import plain
+from nlcl_plugin.config.option_files import plain
 from nlcl_plugin.version import __version__
 
 FORMAT = 1

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from nlcl_plugin.config.option_files import load_yaml
 from nlcl_plugin.errors import InputError
-from nlcl_plugin.training.checkpoint import load_weights
+from nlcl_plugin.networks.weights import load_weights
 
 
 def experiment_options(experiment: str | os.PathLike[str]) -> tuple[Path, dict[str, Any]]:

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nlcl_plugin.data.files import parse_record
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.networks.trained_network import experiment_options
-from nlcl_plugin.training.json_log import parse_record, read_json_lines
-from nlcl_plugin.training.start_record import STARTS
+from nlcl_plugin.training.json_log import STARTS, read_json_lines
 
 
 @dataclass(frozen=True)

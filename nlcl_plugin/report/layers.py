@@ -17,8 +17,8 @@ from nlcl_plugin.errors import InputError
 from nlcl_plugin.inference.padding import run_padded
 from nlcl_plugin.networks.network_file import NetworkFile, read_network_file
 from nlcl_plugin.networks.trained_network import load_network
+from nlcl_plugin.networks.weights import newest, saved_networks
 from nlcl_plugin.report.experiment import Experiment, block
-from nlcl_plugin.training.checkpoint import newest, saved_networks
 from nlcl_plugin.training.loading import ExplainedDataset
 
 MAX_PIXELS = 2**20  # of an image that goes through the networks; of a larger one the middle, as networks take minutes

@@ -9,24 +9,21 @@ A checkpoint of iteration I, in BasicSR's layout and names:
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-import torch
 from basicsr.utils import check_resume
 from basicsr.utils.dist_util import master_only
-from torch import Tensor
 
 from nlcl_plugin.data.files import remove_leftovers, sha256, sync_folder, written_whole
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.networks.about import as_metadata
 from nlcl_plugin.networks.safe_load import load_plain, missing, weights_of
+from nlcl_plugin.networks.weights import numbered, save_safetensors
 from nlcl_plugin.training.distributed import from_rank_zero
 
 _NETWORK = re.compile(r"net_(?P<label>.+)_(?P<iteration>\d+)\.(?:pth|safetensors)")
@@ -91,17 +88,7 @@ def prune(opt: dict[str, Any], keep: int | None) -> None:
 
 
 def _iterations(folder: Path, suffix: str) -> set[int]:
-    return {int(which) for which in _numbered(folder, suffix)}
-
-
-def saved_states(folder: str | os.PathLike[str]) -> dict[str, Path]:
-    """Find training states; returns the files by iteration."""
-    return _numbered(Path(folder), ".state")
-
-
-def _numbered(folder: Path, suffix: str) -> dict[str, Path]:
-    paths = folder.iterdir() if folder.is_dir() else ()
-    return {path.stem: path for path in paths if re.fullmatch(rf"\d+\{suffix}", path.name)}
+    return {int(which) for which in numbered(folder, suffix)}
 
 
 def _networks(folder: str, iteration: int | None = None) -> Iterator[tuple[Path, str]]:
@@ -110,46 +97,6 @@ def _networks(folder: str, iteration: int | None = None) -> Iterator[tuple[Path,
         found = _NETWORK.fullmatch(path.name)
         if found and iteration in (None, int(found["iteration"])):
             yield path, found["label"]
-
-
-def saved_networks(models: str | os.PathLike[str], label: str) -> dict[str, Path]:
-    """Find the saved files of a network.
-
-    Args:
-        models: The folder `models` of a training.
-        label: The network's label, such as `g`.
-
-    Returns:
-        The .pth files by iteration, such as `5000`, or `latest`.
-    """
-    pattern = re.compile(rf"net_{re.escape(label)}_(?P<which>latest|\d+)\.pth")
-    return {match["which"]: path for path in Path(models).glob("*") if (match := pattern.fullmatch(path.name))}
-
-
-def newest(found: Mapping[str, Path]) -> Path:
-    """The newest of the files of one network, by iteration: the times of files change when they are copied.
-
-    `latest`, which the end of a training writes, is the newest unless it says that it is of an earlier iteration than
-    another file: then the training went on after that end.
-
-    Args:
-        found: The files, at least one, as `saved_networks` gives them.
-
-    Returns:
-        One of them.
-    """
-    numbered = {int(which): path for which, path in found.items() if which != "latest"}
-    if "latest" in found and (not numbered or _iteration_of(found["latest"], math.inf) >= max(numbered)):
-        return found["latest"]
-    return numbered[max(numbered)]
-
-
-def _iteration_of(path: Path, otherwise: float) -> float:
-    try:
-        iteration = load_plain(path)["about"]["iter"]
-    except (InputError, KeyError, TypeError):  # whoever loads a torn file says so; one of stock BasicSR has no `about`
-        return otherwise
-    return iteration if isinstance(iteration, int) else otherwise
 
 
 # resuming -------------------------------------------------------------------------------------------------------------
@@ -267,45 +214,3 @@ def _load_state(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or not isinstance(state.get("iter"), int):
         raise InputError(f"{path}: not a training state (it holds no iteration)")
     return state
-
-
-# loading --------------------------------------------------------------------------------------------------------------
-def load_weights(path: str | os.PathLike[str], *keys: str | None) -> dict[str, Tensor]:
-    """Load the weights of a network from a .pth or .safetensors file, wherever they are in it.
-
-    Args:
-        path: The file.
-        *keys: Where to look first; see `plain_file.weights_key`.
-
-    Returns:
-        The state dict, on the CPU, without the `module.` that a wrapped network puts before each name.
-
-    Raises:
-        InputError: If the file is missing, broken or has no weights there.
-    """
-    path = Path(path)
-    return weights_of(load_plain(path), path, *keys)
-
-
-def save_safetensors(
-    path: str | os.PathLike[str], state_dict: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None
-) -> None:
-    """Write weights as .safetensors, which other tools read without torch; whole or not at all.
-
-    Args:
-        path: The file.
-        state_dict: The weights.
-        metadata: What to note beside them; the format keeps texts only.
-    """
-    with written_whole(path) as file:
-        file.write(safetensors_bytes(state_dict, metadata))
-
-
-def safetensors_bytes(state_dict: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> bytes:
-    """What `save_safetensors` writes."""
-    # Contiguous and apart, as the format wants: weights may be channels-last or share memory.
-    tensors = {
-        name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state_dict.items()
-    }
-    notes = {"format": "pt", **{key: str(value) for key, value in (metadata or {}).items()}}
-    return safetensors.torch.save(tensors, notes)

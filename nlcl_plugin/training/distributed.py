@@ -7,12 +7,14 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from nlcl_plugin.data.folder_lock import locked
+from nlcl_plugin.data.parallel import rank_in_environment
 from nlcl_plugin.errors import InputError
 
 T = TypeVar("T")
@@ -110,12 +112,6 @@ def _checked(parameters: dict[str, Any]) -> dict[str, Any]:
     return parameters
 
 
-def rank_in_environment() -> str:
-    """Rank that the launcher gave this process, 0 without one; known also where the group is not, or never, joined."""
-    names = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK")
-    return next((os.environ[name] for name in names if os.environ.get(name)), "0")
-
-
 def from_rank_zero(make: Callable[[], T]) -> T:
     """Do something on rank 0 and give what comes of it to every process; all must call this.
 
@@ -183,3 +179,24 @@ def part(code: int) -> int:
     dist.barrier()  # rank 0 may hold the store and must not take it away before the others have read it
     dist.destroy_process_group()
     return highest
+
+
+class Agreement:
+    """A channel between the processes beside that of the gradients, on the CPU: asking costs no wait for a GPU.
+
+    Args:
+        timeout: Seconds that a process waits for the others, 30 minutes by default.
+    """
+
+    def __init__(self, timeout: float | None = None) -> None:
+        several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+        limit = None if timeout is None else timedelta(seconds=timeout)
+        self._group: Any = dist.new_group(backend="gloo", timeout=limit) if several else None
+
+    def any(self, wanted: bool) -> bool:
+        """Whether one process or more wants it; every process must ask."""
+        if self._group is None:
+            return wanted
+        flag = torch.tensor([wanted], dtype=torch.uint8)
+        dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._group)
+        return bool(flag.item())

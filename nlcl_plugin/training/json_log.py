@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import datetime
 import os
+import platform
+import shlex
+import sys
+from pathlib import Path
 from typing import Any
 
-from nlcl_plugin.data.files import written_whole
-from nlcl_plugin.errors import InputError
+import basicsr
+import numpy as np
+import torch
+import torchvision
 
-_DEPTH = 10  # of lists and objects in each other; ours have 4
-_DIGITS = 18  # of whole numbers; larger ones become floats
+from nlcl_plugin.data.files import json_text, parse_record, written_whole
+from nlcl_plugin.errors import InputError
+from nlcl_plugin.version import __version__
 
 
 class JsonLog:
@@ -39,42 +46,6 @@ def append(path: str | os.PathLike[str], entry: dict[str, Any]) -> None:
     """Append an entry to a file of JSON lines, which is made if it is not there."""
     with open(path, "a", encoding="utf-8") as file:
         file.write(json_text(entry) + "\n")
-
-
-def json_text(value: Any, indent: int | None = None) -> str:
-    """JSON of a value, with `null` for every number that is not finite: JSON has no word for those.
-
-    Example:
-        >>> json_text({"psnr": 31.5, "ssim": float("nan")})
-        '{"psnr": 31.5, "ssim": null}'
-    """
-    return json.dumps(json.loads(json.dumps(value), parse_constant=lambda _: None), indent=indent)
-
-
-def parse_record(text: str | bytes) -> dict[str, Any]:
-    """Read a record of ours back: a JSON object that is not deep and whose numbers can be reckoned with.
-
-    Args:
-        text: The JSON.
-
-    Returns:
-        The object.
-
-    Raises:
-        ValueError: If it is none.
-    """
-    try:
-        record = json.loads(text, parse_int=lambda digits: int(digits) if len(digits) <= _DIGITS else float(digits))
-    except RecursionError:
-        record = None
-    if not isinstance(record, dict) or not _is_flat(record, _DEPTH):
-        raise ValueError("expected an object, not deep")
-    return record
-
-
-def _is_flat(value: Any, depth: int) -> bool:
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return depth > 0 and all(_is_flat(entry, depth - 1) for entry in inner)
 
 
 def read_json_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -116,3 +87,53 @@ def _entries(path: str | os.PathLike[str]) -> list[tuple[str, dict[str, Any]]]:
             raise InputError(f"{path}: line {number} is no entry of a log; move the file away") from error
         found.append((line, entry))
     return found
+
+
+# starts ---------------------------------------------------------------------------------------------------------------
+STARTS = "starts.jsonl"
+
+
+def record_start(experiment: str | os.PathLike[str], opt: dict[str, Any], current_iter: int) -> None:
+    """Append a line to `starts.jsonl`: a new training has one, each resumption adds one.
+
+    Args:
+        experiment: Folder of the training.
+        opt: Complete options.
+        current_iter: The iteration it goes on from, 0 for a new one.
+    """
+    entry = {
+        "iter": current_iter,
+        "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "command": command(),
+        "folder": os.getcwd(),
+        "environment": environment(opt),
+    }
+    append(Path(experiment) / STARTS, entry)
+
+
+def environment(opt: dict[str, Any]) -> dict[str, str]:
+    """Versions and devices of this process, by what they are of."""
+    return {
+        "nlcl_plugin": __version__,
+        "BasicSR": basicsr.__version__,
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "numpy": np.__version__,
+        "Python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()}, {platform.machine()}, {os.cpu_count()} CPU cores",
+        "device": torch.cuda.get_device_name() if opt["num_gpu"] else f"CPU, {torch.get_num_threads()} threads",
+        "processes": str(opt["world_size"]),
+    }
+
+
+def command() -> str:
+    """The command line of this process, as a shell takes it; behind a launcher, its own part of it."""
+    program, *arguments = sys.argv
+    path = Path(program)
+    if path.name == "__main__.py":
+        start = ["python", "-m", path.parent.name]
+    elif path.suffix == ".py":
+        start = ["python", program]
+    else:
+        start = [path.name]
+    return shlex.join([*start, *arguments])

@@ -6,18 +6,11 @@ All of it is tensors, numbers, texts, lists and dicts, as `torch.load(..., weigh
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
-
-# Of this start of the run, not of what is trained.
-_RUN_TIME = {"root_path", "rank", "world_size", "dist", "auto_resume", "is_train"}
-_RUN_TIME_PATHS = {
-    "experiments_root", "results_root", "models", "training_states", "visualization", "log", "resume_state",
-}  # fmt: skip
 
 
 # random states --------------------------------------------------------------------------------------------------------
@@ -78,70 +71,3 @@ def restore_rank(states: list[dict[str, Any]] | None, rank: int, world_size: int
         return False
     restore_random(states[rank])
     return True
-
-
-# options --------------------------------------------------------------------------------------------------------------
-def plain_options(opt: Mapping[str, Any]) -> dict[str, Any]:
-    """Copy the options that say what is trained, as plain values.
-
-    Call it before anything is built or resumed: BasicSR takes entries out of its options, and puts paths in.
-
-    Args:
-        opt: Complete options.
-
-    Returns:
-        Nested dicts and lists of texts, numbers, booleans and None, without what belongs to one start of the run.
-    """
-    options = {key: value for key, value in opt.items() if key not in _RUN_TIME}
-    if isinstance(options.get("path"), Mapping):
-        options["path"] = {key: value for key, value in options["path"].items() if key not in _RUN_TIME_PATHS}
-    return plain(options)
-
-
-def plain(value: Any) -> Any:
-    """Turn a value into plain dicts, lists, texts and numbers; numpy's scalars into Python's, the unknown into text."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(entry) for entry in value]
-    if isinstance(value, np.generic):
-        return value.item()
-    return value if value is None or type(value) in (bool, int, float, str) else str(value)
-
-
-def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Say what changed from one set of options to another.
-
-    Args:
-        before: Plain options.
-        now: Plain options.
-
-    Returns:
-        A line for each change, in the order of the options.
-
-    Example:
-        >>> difference({"lr": 2e-4, "val": {"val_freq": 10}}, {"lr": 1e-4, "train": {"amp": "bf16"}})
-        ['lr: 0.0002 → 0.0001', 'val: removed', 'train: added']
-        >>> difference({"train": {}}, {"train": {"amp": "bf16"}})
-        ["train.amp: added, 'bf16'"]
-    """
-    return _difference(before, now, "")
-
-
-def _difference(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str) -> list[str]:
-    lines = []
-    for key in [*before, *(key for key in now if key not in before)]:
-        where = f"{prefix}{key}"
-        if key not in now:
-            lines.append(f"{where}: removed{_shown(before[key])}")
-        elif key not in before:
-            lines.append(f"{where}: added{_shown(now[key])}")
-        elif isinstance(before[key], Mapping) and isinstance(now[key], Mapping):
-            lines += _difference(before[key], now[key], f"{where}.")
-        elif before[key] != now[key]:
-            lines.append(f"{where}: {before[key]!r} → {now[key]!r}")
-    return lines
-
-
-def _shown(value: Any) -> str:
-    return "" if isinstance(value, Mapping) else f", {value!r}"

@@ -12,11 +12,11 @@ import torch
 from basicsr.utils import get_root_logger
 from tqdm import tqdm
 
+from nlcl_plugin.data.files import json_text
 from nlcl_plugin.data.image_io import to_uint8
 from nlcl_plugin.metrics.classical_filters import FILTERS, best_filter
 from nlcl_plugin.metrics.quality import psnr, ssim
 from nlcl_plugin.pictures import save_montage
-from nlcl_plugin.training.json_log import json_text
 
 MAX_IMAGES = 100  # that a summary looks at, evenly spread: classical filters on thousands of photographs take hours
 SHOWN = 4  # rows of the picture

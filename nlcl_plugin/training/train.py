@@ -21,15 +21,14 @@ from basicsr.utils import AvgTimer, MessageLogger, get_root_logger, get_time_str
 from basicsr.utils.logger import initialized_logger
 from basicsr.utils.options import copy_opt_file, dict2str
 
-from nlcl_plugin.config.option_files import FOLDERS, write_options
+from nlcl_plugin.config.option_files import FOLDERS, difference, plain, plain_options, write_options
 from nlcl_plugin.errors import InputError, TrainingStoppedError
 from nlcl_plugin.training import checkpoint
-from nlcl_plugin.training.agreement import Agreement
-from nlcl_plugin.training.json_log import JsonLog
+from nlcl_plugin.training.distributed import Agreement
+from nlcl_plugin.training.json_log import JsonLog, record_start
 from nlcl_plugin.training.loaders import TrainingBatches, validation_loaders
 from nlcl_plugin.training.loading import faults_of_workers
-from nlcl_plugin.training.run_state import difference, gather_random, plain, plain_options, restore_rank
-from nlcl_plugin.training.start_record import record_start
+from nlcl_plugin.training.run_state import gather_random, restore_rank
 from nlcl_plugin.training.summary import summarise
 from nlcl_plugin.version import __version__
 

@@ -3,8 +3,9 @@ import os
 import pytest
 import torch
 
-from nlcl_plugin.config.option_files import load_yaml, newest_checkpoint, override, write_options
+from nlcl_plugin.config.option_files import load_yaml, override, write_options
 from nlcl_plugin.errors import InputError
+from nlcl_plugin.networks.weights import newest_checkpoint
 
 
 def write(tmp_path, text):

@@ -18,6 +18,7 @@ from training_helpers import make_folders, run, tiny_options, write_options
 
 from nlcl_plugin.archs import LayerGenerator
 from nlcl_plugin.config import option_files
+from nlcl_plugin.config.option_files import plain_options
 from nlcl_plugin.data import PseudoPairDataset, read_image
 from nlcl_plugin.data.image_io import to_float
 from nlcl_plugin.data.lmdb import create as lmdb_create
@@ -28,7 +29,6 @@ from nlcl_plugin.inference.derain import ImageDerainer
 from nlcl_plugin.inference.rain_bank import extract_rain_bank, read_facts
 from nlcl_plugin.networks.about import describe
 from nlcl_plugin.training.launch import start
-from nlcl_plugin.training.run_state import plain_options
 
 
 @pytest.fixture(scope="module")

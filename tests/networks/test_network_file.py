@@ -17,13 +17,13 @@ from training_helpers import make_folders, tiny_options, write_options
 
 from nlcl_plugin.archs import LayerGenerator, PatchDiscriminator, ResidualUNet
 from nlcl_plugin.config import option_files
+from nlcl_plugin.config.option_files import plain_options
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.inference.derainer import load_derainer
 from nlcl_plugin.networks.about import describe
 from nlcl_plugin.networks.network_file import read_network_file
 from nlcl_plugin.training import checkpoint
 from nlcl_plugin.training.launch import start
-from nlcl_plugin.training.run_state import plain_options
 
 RAINY = torch.rand(2, 3, 19, 26, generator=torch.Generator().manual_seed(0))
 GENERATOR = {"type": "LayerGenerator", "num_feat": 4, "num_block": 1}

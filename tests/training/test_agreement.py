@@ -8,7 +8,7 @@ import pytest
 AGREE = """
 import time
 import torch.distributed as dist
-from nlcl_plugin.training.agreement import Agreement
+from nlcl_plugin.training.distributed import Agreement
 dist.init_process_group("gloo")
 rank = dist.get_rank()
 agreement = Agreement(timeout=3)

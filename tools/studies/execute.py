@@ -20,9 +20,8 @@ from tqdm import tqdm
 
 from nlcl_plugin.config.check_datasets import is_plain_name
 from nlcl_plugin.config.option_files import write_options
-from nlcl_plugin.data.files import written_whole
+from nlcl_plugin.data.files import parse_record, written_whole
 from nlcl_plugin.errors import InputError
-from nlcl_plugin.training.json_log import parse_record
 from nlcl_plugin.version import __version__
 
 RESULT = "result.json"
