@@ -63,7 +63,7 @@ def _run_recorded(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     # Imported late, so that --help and usage errors don't wait for them.
-    from nlcl_plugin.training.distributed import only_run, part
+    from nlcl_plugin.training.distributed import leave_process_group, only_run
     from nlcl_plugin.training.dry_run import check
     from nlcl_plugin.training.launch import start
     from nlcl_plugin.training.testing import test
@@ -87,9 +87,9 @@ def _run(arguments: argparse.Namespace) -> int:
         try:
             code = train(options, arguments.opt) if is_train else test(options)
         except TrainingStoppedError:  # which all processes raise
-            part(4)
+            leave_process_group(4)
             raise
-        return part(code)
+        return leave_process_group(code)
 
 
 def _parser() -> argparse.ArgumentParser:

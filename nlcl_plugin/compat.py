@@ -11,12 +11,8 @@ import inspect
 import io
 import os
 import random
-import subprocess
 import sys
-import time
-import uuid
 from collections.abc import Callable
-from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -29,7 +25,6 @@ from torch.nn import functional as F
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.overrides import TorchFunctionMode
 
-from nlcl_plugin.data.files import written_whole
 from nlcl_plugin.data.image_io import list_images
 from nlcl_plugin.data.image_sources import pair_images
 from nlcl_plugin.errors import InputError
@@ -47,15 +42,8 @@ def repair_basicsr() -> None:
     share_lmdb_environments()
     find_images_as_training_does()
     read_lists_of_any_editor()
-    draw_anew_every_epoch()
     reseed_workers_every_epoch()
-    launch_without_gpu()
     wrap_networks_without_gpu()
-    resume_without_gpu()
-    save_whole_files()
-    load_weights_wherever_they_are()
-    say_what_networks_are()
-    hold_the_whole_state()
     pass_on_prefetch_errors()
     measure_equal_and_small_images()
     stay_on_the_device()
@@ -189,20 +177,6 @@ def _open_list(path: str, mode: str = "r") -> io.StringIO:
     return io.StringIO("".join(f"{line}\n" for line in lines if line.strip()))
 
 
-def draw_anew_every_epoch() -> None:
-    """Datasets could not know the epoch, and an epoch could not be gone on with in its middle.
-
-    In the place of `EnlargedSampler`; in one process the order of the images is the same.
-    """
-    import basicsr.data.data_sampler
-    import basicsr.train
-
-    from nlcl_plugin.data.sampler import EpochSampler
-
-    basicsr.data.data_sampler.EnlargedSampler = EpochSampler
-    basicsr.train.EnlargedSampler = EpochSampler
-
-
 def reseed_workers_every_epoch() -> None:
     """Loader workers were seeded with a constant, so stock datasets cut and flipped alike in every epoch."""
     import basicsr.data
@@ -216,88 +190,6 @@ def _seed_worker(worker_id: int, num_workers: int, rank: int, seed: int) -> None
     worker_seed = torch.initial_seed() % 2**32
     np.random.seed(worker_seed)  # noqa: NPY002  stock datasets use the global generators
     random.seed(worker_seed)
-
-
-def launch_without_gpu() -> None:
-    """`init_dist` divided by the number of GPUs, used the global rank as device, and ignored the port.
-
-    Under Slurm it took whatever a shell printed for the first host's name, and overruled MASTER_ADDR.
-    """
-    import basicsr.utils.dist_util
-
-    basicsr.utils.dist_util._init_dist_pytorch = _init_process_group
-    basicsr.utils.dist_util._init_dist_slurm = _init_process_group_of_slurm
-
-
-def _init_process_group(backend: str, port: int | None = None, timeout: float | None = None, **kwargs: Any) -> None:
-    if port is not None:
-        os.environ.setdefault("MASTER_PORT", str(port))
-    if timeout is not None:
-        kwargs["timeout"] = timedelta(seconds=timeout)
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", os.environ["RANK"])) % torch.cuda.device_count())
-    elif backend == "nccl":
-        backend = "gloo"
-    if torch.distributed.is_torchelastic_launched():
-        store, rank, world_size = next(torch.distributed.rendezvous("env://"))
-        store = _store_of_this_attempt(store, rank, world_size, timeout or 1800)
-        kwargs.update(store=store, rank=rank, world_size=world_size)
-    torch.distributed.init_process_group(backend=backend, **kwargs)
-
-
-def _store_of_this_attempt(store: Any, rank: int, world_size: int, timeout: float) -> Any:
-    """The part of torchrun's store that the processes of this attempt have to themselves.
-
-    torchrun keeps its store over restarts, and torch 2.15 finds the addresses of the dead processes in it. The number
-    of restarts tells attempts apart on one host only: another host's agent does not count those it takes part in. So
-    rank 0 names the attempt, and answers by that name, which a dead one does not.
-    """
-    own = uuid.uuid4().hex
-    if rank == 0:
-        store.set("attempt", own)
-        for other in range(1, world_size):
-            store.wait([f"{own}/asked/{other}"], timedelta(seconds=timeout))
-            store.set(f"{own}/answered/{store.get(f'{own}/asked/{other}').decode()}", "")
-        return torch.distributed.PrefixStore(own, store)
-    deadline = time.monotonic() + timeout
-    while True:
-        attempt = store.get("attempt").decode()
-        store.set(f"{attempt}/asked/{rank}", own)
-        try:
-            store.wait([f"{attempt}/answered/{own}"], timedelta(seconds=1))
-        except RuntimeError:
-            if time.monotonic() > deadline:
-                raise
-        else:
-            return torch.distributed.PrefixStore(attempt, store)
-
-
-def _init_process_group_of_slurm(backend: str, port: int | None = None, **kwargs: Any) -> None:
-    environment = os.environ
-    environment["RANK"] = environment["SLURM_PROCID"]
-    environment["WORLD_SIZE"] = environment["SLURM_NTASKS"]
-    environment["LOCAL_RANK"] = environment.get("SLURM_LOCALID", environment["SLURM_PROCID"])
-    if "MASTER_ADDR" not in environment:
-        environment["MASTER_ADDR"] = _first_host_of_slurm()
-    _init_process_group(backend, port=29500 if port is None else port, **kwargs)
-
-
-def _first_host_of_slurm() -> str:
-    # The step's hosts, as srun can be told to use a part of the job's.
-    names = ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST", "SLURM_NODELIST")
-    hosts = next((os.environ[name] for name in names if os.environ.get(name)), None)
-    if hosts is None:
-        raise InputError(f"--launcher slurm: none of {', '.join(names)} is set; start with srun, or set MASTER_ADDR")
-    command = ["scontrol", "show", "hostnames", hosts]
-    try:
-        shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.split()
-        reason = "it shows none"
-    except (OSError, subprocess.SubprocessError) as error:
-        shown = []
-        reason = " ".join(str(getattr(error, "stderr", None) or error).split())
-    if not shown:
-        raise InputError(f"--launcher slurm: `{' '.join(command)}` fails ({reason}); set MASTER_ADDR to the first host")
-    return shown[0]
 
 
 def wrap_networks_without_gpu() -> None:
@@ -315,136 +207,6 @@ def wrap_networks_without_gpu() -> None:
         return net
 
     BaseModel.model_to_device = model_to_device
-
-
-def resume_without_gpu() -> None:
-    """`load_resume_state` asked for the current CUDA device, and looked for states below the current folder only."""
-    import basicsr.train
-
-    basicsr.train.load_resume_state = load_resume_state
-
-
-def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
-    """Load the training state to resume from, as `training.checkpoint.load_resume_state` does."""
-    from nlcl_plugin.training import checkpoint  # late: it needs BasicSR, repaired
-
-    return checkpoint.load_resume_state(opt)
-
-
-def save_whole_files() -> None:
-    """A kill left half a checkpoint under its final name, errors were swallowed, and loading one could run code."""
-    from basicsr.models import base_model
-
-    # BasicSR's module calls `torch.save` and `torch.load`; only there they now mean these.
-    base_model.torch = _TorchWithSafeFiles("torch")
-
-
-class _TorchWithSafeFiles(ModuleType):
-    def __getattr__(self, name: str) -> Any:
-        return getattr(torch, name)
-
-    @staticmethod
-    def save(content: Any, path: str) -> None:
-        """`torch.save` to a temporary file that gets its name when it is whole and on the disk."""
-        try:
-            with written_whole(path) as file:
-                torch.save(content, file)
-        except (OSError, RuntimeError) as error:  # torch raises the latter when a disk is full
-            # Nothing tries again: of BasicSR's methods that save, ours have taken the place.
-            reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
-            raise InputError(
-                f"{path}: cannot be saved ({reason}); make room, then go on from the checkpoint before it with "
-                "--auto_resume"
-            ) from error
-
-    @staticmethod
-    def load(path: str | os.PathLike[str], **kwargs: Any) -> Any:
-        """Tensors and plain values, no larger than the file; a .safetensors file has its weights under `params`."""
-        from nlcl_plugin.networks.safe_load import load_plain
-
-        content = load_plain(Path(path))
-        return {"params": content} if Path(path).suffix == ".safetensors" else content
-
-
-def load_weights_wherever_they_are() -> None:
-    """`load_network` knew one key and `params`; models asked for `params_ema` of files that have none."""
-    from basicsr.models.base_model import BaseModel
-    from basicsr.utils import get_root_logger
-
-    def load_network(self: Any, net: nn.Module, load_path: str, strict: bool = True, param_key: Any = "params") -> None:
-        from nlcl_plugin.networks.safe_load import weights_key, weights_of  # late: `engine` needs BasicSR, repaired
-
-        net, paths = self.get_bare_model(net), self.opt.get("path") or {}
-        option = next((key for key, path in paths.items() if "pretrain_network" in key and path == load_path), "")
-        given = option.replace("pretrain_network", "param_key")
-        keys = (param_key, paths.get(given))  # models load averages by a key of their own
-        name = type(net).__name__
-        try:
-            content = _TorchWithSafeFiles.load(load_path)
-            weights = weights_of(content, Path(load_path), *keys)
-            get_root_logger().info(f"Loading {name} from {load_path}, with param key: [{weights_key(content, *keys)}].")
-            self._print_different_keys_loading(net, weights, strict)
-            net.load_state_dict(weights, strict=strict)
-        except (InputError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:300].replace("param_key_X", given or "param_key_X")
-            where, network = (f"path.{option}: ", option.removeprefix("pretrain_")) if option else ("", name)
-            raise InputError(f"{where}{load_path} does not fit {network} or is no checkpoint ({reason})") from error
-
-    BaseModel.load_network = load_network
-
-
-def say_what_networks_are() -> None:
-    """A saved network did not say of which architecture it is; see `networks.about`."""
-    from basicsr.models.base_model import BaseModel
-    from basicsr.utils.dist_util import master_only
-
-    @master_only
-    def save_network(
-        self: Any, net: Any, net_label: str, current_iter: int, param_key: str | list[str] = "params"
-    ) -> None:
-        from nlcl_plugin.networks.about import describe  # late: it imports this package
-
-        nets = [self.get_bare_model(one) for one in (net if isinstance(net, list) else [net])]
-        keys = param_key if isinstance(param_key, list) else [param_key]
-        if len(nets) != len(keys):
-            raise ValueError(f"net and param_key must be as many, but received {len(nets)} and {len(keys)}")
-        content: dict[str, Any] = {}
-        for one, key in zip(nets, keys, strict=True):
-            content[key] = one.state_dict()
-            for name in list(content[key]):
-                content[key][name.removeprefix("module.")] = content[key].pop(name).cpu()
-        label = net_label.removeprefix("net_")
-        if isinstance(self.opt.get(f"network_{label}"), dict):
-            last = getattr(self, "current_iter", None) or (self.opt.get("train") or {}).get("total_iter")
-            iteration = last if current_iter == -1 else current_iter
-            content["about"] = describe(self.opt[f"network_{label}"], label, net=nets[0], iteration=iteration)
-            for key in keys:  # for readers that take the weights alone, such as nlcl_plugin.spandrel_support
-                content[key]._metadata[""]["about"] = content["about"]
-        file = f"{net_label}_{'latest' if current_iter == -1 else current_iter}.pth"
-        _TorchWithSafeFiles.save(content, os.path.join(self.opt["path"]["models"], file))
-
-    BaseModel.save_network = save_network
-
-
-def hold_the_whole_state() -> None:
-    """Training states held optimizers and schedules only; what else a model has goes in by `extra_state`."""
-    from basicsr.models.base_model import BaseModel
-    from basicsr.utils.dist_util import master_only
-
-    @master_only
-    def save_training_state(self: Any, epoch: int, current_iter: int) -> None:
-        if current_iter == -1:  # the last networks need no state
-            return
-        state = {
-            "epoch": epoch,
-            "iter": current_iter,
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "schedulers": [scheduler.state_dict() for scheduler in self.schedulers],
-            **getattr(self, "extra_state", {}),
-        }
-        _TorchWithSafeFiles.save(state, os.path.join(self.opt["path"]["training_states"], f"{current_iter}.state"))
-
-    BaseModel.save_training_state = save_training_state
 
 
 def pass_on_prefetch_errors() -> None:

@@ -51,6 +51,8 @@ class _BasicSRFinder(MetaPathFinder):
 def _extend() -> None:
     from nlcl_plugin.compat import repair_basicsr
     from nlcl_plugin.registry import register_in_basicsr
+    from nlcl_plugin.training.basicsr_features import extend_basicsr
 
     repair_basicsr()
+    extend_basicsr()
     register_in_basicsr()

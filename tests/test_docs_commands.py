@@ -70,7 +70,7 @@ def commands(page):
 
 
 def examples(page):
-    """The Python blocks of a page; two pages' have tests of their own (test_readme, test_mixed_option_files)."""
+    """The Python blocks of a page; two pages' have tests of their own (test_readme, test_addon_option_files)."""
     if page in ("docs/losses.md", "docs/basicsr.md"):
         return []
     return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
@@ -180,7 +180,7 @@ def test_what_a_page_shows_runs_one_after_the_other(page, workspace):
     if page == "docs/datasets.md":  # it makes these
         shutil.rmtree(workspace / "datasets" / "rain")
     if page == "docs/basicsr.md":  # pairs, and images to enlarge from
-        from test_mixed_option_files import make_pairs
+        from test_addon_option_files import make_pairs
 
         shutil.rmtree(workspace / "datasets" / "rain")
         make_pairs(workspace)

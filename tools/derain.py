@@ -21,7 +21,7 @@ from pathlib import Path
 import nlcl_plugin  # noqa: F401  mends BasicSR
 from nlcl_plugin.errors import InputError, escape, exit_code_of
 from nlcl_plugin.inference.derain import ImageDerainer
-from nlcl_plugin.inference.derain_files import Wishes, derain_files
+from nlcl_plugin.inference.derain_files import DerainOptions, derain_files
 from nlcl_plugin.inference.derain_pictures import KINDS
 from nlcl_plugin.media.inputs import list_inputs
 from nlcl_plugin.media.photograph import MAX_PIXELS
@@ -37,7 +37,7 @@ def _run(arguments: argparse.Namespace) -> int:
     left: list[str] = []
     jobs = list_inputs(arguments.inputs, output, null=arguments.null, left=left)
     network = ImageDerainer(arguments.weights, device=arguments.device, amp=arguments.amp)
-    wishes = Wishes(
+    options = DerainOptions(
         output=output,
         save=_kinds(arguments.save),
         measured=arguments.metrics,
@@ -47,7 +47,7 @@ def _run(arguments: argparse.Namespace) -> int:
         overwrite=arguments.overwrite,
         max_pixels=arguments.max_pixels,
     )
-    report = derain_files(jobs, network, wishes, say=lambda text: print(escape(text), file=sys.stderr))
+    report = derain_files(jobs, network, options, say=lambda text: print(escape(text), file=sys.stderr))
     there = f", {report.there} were there already" if report.there else ""
     about = network.derainer.about
     iteration = f", iteration {about['iter']}" if about["iter"] else ""

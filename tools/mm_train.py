@@ -60,7 +60,7 @@ def _run(cfg, config: str) -> int:
     from mmengine.runner import Runner
 
     from nlcl_plugin.mm.hooks import StopOnSignalHook
-    from nlcl_plugin.mm.runtime import part
+    from nlcl_plugin.mm.runtime import leave_process_group
     from nlcl_plugin.training.loading import faults_of_workers
 
     # The restorer's schedule counts from the start of the training, its optimizer steps from stage 2.
@@ -75,7 +75,7 @@ def _run(cfg, config: str) -> int:
         if not stop.interrupted:
             raise
     except TrainingStoppedError:  # which all processes raise
-        part()
+        leave_process_group()
         raise
     except FAULTS_OF_CONFIGS as error:
         if stop.began or isinstance(error, InputError):
@@ -83,7 +83,7 @@ def _run(cfg, config: str) -> int:
         raise InputError(f"{config}: {_reason(error)}") from error
     finally:
         stop.after_train()
-    part()
+    leave_process_group()
     return 5 if stop.interrupted else 0
 
 

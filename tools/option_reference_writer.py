@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from nlcl_plugin.config import blocks as option_blocks
-from nlcl_plugin.config.addon_options import MixedOptions
+from nlcl_plugin.config.addon_options import AddonOptions
 from nlcl_plugin.config.check_parts import FILLED_IN
 from nlcl_plugin.config.train_options import Built, OptimizerOptions, TrainOptions
 from nlcl_plugin.models.optimization import BASICSR_SCHEDULERS
@@ -77,8 +77,8 @@ def _lines() -> Iterator[str]:
     yield "## `train` of other models\n"
     yield f"{_said(option_blocks.StockTrainOptions)} Models with our addition: {_mixed()}.\n"
     yield from _table(fields(option_blocks.StockTrainOptions))
-    yield f"### `train.nlcl_opt`\n\n{_said(MixedOptions)}\n"
-    yield from _block(MixedOptions, "train.nlcl_opt")
+    yield f"### `train.nlcl_opt`\n\n{_said(AddonOptions)}\n"
+    yield from _block(AddonOptions, "train.nlcl_opt")
     yield from _rest()
 
 
@@ -254,4 +254,4 @@ def _others(registry: Any) -> str:
 
 
 def _mixed() -> str:
-    return ", ".join(f"`{cls.__name__}`" for cls in _ours(MODEL_REGISTRY) if hasattr(cls, "mixed_options"))
+    return ", ".join(f"`{cls.__name__}`" for cls in _ours(MODEL_REGISTRY) if hasattr(cls, "addon_options"))

@@ -30,34 +30,34 @@ class FeatureOptions(Block):
         return self
 
 
-class MixedLayerOptions(Built):
+class AddonLayerOptions(Built):
     """Layer contrast of (B, R)."""
 
     sampling: LayerPatches = Field(LayerPatches(), description="Which patches are compared.")
 
 
-class MixedLocationOptions(Built):
+class AddonLocationOptions(Built):
     """Location contrast of B and the input."""
 
     sampling: LocationPlaces = Field(LocationPlaces(), description="Which places are compared.")
 
 
-class MixedOptions(Block):
+class AddonOptions(Block):
     """The block `train.nlcl_opt`."""
 
     loss_weight: float = Field(1.0, ge=0, description="Weight of both losses; 0 trains exactly as the stock model.")
     ramp_iter: int = Field(0, ge=0, description="Iterations over which the weight rises linearly from 0 to full.")
     features: FeatureOptions = Field(description="Whose features are compared.")
-    layer_opt: MixedLayerOptions = Field(
-        MixedLayerOptions(type="AsymmetricNLCLLoss"), description="Layer contrast (NLCL) of B and R."
+    layer_opt: AddonLayerOptions = Field(
+        AddonLayerOptions(type="AsymmetricNLCLLoss"), description="Layer contrast (NLCL) of B and R."
     )
-    location_opt: MixedLocationOptions | None = Field(None, description="Location contrast of B and the input.")
+    location_opt: AddonLocationOptions | None = Field(None, description="Location contrast of B and the input.")
     optim_p: OptimizerOptions | None = Field(
         None, description="Optimizer of the heads and network_e; train.optim_g's options by default."
     )
 
     @model_validator(mode="after")
-    def _check(self) -> MixedOptions:
+    def _check(self) -> AddonOptions:
         if self.layer_opt.build_options().get("asymmetry") == "auto":
             raise ValueError("layer_opt: asymmetry: auto needs dimensions, which are not measured here; use fixed")
         return self

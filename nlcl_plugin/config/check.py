@@ -184,7 +184,7 @@ def _check_block(name: str, block: dict[str, Any], schema: Any, known: set[str],
 def _check_train(train: dict[str, Any], model: Any, ours: Any) -> None:
     check_numbers("train", train)
     if ours is None:
-        mixed = "nlcl_opt" in train or hasattr(model, "mixed_options")
+        mixed = "nlcl_opt" in train or hasattr(model, "addon_options")
         if mixed and "optim_p" in train and "optim_p" not in keys_in_source(model):
             raise InputError(
                 "train.optim_p: nothing reads it in this model; it goes into the block as train.nlcl_opt.optim_p"
@@ -194,7 +194,7 @@ def _check_train(train: dict[str, Any], model: Any, ours: Any) -> None:
         )
     check_schema(ours or StockTrainOptions, train, "train")
     if ours is None and train.get("nlcl_opt") is not None:
-        _check_mixed(model, train)
+        _check_addon(model, train)
     optimizer = None
     for key, block in train.items():
         if ours is not None and key.startswith("optim_") and block is not None:
@@ -213,10 +213,10 @@ def _check_train(train: dict[str, Any], model: Any, ours: Any) -> None:
             check_loss(f"train.restorer_opt.{key}", _loss_arguments(restorer[key], True))
 
 
-def _check_mixed(model: Any, train: dict[str, Any]) -> None:
+def _check_addon(model: Any, train: dict[str, Any]) -> None:
     """Check the block that `NLCLMixin` reads."""
     where, block = "train.nlcl_opt", train["nlcl_opt"]
-    if not hasattr(model, "mixed_options"):
+    if not hasattr(model, "addon_options"):
         ready = f"NLCL{model.__name__}"
         advice = f"use {ready}" if ready in MODEL_REGISTRY else "give it to a class with NLCLMixin"
         if issubclass(model, VideoBaseModel | StyleGAN2Model):
@@ -224,7 +224,7 @@ def _check_mixed(model: Any, train: dict[str, Any]) -> None:
         warnings.warn(f"{where}: {model.__name__} ignores it; {advice}", stacklevel=2)
         del train["nlcl_opt"]  # what is ignored is not shown among the losses
         return
-    check_schema(model.mixed_options, block, where)
+    check_schema(model.addon_options, block, where)
     for key in ("layer_opt", "location_opt"):
         if block.get(key):
             check_loss(f"{where}.{key}", _loss_arguments(block[key], True))

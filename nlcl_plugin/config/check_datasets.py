@@ -15,7 +15,7 @@ from basicsr.utils.registry import DATASET_REGISTRY
 from PIL import Image
 
 from nlcl_plugin.config.blocks import DatasetOptions
-from nlcl_plugin.config.check_parts import registered, tried, type_of
+from nlcl_plugin.config.check_parts import build_once, registered, type_of
 from nlcl_plugin.config.schema import check_known, check_numbers, check_schema, keys_in_source
 from nlcl_plugin.data.image_dataset import ImageDataset
 from nlcl_plugin.data.image_io import decode_raw, decode_stored, list_images, read_bytes
@@ -60,7 +60,7 @@ def check_dataset(where: str, dataset: dict[str, Any], *, planned: str | None = 
     if planned is not None and any(is_below(dataset.get(key), planned) for key in ROOTS):
         _check_others(where, dataset, planned)
         if ours:  # all that does not look at images
-            tried(where, lambda: ImageDataset.__init__(cls.__new__(cls), copy.deepcopy(dataset)))
+            build_once(where, lambda: ImageDataset.__init__(cls.__new__(cls), copy.deepcopy(dataset)))
         return
     for key in ("dataroot_lq", "dataroot_gt"):
         root = dataset.get(key)
@@ -70,7 +70,7 @@ def check_dataset(where: str, dataset: dict[str, Any], *, planned: str | None = 
             count_images(root, kind)
         except InputError as error:
             raise InputError(f"{where}.{key}: {error}") from error
-    made = tried(where, lambda: cls(copy.deepcopy(dataset)))
+    made = build_once(where, lambda: cls(copy.deepcopy(dataset)))
     if len(made) == 0:
         raise InputError(f"{where}: {dataset['type']} finds no image; correct its roots or its list of images")
     if dataset["phase"] != "train" and cls.__module__.startswith(KNOWN):

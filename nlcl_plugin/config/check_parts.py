@@ -61,7 +61,7 @@ def check_network(where: str, block: Any) -> int | None:
             with _WithoutMemory():
                 net = cls(**arguments)
         except Exception:  # some compute with their weights while they are made, which then have to be there
-            net = tried(where, lambda: cls(**arguments))
+            net = build_once(where, lambda: cls(**arguments))
     count = sum(p.numel() for p in net.parameters())
     memory = psutil.virtual_memory().total
     if 4 * count > memory:
@@ -91,7 +91,7 @@ def check_loss(where: str, block: Any) -> None:
         if key.endswith("_weight") and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise InputError(f"{where}.{key}: expected a number, but received {value!r}")
     if block["type"] not in HEAVY_LOSSES:
-        tried(where, lambda: cls(**arguments))
+        build_once(where, lambda: cls(**arguments))
 
 
 def check_optimizer(where: str, block: Any) -> Any:
@@ -100,7 +100,7 @@ def check_optimizer(where: str, block: Any) -> Any:
     check_numbers(where, block)
     check_schema(OptimizerOptions, block, where)
     options = OptimizerOptions.model_validate(block)
-    return tried(where, lambda: build_optimizer(options, [torch.nn.Parameter(torch.zeros(1))], where))
+    return build_once(where, lambda: build_optimizer(options, [torch.nn.Parameter(torch.zeros(1))], where))
 
 
 def check_stock_optimizers(model: Any, train: dict[str, Any]) -> None:
@@ -142,7 +142,7 @@ def check_stock_schedule(model: Any, block: Any) -> None:
 
 def _made_by_basicsr(where: str, name: str, make: Callable[[], Any]) -> None:
     try:
-        tried(where, make)
+        build_once(where, make)
     except InputError as error:
         if not isinstance(error.__cause__, NotImplementedError):
             raise
@@ -166,7 +166,7 @@ def check_schedule(block: Any, optimizer: Any, total_iter: int) -> None:
     where = "train.scheduler"
     check_name(f"{where}.type", type_of(where, block), SCHEDULERS, "no scheduler is named")
     check_numbers(where, block)
-    tried(where, lambda: build_scheduler(Built.model_validate(block), optimizer, total_iter))
+    build_once(where, lambda: build_scheduler(Built.model_validate(block), optimizer, total_iter))
 
 
 def check_metric(where: str, metric: Any, *, refuse: bool) -> None:
@@ -198,7 +198,7 @@ def check_call(registry: Registry, where: str, block: Any) -> tuple[Any, dict[st
     return cls, arguments
 
 
-def tried(where: str, make: Callable[[], Any]) -> Any:
+def build_once(where: str, make: Callable[[], Any]) -> Any:
     """Make something once, so that what its constructor refuses is told by the name of its block.
 
     Args:

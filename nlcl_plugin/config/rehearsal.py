@@ -36,8 +36,8 @@ def rehearse(opt: dict[str, Any]) -> dict[str, int]:
         TrainingStoppedError: If a step is not finite.
     """
     model_class = MODEL_REGISTRY.get(opt["model_type"])
-    ours, mixed = (hasattr(model_class, name) for name in ("train_options", "mixed_options"))
-    if not ours and not (mixed and opt["is_train"] and opt["train"].get("nlcl_opt")):
+    ours, addon = (hasattr(model_class, name) for name in ("train_options", "addon_options"))
+    if not ours and not (addon and opt["is_train"] and opt["train"].get("nlcl_opt")):
         return {}
     trial = copy.deepcopy(opt)
     trial["dist"] = False

@@ -186,7 +186,7 @@ def find_device(name: str) -> torch.device:
     return device
 
 
-def share(images: Sequence[np.ndarray], network: ImageDerainer) -> list[np.ndarray]:
+def derain_batch(images: Sequence[np.ndarray], network: ImageDerainer) -> list[np.ndarray]:
     """Derain images of one shape at once, as a GPU likes it."""
     batch = torch.stack([to_tensor(image) for image in images])
     return [as_type(one, image.dtype) for one, image in zip(network.tensor(batch), images, strict=True)]

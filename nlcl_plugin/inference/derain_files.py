@@ -17,7 +17,7 @@ from tqdm import tqdm
 from nlcl_plugin.data.image_io import to_float
 from nlcl_plugin.errors import InputError, escape
 from nlcl_plugin.inference.any_size import parts
-from nlcl_plugin.inference.derain import ImageDerainer, share
+from nlcl_plugin.inference.derain import ImageDerainer, derain_batch
 from nlcl_plugin.inference.derain_pictures import save_pictures
 from nlcl_plugin.inference.derain_record import Record
 from nlcl_plugin.inference.measures import measure, write_measures
@@ -30,7 +30,7 @@ _LARGE = 4_000_000  # pixels of an image that gets a progress bar of its own, an
 
 
 @dataclass(frozen=True)
-class Wishes:
+class DerainOptions:
     """What is asked for beside the derained files.
 
     Attributes:
@@ -87,7 +87,7 @@ class Report:
 
 
 def derain_files(
-    jobs: Iterable[Job], network: ImageDerainer, wishes: Wishes, say: Callable[[str], object] = print
+    jobs: Iterable[Job], network: ImageDerainer, options: DerainOptions, say: Callable[[str], object] = print
 ) -> Report:
     """Derain files into a folder.
 
@@ -97,7 +97,7 @@ def derain_files(
     Args:
         jobs: What to read, and where each result goes.
         network: What derains.
-        wishes: What else is asked for.
+        options: What else is asked for.
         say: Told of what takes long or goes to files.
 
     Returns:
@@ -108,22 +108,22 @@ def derain_files(
             written.
     """
     jobs = list(jobs)
-    if wishes.reference is not None and not wishes.reference.is_dir():
-        raise InputError(f"--reference: there is no folder {wishes.reference}; give that of the ground truth")
+    if options.reference is not None and not options.reference.is_dir():
+        raise InputError(f"--reference: there is no folder {options.reference}; give that of the ground truth")
     try:
-        wishes.output.mkdir(parents=True, exist_ok=True)
-        record = Record(wishes.output, network, wishes.asked)
+        options.output.mkdir(parents=True, exist_ok=True)
+        record = Record(options.output, network, options.asked)
     except OSError as error:
-        raise InputError(f"{wishes.output}: cannot be written ({error.strerror}); give another --output") from error
+        raise InputError(f"{options.output}: cannot be written ({error.strerror}); give another --output") from error
     waiting = [job for job in jobs if not record.is_done(job)]
     others = [job for job in waiting if record.is_of_others(job)]
-    if others and not wishes.overwrite:
+    if others and not options.overwrite:
         raise InputError(
             f"{others[0].output}: is there (in all {len(others)} such), but not of these weights and settings; give "
             "another --output, or --overwrite"
         )
     report = Report(there=len(jobs) - len(waiting))
-    hidden = None if wishes.progress is None else not wishes.progress
+    hidden = None if options.progress is None else not options.progress
     try:
         with tqdm(total=len(waiting), unit="file", desc="derain", disable=hidden) as bar:
             images = [job for job in waiting if job.kind == "image"]
@@ -132,14 +132,14 @@ def derain_files(
                 _note(report, record, job, outcome)
                 bar.update()
 
-            _images(images, network, wishes, record, say, note)
+            _images(images, network, options, record, say, note)
             for job in (job for job in waiting if job.kind == "video"):
                 record.begin(job)
-                note(job, _attempt(lambda job=job: _video(job, network, wishes, say)))  # type: ignore[misc]
+                note(job, _attempt(lambda job=job: _video(job, network, options, say)))  # type: ignore[misc]
     finally:
-        if wishes.measured or wishes.reference:
+        if options.measured or options.reference:
             measures = record.measures()
-            write_measures(wishes.output, measures)
+            write_measures(options.output, measures)
             report.measured = len(measures)
     return report
 
@@ -179,28 +179,28 @@ def _attempt(work: Callable[[], _Outcome]) -> _Outcome:
 def _images(
     jobs: list[Job],
     network: ImageDerainer,
-    wishes: Wishes,
+    options: DerainOptions,
     record: Record,
     say: Callable[[str], object],
     note: Callable[[Job, _Outcome], None],
 ) -> None:
     """Read, derain and write, and note what became of each; reading and writing in threads beside the network."""
-    readers, writers = ThreadPoolExecutor(wishes.jobs), ThreadPoolExecutor(wishes.jobs)
+    readers, writers = ThreadPoolExecutor(options.jobs), ThreadPoolExecutor(options.jobs)
     writing: deque[tuple[Job, Future[_Outcome]]] = deque()
     try:
-        for group in _groups(_read_ahead(jobs, readers, wishes), wishes.batch):
+        for group in _groups(_read_ahead(jobs, readers, options), options.batch):
             ready = [(job, found) for job, found in group if isinstance(found, Photograph)]
             for job, outcome in group:
                 if isinstance(outcome, _Outcome):
                     note(job, outcome)
-            for job, photograph, result in _derained(ready, network, wishes, say):
+            for job, photograph, result in _derained(ready, network, options, say):
                 if isinstance(result, _Outcome):
                     note(job, result)
                     continue
-                work = _writing(job, photograph, result, wishes)
+                work = _writing(job, photograph, result, options)
                 record.begin(job)
                 writing.append((job, writers.submit(_attempt, work)))
-            while len(writing) > wishes.jobs:
+            while len(writing) > options.jobs:
                 outcome = writing[0][1].result()  # an interruption while it is waited for leaves it in the queue
                 note(writing.popleft()[0], outcome)
     finally:
@@ -211,20 +211,20 @@ def _images(
 
 
 def _read_ahead(
-    jobs: list[Job], readers: ThreadPoolExecutor, wishes: Wishes
+    jobs: list[Job], readers: ThreadPoolExecutor, options: DerainOptions
 ) -> Iterator[tuple[Job, Photograph | _Outcome]]:
     def read(job: Job) -> Photograph | _Outcome:
         found: list[Photograph] = []
 
         def work() -> _Outcome:
-            found.append(read_photograph(job.source, max_pixels=wishes.max_pixels))
+            found.append(read_photograph(job.source, max_pixels=options.max_pixels))
             return _Outcome()
 
         outcome = _attempt(work)
         return found[0] if found else outcome
 
     left = iter(jobs)
-    ahead = deque((job, readers.submit(read, job)) for job in islice(left, wishes.jobs))
+    ahead = deque((job, readers.submit(read, job)) for job in islice(left, options.jobs))
     while ahead:
         job, reading = ahead.popleft()
         yield job, reading.result()
@@ -252,10 +252,10 @@ def _kind(photograph: Photograph) -> tuple[tuple[int, ...], np.dtype]:
 
 
 def _derained(
-    ready: list[tuple[Job, Photograph]], network: ImageDerainer, wishes: Wishes, say: Callable[[str], object]
+    ready: list[tuple[Job, Photograph]], network: ImageDerainer, options: DerainOptions, say: Callable[[str], object]
 ) -> Iterator[tuple[Job, Photograph, np.ndarray | _Outcome]]:
     def alone(rgb: np.ndarray) -> np.ndarray:
-        return _with_bar(rgb, network, wishes, say)
+        return _with_bar(rgb, network, options, say)
 
     for (job, photograph), result in zip(ready, _shared([one.rgb for _, one in ready], network, alone), strict=True):
         yield job, photograph, result
@@ -267,7 +267,7 @@ def _shared(
     """Derain images of one shape at once or, if that takes too much memory, one by one."""
     if len(images) > 1:
         try:
-            yield from share(images, network)
+            yield from derain_batch(images, network)
             return
         except (InputError, MemoryError):
             pass
@@ -282,22 +282,24 @@ def _shared(
         yield found[0] if found else outcome
 
 
-def _with_bar(rgb: np.ndarray, network: ImageDerainer, wishes: Wishes, say: Callable[[str], object]) -> np.ndarray:
+def _with_bar(
+    rgb: np.ndarray, network: ImageDerainer, options: DerainOptions, say: Callable[[str], object]
+) -> np.ndarray:
     size = f"{rgb.shape[1]}×{rgb.shape[0]}"
     image = torch.empty(1, 3, *rgb.shape[:2], device="meta")
     total = parts(network.derainer.net, image, network.derainer.window_size)
-    hidden = True if rgb.shape[0] * rgb.shape[1] < _LARGE or wishes.progress is False else None
+    hidden = True if rgb.shape[0] * rgb.shape[1] < _LARGE or options.progress is False else None
     with tqdm(total=total, desc=size, unit="part", leave=False, disable=hidden) as bar:
-        return network.array(rgb, say=lambda text: say(f"{size}: {text}"), tell=bar.update, scratch=wishes.output)
+        return network.array(rgb, say=lambda text: say(f"{size}: {text}"), tell=bar.update, scratch=options.output)
 
 
-def _writing(job: Job, photograph: Photograph, result: np.ndarray, wishes: Wishes) -> Callable[[], _Outcome]:
+def _writing(job: Job, photograph: Photograph, result: np.ndarray, options: DerainOptions) -> Callable[[], _Outcome]:
     def work() -> _Outcome:
         job.output.parent.mkdir(parents=True, exist_ok=True)
-        name = job.output.relative_to(wishes.output)
+        name = job.output.relative_to(options.output)
         derained = _as_grey(result) if photograph.grey else result
         write_photograph(job.output, derained, photograph)
-        outcome = _attempt(lambda: _beside(name, photograph.rgb, derained, wishes))
+        outcome = _attempt(lambda: _beside(name, photograph.rgb, derained, options))
         outcome.notes = list(photograph.notes)
         outcome.written = True
         return outcome
@@ -305,9 +307,9 @@ def _writing(job: Job, photograph: Photograph, result: np.ndarray, wishes: Wishe
     return work
 
 
-def _beside(name: Path, rainy: np.ndarray, derained: np.ndarray, wishes: Wishes) -> _Outcome:
-    save_pictures(wishes.save, wishes.output, name, rainy, derained)
-    return _Outcome(measures=measure(name, rainy, derained, wishes.measured, wishes.reference, wishes.max_pixels))
+def _beside(name: Path, rainy: np.ndarray, derained: np.ndarray, options: DerainOptions) -> _Outcome:
+    save_pictures(options.save, options.output, name, rainy, derained)
+    return _Outcome(measures=measure(name, rainy, derained, options.measured, options.reference, options.max_pixels))
 
 
 def _as_grey(rgb: np.ndarray) -> np.ndarray:
@@ -318,16 +320,16 @@ def _as_grey(rgb: np.ndarray) -> np.ndarray:
 
 
 # videos ---------------------------------------------------------------------------------------------------------------
-def _video(job: Job, network: ImageDerainer, wishes: Wishes, say: Callable[[str], object]) -> _Outcome:
+def _video(job: Job, network: ImageDerainer, options: DerainOptions, say: Callable[[str], object]) -> _Outcome:
     job.output.parent.mkdir(parents=True, exist_ok=True)
     rain: list[float] = []
-    with open_video(job.source, max_pixels=wishes.max_pixels) as video:
-        hidden = None if wishes.progress is None else not wishes.progress
+    with open_video(job.source, max_pixels=options.max_pixels) as video:
+        hidden = None if options.progress is None else not options.progress
         bar = tqdm(total=video.frames, desc=escape(job.source.name), unit="frame", leave=False, disable=hidden)
-        batch = wishes.batch if video.height * video.width <= _LARGE else 1
+        batch = options.batch if video.height * video.width <= _LARGE else 1
 
         def alone(rgb: np.ndarray) -> np.ndarray:
-            return network.array(rgb, scratch=wishes.output, say=say if not rain else lambda text: None)
+            return network.array(rgb, scratch=options.output, say=say if not rain else lambda text: None)
 
         with bar, write_video(job.output, video) as writer:
             frames = iter(video)
@@ -339,10 +341,10 @@ def _video(job: Job, network: ImageDerainer, wishes: Wishes, say: Callable[[str]
                     writer.write(result, frame)
                     bar.update()
         notes = list(video.notes)
-    if wishes.save:
+    if options.save:
         notes.append("pictures of rain are saved for photographs only")
-    if wishes.reference is not None:
+    if options.reference is not None:
         notes.append("it is not compared with ground truth; photographs are")
-    measured = wishes.measured or wishes.reference is not None
+    measured = options.measured or options.reference is not None
     measures: dict[str, float] = {"frames": len(rain), "mean_rain": float(np.mean(rain))} if measured else {}
     return _Outcome(notes=notes, measures=measures, written=True)

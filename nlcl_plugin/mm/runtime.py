@@ -76,7 +76,7 @@ def prepare_processes(cfg: Config) -> None:
         cfg.model_wrapper_cfg = wrapper
 
 
-def part() -> None:
+def leave_process_group() -> None:
     """Wait for all processes, then leave the process group, if there is one."""
     if torch.distributed.is_initialized():
         torch.distributed.barrier()

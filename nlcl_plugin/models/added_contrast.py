@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from basicsr.losses import build_loss
 from torch import Tensor, nn
 
-from nlcl_plugin.config.addon_options import MixedOptions
+from nlcl_plugin.config.addon_options import AddonOptions
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.models.layer_embeddings import layer_places
 from nlcl_plugin.models.module_features import ModuleFeatures
@@ -31,7 +31,7 @@ class AddedContrast:
         device: Where the networks are.
     """
 
-    def __init__(self, options: MixedOptions, features: ModuleFeatures | nn.Module, device: torch.device) -> None:
+    def __init__(self, options: AddonOptions, features: ModuleFeatures | nn.Module, device: torch.device) -> None:
         self.options = options
         self.features = features
         self.cri_layer: Any = build_loss(options.layer_opt.build_options()).to(device)

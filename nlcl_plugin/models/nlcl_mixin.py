@@ -14,7 +14,7 @@ from basicsr.utils import get_root_logger
 from pydantic import BaseModel as OptionsModel
 from torch import Tensor, nn
 
-from nlcl_plugin.config.addon_options import MixedOptions
+from nlcl_plugin.config.addon_options import AddonOptions
 from nlcl_plugin.config.train_options import Built, OptimizerOptions
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.models.added_contrast import AddedContrast
@@ -32,7 +32,7 @@ class NLCLMixin:
         @MODEL_REGISTRY.register()
         class MyNLCLModel(NLCLMixin, MyModel): ...
 
-    and in the option file `model_type: MyNLCLModel`, a block `train.nlcl_opt` (see `MixedOptions`) and `network_p`.
+    and in the option file `model_type: MyNLCLModel`, a block `train.nlcl_opt` (see `AddonOptions`) and `network_p`.
     Without the block the model is the stock one.
 
     The loss is computed when `net_g` has run, on a copy of its output that nothing else depends on; its gradient is
@@ -52,7 +52,7 @@ class NLCLMixin:
         InputError: If the options don't fit together.
     """
 
-    mixed_options: type[OptionsModel] = MixedOptions
+    addon_options: type[OptionsModel] = AddonOptions
 
     opt: dict[str, Any]
     device: torch.device
@@ -68,7 +68,7 @@ class NLCLMixin:
         self.contrast: AddedContrast | None = None
         self.nlcl_nets: dict[str, nn.Module] = {}  # what the added losses train, by label
         if block:
-            self.nlcl_opt = MixedOptions.model_validate(block)
+            self.nlcl_opt = AddonOptions.model_validate(block)
             devices = [torch.cuda.current_device()] if self.device.type == "cuda" else []
             with torch.random.fork_rng(devices):
                 self._build_contrast()

@@ -234,7 +234,7 @@ class NLCLModel(ValidationMixin, BaseModel):
             "skipped_steps": self.iteration.skipped_steps,
             "faulty_in_a_row": self.iteration.faulty_in_a_row,
             "rain_restorer": self.averages["t"].state_dict() if "t" in self.averages else None,
-            "losses": {name: loss.state_dict() for name, loss in self.iteration.followers().items()},
+            "losses": {name: loss.state_dict() for name, loss in self.iteration.auto_temperature_losses().items()},
             "scaler": self.stepper.scaler.state_dict(),
         }
         self.save_training_state(epoch, current_iter)
@@ -246,7 +246,7 @@ class NLCLModel(ValidationMixin, BaseModel):
         self.iteration.mean_rain = own.get("mean_rain")
         self.iteration.skipped_steps = own.get("skipped_steps", 0)
         self.iteration.faulty_in_a_row = own.get("faulty_in_a_row", 0)
-        for name, loss in self.iteration.followers().items():
+        for name, loss in self.iteration.auto_temperature_losses().items():
             if name in own.get("losses", {}):
                 loss.load_state_dict(own["losses"][name])
         if "t" in self.averages:

@@ -138,7 +138,7 @@ class UnpairedIteration:
         """The network to infer with: its moving average if there is one."""
         return self.averages[label] if label in self.averages else bare(self.nets[label])
 
-    def followers(self) -> dict[str, Any]:
+    def auto_temperature_losses(self) -> dict[str, Any]:
         """Losses whose temperatures follow the layers' dimensions, by name; they have a state."""
         losses = {"layer": self.losses.cri_layer, "composite": self.losses.cri_composite}
         losses["restorer_composite"] = self.cri_composite
@@ -202,7 +202,7 @@ class UnpairedIteration:
         if not restoring or self._rounds(current_iter):
             self._watch_rain(values["mean_rain"], current_iter)
             if "log_dim_ratio" in values:
-                for loss in self.followers().values():
+                for loss in self.auto_temperature_losses().values():
                     loss.observe(values["log_dim_ratio"])
         log = OrderedDict((name, values[name]) for name in sums)
         if stepper.clips:

@@ -1,9 +1,11 @@
-"""Join the processes of a run, let them agree, and part; without BasicSR, but for `join`."""
+"""Join the processes of a run, let them agree, and part; without BasicSR, except in `join_process_group`."""
 
 from __future__ import annotations
 
 import os
+import subprocess
 import time
+import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -55,7 +57,9 @@ def get_dist_info() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
 
 
-def join(launcher: str, parameters: dict[str, Any], *, local_rank: int | None = None, on_gpu: bool = True) -> None:
+def join_process_group(
+    launcher: str, parameters: dict[str, Any], *, local_rank: int | None = None, on_gpu: bool = True
+) -> None:
     """Join the process group of a launcher.
 
     Args:
@@ -155,7 +159,7 @@ def only_run(folder: str) -> Iterator[None]:
         yield
 
 
-def part(code: int) -> int:
+def leave_process_group(code: int) -> int:
     """Wait until every process is here, then destroy the process group.
 
     A launcher ends all processes as soon as one exits with another code than 0, so that one which has only been told to
@@ -200,3 +204,76 @@ class Agreement:
         flag = torch.tensor([wanted], dtype=torch.uint8)
         dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._group)
         return bool(flag.item())
+
+
+def init_process_group(backend: str, port: int | None = None, timeout: float | None = None, **kwargs: Any) -> None:
+    """Join in the place of BasicSR's `_init_dist_pytorch`: also on a CPU, and with a restarted torchrun."""
+    if port is not None:
+        os.environ.setdefault("MASTER_PORT", str(port))
+    if timeout is not None:
+        kwargs["timeout"] = timedelta(seconds=timeout)
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", os.environ["RANK"])) % torch.cuda.device_count())
+    elif backend == "nccl":
+        backend = "gloo"
+    if torch.distributed.is_torchelastic_launched():
+        store, rank, world_size = next(torch.distributed.rendezvous("env://"))
+        store = _store_of_this_attempt(store, rank, world_size, timeout or 1800)
+        kwargs.update(store=store, rank=rank, world_size=world_size)
+    torch.distributed.init_process_group(backend=backend, **kwargs)
+
+
+def _store_of_this_attempt(store: Any, rank: int, world_size: int, timeout: float) -> Any:
+    """The part of torchrun's store that the processes of this attempt have to themselves.
+
+    torchrun keeps its store over restarts, and torch 2.15 finds the addresses of the dead processes in it. The number
+    of restarts tells attempts apart on one host only: another host's agent does not count those it takes part in. So
+    rank 0 names the attempt, and answers by that name, which a dead one does not.
+    """
+    own = uuid.uuid4().hex
+    if rank == 0:
+        store.set("attempt", own)
+        for other in range(1, world_size):
+            store.wait([f"{own}/asked/{other}"], timedelta(seconds=timeout))
+            store.set(f"{own}/answered/{store.get(f'{own}/asked/{other}').decode()}", "")
+        return torch.distributed.PrefixStore(own, store)
+    deadline = time.monotonic() + timeout
+    while True:
+        attempt = store.get("attempt").decode()
+        store.set(f"{attempt}/asked/{rank}", own)
+        try:
+            store.wait([f"{attempt}/answered/{own}"], timedelta(seconds=1))
+        except RuntimeError:
+            if time.monotonic() > deadline:
+                raise
+        else:
+            return torch.distributed.PrefixStore(attempt, store)
+
+
+def init_process_group_of_slurm(backend: str, port: int | None = None, **kwargs: Any) -> None:
+    """Join in the place of BasicSR's `_init_dist_slurm`."""
+    environment = os.environ
+    environment["RANK"] = environment["SLURM_PROCID"]
+    environment["WORLD_SIZE"] = environment["SLURM_NTASKS"]
+    environment["LOCAL_RANK"] = environment.get("SLURM_LOCALID", environment["SLURM_PROCID"])
+    if "MASTER_ADDR" not in environment:
+        environment["MASTER_ADDR"] = _first_host_of_slurm()
+    init_process_group(backend, port=29500 if port is None else port, **kwargs)
+
+
+def _first_host_of_slurm() -> str:
+    # The step's hosts, as srun can be told to use a part of the job's.
+    names = ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST", "SLURM_NODELIST")
+    hosts = next((os.environ[name] for name in names if os.environ.get(name)), None)
+    if hosts is None:
+        raise InputError(f"--launcher slurm: none of {', '.join(names)} is set; start with srun, or set MASTER_ADDR")
+    command = ["scontrol", "show", "hostnames", hosts]
+    try:
+        shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.split()
+        reason = "it shows none"
+    except (OSError, subprocess.SubprocessError) as error:
+        shown = []
+        reason = " ".join(str(getattr(error, "stderr", None) or error).split())
+    if not shown:
+        raise InputError(f"--launcher slurm: `{' '.join(command)}` fails ({reason}); set MASTER_ADDR to the first host")
+    return shown[0]

@@ -13,7 +13,7 @@ from basicsr.data import build_dataset
 
 from nlcl_plugin.config.check_datasets import ROOTS, count_images, is_below
 from nlcl_plugin.config.rehearsal import silence
-from nlcl_plugin.training.launch import look
+from nlcl_plugin.training.launch import dry_run
 from nlcl_plugin.training.loaders import TrainingBatches
 
 
@@ -31,7 +31,7 @@ def check(option_file: str, *, force_yml: list[str] | None = None, root: str | N
     Raises:
         InputError: If a run would end in one before its first iteration.
     """
-    options, sizes, planned = look(option_file, force_yml=force_yml, root=root)
+    options, sizes, planned = dry_run(option_file, force_yml=force_yml, root=root)
     lines = {
         "networks": _networks(options, sizes),
         "weights": _weights(options["path"]),
@@ -84,11 +84,11 @@ def _dataset(name: str, block: dict[str, Any], planned: str | None) -> str:
 
 def _losses(train: dict[str, Any]) -> list[str]:
     lines = [_loss(key, block) for key, block in train.items() if key.endswith("_opt") and "type" in (block or {})]
-    mixed = train.get("nlcl_opt")
-    if mixed:
-        lines += [_loss("nlcl_opt.layer_opt", {"type": "AsymmetricNLCLLoss", **(mixed.get("layer_opt") or {})}, mixed)]
-        if mixed.get("location_opt"):
-            lines += [_loss("nlcl_opt.location_opt", mixed["location_opt"], mixed)]
+    addon = train.get("nlcl_opt")
+    if addon:
+        lines += [_loss("nlcl_opt.layer_opt", {"type": "AsymmetricNLCLLoss", **(addon.get("layer_opt") or {})}, addon)]
+        if addon.get("location_opt"):
+            lines += [_loss("nlcl_opt.location_opt", addon["location_opt"], addon)]
     restorer = train.get("restorer_opt")
     if restorer:
         lines += [_loss("restorer_opt.pixel_opt", restorer.get("pixel_opt") or {"type": "L1Loss"})]

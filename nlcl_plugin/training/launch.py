@@ -14,7 +14,7 @@ from nlcl_plugin.config.option_files import complete, load_yaml, override, run_n
 from nlcl_plugin.config.rehearsal import rehearse
 from nlcl_plugin.data.demo_data import demo_data_is_made, make_demo_data
 from nlcl_plugin.errors import InputError, TrainingStoppedError
-from nlcl_plugin.training.distributed import check_launcher, from_rank_zero, get_dist_info, join
+from nlcl_plugin.training.distributed import check_launcher, from_rank_zero, get_dist_info, join_process_group
 
 
 def start(
@@ -51,7 +51,7 @@ def start(
     options["dist"] = launcher != "none"
     if options["dist"]:
         on_gpu = options.get("num_gpu") != 0
-        join(launcher, options.get("dist_params") or {}, local_rank=local_rank, on_gpu=on_gpu)
+        join_process_group(launcher, options.get("dist_params") or {}, local_rank=local_rank, on_gpu=on_gpu)
     options["rank"], options["world_size"] = get_dist_info()
     root = root or os.getcwd()
     if options.get("manual_seed") is None:
@@ -69,10 +69,10 @@ def start(
     return options
 
 
-def look(
+def dry_run(
     option_file: str, *, force_yml: list[str] | None = None, root: str | None = None
 ) -> tuple[dict[str, Any], dict[str, int], str | None]:
-    """Go through all that `start` does before a run but what would leave a trace; one with a `train` block trains.
+    """Do what `start` does without writing anything; a file with a `train` block is one that trains.
 
     Args:
         option_file: A YAML option file, ours or stock BasicSR's.

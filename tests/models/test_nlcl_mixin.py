@@ -10,10 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from basicsr.models.sr_model import SRModel
-from basicsr.utils.registry import MODEL_REGISTRY
-from mixed_gradients_job import CASES, gradients
-from mixed_helpers import (
+from addon_gradients_job import CASES, gradients
+from addon_helpers import (
     ADAM,
     DISCRIMINATOR,
     ENCODER,
@@ -29,6 +27,8 @@ from mixed_helpers import (
     step,
     stock,
 )
+from basicsr.models.sr_model import SRModel
+from basicsr.utils.registry import MODEL_REGISTRY
 
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.models.nlcl_mixin import NLCLMixin
@@ -200,7 +200,7 @@ def two_processes(tmp_path_factory):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])}
     job = subprocess.run(
-        [*command, HERE / "mixed_gradients_job.py", folder],
+        [*command, HERE / "addon_gradients_job.py", folder],
         env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert job.returncode == 0, job.stderr[-3000:]

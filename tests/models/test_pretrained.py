@@ -1,6 +1,6 @@
 """Weights to begin with, in whatever way a file holds them: in our model, in a stock one and in one with the mix-in."""
 
-import mixed_helpers
+import addon_helpers
 import model_helpers
 import pytest
 import torch
@@ -13,16 +13,16 @@ MODELS = ("NLCLModel", "NLCLSRModel", "SRModel")
 def begun(tmp_path, model, content, **path):
     """A model with a moving average that begins with a file; its network and that average."""
     torch.save(content, tmp_path / "given.pth")
-    helpers = model_helpers if model == "NLCLModel" else mixed_helpers
+    helpers = model_helpers if model == "NLCLModel" else addon_helpers
     opt = helpers.options(tmp_path)
-    opt = mixed_helpers.stock(opt) if model == "SRModel" else opt
+    opt = addon_helpers.stock(opt) if model == "SRModel" else opt
     opt["path"].update(pretrain_network_g=str(tmp_path / "given.pth"), **path)
     built = helpers.build(opt)
     return built.net_g, built.averages["g"] if model == "NLCLModel" else built.net_g_ema
 
 
 def weights(tmp_path, model, value):
-    helpers = model_helpers if model == "NLCLModel" else mixed_helpers
+    helpers = model_helpers if model == "NLCLModel" else addon_helpers
     net = helpers.build(helpers.options(tmp_path)).net_g
     return {name: torch.full_like(tensor, value) for name, tensor in net.state_dict().items()}
 

@@ -279,7 +279,7 @@ try:
     print(f"rank {rank} resumes {state and state['iter']}\\n", end="")
 except InputError as error:
     print(f"rank {rank} refuses: {error}\\n", end="")
-process_group.part(0)
+process_group.leave_process_group(0)
 """
 
 

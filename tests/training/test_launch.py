@@ -12,7 +12,7 @@ from conftest import photograph
 from training_helpers import make_folders, tiny_options, write_options
 
 from nlcl_plugin.errors import InputError
-from nlcl_plugin.training.distributed import join
+from nlcl_plugin.training.distributed import join_process_group
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 TRAIN = ["train", "-opt", "options.yml", "--launcher"]
@@ -89,7 +89,7 @@ from nlcl_plugin import cli
 from nlcl_plugin.training import launch
 from nlcl_plugin.training import distributed as process_group
 def start(opt, *, local_rank, **_):
-    process_group.join("pytorch", {"backend": "gloo", "port": int(opt)}, local_rank=local_rank)
+    process_group.join_process_group("pytorch", {"backend": "gloo", "port": int(opt)}, local_rank=local_rank)
     print(os.environ["LOCAL_RANK"], os.environ["MASTER_PORT"])
     sys.exit()
 launch.start = start
@@ -182,7 +182,7 @@ def test_slurm_without_hosts_is_told_in_one_line(tmp_path, bare, script, variabl
     for name, value in slurm(0, **path, **variables).items():
         bare.setenv(name, str(value))
     with pytest.raises(InputError, match=f"--launcher slurm: {message}") as raised:
-        join("slurm", {"backend": "gloo"})
+        join_process_group("slurm", {"backend": "gloo"})
     assert "\n" not in str(raised.value)
 
 
@@ -196,7 +196,7 @@ def test_slurm_without_hosts_is_told_in_one_line(tmp_path, bare, script, variabl
 )
 def test_a_launcher_that_did_not_start_this_is_told(bare, launcher, message):
     with pytest.raises(InputError, match=message):
-        join(launcher, {})
+        join_process_group(launcher, {})
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_wrong_parameters_are_told(bare, parameters, message):
     for name, value in {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost"}.items():
         bare.setenv(name, value)
     with pytest.raises(InputError, match=message):
-        join("pytorch", parameters)
+        join_process_group("pytorch", parameters)
 
 
 def test_absent_processes_are_told_in_one_line_that_names_the_rank(folder, environment):
@@ -258,12 +258,12 @@ def test_one_failing_process_ends_all_and_torchrun_shows_its_error(folder, envir
 PART = """
 import sys, time
 from nlcl_plugin.training import distributed as process_group
-process_group.join("pytorch", {"backend": "gloo", "timeout": 2})
+process_group.join_process_group("pytorch", {"backend": "gloo", "timeout": 2})
 rank = process_group.get_dist_info()[0]
 if rank == 0:
     time.sleep(5)  # it writes a summary for longer than a collective may take
     print("written", flush=True)
-sys.exit(process_group.part(5 * rank))
+sys.exit(process_group.leave_process_group(5 * rank))
 """
 
 
@@ -280,14 +280,14 @@ def test_processes_wait_for_the_last_one_and_exit_alike(folder, environment):
 RESTART = """
 import os, sys, time
 from nlcl_plugin.training import distributed as process_group
-process_group.join("pytorch", {"backend": "gloo"})
+process_group.join_process_group("pytorch", {"backend": "gloo"})
 rank, attempt = process_group.get_dist_info()[0], os.environ["TORCHELASTIC_RESTART_COUNT"]
 if rank == 1:
     time.sleep(3)  # the other one is waiting by now
     if attempt == "0":
         sys.exit(1)
     print("last", flush=True)
-process_group.part(0)
+process_group.leave_process_group(0)
 print("parted", flush=True)
 """
 
@@ -305,9 +305,9 @@ def test_after_an_elastic_restart_nobody_counts_the_processes_of_before(folder, 
 RESTART_OF_TWO_NODES = """
 import os, sys
 from nlcl_plugin.training import distributed as process_group
-process_group.join("pytorch", {"backend": "gloo", "timeout": 20})
+process_group.join_process_group("pytorch", {"backend": "gloo", "timeout": 20})
 if os.path.exists("died"):
-    process_group.part(0)
+    process_group.leave_process_group(0)
     print("parted", os.environ["TORCHELASTIC_RESTART_COUNT"], flush=True)
 elif os.environ["RANK"] == "1":
     open("died", "w").close()
@@ -333,10 +333,10 @@ def test_nodes_meet_again_though_only_one_of_them_counts_the_restart(folder, env
 
 SEED = """
 from nlcl_plugin.training.launch import start
-from nlcl_plugin.training.distributed import part
+from nlcl_plugin.training.distributed import leave_process_group
 opt = start("options.yml", is_train=True, launcher="pytorch")
 print(f"seed {opt['manual_seed']} {opt['datasets']['train']['manual_seed']}\\n", end="")
-part(0)
+leave_process_group(0)
 """
 
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 from conftest import REPOSITORY, photograph
-from test_mixed_option_files import ESRGAN, SWINIR, TINY, losses, make_pairs
+from test_addon_option_files import ESRGAN, SWINIR, TINY, losses, make_pairs
 from training_helpers import make_folders
 
 from nlcl_plugin import cli

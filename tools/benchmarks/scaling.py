@@ -89,9 +89,9 @@ def _work(result):
     import nlcl_plugin  # noqa: F401  before BasicSR, which it mends
     from basicsr.models import build_model  # isort: skip
     from nlcl_plugin.config.option_files import load_yaml
-    from nlcl_plugin.training.distributed import join
+    from nlcl_plugin.training.distributed import join_process_group
 
-    join("pytorch", {"backend": "gloo"}, on_gpu=False)
+    join_process_group("pytorch", {"backend": "gloo"}, on_gpu=False)
     rank, processes = torch.distributed.get_rank(), torch.distributed.get_world_size()
     options = load_yaml(str(OPTIONS))
     options.update(num_gpu=0, dist=processes > 1, rank=rank, world_size=processes, is_train=True)

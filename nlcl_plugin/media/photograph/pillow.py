@@ -31,12 +31,12 @@ def open_header(data: bytes, kind: str) -> Image.Image:
     Raises:
         Exception: What Pillow raises for broken files.
     """
-    with alone():
+    with without_pixel_limit():
         return _OPENERS[kind](io.BytesIO(data))
 
 
 @contextlib.contextmanager
-def alone() -> Iterator[None]:
+def without_pixel_limit() -> Iterator[None]:
     """Do without Pillow's own limit of pixels and its warnings; both are global, so that only one thread may."""
     with _lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -54,5 +54,5 @@ def load(image: Image.Image) -> None:
         Exception: What Pillow raises for broken files.
     """
     small = Image.MAX_IMAGE_PIXELS is not None and image.width * image.height <= Image.MAX_IMAGE_PIXELS
-    with contextlib.nullcontext() if small else alone():
+    with contextlib.nullcontext() if small else without_pixel_limit():
         image.load()

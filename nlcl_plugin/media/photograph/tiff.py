@@ -19,7 +19,7 @@ import tifffile
 from PIL import Image, TiffImagePlugin
 
 from nlcl_plugin.media.photograph.model import Photograph
-from nlcl_plugin.media.photograph.pillow import alone
+from nlcl_plugin.media.photograph.pillow import without_pixel_limit
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # else it tells stderr of every odd tag
 
@@ -226,7 +226,7 @@ def exif_of(data: bytes) -> bytes | None:
         Exception: What Pillow raises for broken tags.
     """
     found, kept = Image.Exif(), Image.Exif()
-    with alone():
+    with without_pixel_limit():
         found.load_from_fp(io.BytesIO(data), None)
         for tag in _KEPT:
             if tag in (_EXIF, _GPS):
@@ -240,6 +240,6 @@ def exif_of(data: bytes) -> bytes | None:
 
 def _directory(exif: bytes) -> dict[int, Any]:
     found = Image.Exif()
-    with alone():
+    with without_pixel_limit():
         found.load(b"Exif\0\0" + exif)
         return {tag: found.get_ifd(tag) if tag in (_EXIF, _GPS) else found[tag] for tag in found}

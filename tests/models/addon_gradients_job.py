@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from mixed_helpers import DISCRIMINATOR, ENCODER, GENERATOR, LAYER, LOCATION, batch, build, options
+from addon_helpers import DISCRIMINATOR, ENCODER, GENERATOR, LAYER, LOCATION, batch, build, options
 
 GATHERED = {"location_opt": {**LOCATION, "gather_negatives": True}, "layer_opt": {**LAYER, "gather_negatives": True}}
 # name: (model, features, changes of the block)
