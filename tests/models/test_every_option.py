@@ -28,18 +28,19 @@ GENERATOR = mixed_helpers.GENERATOR
 
 def unpaired(tmp_path):
     """Every loss, two rounds of stage 2, an average that forgets soon."""
-    restorer = {"start_iter": 2, "rounds": [1], "round_gain": [0.5, 0.6], "composite_opt": COMPOSITE,
+    restorer = {"start_iter": 2, "rounds": [1], "round_gain": [0.5, 0.6], "threshold": 1e-4, "composite_opt": COMPOSITE,
                 "pixel_opt": {"type": "L1Loss", "ramp_iter": 9}}  # fmt: skip
     opt = model_helpers.options(tmp_path, "two_branch", optim_s=model_helpers.ADAM, restorer_opt=restorer,
                                 composite_opt=COMPOSITE, ema_decay=0.05, min_mean_rain=0, warmup_iter=2)  # fmt: skip
-    opt["train"]["optim_d"] = opt["train"]["optim_p"] = model_helpers.ADAM
+    opt["train"]["optim_d"] = opt["train"]["optim_p"] = SGD
+    opt["train"]["location_opt"].update(negatives="similar", num_negatives=4)
     for key in [key for key in opt["train"] if key.endswith("_opt") and key != "restorer_opt"]:
         opt["train"][key] = {"ramp_iter": 9, **opt["train"][key]}
     return opt
 
 
 def mixed(tmp_path):
-    location = {**mixed_helpers.LOCATION, "loss_weight": 1.0}
+    location = {**mixed_helpers.LOCATION, "negatives": "similar", "num_negatives": 4}
     return mixed_helpers.options(tmp_path, ramp_iter=9, location_opt=location, optim_p=SGD)
 
 
@@ -71,17 +72,18 @@ def keys(schema, block, where=()):
 # Where the type alone does not say what to change to. Of a path, the longest end counts.
 VALUES = {
     "type": {"AsymmetricNLCLLoss": "RelayLoss", "LocationContrastLoss": "L1Loss", "L1Loss": "MSELoss",
-             "MSELoss": "L1Loss", "RelayLoss": "L1Loss", "GANLoss": "L1Loss", "Adam": "SGD", "SGD": "Adam",
+             "MSELoss": "L1Loss", "RelayLoss": "MSELoss", "GANLoss": "L1Loss", "Adam": "SGD", "SGD": "Adam",
              "LinearDecayLR": "CosineAnnealingLR", "MultiStepLR": "LinearDecayLR"},
-    "gan_type": "vanilla", "reduction": "sum", "form": "decoupled", "asymmetry": "auto", "negatives": "random",
+    "gan_type": "vanilla", "reduction": "sum", "form": "decoupled", "asymmetry": "auto", "negatives": "dissimilar",
     "temperature_image": 0.2, "temperature_rain": 0.2, "rounds": [2], "taps": [0, 1], "modules": ["conv_first"],
     "amp": "bf16", "grad_clip": 1e-3, "ema_decay": 0.5, "accumulate": 3, "min_mean_rain": 1.0, "screen": 1.0,
     "total_iter": 5, "scheduler.decay_from": 0.1, "compile": True,
 }  # fmt: skip
 # What else must be so for a key to matter.
 GIVEN = {
+    "on_nonfinite": {"optim_g": {"type": "SGD", "lr": 1e30}},
     "min_mean_rain": {"collapse_iter": 1},
-    "collapse_iter": {"min_mean_rain": 1.0, "collapse_iter": 2},
+    "collapse_iter": {"min_mean_rain": 1.0, "collapse_iter": 1},
 }
 
 
