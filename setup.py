@@ -38,6 +38,8 @@ setup(
         "pillow>=10.1",
         "pydantic>=2",
         "safetensors>=0.4",
+        "filelock>=4",  # torch brings it anyway
+        "psutil",
         "scikit-image>=0.22",  # the demo's photographs are inside its wheel
         "tifffile",  # scikit-image brings it anyway
         "jinja2",  # the page of tools/report.py; torch brings it anyway
@@ -47,7 +49,16 @@ setup(
     extras_require={
         **EXTRAS,
         "browser": ["playwright"],  # drives a Chromium that is there, for the slow test of the report's page
-        "test": ["pytest", "hypothesis", "ruff", "mypy", "types-PyYAML", "types-tqdm", "scikit-dimension"]
+        "test": [
+            "pytest",
+            "hypothesis",
+            "ruff",
+            "mypy",
+            "types-PyYAML",
+            "types-psutil",
+            "types-tqdm",
+            "scikit-dimension",
+        ]
         + [package for packages in EXTRAS.values() for package in packages],
     },
     entry_points={"console_scripts": ["basicsr=nlcl_plugin.cli:main"]},

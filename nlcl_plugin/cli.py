@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -42,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except TrainingStoppedError as error:
         _say(f"stopped: {error}")
         return 4
+    except KeyboardInterrupt:  # before the first iteration or after the last; between them it asks for a checkpoint
+        _say("interrupted; run the same command again, a training with --auto_resume")
+        return 5
     except OSError as error:
         line = disk_fault(error)
         if line is None:
@@ -61,13 +65,14 @@ def _run(arguments: argparse.Namespace) -> int:
     # Imported late, so that --help and usage errors don't wait for them.
     from nlcl_plugin.engine.check import check
     from nlcl_plugin.engine.launch import start
-    from nlcl_plugin.engine.process_group import part
+    from nlcl_plugin.engine.process_group import only_run, part
     from nlcl_plugin.engine.test import test
     from nlcl_plugin.engine.train import train
 
     if arguments.command == "check":
         print("\n".join(check(arguments.opt, force_yml=arguments.force_yml)))
         return 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # is then what Ctrl-C is
     is_train = arguments.command == "train"
     options = start(
         arguments.opt,
@@ -78,7 +83,13 @@ def _run(arguments: argparse.Namespace) -> int:
         force_yml=arguments.force_yml,
         local_rank=arguments.local_rank,
     )
-    return part(train(options, arguments.opt) if is_train else test(options))
+    with only_run(options["path"]["experiments_root" if is_train else "results_root"]):
+        try:
+            code = train(options, arguments.opt) if is_train else test(options)
+        except TrainingStoppedError:  # which all processes raise
+            part(4)
+            raise
+        return part(code)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -6,30 +6,45 @@ import `nlcl_plugin` first.
 
 from __future__ import annotations
 
+import functools
+import inspect
+import io
 import os
 import random
 import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from datetime import timedelta
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.overrides import TorchFunctionMode
 
 from nlcl_plugin.data.files import written_whole
+from nlcl_plugin.data.image_io import list_images
+from nlcl_plugin.data.image_sources import pair_images
 from nlcl_plugin.errors import InputError
+from nlcl_plugin.metrics.quality import psnr, ssim
 
 
 def repair_basicsr() -> None:
     """Apply every repair of this file."""
     restore_functional_tensor()
+    restore_scipy_filters()
+    find_installed_basicsr()
     share_lmdb_environments()
+    find_images_as_training_does()
+    read_lists_of_any_editor()
     draw_anew_every_epoch()
     reseed_workers_every_epoch()
     launch_without_gpu()
@@ -40,6 +55,13 @@ def repair_basicsr() -> None:
     say_what_networks_are()
     hold_the_whole_state()
     pass_on_prefetch_errors()
+    measure_equal_and_small_images()
+    stay_on_the_device()
+    validate_videos()
+    validate_hifacegan_in_processes()
+    align_frames_without_gpu()
+    filter_any_layout()
+    compute_styles_without_extensions()
 
 
 def restore_functional_tensor() -> None:
@@ -55,6 +77,31 @@ def restore_functional_tensor() -> None:
         module = ModuleType(name, "The part of the former torchvision module that BasicSR 1.4.2 uses.")
         module.rgb_to_grayscale = rgb_to_grayscale  # type: ignore[attr-defined]
         sys.modules[name] = module
+
+
+def restore_scipy_filters() -> None:
+    """BasicSR takes filters from `scipy.ndimage.filters`, a name that warns today and is gone in SciPy 2."""
+    ndimage: Any = import_module("scipy.ndimage")
+    sys.modules["scipy.ndimage.filters"] = ndimage.filters = ndimage
+
+
+def find_installed_basicsr() -> None:
+    """A clone that was never installed shadows BasicSR in the current folder, and lacks a file that installing makes.
+
+    Raises:
+        ImportError: Saying what is in the way and what to do.
+    """
+    try:
+        import basicsr  # noqa: F401
+    except ModuleNotFoundError as error:
+        if error.name != "basicsr.version":
+            raise
+        spec = find_spec("basicsr")
+        folder = Path(spec.origin).parent.parent if spec is not None and spec.origin else Path.cwd()
+        raise ImportError(
+            f"{folder} has a clone of BasicSR that is not installed and is found before an installed one; start from "
+            "another folder (the one of your own project), or install the clone there: pip install -e ."
+        ) from error
 
 
 def share_lmdb_environments() -> None:
@@ -85,6 +132,61 @@ def share_lmdb_environments() -> None:
 
     LmdbBackend.__init__ = __init__
     LmdbBackend.get = get
+
+
+def find_images_as_training_does() -> None:
+    """Images in sub-folders were not seen, Thumbs.db was taken for one, a.png and a.jpg were no pair.
+
+    A missing file of a list was missed when it was read, in the middle of an epoch.
+    """
+    from basicsr.data import data_util, paired_image_dataset, realesrgan_paired_dataset, single_image_dataset
+
+    listed = data_util.paired_paths_from_meta_info_file
+
+    def scandir(root: str, full_path: bool = True) -> list[str]:
+        return [os.path.join(root, name) for name in list_images(root)]
+
+    def paired_paths_from_folder(folders: list[str], keys: list[str], filename_tmpl: str) -> list[dict[str, str]]:
+        try:
+            pairs = pair_images(folders[0], folders[1], filename_tmpl)
+        except InputError as error:
+            raise InputError(f"dataroot_lq: {error}") from error
+        return [{f"{key}_path": path for key, path in zip(keys, pair, strict=True)} for pair in pairs]
+
+    @functools.wraps(listed)
+    def paired_paths_from_meta_info_file(
+        folders: list[str], keys: list[str], meta_info_file: str, filename_tmpl: str
+    ) -> list[dict[str, str]]:
+        pairs = listed(folders, keys, meta_info_file, filename_tmpl)
+        missing = [path for pair in pairs for path in pair.values() if not os.path.isfile(path)]
+        if missing:
+            raise InputError(
+                f"meta_info_file: {meta_info_file} lists {len(missing)} images that are not there, such as "
+                f"{missing[0]}; correct the list or the folders"
+            )
+        return pairs
+
+    data_util.paths_from_folder = single_image_dataset.scandir = scandir
+    for module in (data_util, paired_image_dataset, realesrgan_paired_dataset):
+        module.paired_paths_from_folder = paired_paths_from_folder
+        if module is not realesrgan_paired_dataset:
+            module.paired_paths_from_meta_info_file = paired_paths_from_meta_info_file
+
+
+def read_lists_of_any_editor() -> None:
+    """A byte order mark became a part of the first name in a list of images, and a blank line was a name."""
+    import basicsr.data
+
+    for module in (*basicsr.data._dataset_modules, basicsr.data.data_util):
+        module.open = _open_list
+
+
+def _open_list(path: str, mode: str = "r") -> io.StringIO:
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: cannot be read as UTF-8 text ({error}); save it as such") from error
+    return io.StringIO("".join(f"{line}\n" for line in lines if line.strip()))
 
 
 def draw_anew_every_epoch() -> None:
@@ -367,3 +469,145 @@ def pass_on_prefetch_errors() -> None:
 
     PrefetchGenerator.run = run
     PrefetchGenerator.__next__ = __next__
+
+
+def measure_equal_and_small_images() -> None:
+    """PSNR was infinite for equal images and SSIM NaN below 11 pixels, which made means of a validation the same."""
+    import basicsr.metrics
+    from basicsr.metrics.metric_util import reorder_image
+    from basicsr.utils.registry import METRIC_REGISTRY
+
+    def calculate(
+        measure: Any,
+        img: Any,
+        img2: Any,
+        crop_border: int,
+        input_order: str = "HWC",
+        test_y_channel: bool = False,
+        **_: Any,
+    ) -> float:
+        first, second = (reorder_image(image, input_order)[..., ::-1] for image in (img, img2))  # BGR to RGB
+        return measure(first, second, crop_border, test_y_channel)
+
+    for name, measure in (("calculate_psnr", psnr), ("calculate_ssim", ssim)):
+        stock = inspect.unwrap(METRIC_REGISTRY.get(name))  # whose signature the check of options looks at
+        METRIC_REGISTRY._obj_map[name] = functools.wraps(stock)(functools.partial(calculate, measure))
+        setattr(basicsr.metrics, name, METRIC_REGISTRY.get(name))
+
+
+def stay_on_the_device() -> None:
+    """RealESRGAN's models and the validation of videos asked for CUDA by name, also with `num_gpu: 0`."""
+    from basicsr.models.realesrgan_model import RealESRGANModel
+    from basicsr.models.realesrnet_model import RealESRNetModel
+    from basicsr.models.video_base_model import VideoBaseModel
+    from basicsr.models.video_recurrent_model import VideoRecurrentModel
+
+    for model in (RealESRGANModel, RealESRNetModel):
+        model.__init__ = _on_its_device(model.__init__)
+        model._dequeue_and_enqueue = _on_its_device(model._dequeue_and_enqueue)
+    for model in (VideoBaseModel, VideoRecurrentModel):
+        model.dist_validation = _on_its_device(model.dist_validation)
+
+
+def _on_its_device(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
+        opt = getattr(self, "opt", None) or kwargs.get("opt") or args[0]  # a constructor is given them
+        if opt["num_gpu"] != 0:
+            return method(self, *args, **kwargs)
+        with _CudaMeansCpu():
+            return method(self, *args, **kwargs)
+
+    return wrapped
+
+
+class _CudaMeansCpu(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is torch.Tensor.cuda:
+            return args[0]
+        if kwargs.get("device") == "cuda":
+            kwargs["device"] = "cpu"
+        return func(*args, **kwargs)
+
+
+def validate_videos() -> None:
+    """On a CPU a video's validation squeezed the model's own input; a second dataset met the figures of the first.
+
+    The figures of a dataset, one per frame, become one per metric, as those of images: the mean over its folders.
+    """
+    from basicsr.models.video_base_model import VideoBaseModel
+    from basicsr.models.video_recurrent_model import VideoRecurrentModel
+
+    def feed_data(self: Any, data: dict[str, Any]) -> None:
+        # Tensors of their own, as `squeeze_` changes the shape of those in the dict.
+        views = {key: value.view_as(value) if torch.is_tensor(value) else value for key, value in data.items()}
+        super(VideoRecurrentModel, self).feed_data(views)
+
+    def validation(self: Any, dataloader: Any, current_iter: Any, tb_logger: Any, save_img: bool = False) -> None:
+        metrics = self.opt["val"].setdefault("metrics", None)
+        vars(self).pop("metric_results", None)
+        super(VideoBaseModel, self).validation(dataloader, current_iter, tb_logger, save_img)
+        if metrics is not None:
+            folders = torch.stack([frames.mean(dim=0) for frames in self.metric_results.values()])
+            self.metric_results = dict(zip(metrics, folders.mean(dim=0).tolist(), strict=True))
+
+    VideoRecurrentModel.feed_data = feed_data
+    VideoBaseModel.validation = validation
+
+
+def validate_hifacegan_in_processes() -> None:
+    """In a process group HiFaceGAN's validation took a way that BasicSR itself calls unfinished and that fails."""
+    from basicsr.models.hifacegan_model import HiFaceGANModel
+    from basicsr.models.sr_model import SRModel
+
+    HiFaceGANModel.nondist_validation = SRModel.nondist_validation
+
+
+def align_frames_without_gpu() -> None:
+    """Without a GPU BasicVSR++ left out its alignment: another network, which the weights of the whole do not fit."""
+    from basicsr.archs import basicvsrpp_arch
+
+    class TorchThatAligns(ModuleType):
+        cuda = SimpleNamespace(is_available=lambda: True, empty_cache=torch.cuda.empty_cache)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(torch, name)
+
+    basicvsrpp_arch.torch = TorchThatAligns("torch")
+
+
+def filter_any_layout() -> None:
+    """`filter2D` failed on images that are not contiguous, which resizing on a CPU returns."""
+    from basicsr.models import realesrgan_model, realesrnet_model
+    from basicsr.utils import img_process_util
+
+    def filter2D(img: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:  # noqa: N802
+        return stock(img.contiguous(), kernel)
+
+    stock = img_process_util.filter2D
+    for module in (img_process_util, realesrgan_model, realesrnet_model):
+        module.filter2D = filter2D
+
+
+def compute_styles_without_extensions() -> None:
+    """StyleGAN2's operations need compiled CUDA code, which pip does not build; torch computes the same."""
+    from basicsr.archs import stylegan2_arch
+    from basicsr.ops.fused_act import fused_act
+
+    def fused_leaky_relu(
+        input: torch.Tensor, bias: torch.Tensor, negative_slope: float = 0.2, scale: float = 2**0.5
+    ) -> torch.Tensor:
+        if input.is_cuda and hasattr(fused_act, "fused_act_ext"):
+            return fused_act.FusedLeakyReLUFunction.apply(input, bias, negative_slope, scale)
+        return F.leaky_relu(input + bias.view(1, -1, *[1] * (input.ndim - 2)), negative_slope) * scale
+
+    def upfirdn2d(
+        input: torch.Tensor, kernel: torch.Tensor, up: int = 1, down: int = 1, pad: tuple[int, int] = (0, 0)
+    ) -> torch.Tensor:
+        return resampling.upfirdn2d_native(input, kernel, up, up, down, down, *pad, *pad)
+
+    resampling: Any = sys.modules["basicsr.ops.upfirdn2d.upfirdn2d"]  # the package has a function of this name
+    fused_act.fused_leaky_relu = stylegan2_arch.fused_leaky_relu = fused_leaky_relu
+    if not hasattr(resampling, "upfirdn2d_ext"):
+        stylegan2_arch.upfirdn2d = upfirdn2d

@@ -1,5 +1,6 @@
 """Paths and small real inputs that several tests share."""
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,16 @@ def shared_data():
 @pytest.fixture(scope="session")
 def repository():
     return REPOSITORY
+
+
+@pytest.fixture
+def interruptible():
+    """Signals as at a terminal: a shell in the background ignores SIGINT, and a command leaves its handlers behind."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def photograph(height, width, seed=0):

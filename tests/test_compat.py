@@ -1,16 +1,29 @@
 """Each repair of BasicSR, shown on the stock code it mends."""
 
 import random
+import re
 import subprocess
 import sys
+import warnings
 
+import cv2
 import numpy as np
 import pytest
+import scipy.ndimage
 import torch
-from basicsr.data import build_dataloader
+from basicsr.archs import stylegan2_arch
+from basicsr.data import build_dataloader, data_util
 from basicsr.data.data_sampler import EnlargedSampler
-from basicsr.models import base_model
-from torch.utils.data import Dataset
+from basicsr.data.paired_image_dataset import PairedImageDataset
+from basicsr.data.realesrgan_paired_dataset import RealESRGANPairedDataset
+from basicsr.data.single_image_dataset import SingleImageDataset
+from basicsr.metrics import calculate_psnr
+from basicsr.models import base_model, realesrgan_model
+from basicsr.models.video_recurrent_model import VideoRecurrentModel
+from basicsr.ops.fused_act import FusedLeakyReLU
+from basicsr.utils import tensor2img
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch.utils.data import DataLoader, Dataset
 
 from nlcl_plugin import compat
 from nlcl_plugin.data.sampler import SampleIndex
@@ -89,3 +102,185 @@ def test_a_network_that_cannot_be_saved_ends_the_run_and_spares_the_one_before(t
     assert "InputError: ./net_g_1.pth: cannot be saved (" in done.stderr.splitlines()[-1]
     assert done.stdout == ""
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"before"]
+
+
+def options_of(folder, **more):
+    return {
+        **{"dataroot_lq": str(folder / "lq"), "dataroot_gt": str(folder / "gt"), "io_backend": {"type": "disk"}},
+        **{"phase": "val", "scale": 1, **more},
+    }
+
+
+def write(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes())
+
+
+@pytest.mark.parametrize(
+    ("rainy", "clean", "template", "pairs"),
+    [
+        ("b/0.png a/0.png", "a/0.png b/0.png", "{}", "a/0.png:a/0.png b/0.png:b/0.png"),
+        ("1.jpg 0.png", "0.jpg 1.png", "{}", "0.png:0.jpg 1.jpg:1.png"),
+        ("0.png 0.jpg", "0.jpg 0.png", "{}", "0.jpg:0.jpg 0.png:0.png"),
+        ("0.png 0.jpg", "0.jpg 0.bmp", "{}", "0.png:0.bmp 0.jpg:0.jpg"),
+        ("n/0x4.png", "n/0.png", "{}x4", "n/0x4.png:n/0.png"),
+        ("0.png Thumbs.db .0.png", "0.png", "{}", "0.png:0.png"),
+    ],
+)
+def test_stock_pairs_have_one_path_but_for_the_ending(tmp_path, rainy, clean, template, pairs):
+    write(tmp_path / "lq", *rainy.split())
+    write(tmp_path / "gt", *clean.split())
+    dataset = PairedImageDataset(options_of(tmp_path, filename_tmpl=template))
+    found = [[path.removeprefix(f"{tmp_path}/") for path in pair.values()] for pair in dataset.paths]
+    assert found == [
+        [f"{key}/{name}" for key, name in zip(("lq", "gt"), pair.split(":"), strict=True)] for pair in pairs.split()
+    ]
+    assert dataset[0]["gt"].shape == (3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("rainy", "clean", "alone"),
+    [("0.png 1.png", "0.png", "1.png"), ("0.png", "0.png 1.png", "1.png"), ("0.png 0.jpg", "0.bmp 1.bmp", "0.bmp")],
+)
+def test_stock_pairs_without_a_clear_partner_are_refused(tmp_path, rainy, clean, alone):
+    write(tmp_path / "lq", *rainy.split())
+    write(tmp_path / "gt", *clean.split())
+    with pytest.raises(InputError, match=f"images have no partner, or several, such as {alone};"):
+        PairedImageDataset(options_of(tmp_path))
+
+
+def test_stock_photographs_without_pairs_are_found_in_sub_folders(tmp_path):
+    write(tmp_path / "lq", "b.png", "night/a.png", "Thumbs.db")
+    dataset = SingleImageDataset(options_of(tmp_path))
+    assert dataset.paths == [str(tmp_path / "lq" / name) for name in ("b.png", "night/a.png")]
+    assert data_util.paths_from_folder(str(tmp_path / "lq")) == dataset.paths
+
+
+@pytest.mark.parametrize(
+    "text", ["0.png (8,8,3)\n1.png (8,8,3)", "\ufeff0.png\r\n\r\n1.png\r\n\r\n", "0.png\n \n1.png\n\n"]
+)
+def test_lists_of_images_may_have_a_byte_order_mark_and_blank_lines(tmp_path, text):
+    for folder in ("lq", "gt"):
+        write(tmp_path / folder, "0.png", "1.png", "left_out.png")
+    (tmp_path / "list.txt").write_bytes(text.encode())
+    lq, gt = ([str(tmp_path / folder / name) for name in ("0.png", "1.png")] for folder in ("lq", "gt"))
+    options = options_of(tmp_path, meta_info_file=str(tmp_path / "list.txt"))
+    assert SingleImageDataset(options).paths == lq
+    pairs = [{"lq_path": one, "gt_path": other} for one, other in zip(lq, gt, strict=True)]
+    assert PairedImageDataset(options).paths == pairs
+    (tmp_path / "list.txt").write_bytes(re.sub(r"(\d.png)( .*)?", r"\1, \1", text).encode())
+    assert RealESRGANPairedDataset(options_of(tmp_path, meta_info=str(tmp_path / "list.txt"))).paths == pairs
+
+
+def test_a_list_of_images_that_are_not_there_is_refused(tmp_path):
+    for folder in ("lq", "gt"):
+        write(tmp_path / folder, "0.png")
+    (tmp_path / "list.txt").write_text("0.png\nnope.png\n")
+    with pytest.raises(InputError, match=r"list.txt lists 2 images that are not there, such as .*lq/nope.png; correct"):
+        PairedImageDataset(options_of(tmp_path, meta_info_file=str(tmp_path / "list.txt")))
+
+
+def test_the_former_names_of_scipys_filters_are_scipys():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        from scipy.ndimage import filters
+        from scipy.ndimage.filters import convolve
+    assert (convolve, filters.gaussian_filter) == (scipy.ndimage.convolve, scipy.ndimage.gaussian_filter)
+
+
+@pytest.mark.slow
+def test_the_package_imports_where_warnings_are_errors(tmp_path):
+    subprocess.run([sys.executable, "-W", "error", "-c", "import nlcl_plugin"], cwd=tmp_path, check=True)
+
+
+def test_styles_have_the_values_and_second_gradients_of_the_formula():
+    features, bias = torch.randn(2, 3, 4, 5, dtype=torch.float64), torch.randn(3, dtype=torch.float64)
+    shifted = features + bias.view(1, 3, 1, 1)
+    expected = torch.where(shifted > 0, shifted, 0.2 * shifted) * 2**0.5
+    torch.testing.assert_close(stylegan2_arch.fused_leaky_relu(features, bias), expected)
+    layer = FusedLeakyReLU(7)
+    torch.testing.assert_close(layer(-torch.ones(2, 7)), torch.full((2, 7), -0.2 * 2**0.5))
+    arguments = (features.requires_grad_(), bias.requires_grad_())
+    assert torch.autograd.gradgradcheck(lambda x, b: stylegan2_arch.fused_leaky_relu(x**2, b), arguments)
+
+
+def test_resampling_of_styles_is_stocks_own_in_torch():
+    image, kernel = torch.rand(1, 2, 6, 6), stylegan2_arch.make_resample_kernel((1, 3, 3, 1))
+    stock = sys.modules["basicsr.ops.upfirdn2d.upfirdn2d"].upfirdn2d
+    torch.testing.assert_close(
+        stylegan2_arch.upfirdn2d(image, kernel, 2, 1, (2, 1)), stock(image, kernel, 2, 1, (2, 1))
+    )
+
+
+def test_images_of_any_layout_are_filtered_alike():
+    image, kernel = torch.rand(2, 3, 8, 9), torch.rand(2, 3, 3)
+    other = image.contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(realesrgan_model.filter2D(other, kernel), realesrgan_model.filter2D(image, kernel))
+
+
+def test_a_network_that_aligns_frames_is_the_same_without_a_gpu():
+    names = ARCH_REGISTRY.get("BasicVSRPlusPlus")(mid_channels=16, num_blocks=1).state_dict()
+    assert {name.split(".")[1] for name in names if name.startswith("deform_align")} == {
+        "backward_1", "forward_1", "backward_2", "forward_2"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("num_gpu", [0, 1])
+def test_cuda_is_the_cpu_where_options_ask_for_the_cpu(num_gpu):
+    @compat._on_its_device
+    def made(model, opt):
+        return torch.nn.Linear(2, 2).cuda().weight.device.type, torch.zeros(1, device="cuda").device.type
+
+    if num_gpu == 0:
+        assert made(None, {"num_gpu": 0}) == ("cpu", "cpu")
+    elif not torch.cuda.is_available():
+        with pytest.raises((AssertionError, RuntimeError), match=r"(?i)cuda|nvidia"):
+            made(None, {"num_gpu": 1})
+
+
+class Clips(Dataset):
+    """Two clips of three frames, as BasicSR's datasets of videos give them: the cached tensors themselves."""
+
+    def __init__(self, name, seed):
+        generator = torch.Generator().manual_seed(seed)
+        self.opt, self.folders = {"name": name}, [f"{name}{i}" for i in range(2)]
+        self.data_info = {"folder": [folder for folder in self.folders for _ in range(3)]}
+        self.frames = {folder: torch.rand(3, 3, 16, 16, generator=generator) for folder in self.folders}
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        folder = self.folders[index]
+        return {"lq": self.frames[folder], "gt": self.frames[folder].clone(), "folder": folder}
+
+
+class Darker(torch.nn.Module):
+    def forward(self, frames):
+        return frames * 0.5
+
+
+def test_videos_are_validated_on_a_cpu_set_by_set():
+    metrics = {"psnr": {"type": "calculate_psnr", "crop_border": 0}}
+    model = VideoRecurrentModel.__new__(VideoRecurrentModel)
+    options = {"num_gpu": 0, "is_train": True, "dist": False, "val": {"metrics": metrics}}
+    model.opt, model.device, model.net_g = options, torch.device("cpu"), Darker()
+    for clips in (Clips("reds4", 0), Clips("vid4", 1)):
+        model.validation(DataLoader(clips), 1, None)
+        expected = []
+        for frames in clips.frames.values():
+            assert frames.shape == (3, 3, 16, 16)
+            pairs = [(tensor2img(frame), tensor2img(frame * 0.5)) for frame in frames]
+            expected += [calculate_psnr(*pair, crop_border=0) for pair in pairs]
+        assert model.metric_results == {"psnr": pytest.approx(np.mean(expected), rel=1e-6)}
+
+
+def test_a_clone_that_is_not_installed_is_named(tmp_path):
+    (tmp_path / "basicsr").mkdir()
+    (tmp_path / "basicsr" / "__init__.py").write_text("from .version import __version__\n")
+    command = [sys.executable, "-m", "nlcl_plugin", "--version"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"ImportError: {tmp_path} has a clone of BasicSR that is not installed and is found before")
+    assert last.endswith("pip install -e .")

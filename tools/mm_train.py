@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -36,33 +38,49 @@ def main(argv=None) -> int:
     except TrainingStoppedError as error:
         print(f"stopped: {error}", file=sys.stderr)
         return 4
+    except KeyboardInterrupt:  # before the first iteration or after the last
+        print("interrupted; run the same command again, with --resume", file=sys.stderr)
+        return 5
 
 
 def _train(arguments: argparse.Namespace) -> int:
     # Imported late, so that --help and usage errors don't wait for them.
-    from mmengine.runner import Runner
+    from nlcl_plugin.data.folder_lock import locked
+    from nlcl_plugin.engine.process_group import rank_in_environment
+    from nlcl_plugin.mm.runtime import prepare_processes
 
-    from nlcl_plugin.engine.loading import explained
-    from nlcl_plugin.mm.hooks import StopOnSignalHook
-    from nlcl_plugin.mm.runtime import part, prepare_processes
-
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # is then what Ctrl-C is
     cfg = _config(arguments)
     prepare_processes(cfg)
+    with locked(cfg.work_dir, inside=True) if rank_in_environment() == "0" else nullcontext():
+        return _run(cfg, arguments.config)
+
+
+def _run(cfg, config: str) -> int:
+    from mmengine.runner import Runner
+
+    from nlcl_plugin.engine.loading import faults_of_workers
+    from nlcl_plugin.mm.hooks import StopOnSignalHook
+    from nlcl_plugin.mm.runtime import part
+
     # The restorer's schedule counts from the start of the training, its optimizer steps from stage 2.
     warnings.filterwarnings("ignore", message="Detected call of `scheduler.step")
     stop = StopOnSignalHook()
     try:
         runner = Runner.from_cfg(cfg)
         runner.register_hook(stop)
-        with explained(None):
+        with faults_of_workers():
             runner.train()
     except KeyboardInterrupt:
         if not stop.interrupted:
             raise
+    except TrainingStoppedError:  # which all processes raise
+        part()
+        raise
     except FAULTS_OF_CONFIGS as error:
-        if stop.began or isinstance(error, InputError | TrainingStoppedError):
+        if stop.began or isinstance(error, InputError):
             raise
-        raise InputError(f"{arguments.config}: {_reason(error)}") from error
+        raise InputError(f"{config}: {_reason(error)}") from error
     finally:
         stop.after_train()
     part()

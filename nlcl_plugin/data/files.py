@@ -63,6 +63,12 @@ def remove_leftovers(folder: str | os.PathLike[str]) -> None:
             path.unlink(missing_ok=True)
 
 
+def natural_key(name: str) -> tuple[list[str | int], str]:
+    """Sort `2.png` before `10.png`; the name itself decides between `1.png` and `01.png`."""
+    # Pieces alternate between text and number, so that only like is compared with like.
+    return [int(piece) if piece.isdecimal() else piece for piece in re.split(r"(\d+)", name)], name
+
+
 def inner_name(name: str) -> str:
     """Make a relative path of a name that comes from a file, such as a key; it leads out of no folder.
 

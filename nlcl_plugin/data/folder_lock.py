@@ -2,62 +2,64 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import filelock
+
 from nlcl_plugin.errors import InputError
+
+LOCK = ".lock"
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Make a folder if it is not there, and keep other runs out of it; one that was made and stays empty is removed.
+def locked(folder: str | os.PathLike[str], *, inside: bool = False) -> Iterator[None]:
+    """Keep other runs out of a folder, which need not exist.
 
-    The lock ends with the process, however that ends. Where there are no locks, as on Windows and some network file
-    systems, nothing stops two runs in one folder.
+    The operating system holds the lock (`flock`), so that it ends with the process, however that ends. Over NFS the
+    server holds it, also against other machines; where a client is mounted with `nolock` only against its own, and of a
+    machine that crashed for as long as the server waits for it, 90 seconds by default. Where a file system has no locks
+    at all, there is a warning and no lock.
 
     Args:
-        folder: The folder.
+        folder: The folder. Unless `inside`, it may be renamed or removed meanwhile.
+        inside: Whether the lock file is `.lock` in the folder, which is made; by default it is beside it.
 
     Raises:
-        InputError: If another run is at work there.
-        OSError: If it cannot be made or opened.
+        InputError: If another run is at work there, or the lock file cannot be written.
     """
-    made = not folder.is_dir()
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = Path(folder)
+    file = folder / LOCK if inside else folder.with_name(f".{folder.name}{LOCK}")
+    made = not file.parent.is_dir()
+    # Its own fallback, a file that marks the folder as taken, would outlive a run that dies on another machine.
+    lock = filelock.FileLock(file, timeout=0, fallback_to_soft=False)
     try:
-        import fcntl
-    except ImportError:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise InputError(
+            f"{folder}: another run is at work in this folder; wait for it, or choose another name"
+        ) from error
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise InputError(
+                f"{folder}: cannot be written ({error.strerror}); make room or choose another place, then run it again"
+            ) from error
+        warnings.warn(
+            f"{folder}: the file system has no locks ({error.strerror}); start no second run in this folder",
+            stacklevel=3,
+        )
+    try:
         yield
-        return
-    busy = InputError(f"{folder}: another run is at work in this folder; wait for it")
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except FileNotFoundError as error:  # it has finished just now and renamed or removed the folder
-        raise busy from error
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise busy from error
-        except OSError:  # NFS gives exclusive locks for files alone, others none at all
-            pass
-        if not _is_at(handle, folder):
-            raise busy  # as above
-        try:
-            yield
-        finally:
-            # After a rename, the folder of this name may be that of the next run.
-            if made and _is_at(handle, folder):
-                with suppress(OSError):
-                    folder.rmdir()
     finally:
-        os.close(handle)
-
-
-def _is_at(handle: int, folder: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(handle), os.stat(folder))
-    except FileNotFoundError:
-        return False
+        with suppress(OSError):  # before the lock ends: whoever opened the file finds that it has no name any more
+            file.unlink()
+        lock.release()
+        if made:
+            with suppress(OSError):  # if it stays empty, the run has left nothing
+                file.parent.rmdir()

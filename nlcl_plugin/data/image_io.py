@@ -225,15 +225,13 @@ def to_float(image: np.ndarray) -> np.ndarray:
     """Scale an image to [0, 1].
 
     Args:
-        image: An array of uint8, uint16, or floats in [0, 1].
+        image: An array of uint8, uint16, or floats in [0, 1], of any byte order.
 
     Returns:
         The float32 array.
     """
-    if image.dtype == np.uint8:
-        return image.astype(np.float32) / 255
-    if image.dtype == np.uint16:
-        return image.astype(np.float32) / 65535
+    if image.dtype.kind == "u":
+        return image.astype(np.float32) / np.iinfo(image.dtype).max
     return image.astype(np.float32)
 
 

@@ -6,6 +6,7 @@ import os
 from typing import Protocol
 
 from nlcl_plugin.data.image_io import list_images, read_bytes
+from nlcl_plugin.errors import InputError
 
 
 class ImageSource(Protocol):
@@ -91,3 +92,43 @@ def open_source(root: str | os.PathLike[str]) -> ImageSource:
     """
     root = os.path.normpath(os.path.expanduser(root))
     return LmdbSource(root) if is_lmdb(root) else FolderSource(root)
+
+
+def pair_images(rainy: str, clean: str, template: str = "{}") -> list[tuple[str, str]]:
+    """Pair the images of two folders, which are searched to their depth.
+
+    Partners have one path below their folders; where there is none, one but for the ending.
+
+    Args:
+        rainy: The folder of the rainy images.
+        clean: The folder of their ground truth.
+        template: Makes the name of a rainy image of its partner's, both without ending, such as `{}x4`.
+
+    Returns:
+        The paths of both, sorted.
+
+    Raises:
+        InputError: If a folder holds no image, or an image has no partner or several.
+    """
+    left = set(list_images(rainy))
+    wanted = {}  # the rainy image, by the clean one
+    for name in list_images(clean):
+        folder, file = os.path.split(name)
+        stem, ending = os.path.splitext(file)
+        wanted[name] = os.path.join(folder, template.format(stem)) + ending
+    pairs = {name: partner for name, partner in wanted.items() if partner in left}
+    left -= set(pairs.values())
+    by_stem: dict[str, list[str]] = {}
+    for partner in left:
+        by_stem.setdefault(os.path.splitext(partner)[0], []).append(partner)
+    for name in sorted(set(wanted) - set(pairs)):
+        partners = by_stem.pop(os.path.splitext(wanted[name])[0], [])
+        if len(partners) == 1:
+            pairs[name] = partners[0]
+    alone = sorted(set(wanted) - set(pairs)) + sorted(left - set(pairs.values()))
+    if alone:
+        raise InputError(
+            f"{rainy} and {clean}: {len(alone)} images have no partner, or several, such as {alone[0]}; the images of "
+            "a pair must have one name"
+        )
+    return [(os.path.join(rainy, partner), os.path.join(clean, name)) for name, partner in sorted(pairs.items())]

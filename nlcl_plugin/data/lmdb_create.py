@@ -187,6 +187,7 @@ def build_lmdb(
         if target.exists() and not overwrite:
             return _already_made(target, recipe.plan, strict)
         check_replaceable(target)
+        building.mkdir(exist_ok=True)
         with Building(building, recipe.plan, tell) as unfinished:
             todo = recipe.sources[unfinished.position([source.name for source in recipe.sources]) :]
             for batch in _encode(recipe, todo, jobs, strict, progress, report):

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from nlcl_plugin.data.photograph.exif import turned
 from nlcl_plugin.data.photograph.model import MAX_PIXELS
 from nlcl_plugin.errors import InputError
 
@@ -25,9 +26,10 @@ VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 _DEMUXERS = {"mov,mp4,m4a,3gp,3g2,mj2": "MP4", "matroska,webm": "Matroska", "avi": "AVI"}
 _SAFE = {"format_whitelist": ",".join((*_DEMUXERS, "mov", "matroska")), "protocol_whitelist": "file"}
 LIMITED_RANGE, FULL_RANGE = 1, 2  # FFmpeg's numbers
-_ATTACHED = 1024  # a cover, not moving pictures
+ATTACHED = 1024  # a cover, not moving pictures
 _BT709, _BT601 = 1, 5
 _MATRICES = {1: _BT709, 4: 4, 5: _BT601, 6: _BT601, 7: 7, 9: 9, 10: 9}
+_NONSENSE = 1 << 63  # the length of what is no part of a file
 _ENOUGH = 0.5  # seconds that may be missing at the end, since announced durations are rounded
 
 
@@ -37,7 +39,7 @@ class Frame(NamedTuple):
     Attributes:
         rgb: (H, W, 3) RGB, the right way up, of uint8, or uint16 if the video has more than eight bits.
         pts: When it is shown, in units of the video's time base.
-        duration: How long, in the same units.
+        duration: How long, in the same units: until the next frame, or until the file says that the video ends.
     """
 
     rgb: np.ndarray
@@ -59,7 +61,7 @@ class Video:
         time_base: The unit of times in seconds.
         frames: The number of frames, perhaps estimated; None if the file does not say.
         notes: What could not be kept, a phrase each.
-        turned: Whether its frames are stored lying on their sides.
+        orientation: How the first frame is stored, 1 to 8 as in EXIF.
         matrix: FFmpeg's number of the matrix between YCbCr and RGB.
         full_range: Whether the values of YCbCr begin at 0, not at 16.
         source: PyAV's container.
@@ -77,35 +79,45 @@ class Video:
     source: Any = field(repr=False)
     stream: Any = field(repr=False)
     notes: list[str] = field(default_factory=list)
-    turned: bool = False
+    orientation: int = 1
     matrix: int = _BT709
     full_range: bool = False
+    _packets: int = 0
     _pending: Iterator[Any] = field(default_factory=lambda: iter(()), repr=False)
 
     def __iter__(self) -> Iterator[Frame]:
         """Decode all frames in the order in which they are shown.
 
         Raises:
-            InputError: If the video is broken or ends too early; frames before that were yielded.
+            InputError: If the video is broken or ends too early; the frames before that, but the last, were yielded.
         """
-        count, last, end, step = 0, None, None, max(1, round(1 / (self.rate * self.time_base)))
+        count, held = 0, None
         try:
             for frame in self._pending:
-                rgb = self._rgb(frame)
+                rgb = turned(self._rgb(frame), self._orientation(frame))
                 if rgb.shape[:2] != (self.height, self.width):
                     raise InputError(f"{self.path}: changes its size at frame {count}; convert it to one size")
-                pts = frame.pts if frame.pts is not None else end or 0
-                last = pts if last is None else max(pts, last + 1)
-                duration = frame.duration or step
-                end, count = last + duration, count + 1
-                yield Frame(rgb, last, duration)
+                pts = frame.pts
+                if held is not None:
+                    pts = max(held.pts + 1, held.pts + self._step(held) if pts is None else pts)
+                    yield held._replace(duration=pts - held.pts)
+                held, count = Frame(rgb, pts or 0, frame.duration), count + 1
         except InputError:
             raise
         except errors() as error:
             raise self._broken(count, error) from error
-        announced = self._announced_end()
-        if end is not None and announced is not None and end * self.time_base < announced - _ENOUGH:
-            raise self._broken(count, f"{float(end * self.time_base):.2f} of {float(announced):.2f} seconds")
+        if held is None:
+            return
+        end, announced = (held.pts + self._step(held)) * self.time_base, self._announced_end() or 0
+        counted = 0 < self.stream.frames <= self._packets  # by the tables of MP4, if it is not in fragments
+        if end < announced - _ENOUGH and not (counted if self.container == "MP4" else is_whole(self.path)):
+            raise self._broken(count, f"{float(end):.2f} of {float(announced):.2f} seconds")
+        # Some demuxers know no duration of a frame, and some only a usual one.
+        left = max(held.duration, round(announced / self.time_base) - held.pts)
+        yield held._replace(duration=left or self._step(held))
+
+    def _step(self, frame: Frame) -> int:
+        return frame.duration or max(1, round(1 / (self.rate * self.time_base)))
 
     def begin(self) -> None:
         """Decode the first frame, which alone says how all are to be turned.
@@ -121,8 +133,9 @@ class Video:
         if frame is None:
             raise InputError(f"{self.path}: has no frame that can be read; mend or convert the video")
         self._pending = itertools.chain([frame], decoded)
-        self.turned = round(frame.rotation / 90) % 2 == 1
-        self.height, self.width = (frame.width, frame.height) if self.turned else (frame.height, frame.width)
+        self.orientation = self._orientation(frame)
+        sides = frame.height, frame.width
+        self.height, self.width = sides[::-1] if self.orientation >= 5 else sides
         # Where the file says nothing: that of its size, as players take it.
         default = _BT709 if frame.height >= 720 or frame.format.is_rgb else _BT601
         self.matrix = _MATRICES.get(int(frame.colorspace), default)
@@ -132,6 +145,7 @@ class Video:
         for packet in self.source.demux(self.stream):
             if packet.is_corrupt:
                 raise ValueError("a packet is cut")
+            self._packets += packet.size > 0
             for frame in packet.decode():
                 if frame.is_corrupt:
                     raise ValueError("a frame is damaged")
@@ -144,15 +158,26 @@ class Video:
         if text not in self.notes:
             self.notes.append(text)
 
+    def _orientation(self, frame: Any) -> int:
+        """Read how a frame is stored from its display matrix: 1 to 8 as in EXIF."""
+        matrix = frame.side_data.get("DISPLAYMATRIX")
+        if matrix is None:
+            return 1
+        a, b, _, c, d = (int(value) for value in np.frombuffer(matrix, np.int32)[:5])  # (x, y) to (ax + cy, bx + dy)
+        if min(abs(a), abs(b)):
+            self.note("it is turned by other than right angles, which are rounded")
+        sideways = abs(b) > abs(a)
+        left, up = (c < 0, b < 0) if sideways else (a < 0, d < 0)
+        return 1 + 4 * sideways + 2 * up + (left != up)
+
     def _rgb(self, frame: Any) -> np.ndarray:
-        image = frame.reformat(
+        return frame.reformat(
             format="rgb48le" if self.deep else "rgb24",
             src_colorspace=None if frame.format.is_rgb else self.matrix,
             src_color_range=FULL_RANGE if self.full_range or frame.format.is_rgb else LIMITED_RANGE,
             dst_color_range=FULL_RANGE,
             interpolation="BICUBIC",
         ).to_ndarray()
-        return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90)))
 
     def _announced_end(self) -> Fraction | None:
         """When the last frame should end, in seconds; None if the file does not say it of the pictures alone."""
@@ -208,7 +233,7 @@ def open_video(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
 
 
 def _video(source: str, container: Any, max_pixels: int) -> Video:
-    pictures = [stream for stream in container.streams.video if not stream.disposition & _ATTACHED]
+    pictures = [stream for stream in container.streams.video if not stream.disposition & ATTACHED]
     name = _DEMUXERS.get(container.format.name)
     if name is None or not pictures:
         what = "no moving pictures" if name else f"the format {container.format.name}"
@@ -258,6 +283,43 @@ def _missing_of_avi(path: str) -> int:
     with open(path, "rb") as file:
         promised = int.from_bytes(file.read(8)[4:], "little") + 8
         return max(0, promised - os.fstat(file.fileno()).st_size)
+
+
+def is_whole(path: str | os.PathLike[str]) -> bool:
+    """Whether a Matroska or AVI file goes on to its end, so that its last frame is only long; False for others."""
+    with open(path, "rb") as file:
+        read = {b"RIFF": _avi_chunk, b"\x1aE\xdf\xa3": _matroska_element}.get(file.read(4))
+        size = os.fstat(file.fileno()).st_size
+        file.seek(0)
+        while read and file.tell() < size:
+            length, skipped = read(file)
+            if file.tell() + length > size:
+                return False
+            file.seek(skipped, os.SEEK_CUR)
+    return read is not None
+
+
+def _avi_chunk(file: BinaryIO) -> tuple[int, int]:
+    """Read the head of a chunk: its length in bytes, and how many to skip to the next one, in lists the first in it."""
+    name, length = file.read(4), int.from_bytes(file.read(4), "little")
+    length = length if name.strip(b"\0") else _NONSENSE
+    return length, 4 if name in (b"RIFF", b"LIST") else length + length % 2
+
+
+def _matroska_element(file: BinaryIO) -> tuple[int, int]:
+    """The same of Matroska, whose segments and clusters are such lists, perhaps of unknown length."""
+    (name, _), (length, unknown) = _ebml_number(file), _ebml_number(file)
+    length &= unknown
+    if not name:
+        return _NONSENSE, 0
+    return (0 if length == unknown else length), (0 if name in (0x18538067, 0x1F43B675) else length)
+
+
+def _ebml_number(file: BinaryIO) -> tuple[int, int]:
+    """A number with the mark of its length, and the largest without it that has this length."""
+    first = file.read(1) or b"\0"
+    more = 8 - first[0].bit_length()
+    return int.from_bytes(first + file.read(more), "big"), (1 << 7 * (more + 1)) - 1
 
 
 def open_container(file: BinaryIO) -> Any:

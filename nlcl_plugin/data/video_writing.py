@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +12,21 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nlcl_plugin.data.files import written_whole
-from nlcl_plugin.data.video import FULL_RANGE, LIMITED_RANGE, Frame, Video, errors, import_av, open_container
+from nlcl_plugin.data.video import (
+    ATTACHED,
+    FULL_RANGE,
+    LIMITED_RANGE,
+    Frame,
+    Video,
+    errors,
+    import_av,
+    open_container,
+)
 from nlcl_plugin.errors import InputError
 
 _JPEG_MATRIX = 5  # BT.601
 _LAMBDA = 118  # FFmpeg's unit of quality
+_UNREAD = 48  # FFmpeg's mark of the stream that holds the names of the chapters
 _STALE_TAGS = {"encoder", "major_brand", "minor_version", "compatible_brands", "duration"}
 
 
@@ -53,7 +64,7 @@ def encoder_like(video: Video) -> Encoder:
         return Encoder("ffv1", "gbrp16le" if video.deep else "bgr0", {})
     kind = video.stream.codec_context.format
     across, down = (2 // max(1, kind.chroma_width(2)), 2 // max(1, kind.chroma_height(2)))
-    if video.turned and (across, down) == (2, 1):
+    if video.orientation >= 5 and (across, down) == (2, 1):
         across, down = 1, 1  # codecs have none that is coarse down alone
     if format_ == "webm":
         if video.deep:
@@ -62,11 +73,13 @@ def encoder_like(video: Video) -> Encoder:
     if kind.is_rgb or video.width % across or video.height % down:
         across, down = 1, 1
     chroma = {(2, 2): "420", (2, 1): "422"}.get((across, down), "444")
+    # MP4 keeps the time from one packet to the next, which is that of a frame only where their order is the same.
+    options = {"crf": "16"} if format_ == "matroska" else {"crf": "16", "bf": "0"}
     if video.deep and format_ != "avi":
-        return Encoder("libx265", f"yuv{chroma}p10le", {"crf": "16", "x265-params": "log-level=error"})
+        return Encoder("libx265", f"yuv{chroma}p10le", {**options, "x265-params": "log-level=error"})
     if format_ == "avi":  # which has no times of display, so that no codec may change the order of frames
         return Encoder("mjpeg", f"yuvj{chroma}p", {"flags": "+qscale", "global_quality": str(2 * _LAMBDA)})
-    return Encoder("libx264", f"yuv{chroma}p", {"crf": "16"})
+    return Encoder("libx264", f"yuv{chroma}p", options)
 
 
 def _format(video: Video) -> str:
@@ -98,23 +111,36 @@ class VideoWriter:
         self._matrix = _JPEG_MATRIX if jpeg else like.matrix
         self._range = FULL_RANGE if jpeg or like.full_range else LIMITED_RANGE
         self._stream = self._video_stream()
-        self._copies = {}
+        self._durations: dict[int, int] = {}
+        self._copies: dict[int, Any] = {}
         for stream in source.streams:
-            if stream.type not in ("audio", "subtitle"):
-                continue
-            if stream.codec_context is None or stream.codec_context.codec.canonical_name not in output.supported_codecs:
-                like.note(f"its {stream.type} cannot be copied into this container and is left out")
-                continue
-            copy = output.add_stream_from_template(stream)
-            copy.metadata.update(stream.metadata)
-            copy.disposition = stream.disposition
-            self._copies[stream.index] = copy
+            self._add_copy(stream)
         output.metadata.update({key: text for key, text in source.metadata.items() if key.lower() not in _STALE_TAGS})
-        with contextlib.suppress(AttributeError):  # older PyAV has no chapters
-            output.set_chapters(source.chapters())
+        output.set_chapters(source.chapters())
         wanted = [stream for stream in source.streams if stream.index in self._copies]
         self._packets = iter(source.demux(wanted) if wanted else ())
         self._ahead: Any = None
+
+    def _add_copy(self, stream: Any) -> None:
+        cover, kind, name = bool(stream.disposition & ATTACHED), stream.type, stream.metadata.get("filename", "")
+        if kind == "video" and not cover:
+            return  # the pictures, and those of which their reader has noted that they are dropped
+        timecode = stream.metadata.get("timecode")
+        if stream.discard == _UNREAD or (timecode and timecode == self._stream.metadata.get("timecode")):
+            return  # made anew, of the chapters and of what is noted of the pictures
+        format_ = self._output.format.name
+        if cover and format_ == "matroska":  # where it is an attachment
+            data = bytes(next(stream.container.demux(stream)))
+            self._output.add_attachment(name or "cover", stream.metadata.get("mimetype", "image/jpeg"), data)
+        elif (format_, kind) != ("webm", "attachment") and _fits(stream, format_):  # WebM drops them silently
+            copy = self._output.add_stream_from_template(stream, opaque=True)
+            copy.metadata.update(stream.metadata)
+            copy.disposition = stream.disposition
+            if kind != "attachment":
+                self._copies[stream.index] = copy
+        else:
+            what = f"{'cover picture' if cover else kind} {name}".strip()
+            self._like.note(f"its {what} cannot be copied into this container and is left out")
 
     def _video_stream(self) -> Any:
         like, encoder = self._like, self._encoder
@@ -125,7 +151,7 @@ class VideoWriter:
         context.thread_type = "AUTO"
         aspect = like.stream.sample_aspect_ratio
         if aspect:
-            context.sample_aspect_ratio = 1 / aspect if like.turned else aspect
+            context.sample_aspect_ratio = 1 / aspect if like.orientation >= 5 else aspect
         context.color_primaries, context.color_trc = old.color_primaries, old.color_trc
         if encoder.pixels.startswith("yuv"):
             context.colorspace = self._matrix
@@ -133,7 +159,8 @@ class VideoWriter:
         if encoder.codec == "libx265" and like.container == "MP4":
             context.codec_tag = "hvc1"  # the one that Apple's players know
         for key, text in like.stream.metadata.items():
-            if key.lower() in ("language", "title"):
+            counts = key == "timecode" and (";" not in text or round(like.rate) % 30 == 0)  # else FFmpeg refuses it
+            if counts or key.lower() in ("language", "title"):
                 stream.metadata[key] = text
         return stream
 
@@ -167,7 +194,8 @@ class VideoWriter:
             dst_color_range=self._range if coloured else FULL_RANGE,
             interpolation="BICUBIC",
         )
-        frame.pts, frame.time_base, frame.duration = like.pts, self._like.time_base, like.duration
+        frame.pts, frame.time_base = like.pts, self._like.time_base
+        self._durations[like.pts] = like.duration
         with _told(self._path):
             self._mux(frame)
 
@@ -178,6 +206,7 @@ class VideoWriter:
 
     def _mux(self, frame: Any) -> None:
         for packet in self._stream.encode(frame):
+            packet.duration = self._durations.pop(packet.pts, packet.duration)  # which not all encoders pass on
             if packet.dts is not None:
                 self._copy(packet.dts * packet.time_base)
             self._output.mux(packet)
@@ -189,14 +218,28 @@ class VideoWriter:
             self._ahead = None
             if packet is None:
                 return
-            time = packet.dts if packet.dts is not None else packet.pts
-            if time is None:  # the empty one at the end of each stream
+            if not packet.size:  # the one at the end of each stream
                 continue
-            if until is not None and time * packet.time_base > until:
+            time = packet.dts if packet.dts is not None else packet.pts  # of covers neither
+            if None not in (until, time) and time * packet.time_base > until:
                 self._ahead = packet
                 return
             packet.stream = self._copies[packet.stream.index]
             self._output.mux(packet)
+
+
+def _fits(stream: Any, format_: str) -> bool:
+    """Whether a container takes a stream, which only shows when its header is written."""
+    trial = import_av().open(io.BytesIO(), "w", format=format_)
+    try:
+        trial.add_stream_from_template(stream, opaque=True)
+        trial.start_encoding()
+    except errors():
+        return False
+    finally:
+        with contextlib.suppress(*errors()):  # some miss their packets
+            trial.close()
+    return True
 
 
 @contextlib.contextmanager

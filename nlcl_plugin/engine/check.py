@@ -122,12 +122,14 @@ def _stages(train: dict[str, Any]) -> list[str]:
 
 def _rates(train: dict[str, Any]) -> list[str]:
     optimizers = {key: block for key, block in train.items() if key.startswith("optim_") and block}
-    lines = [f"{key}: {block['type']}, {block['lr']:g}" for key, block in optimizers.items()]
+    # A model that makes its own optimizers may need neither.
+    named = {key: [str(block[name]) for name in ("type", "lr") if name in block] for key, block in optimizers.items()}
+    lines = [f"{key}: {', '.join(parts)}" for key, parts in named.items()]
     schedule = train.get("scheduler")
     warm = train.get("warmup_iter") or -1
     if schedule:
         arguments = ", ".join(f"{key} {value}" for key, value in schedule.items() if key != "type")
-        lines.append(f"scheduler: {schedule['type']}{f' ({arguments})' if arguments else ''}")
+        lines.append(f"scheduler: {schedule.get('type', 'the model makes it')}{f' ({arguments})' if arguments else ''}")
     return [*lines, *([f"warm-up over {warm:,} iterations"] if warm > 0 else [])]
 
 

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from nlcl_plugin.data.image_io import to_tensor
-from nlcl_plugin.engine.derainer import Derainer, load_derainer
+from nlcl_plugin.engine.derainer import Derainer, ShapeError, load_derainer
 from nlcl_plugin.errors import InputError
 
 DEMO_WEIGHTS = Path(__file__).parents[1] / "weights" / "demo.safetensors"
+
+_TRIAL = (1, 3, 64, 64)  # a size that all but few networks take
 
 _Images = TypeVar("_Images", np.ndarray, Tensor, list, tuple)
 
@@ -32,7 +34,7 @@ class ImageDerainer:
         **which: `label` and `order` of `load_derainer`.
 
     Raises:
-        InputError: If the weights can't be used, or the device is not there.
+        InputError: If the weights can't be used, the network does not keep the shape, or the device is not there.
     """
 
     def __init__(
@@ -42,6 +44,12 @@ class ImageDerainer:
         self.device = find_device(device)
         self.derainer.net.to(self.device)
         self.amp = amp
+        try:  # now, since it would fail on every image
+            self.derainer(torch.zeros(_TRIAL, device=self.device))
+        except ShapeError:
+            raise
+        except InputError:
+            pass  # it may need another size
 
     def tensor(self, rainy: Tensor, **how: Any) -> Tensor:
         """Derain a batch.
@@ -118,10 +126,10 @@ def _derained(images: Any, network: ImageDerainer) -> Any:
     if isinstance(images, list | tuple):
         return type(images)(_derained(image, network) for image in images)
     if isinstance(images, np.ndarray) and images.ndim == 3 and images.shape[2] == 3 and images.size:
-        kinds = (np.uint8, np.uint16, np.float32, np.float64)
-        if images.dtype not in kinds:
+        kind, size = images.dtype.kind, images.dtype.itemsize
+        if kind != "f" and (kind != "u" or size > 2):
             raise InputError(f"expected an array of uint8, uint16 or floats in [0, 1], but received {images.dtype}")
-        return network.array(_in_range(images))
+        return network.array(_in_range(images) if kind == "f" else images)
     if isinstance(images, Tensor) and images.dim() in (3, 4) and images.shape[-3] == 3 and images.numel():
         if not images.is_floating_point():
             raise InputError(f"expected a tensor of floats in [0, 1], but received {images.dtype}")
@@ -136,8 +144,6 @@ def _derained(images: Any, network: ImageDerainer) -> Any:
 
 def _in_range(image: Any) -> Any:
     """Refuse floats of another range: scaled by 255 by mistake, they would come back white."""
-    if image.dtype in (np.uint8, np.uint16):
-        return image
     low, high = float(image.min()), float(image.max())
     if not (low >= -0.01 and high <= 1.01):  # NaN fails too
         raise InputError(f"expected floats in [0, 1], but received {low:g} to {high:g}; divide by 255, for example")

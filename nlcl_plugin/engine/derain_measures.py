@@ -5,20 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from pathlib import Path
 
 import numpy as np
-from basicsr.metrics import calculate_psnr, calculate_ssim
 
 from nlcl_plugin.data.files import written_whole
 from nlcl_plugin.data.image_io import IMAGE_SUFFIXES, to_float, to_uint8
 from nlcl_plugin.data.photograph import read_photograph
 from nlcl_plugin.errors import InputError, escape
 from nlcl_plugin.metrics.niqe import niqe
+from nlcl_plugin.metrics.quality import psnr, ssim
 
 SUFFIXES = (*IMAGE_SUFFIXES, ".pgm")
-_SSIM_WINDOW = 11
-_EQUAL = 100.0  # dB of equal images, which have no finite PSNR
 
 
 def measure(
@@ -46,16 +45,12 @@ def measure(
     found = {"mean_rain": float(np.mean(to_float(rainy) - to_float(derained)))}
     pictures = {"_rainy": to_uint8(to_float(rainy)), "": to_uint8(to_float(derained))}
     if blind:
-        values = {f"niqe{suffix}": niqe(picture) for suffix, picture in pictures.items()}
-        found |= {key: value for key, value in values.items() if value is not None}
+        found |= {f"niqe{suffix}": niqe(picture) for suffix, picture in pictures.items()}
     if reference is not None:
         truth = _ground_truth(reference, name, rainy.shape, max_pixels)
         for suffix, picture in pictures.items():
-            equal = np.array_equal(picture, truth)
-            found[f"psnr{suffix}"] = _EQUAL if equal else float(calculate_psnr(picture, truth, crop_border=0))
-            if min(truth.shape[:2]) >= _SSIM_WINDOW:
-                found[f"ssim{suffix}"] = float(calculate_ssim(picture, truth, crop_border=0))
-    return found
+            found |= {f"psnr{suffix}": psnr(picture, truth), f"ssim{suffix}": ssim(picture, truth)}
+    return {key: value for key, value in found.items() if math.isfinite(value)}
 
 
 def _ground_truth(folder: Path, name: Path, shape: tuple[int, ...], max_pixels: int) -> np.ndarray:

@@ -22,6 +22,10 @@ from nlcl_plugin.models.any_size import in_parts, infer
 from nlcl_plugin.models.padding import run_padded
 
 
+class ShapeError(InputError):
+    """A network does not keep the shape."""
+
+
 @dataclass(frozen=True)
 class Derainer:
     """A network that takes rain out of images.
@@ -59,7 +63,8 @@ class Derainer:
             Their image layer B, same shape, not clipped: the network's output, or O - R of a network that makes R.
 
         Raises:
-            InputError: If the network fails on this size, or does not keep the shape.
+            ShapeError: If the network does not keep the shape.
+            InputError: If it fails on this size.
         """
         output = self._output(rainy, **how)
         return rainy - output if self.makes_rain else output
@@ -92,9 +97,9 @@ class Derainer:
             return output
         raise self._misfit(output, images)
 
-    def _misfit(self, output: Any, images: Tensor) -> InputError:
+    def _misfit(self, output: Any, images: Tensor) -> ShapeError:
         made = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        return InputError(
+        return ShapeError(
             f"{self.source}: {self.about['network']['type']} makes {made} of {tuple(images.shape)}; expected a network "
             "that keeps the shape; give another one"
         )

@@ -38,7 +38,17 @@ class JsonLog:
 def append(path: str | os.PathLike[str], entry: dict[str, Any]) -> None:
     """Append an entry to a file of JSON lines, which is made if it is not there."""
     with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(entry) + "\n")
+        file.write(json_text(entry) + "\n")
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """JSON of a value, with `null` for every number that is not finite: JSON has no word for those.
+
+    Example:
+        >>> json_text({"psnr": 31.5, "ssim": float("nan")})
+        '{"psnr": 31.5, "ssim": null}'
+    """
+    return json.dumps(json.loads(json.dumps(value), parse_constant=lambda _: None), indent=indent)
 
 
 def parse_record(text: str | bytes) -> dict[str, Any]:

@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 from basicsr.utils import set_random_seed
-from basicsr.utils.dist_util import get_dist_info
 
 from nlcl_plugin.data.demo_data import demo_data_is_made, make_demo_data
 from nlcl_plugin.engine.options import complete, load_yaml, override, run_name
-from nlcl_plugin.engine.process_group import from_rank_zero, join
+from nlcl_plugin.engine.process_group import check_launcher, from_rank_zero, get_dist_info, join
 from nlcl_plugin.engine.rehearsal import rehearse
 from nlcl_plugin.engine.validate import check, check_shape
 from nlcl_plugin.errors import InputError, TrainingStoppedError
@@ -47,6 +46,7 @@ def start(
     Raises:
         InputError: If anything the user gave is wrong.
     """
+    check_launcher(launcher)
     options = read(option_file, force_yml, is_train=is_train)
     options["dist"] = launcher != "none"
     if options["dist"]:

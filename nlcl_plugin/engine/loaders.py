@@ -18,6 +18,7 @@ from basicsr.utils import get_root_logger
 from torch.utils.data import DataLoader
 
 from nlcl_plugin.data.sampler import EpochSampler, SeededDataset
+from nlcl_plugin.engine.loading import ExplainedDataset
 from nlcl_plugin.errors import InputError
 
 
@@ -40,7 +41,7 @@ class TrainingBatches:
 
     def __init__(self, opt: dict[str, Any]) -> None:
         options = opt["datasets"]["train"]
-        self.dataset = SeededDataset(build_dataset(options), opt["manual_seed"])
+        self.dataset = SeededDataset(ExplainedDataset(build_dataset(options)), opt["manual_seed"])
         ratio = options.get("dataset_enlarge_ratio", 1)
         self._sampler = EpochSampler(self.dataset, opt["world_size"], opt["rank"], ratio)
         self._loader = build_dataloader(
@@ -108,7 +109,8 @@ def _start_worker(initialise: Callable[[int], None], worker_id: int) -> None:
 
 def _end_workers() -> None:
     # Python ends them with one signal, which they are to outlive, and waits.
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would complain about each
+    if hasattr(signal, "SIGCHLD"):  # not on Windows
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would complain about each
     for child in multiprocessing.active_children():
         if child.daemon:
             child.kill()
@@ -130,7 +132,7 @@ def validation_loaders(opt: dict[str, Any]) -> list[DataLoader[Any]]:
     loaders = []
     for name, options in opt["datasets"].items():
         if name.split("_")[0] == "val":
-            dataset = build_dataset(options)
+            dataset = ExplainedDataset(build_dataset(options))
             loaders.append(build_dataloader(dataset, options, num_gpu=opt["num_gpu"], dist=opt["dist"]))
             get_root_logger().info(f"Number of images in {options['name']}: {len(dataset)}")
     return loaders

@@ -4,52 +4,79 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Iterator
 from typing import Any
 
-import cv2
+from torch.utils.data import Dataset
 
+from nlcl_plugin.data.image_io import decode_stored, read_bytes
 from nlcl_plugin.errors import InputError
 
-LIMIT = 20  # seconds that are spent on looking for the file: other processes are waiting
+
+class ExplainedDataset(Dataset[Any]):
+    """A dataset that names the files of the sample that it fails on.
+
+    Stock datasets fail with an AttributeError that names no file. Whatever fails outside of it, such as a network or a
+    metric, is no fault of its files. Attributes are those of the dataset inside.
+
+    Args:
+        dataset: A dataset; if it has BasicSR's `paths`, these are the names.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        """The length of the dataset inside."""
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        """Load a sample.
+
+        Raises:
+            InputError: If the dataset raised one or a ValueError, or a file of the sample is missing or unreadable.
+        """
+        try:
+            return self.dataset[index]
+        except (InputError, IndexError):  # the latter ends a plain loop
+            raise
+        except Exception as error:
+            files = self._files(index)
+            for file in files:
+                if os.path.isfile(file) or getattr(error, "filename", None) == file:
+                    _check_readable(file, error)
+            if not isinstance(error, ValueError):  # BasicSR's, of images that don't fit each other
+                raise
+            on = f" fails on {' and '.join(files)}" if files else ""
+            reason = "".join(map(str, error.args)).strip()  # BasicSR splits some messages into two arguments
+            raise InputError(f"{type(self.dataset).__name__}{on}: {reason}") from error
+
+    def __getattr__(self, name: str) -> Any:
+        """Look up what is not here in the dataset inside."""
+        if name == "dataset":  # while it is unpickled
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+    def _files(self, index: int) -> list[str]:
+        paths = getattr(self.dataset, "paths", ())
+        if len(paths) != len(self.dataset):
+            return []
+        entry = paths[int(index)]
+        return [str(path) for path in (entry.values() if isinstance(entry, dict) else [entry])]
+
+
+def _check_readable(file: str, error: Exception) -> None:
+    try:
+        decode_stored(read_bytes(file), file)
+    except InputError as unreadable:
+        raise unreadable from error
 
 
 @contextlib.contextmanager
-def explained(dataset: Any) -> Iterator[None]:
-    """Turn a failure while reading a dataset into one line that names the unreadable file.
-
-    Stock datasets fail with an AttributeError that names no file. Files are looked through only after a failure, and
-    not for long.
-
-    Args:
-        dataset: A dataset; if it has BasicSR's `paths`, these are tried.
-
-    Raises:
-        InputError: If the dataset raised one or a ValueError (also in a loader worker), or a file turns out to be
-            unreadable.
-    """
+def faults_of_workers() -> Iterator[None]:
+    """Make one line of a loader worker's InputError, which arrives with its traceback as text, the message last."""
     try:
         yield
     except InputError as error:
-        raise InputError(_told(error, f"{InputError.__module__}.{InputError.__name__}: ")) from error
-    except Exception as error:
-        end = time.monotonic() + LIMIT
-        for path in _files(dataset):
-            if time.monotonic() > end:
-                break
-            if os.path.isfile(path) and cv2.imread(path) is None:
-                raise InputError(f"{path}: not a readable image; repair it or take it out of the folder") from error
-        if dataset is not None and isinstance(error, ValueError):  # BasicSR's, of images that don't fit each other
-            raise InputError(f"{type(dataset).__name__}: {_told(error, 'ValueError: ')}") from error
-        raise
-
-
-def _told(error: Exception, prefix: str) -> str:
-    """The message; a loader worker's error arrives with its traceback as text, the message in the last line."""
-    return str(error).strip().splitlines()[-1].removeprefix(prefix)
-
-
-def _files(dataset: Any) -> Iterator[str]:
-    for entry in getattr(dataset, "paths", ()):
-        yield from (str(value) for value in (entry.values() if isinstance(entry, dict) else (entry,)))
+        message = str(error).strip().splitlines()[-1].removeprefix(f"{InputError.__module__}.{InputError.__name__}: ")
+        raise InputError(message) from error

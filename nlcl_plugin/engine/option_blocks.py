@@ -126,7 +126,8 @@ class ValOptions(OpenBlock):
     metrics: dict[str, Any] | None = Field(
         None,
         description="A block a metric: `type`, by its name in BasicSR's registry, and its arguments; `better: lower` "
-        "where less is better.",
+        "where less is better. PSNR is at most 100 dB, which equal images have; our models leave an image without a "
+        "finite value out of the mean and name it in the log.",
     )
 
 

@@ -84,11 +84,13 @@ def _lines() -> Iterator[str]:
 
 def _optimization() -> Iterator[str]:
     yield "### `train.optim_X`\n"
-    yield "Any optimizer of `torch.optim`, with its other arguments; stock models know Adam.\n"
+    yield "Any optimizer of `torch.optim`, with its other arguments. Models of BasicSR know those of `get_optimizer`,"
+    yield "in 1.4.2 only Adam; a model class that overrides it makes its own.\n"
     yield from _table(fields(OptimizerOptions))
     yield "### `train.scheduler`\n"
-    yield f"Stepped once an iteration. BasicSR's are {', '.join(f'`{name}`' for name in BASICSR_SCHEDULERS)}; stock"
-    yield "models know no others. Ours also know those of `torch.optim.lr_scheduler`, and `LinearDecayLR`:\n"
+    yield f"Stepped once an iteration. BasicSR's are {', '.join(f'`{name}`' for name in BASICSR_SCHEDULERS)}; its"
+    yield "models know no others, unless they override `setup_schedulers`. Ours also know those of"
+    yield "`torch.optim.lr_scheduler`, and `LinearDecayLR`:\n"
     yield from _table(arguments(linear_decay, leave_out=("optimizer", "total_iter")))
 
 

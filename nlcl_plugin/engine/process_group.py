@@ -1,17 +1,18 @@
-"""Join the processes of a run, let them agree, and part."""
+"""Join the processes of a run, let them agree, and part; without BasicSR, but for `join`."""
 
 from __future__ import annotations
 
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from basicsr.utils.dist_util import get_dist_info, init_dist
 
+from nlcl_plugin.data.folder_lock import locked
 from nlcl_plugin.errors import InputError
 
 T = TypeVar("T")
@@ -28,6 +29,30 @@ _NEEDED = {
 }
 
 
+def check_launcher(launcher: str) -> None:
+    """Refuse a process that was started together with others and doesn't know it: each would do the whole job.
+
+    Args:
+        launcher: `none`, or what joins the processes.
+
+    Raises:
+        InputError: If it is `none`, and torchrun or srun started several.
+    """
+    # SLURM_NTASKS is of the whole job, and set where a batch script starts a single process without srun.
+    for name, needed in (("WORLD_SIZE", "pytorch"), ("SLURM_STEP_NUM_TASKS", "slurm")):
+        count = os.environ.get(name, "")
+        if launcher == "none" and count.isdecimal() and int(count) > 1:
+            raise InputError(
+                f"{count} processes were started together ({name}={count}), but --launcher is none, so that each would "
+                f"do the whole job; add --launcher {needed}, or unset {name} where each has a job of its own"
+            )
+
+
+def get_dist_info() -> tuple[int, int]:
+    """Rank of this process and the number of processes; 0 and 1 outside of a process group."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
+
+
 def join(launcher: str, parameters: dict[str, Any], *, local_rank: int | None = None, on_gpu: bool = True) -> None:
     """Join the process group of a launcher.
 
@@ -42,6 +67,8 @@ def join(launcher: str, parameters: dict[str, Any], *, local_rank: int | None = 
         InputError: If the launcher's environment is missing, a parameter is wrong, or the processes don't find each
             other.
     """
+    from basicsr.utils.dist_util import init_dist
+
     names, advice = _NEEDED[launcher]
     missing = [name for name in names if name not in os.environ]
     if missing:
@@ -85,7 +112,8 @@ def _checked(parameters: dict[str, Any]) -> dict[str, Any]:
 
 def rank_in_environment() -> str:
     """Rank that the launcher gave this process, 0 without one; known also where the group is not, or never, joined."""
-    return os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or "0"
+    names = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK")
+    return next((os.environ[name] for name in names if os.environ.get(name)), "0")
 
 
 def from_rank_zero(make: Callable[[], T]) -> T:
@@ -114,6 +142,21 @@ def from_rank_zero(make: Callable[[], T]) -> T:
     if fault is not None:
         raise InputError(fault)
     return value
+
+
+@contextmanager
+def only_run(folder: str) -> Iterator[None]:
+    """Keep other runs out of a folder while the processes of this one are at work; all must call this.
+
+    Args:
+        folder: The folder; rank 0 locks it.
+
+    Raises:
+        InputError: On every rank, if another run is at work there.
+    """
+    with ExitStack() as stack:
+        from_rank_zero(lambda: stack.enter_context(locked(folder)))
+        yield
 
 
 def part(code: int) -> int:

@@ -12,7 +12,6 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-import basicsr.utils.logger
 import torch
 from basicsr.models import build_model
 from basicsr.utils.registry import MODEL_REGISTRY
@@ -72,15 +71,10 @@ def _step(model: Any, opt: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
-    """Let builders log nothing, as that would open BasicSR's logger for good before its file is known."""
+    """Let builders log nothing, as what they build for a check is built again for the run."""
     logger = logging.getLogger("basicsr")
-    initialised = basicsr.utils.logger.initialized_logger
-    known = "basicsr" in initialised
-    initialised["basicsr"] = True
     before, logger.disabled = logger.disabled, True
     try:
         yield
     finally:
         logger.disabled = before
-        if not known:
-            del initialised["basicsr"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from os import path as osp
@@ -10,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from basicsr.metrics import calculate_psnr, calculate_ssim
 from basicsr.utils import get_root_logger
 from tqdm import tqdm
 
 from nlcl_plugin.data.image_io import to_uint8
+from nlcl_plugin.engine.json_log import json_text
 from nlcl_plugin.engine.montage import save_montage
 from nlcl_plugin.metrics.classical_filters import FILTERS, best_filter
+from nlcl_plugin.metrics.quality import psnr, ssim
 
 MAX_IMAGES = 100  # that a summary looks at, evenly spread: classical filters on thousands of photographs take hours
 SHOWN = 4  # rows of the picture
@@ -59,7 +59,7 @@ def summarise(model: Any, loaders: list[Any], folder: str) -> dict[str, Any] | N
     summary = {**next(iter(datasets.values()), {}), "datasets": datasets, "photographs": photographs}
     path = osp.join(folder, "summary.json")
     with open(f"{path}.tmp", "w", encoding="utf-8") as file:
-        json.dump(summary, file, indent=2)
+        file.write(json_text(summary, indent=2))
     os.replace(f"{path}.tmp", path)
     shown = "\n".join(f"Picture: {picture}" for picture in pictures)
     get_root_logger().info(f"Summary\n{table(datasets, photographs)}\nFigures: {path}\n{shown}")
@@ -121,7 +121,8 @@ def _look(model: Any, loader: Any) -> tuple[dict[str, Any], list[dict[str, np.nd
     # The validation derained them all; here only those that are shown are derained again.
     indices = _spread(dataset, SHOWN)
     shown = [_derain(model, torch.utils.data.default_collate([dataset[int(index)]])) for index in indices]
-    niqe = {"rainy": metrics["niqe_rainy"], "derained": metrics["niqe"]} if "niqe" in metrics else None
+    measured = {"niqe", "niqe_rainy"} <= metrics.keys()
+    niqe = {"rainy": metrics["niqe_rainy"], "derained": metrics["niqe"]} if measured else None
     figures = {"niqe": niqe, "split_error": float(np.mean([*map(_split_error, shown)])), "images": len(dataset)}
     return figures, [_row(visuals, {}) for visuals in shown], [{} for _ in shown]
 
@@ -160,14 +161,14 @@ def _measure(model: Any, loader: Any) -> tuple[dict[str, Any], list[dict[str, np
             "clean": to_uint8(_derain(model, {**data, "lq": data["gt"]})["result"][0]),
         }
         for key, image in images.items():
-            scores[key].append(_score(image, row["ground truth"]))
+            scores[key].append((psnr(image, row["ground truth"]), ssim(image, row["ground truth"])))
         mean_rain.append(float(np.mean(row["rainy"].astype(float) - row["derained"]) / 255))
         if len(rows) < SHOWN:
             rows.append(row)
             captions.append({key: f"{scores[key][-1][0]:.1f} dB" for key in ("rainy", "derained")})
     figures = {
-        "psnr": {key: float(np.mean([psnr for psnr, _ in values])) for key, values in scores.items()},
-        "ssim": {key: float(np.mean([ssim for _, ssim in values])) for key, values in scores.items()},
+        "psnr": {key: float(np.mean([decibels for decibels, _ in values])) for key, values in scores.items()},
+        "ssim": {key: float(np.mean([similarity for _, similarity in values])) for key, values in scores.items()},
         "mean_rain": float(np.mean(mean_rain)),
         "split_error": float(np.mean(errors)),
         "baseline": baseline,
@@ -180,11 +181,3 @@ def _derain(model: Any, data: dict[str, Any]) -> dict[str, torch.Tensor]:
     model.feed_data(data)
     model.test()
     return model.get_current_visuals()
-
-
-def _score(image: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
-    if np.array_equal(image, truth):
-        return 100.0, 1.0  # equal images have no finite PSNR, which JSON could not hold
-    psnr = float(calculate_psnr(image, truth, crop_border=0))
-    # The window of SSIM has 11 pixels; a smaller image has no value.
-    return psnr, float(calculate_ssim(image, truth, crop_border=0)) if min(image.shape[:2]) >= 11 else 0.0

@@ -9,14 +9,16 @@ import signal
 import time
 from os import path as osp
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import basicsr
 import torch
 import torchvision
 from basicsr.models import build_model
+from basicsr.models.video_base_model import VideoBaseModel
 from basicsr.train import init_tb_loggers
 from basicsr.utils import AvgTimer, MessageLogger, get_root_logger, get_time_str, make_exp_dirs, mkdir_and_rename
+from basicsr.utils.logger import initialized_logger
 from basicsr.utils.options import copy_opt_file, dict2str
 
 import nlcl_plugin
@@ -24,7 +26,7 @@ from nlcl_plugin.engine import checkpoint
 from nlcl_plugin.engine.agreement import Agreement
 from nlcl_plugin.engine.json_log import JsonLog
 from nlcl_plugin.engine.loaders import TrainingBatches, validation_loaders
-from nlcl_plugin.engine.loading import explained
+from nlcl_plugin.engine.loading import faults_of_workers
 from nlcl_plugin.engine.options import FOLDERS, write_options
 from nlcl_plugin.engine.run_state import difference, gather_random, plain, plain_options, restore_rank
 from nlcl_plugin.engine.start_record import record_start
@@ -71,6 +73,10 @@ def train(opt: dict[str, Any], option_file: str) -> int:
 def start_logger(opt: dict[str, Any], kind: str) -> logging.Logger:
     """Open the log file of a run and log versions and options."""
     log_file = osp.join(opt["path"]["log"], f"{kind}_{opt['name']}_{get_time_str()}.log")
+    # Whatever asked for the logger before, such as a user's module, opened it for good and without a file.
+    initialized_logger.pop("basicsr", None)
+    for handler in list(logging.getLogger("basicsr").handlers):
+        logging.getLogger("basicsr").removeHandler(handler)
     logger = get_root_logger(log_level=logging.INFO, log_file=log_file)
     logger.info(
         f"nlcl_plugin {nlcl_plugin.__version__}, BasicSR {basicsr.__version__}, torch {torch.__version__}, "
@@ -163,19 +169,19 @@ class _Run:
         self._data_timer, self._iter_timer = AvgTimer(), AvgTimer()
         start = time.time()
         while self.current_iter < self.total_iter:
-            self._step()
+            self._step(self._next_batch())
             last = self.current_iter == self.total_iter
             # Before the checkpoint, which holds the best figures; the last validation comes with the summary.
-            if not last and self.opt.get("val") and self._is_due("val", "val_freq"):
-                self._validate()
-            saved = last or self._is_due("logger", "save_checkpoint_freq")  # last, so that it can be gone on with
-            if saved:
+            due = not last and self.opt.get("val") and self._is_due("val", "val_freq")
+            fault = self._validate() if due else None
+            self.interrupted = self._agreement.any(stop.requested or fault is not None)
+            if fault is not None:
+                self._save_before(fault)
+            # The last, so that it can be gone on with.
+            if last or self.interrupted or self._is_due("logger", "save_checkpoint_freq"):
                 get_root_logger().info("Saving models and training states.")
                 self._save()
-            if not last and self._agreement.any(stop.requested):
-                self.interrupted = True
-                if not saved:
-                    self._save()
+            if self.interrupted:
                 break
         get_root_logger().info(f"Time consumed: {datetime.timedelta(seconds=int(time.time() - start))}")
 
@@ -187,7 +193,9 @@ class _Run:
         checkpoint.save_as_safetensors(self.opt, "latest")
         skipped = self._gathered_skipped()  # now, as the other processes don't wait for the summary in a collective
         if self.opt.get("val"):
-            self._validate()
+            fault = self._validate()
+            if fault is not None:
+                raise fault
             if self.opt["rank"] == 0:
                 summarise(self.model, self.val_loaders, self.opt["path"]["experiments_root"])
         if self._tb_logger:
@@ -198,14 +206,22 @@ class _Run:
             return SKIPPED
         return 0
 
-    def _step(self) -> None:
+    def _next_batch(self) -> dict[str, Any]:
         self._data_timer.start()
         self._iter_timer.start()
-        with explained(self.batches.dataset):
-            batch = self.batches.next()
+        try:
+            with faults_of_workers():
+                batch = self.batches.next()
+        except Exception as error:
+            if self.current_iter and not self.opt["dist"]:  # several processes: the others are in their step and wait
+                self._save_before(error)
+            raise
         for paths in batch.get("skipped", ()):
             self._skipped.update(filter(None, paths.split("\n")))
         self._data_timer.record()
+        return batch
+
+    def _step(self, batch: dict[str, Any]) -> None:
         self.current_iter += 1
         self.model.update_learning_rate(self.current_iter, warmup_iter=self.opt["train"].get("warmup_iter", -1))
         self.model.feed_data(batch)
@@ -224,12 +240,27 @@ class _Run:
         if self._tb_logger:
             self._tb_logger.add_scalar("lr", rates[0], self.current_iter)  # BasicSR sends the losses and not this
 
-    def _validate(self) -> None:
-        for loader in self.val_loaders:
-            with explained(loader.dataset):
+    def _validate(self) -> Exception | None:
+        """Validate; returns what went wrong, so that all processes can save the state before it is raised."""
+        try:
+            for loader in self.val_loaders:
                 self.model.validation(loader, self.current_iter, self._tb_logger, self.opt["val"]["save_img"])
-            if self._metrics:
-                self._metrics.write({"iter": self.current_iter, **_reached(self.model, loader.dataset)})
+                if self._metrics:
+                    self._metrics.write({"iter": self.current_iter, **_reached(self.model, loader.dataset)})
+        except Exception as error:
+            if self.opt["dist"] and isinstance(self.model, VideoBaseModel):
+                raise  # the others wait for this one inside of the validation
+            return error
+        return None
+
+    def _save_before(self, fault: Exception) -> NoReturn:
+        try:
+            self._save()
+            get_root_logger().error(
+                f"State of iteration {self.current_iter} saved; go on with --auto_resume once what follows is mended."
+            )
+        finally:
+            raise fault
 
     def _save(self) -> None:
         extra = getattr(self.model, "extra_state", {})

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from basicsr.models.stylegan2_model import StyleGAN2Model
 from basicsr.models.video_base_model import VideoBaseModel
-from basicsr.utils.registry import MODEL_REGISTRY
+from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY
 
 from nlcl_plugin.engine.option_blocks import (
     DistOptions,
@@ -23,14 +23,18 @@ from nlcl_plugin.engine.option_blocks import (
     ValOptions,
 )
 from nlcl_plugin.engine.options import FOLDERS
+from nlcl_plugin.engine.rehearsal import silence
 from nlcl_plugin.engine.schema_check import check_known, check_numbers, check_schema, keys_in_source
-from nlcl_plugin.engine.validate_datasets import check_dataset, is_plain_name
+from nlcl_plugin.engine.validate_datasets import KNOWN, channels_of, check_dataset, is_plain_name
 from nlcl_plugin.engine.validate_parts import (
     check_loss,
     check_metric,
     check_network,
     check_optimizer,
     check_schedule,
+    check_stock_limits,
+    check_stock_optimizers,
+    check_stock_schedule,
     registered,
 )
 from nlcl_plugin.errors import InputError
@@ -79,6 +83,7 @@ def check_shape(options: dict[str, Any], *, is_train: bool) -> None:
             raise InputError(f"{key}: expected {expected}, but received {options[key]!r}")
 
 
+@silence()
 def check(options: dict[str, Any], *, planned: str | None = None) -> dict[str, int]:
     """Check completed options.
 
@@ -98,7 +103,7 @@ def check(options: dict[str, Any], *, planned: str | None = None) -> dict[str, i
     theirs = keys_in_source(model) if ours is None else set()
     top = set(TopOptions.model_fields) - ({"decomposition"} if ours is None else set())
     check_known("", options, {*top, *networks, *RUN_TIME, *theirs}, refuse=ours is not None)
-    _check_gpus(options["num_gpu"])
+    _check_gpus(options["num_gpu"], dist=options.get("dist", False))
     check_schema(TopOptions, options, "")
     sizes = {key: check_network(key, options[key]) for key in networks}
     if options["is_train"]:
@@ -109,16 +114,42 @@ def check(options: dict[str, Any], *, planned: str | None = None) -> dict[str, i
         _check_block(name, options.get(name) or {}, schema, known, refuse=ours is not None)
     for name, metric in ((options.get("val") or {}).get("metrics") or {}).items():
         check_metric(f"val.metrics.{name}", metric, refuse=ours is not None)
+    if ours is None:
+        check_stock_limits(model, options)
     for name, dataset in options["datasets"].items():
         check_dataset(f"datasets.{name}", dataset, planned=planned)
+    if model.__module__.startswith(KNOWN):
+        takes_images = {"network_g"} if ours is None else {"network_g", "network_r", "network_s", "network_d"}
+        for key in sorted(takes_images & set(networks)):
+            _check_channels(key, options[key], options["datasets"])
     return {key: size for key, size in sizes.items() if size is not None}
 
 
-def _check_gpus(count: Any) -> None:
+def _check_channels(key: str, network: dict[str, Any], datasets: dict[str, Any]) -> None:
+    """Check the channels that a network is made for, if it and all datasets are known."""
+    received = {name: channels_of(dataset) for name, dataset in datasets.items()}
+    if None in received.values() or not registered(ARCH_REGISTRY, key, network["type"]).__module__.startswith(KNOWN):
+        return
+    for argument in {"num_in_ch", "in_chans"} & set(network):
+        for name, channels in received.items():
+            if network[argument] != channels:
+                raise InputError(
+                    f"{key}.{argument}: expected {channels}, the channels of the images of datasets.{name}, but "
+                    f"received {network[argument]!r}"
+                )
+
+
+def _check_gpus(count: Any, *, dist: bool) -> None:
     if isinstance(count, bool) or not isinstance(count, int) or count < 0:
         raise InputError(f"num_gpu: expected auto, 0 (CPU) or a count, but received {count!r}")
     if count > 0 and not torch.cuda.is_available():
         raise InputError(f"num_gpu: {count} asked for, but no GPU is there; use num_gpu: 0 or auto")
+    there = torch.cuda.device_count()
+    if count > there and not dist:  # with a launcher, the file may count those of all machines
+        raise InputError(
+            f"num_gpu: {count} asked for, but this machine has {there}; use num_gpu: {there} or auto, or start "
+            "processes on more machines with a --launcher"
+        )
 
 
 def _check_block(name: str, block: dict[str, Any], schema: Any, known: set[str], *, refuse: bool) -> None:
@@ -154,13 +185,16 @@ def _check_train(train: dict[str, Any], model: Any, ours: Any) -> None:
         _check_mixed(model, train)
     optimizer = None
     for key, block in train.items():
-        if key.startswith("optim_") and block is not None:
-            made = check_optimizer(f"train.{key}", block, *([] if ours is not None else [["Adam"]]))
+        if ours is not None and key.startswith("optim_") and block is not None:
+            made = check_optimizer(f"train.{key}", block)
             optimizer = optimizer or made
         if key.endswith("_opt") and isinstance(block, dict) and "type" in block:
             check_loss(f"train.{key}", _loss_arguments(block, ours is not None))
-    if train.get("scheduler") is not None and optimizer is not None:
-        check_schedule(train["scheduler"], optimizer, int(train["total_iter"]), ours=ours is not None)
+    if ours is None:
+        check_stock_optimizers(model, train)
+        check_stock_schedule(model, train.get("scheduler"))
+    elif train.get("scheduler") is not None and optimizer is not None:
+        check_schedule(train["scheduler"], optimizer, int(train["total_iter"]))
     restorer = (train.get("restorer_opt") if ours is not None else None) or {}
     for key in ("pixel_opt", "composite_opt"):
         if restorer.get(key):

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import io
 import os
+from collections.abc import Sequence
 from typing import Any
 
+import cv2
 import torch
 from basicsr.utils.registry import DATASET_REGISTRY
+from PIL import Image
 
 from nlcl_plugin.data.image_dataset import ImageDataset
-from nlcl_plugin.data.image_io import list_images
-from nlcl_plugin.data.image_sources import open_source
+from nlcl_plugin.data.image_io import decode_raw, decode_stored, list_images, read_bytes
+from nlcl_plugin.data.image_sources import is_lmdb, open_source
 from nlcl_plugin.data.lmdb_store import LmdbImages
+from nlcl_plugin.data.parallel import map_in_order
 from nlcl_plugin.engine.option_blocks import DatasetOptions
+from nlcl_plugin.engine.process_group import rank_in_environment
 from nlcl_plugin.engine.schema_check import check_known, check_numbers, check_schema, keys_in_source
 from nlcl_plugin.engine.validate_parts import registered, tried, type_of
 from nlcl_plugin.errors import InputError
 
+KNOWN = ("basicsr.", "nlcl_plugin.")  # modules whose classes do what we know
 ROOTS = ("dataroot_lq", "dataroot_gt", "dataroot_rain")
 
 
@@ -63,7 +71,53 @@ def check_dataset(where: str, dataset: dict[str, Any], *, planned: str | None = 
             count_images(root, kind)
         except InputError as error:
             raise InputError(f"{where}.{key}: {error}") from error
-    tried(where, lambda: cls(copy.deepcopy(dataset)))
+    made = tried(where, lambda: cls(copy.deepcopy(dataset)))
+    if len(made) == 0:
+        raise InputError(f"{where}: {dataset['type']} finds no image; correct its roots or its list of images")
+    if dataset["phase"] != "train" and cls.__module__.startswith(KNOWN):
+        _check_images(where, dataset, getattr(made, "paths", ()), ours=ours)
+
+
+def _check_images(where: str, dataset: dict[str, Any], paths: Sequence[str | dict[str, str]], *, ours: bool) -> None:
+    """See that the images of a validation are whole and those of a pair fit, before a training that may take days."""
+    keys = ("lq", "gt") if dataset.get("dataroot_lq") else ("gt",)
+    lmdbs = dataset["io_backend"]["type"] == "lmdb"
+    sources = [open_source(dataset[f"dataroot_{key}"]) for key in keys if lmdbs and dataset.get(f"dataroot_{key}")]
+
+    def size(path: str, place: int) -> tuple[int, int]:
+        data = sources[place].read(path.removeprefix(f"{sources[place].root}/")) if lmdbs else read_bytes(path)
+        whole = _size_of_png(data)
+        if whole is not None:
+            return whole
+        image = decode_raw(data, path) if ours else decode_stored(data, path, cv2.IMREAD_COLOR)
+        return image.shape[1], image.shape[0]
+
+    def sizes(files: list[str]) -> list[tuple[int, int]]:
+        return [size(path, place) for place, path in enumerate(files)]
+
+    entries = [[entry[f"{key}_path"] for key in keys] if isinstance(entry, dict) else [entry] for entry in paths]
+    scale = dataset["scale"]
+    bar = None if rank_in_environment() == "0" else False
+    found = map_in_order(sizes, entries, jobs=min(8, os.cpu_count() or 1), title=f"checking {where}", progress=bar)
+    for files, ((width, height), *truth) in zip(entries, found, strict=True):
+        for wide, high in truth:
+            # BasicSR cuts off what the ground truth of a smaller image has beyond it.
+            fits = wide >= width * scale and high >= height * scale if scale > 1 else (wide, high) == (width, height)
+            if not fits:
+                rule = f"the second must be {scale} times the first" if scale > 1 else "pairs must have one size"
+                raise InputError(
+                    f"{where}: {files[0]} is {width}×{height} and {files[1]} {wide}×{high}; {rule}: mend the pair or "
+                    "take it out"
+                )
+
+
+def _size_of_png(data: bytes) -> tuple[int, int] | None:
+    """Width and height of a PNG whose checksums are right, without decoding it; None for all else."""
+    with contextlib.suppress(Exception), Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+        size, turned = image.size, "exif" in image.info
+        image.verify()
+        return None if turned else size
+    return None
 
 
 def _check_others(where: str, dataset: dict[str, Any], planned: str) -> None:
@@ -88,6 +142,13 @@ def _check_loader(where: str, dataset: dict[str, Any]) -> None:
         raise InputError(f"{where}.persistent_workers: needs num_worker_per_gpu of at least 1")
 
 
+def channels_of(dataset: dict[str, Any]) -> int | None:
+    """Channels of a dataset's images, None where that is up to a dataset of others."""
+    if dataset["type"] in ("PairedImageDataset", "SingleImageDataset"):
+        return 1 if dataset.get("color") == "y" else 3
+    return 3 if issubclass(DATASET_REGISTRY.get(dataset["type"]), ImageDataset) else None
+
+
 def count_images(root: str, kind: str) -> int:
     """Images of a folder or LMDB.
 
@@ -96,8 +157,10 @@ def count_images(root: str, kind: str) -> int:
         kind: `disk` or `lmdb`.
 
     Raises:
-        InputError: If there are none.
+        InputError: If there are none, or the root is of the other kind.
     """
+    if kind == "disk" and is_lmdb(root):
+        raise InputError(f"{root}: this is an LMDB, and io_backend has 'type: disk'; set 'type: lmdb'")
     return len(LmdbImages(root).keys if kind == "lmdb" else list_images(root))
 
 

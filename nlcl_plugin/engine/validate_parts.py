@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
-import os
 import warnings
 from collections.abc import Callable, Iterable
+from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import torch
+from basicsr.models.base_model import BaseModel
+from basicsr.models.hifacegan_model import HiFaceGANModel
+from basicsr.models.stylegan2_model import StyleGAN2Model
+from basicsr.models.video_base_model import VideoBaseModel
 from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, Registry
 from torch.overrides import TorchFunctionMode
 
 from nlcl_plugin.engine.schema_check import check_known, check_numbers, check_schema, suggest
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.models.nlcl_options import Built, OptimizerOptions
-from nlcl_plugin.models.optimization import BASICSR_SCHEDULERS, SCHEDULERS, build_optimizer, build_scheduler
+from nlcl_plugin.models.optimization import SCHEDULERS, build_optimizer, build_scheduler
 
 OPTIMIZERS = [name for name in dir(torch.optim) if name[0].isupper() and name != "Optimizer"]
 FILLED_IN = {"ProjectionHeads": {"in_channels"}}  # arguments that the model adds
@@ -57,7 +63,7 @@ def check_network(where: str, block: Any) -> int | None:
         except Exception:  # some compute with their weights while they are made, which then have to be there
             net = tried(where, lambda: cls(**arguments))
     count = sum(p.numel() for p in net.parameters())
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = psutil.virtual_memory().total
     if 4 * count > memory:
         raise InputError(
             f"{where}: {block['type']} has {count:,} parameters with these options, {4 * count / 2**30:,.0f} GiB, and "
@@ -88,20 +94,77 @@ def check_loss(where: str, block: Any) -> None:
         tried(where, lambda: cls(**arguments))
 
 
-def check_optimizer(where: str, block: Any, names: Iterable[str] = OPTIMIZERS) -> Any:
+def check_optimizer(where: str, block: Any) -> Any:
     """Check an optimizer's block; returns an optimizer of a parameter that nobody has."""
-    check_name(f"{where}.type", type_of(where, block), names, "torch.optim has no")
+    check_name(f"{where}.type", type_of(where, block), OPTIMIZERS, "torch.optim has no")
     check_numbers(where, block)
     check_schema(OptimizerOptions, block, where)
     options = OptimizerOptions.model_validate(block)
     return tried(where, lambda: build_optimizer(options, [torch.nn.Parameter(torch.zeros(1))], where))
 
 
-def check_schedule(block: Any, optimizer: Any, total_iter: int, *, ours: bool) -> None:
+def check_stock_optimizers(model: Any, train: dict[str, Any]) -> None:
+    """Check the optimizers' blocks by what makes optimizers in BasicSR; a model that makes its own is left to it.
+
+    Args:
+        model: A model class that is not ours.
+        train: The block `train`.
+
+    Raises:
+        InputError: If a block is missing, or BasicSR makes no such optimizer.
+    """
+    setup: Any = getattr(model, "setup_optimizers", None)
+    stock = getattr(setup, "__module__", "").startswith("basicsr.") and "get_optimizer" in setup.__code__.co_names
+    if not stock or model.get_optimizer is not BaseModel.get_optimizer:
+        return
+    for key in setup.__code__.co_consts:  # the keys that it reads
+        if isinstance(key, str) and key.startswith("optim_"):
+            where, block = f"train.{key}", train.get(key) or {}
+            name = type_of(where, block)
+            check_numbers(where, block)
+            check_schema(OptimizerOptions, block, where)
+            arguments = {**block, "params": [torch.nn.Parameter(torch.zeros(1))], "optim_type": name}
+            del arguments["type"]
+            _made_by_basicsr(where, name, functools.partial(BaseModel.get_optimizer, SimpleNamespace(), **arguments))
+
+
+def check_stock_schedule(model: Any, block: Any) -> None:
+    """Check the block `train.scheduler` as `check_stock_optimizers` does those of optimizers."""
+    if getattr(model, "setup_schedulers", None) is not BaseModel.setup_schedulers:
+        return
+    where = "train.scheduler"
+    name = type_of(where, block)
+    check_numbers(where, block)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    stub = SimpleNamespace(opt={"train": {"scheduler": dict(block)}}, optimizers=[optimizer], schedulers=[])
+    _made_by_basicsr(where, name, lambda: BaseModel.setup_schedulers(stub))
+
+
+def _made_by_basicsr(where: str, name: str, make: Callable[[], Any]) -> None:
+    try:
+        tried(where, make)
+    except InputError as error:
+        if not isinstance(error.__cause__, NotImplementedError):
+            raise
+        reason = "take another, or a model class with a method of its own for it"
+        raise InputError(f"{where}.type: BasicSR's models have no {name!r}; {reason}") from error
+
+
+def check_stock_limits(model: Any, options: dict[str, Any]) -> None:
+    """Refuse what a model of BasicSR would refuse when it is built or at its first validation."""
+    if issubclass(model, HiFaceGANModel) and options["is_train"] and options["train"].get("ema_decay"):
+        raise InputError(f"train.ema_decay: {model.__name__} has no moving average; leave it out, or use 0")
+    watched = [name for name in options["datasets"] if name != "train"]
+    if issubclass(model, StyleGAN2Model) and watched:
+        raise InputError(f"datasets.{watched[0]}: {model.__name__} validates on no images; leave the dataset out")
+    if issubclass(model, VideoBaseModel) and options["is_train"] and watched and options["val"].get("save_img"):
+        raise InputError("val.save_img: BasicSR's video models save no images while they train; use save_img: false")
+
+
+def check_schedule(block: Any, optimizer: Any, total_iter: int) -> None:
     """Check the block `train.scheduler`."""
     where = "train.scheduler"
-    names = SCHEDULERS if ours else BASICSR_SCHEDULERS
-    check_name(f"{where}.type", type_of(where, block), names, "no scheduler is named")
+    check_name(f"{where}.type", type_of(where, block), SCHEDULERS, "no scheduler is named")
     check_numbers(where, block)
     tried(where, lambda: build_scheduler(Built.model_validate(block), optimizer, total_iter))
 

@@ -25,8 +25,9 @@ import cv2
 import numpy as np
 
 from nlcl_plugin.errors import InputError
+from nlcl_plugin.metrics.quality import psnr
 
-__all__ = ["FILTERS", "best_filter", "filter_scores", "opening", "psnr_8bit", "remove_streaks"]
+__all__ = ["FILTERS", "best_filter", "filter_scores", "opening", "remove_streaks"]
 
 ImageFilter = Callable[[np.ndarray], np.ndarray]
 
@@ -73,25 +74,11 @@ def remove_streaks(image: np.ndarray, width: int, length: int = 5, minus: float 
     return np.clip(whole - rain - np.float32(minus), 0.0, 1.0)
 
 
-def psnr_8bit(image: np.ndarray, truth: np.ndarray) -> float:
-    """PSNR in dB of two images in [0, 1] after rounding to 8 bit, as BasicSR's `calculate_psnr` takes it.
-
-    No border is cropped and all channels count alike. Equal images give infinity.
-    """
-    first, second = (np.round(np.clip(picture, 0.0, 1.0) * 255.0).astype(np.float64) for picture in (image, truth))
-    error = float(np.mean((first - second) ** 2))
-    return float(10.0 * np.log10(255.0**2 / error)) if error else float("inf")
-
-
-def filter_scores(
-    pairs: Iterable[tuple[np.ndarray, np.ndarray]],
-    psnr: Callable[[np.ndarray, np.ndarray], float] = psnr_8bit,
-) -> dict[str, float]:
-    """Mean PSNR of each filter over all pairs.
+def filter_scores(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
+    """Mean PSNR of each filter over all pairs, rounded to 8 bit.
 
     Args:
         pairs: Rainy and clean images, aligned, float RGB (H, W, 3) in [0, 1]. Read once, one pair at a time.
-        psnr: Takes an image and the truth, returns dB.
 
     Returns:
         Mean PSNR by filter name; `none` is the rainy image as it is.
@@ -106,16 +93,13 @@ def filter_scores(
         if rainy.shape != clean.shape:
             raise InputError(f"pair {count}: rainy image is {rainy.shape} and clean image is {clean.shape}")
         for name, function in FILTERS.items():
-            sums[name] += psnr(function(rainy), clean)
+            sums[name] += psnr(_rounded(function(rainy)), _rounded(clean))
     if not count:
         raise InputError("no pairs to compare filters on; give at least one rainy and clean image")
     return {name: total / count for name, total in sums.items()}
 
 
-def best_filter(
-    pairs: Iterable[tuple[np.ndarray, np.ndarray]],
-    psnr: Callable[[np.ndarray, np.ndarray], float] = psnr_8bit,
-) -> tuple[str, float]:
+def best_filter(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[str, float]:
     """The classical filter with the best mean PSNR on these very pairs.
 
     This is an oracle: kernel and constant are chosen with the clean images in hand, on the same pairs that the result
@@ -123,7 +107,6 @@ def best_filter(
 
     Args:
         pairs: Rainy and clean images, aligned, float RGB (H, W, 3) in [0, 1].
-        psnr: Takes an image and the truth, returns dB.
 
     Returns:
         Name of the filter in `FILTERS` and its mean PSNR in dB. It is never worse than the rainy images as they are.
@@ -131,9 +114,13 @@ def best_filter(
     Raises:
         InputError: There is no pair, or a pair differs in size.
     """
-    scores = filter_scores(pairs, psnr)
+    scores = filter_scores(pairs)
     name = max(scores, key=scores.__getitem__)
     return name, scores[name]
+
+
+def _rounded(image: np.ndarray) -> np.ndarray:
+    return np.rint(np.clip(image, 0, 1) * 255)
 
 
 def _prepare(image: np.ndarray) -> np.ndarray:

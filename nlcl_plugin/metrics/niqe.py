@@ -1,7 +1,8 @@
-"""NIQE of BasicSR, with no value where it has none."""
+"""NIQE of BasicSR, NaN where it has none."""
 
 from __future__ import annotations
 
+import math
 import warnings
 
 import numpy as np
@@ -10,7 +11,7 @@ from basicsr.metrics import calculate_niqe
 MIN_SIDE = 192  # pixels: two blocks of 96 a side, as NIQE fits a Gaussian over the blocks
 
 
-def niqe(image: np.ndarray, crop_border: int = 0) -> float | None:
+def niqe(image: np.ndarray, crop_border: int = 0) -> float:
     """Natural image quality (Mittal, Soundararajan & Bovik, IEEE SPL 2013); lower is better.
 
     Args:
@@ -18,14 +19,14 @@ def niqe(image: np.ndarray, crop_border: int = 0) -> float | None:
         crop_border: Pixels that are left out at each side.
 
     Returns:
-        The figure; None for an image that is too small or too flat to have one.
+        The figure; NaN for an image that is too small or too flat to have one.
     """
     if min(image.shape[:2]) < MIN_SIDE:
-        return None
+        return math.nan
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")  # of divisions by the deviation of flat blocks
             value = float(np.squeeze(calculate_niqe(image[..., ::-1], crop_border=crop_border)))
     except np.linalg.LinAlgError:
-        return None
-    return value if np.isfinite(value) else None
+        return math.nan
+    return value if math.isfinite(value) else math.nan

@@ -14,7 +14,8 @@ from torch.utils.data import Dataset, Sampler
 
 from nlcl_plugin.data import pseudo_pair_dataset, unpaired_image_dataset
 from nlcl_plugin.data import sampler as sampling
-from nlcl_plugin.data.image_io import list_images, read_image, to_tensor
+from nlcl_plugin.data.image_io import read_image, to_tensor
+from nlcl_plugin.data.image_sources import pair_images
 from nlcl_plugin.data.rain_renderer import blend, render_rain
 from nlcl_plugin.data.sampler import SampleIndex
 from nlcl_plugin.errors import InputError
@@ -105,29 +106,19 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
     """Whole rainy images and their ground truth, for validation.
 
     Args:
-        opt: `dataroot_lq` and `dataroot_gt`: two folders of images with the same names, but for their endings.
+        opt: `dataroot_lq` and `dataroot_gt`: two folders of images with the same names, or the same but for their
+            endings.
 
     Raises:
-        InputError: If a folder is missing or an image has no partner.
+        InputError: If a folder is missing or an image has no partner, or more than one.
     """
 
     def __init__(self, opt: dict[str, Any]) -> None:
-        self._paths: list[dict[str, str]] = []
         for key in ("dataroot_lq", "dataroot_gt"):
             if not opt.get(key):
                 raise InputError(f"{key} is missing: PairedImageDataset needs a folder of images")
-        found = {
-            key: {os.path.splitext(name)[0]: os.path.join(opt[f"dataroot_{key}"], name) for name in names}
-            for key in ("lq", "gt")
-            if (names := list_images(opt[f"dataroot_{key}"]))
-        }
-        alone = sorted(set(found["lq"]) ^ set(found["gt"]))
-        if alone:
-            raise InputError(
-                f"{opt['dataroot_lq']} and {opt['dataroot_gt']}: {len(alone)} images have no partner, such as "
-                f"{alone[0]}; pairs must have one name"
-            )
-        self._paths = [{"lq": path, "gt": found["gt"][name]} for name, path in sorted(found["lq"].items())]
+        rainy, clean = (os.path.expanduser(opt[key]) for key in ("dataroot_lq", "dataroot_gt"))
+        self._paths = [{"lq": lq, "gt": gt} for lq, gt in pair_images(rainy, clean)]
 
     def __len__(self) -> int:
         """The number of pairs."""

@@ -10,6 +10,7 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 
+from nlcl_plugin.engine.process_group import check_launcher
 from nlcl_plugin.errors import InputError
 
 
@@ -54,8 +55,10 @@ def prepare_processes(cfg: Config) -> None:
         cfg: The config, changed in place; `launcher` says who starts the processes.
 
     Raises:
-        InputError: If the launcher is torchrun's and didn't start this process.
+        InputError: If the launcher is torchrun's and didn't start this process, or there is none and several were
+            started.
     """
+    check_launcher(cfg.get("launcher", "none"))
     if cfg.get("launcher", "none") != "pytorch":
         return
     if "RANK" not in os.environ:

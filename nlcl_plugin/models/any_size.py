@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import torch
 from torch import Tensor, nn
 
@@ -83,18 +84,10 @@ def feature_bytes(net: LayerGenerator, image: Tensor) -> int:
 
 
 def free_memory(device: torch.device) -> float:
-    """Bytes that can be taken; infinite where the system doesn't say."""
+    """Bytes that can be taken."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
-    return min(_system_memory(), *(_left_of(*limit) for limit in _limits()))
-
-
-def _system_memory() -> float:
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) * 1024.0
-    except (OSError, StopIteration, ValueError):
-        return float("inf")
+    return min([float(psutil.virtual_memory().available), *(_left_of(*limit) for limit in _limits())])
 
 
 def _limits() -> Iterator[tuple[Path, Path]]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import math
 import os
+from collections.abc import Iterator
 from os import path as osp
 from typing import Any
 
@@ -19,6 +21,7 @@ from tqdm import tqdm
 from nlcl_plugin.data.files import inner_name
 from nlcl_plugin.errors import InputError, escape
 from nlcl_plugin.metrics.niqe import niqe
+from nlcl_plugin.metrics.quality import finite_mean
 
 # Computed when the option file names no metrics: these with ground truth, NIQE without.
 PAIRED_METRICS = {
@@ -62,21 +65,36 @@ class ValidationMixin:
         names: set[str] = set()
         sent = 0  # of the first process's share, as it is the one that writes
         share = DataLoader(dataset, batch_size=1, sampler=range(rank, len(dataset), processes))
+        faults: list[Exception] = []
+
+        @contextlib.contextmanager
+        def kept() -> Iterator[None]:
+            """Keep an error until the last round, as the other processes wait for this one in each."""
+            try:
+                yield
+            except Exception as error:
+                faults.append(error)
+
         # In rounds of one image a process, so that the first one can write the pictures of a round before the next.
         batches = iter(share)
         for _ in tqdm(range(math.ceil(len(dataset) / processes)), unit="round", desc=name, disable=hidden):
-            data = next(batches, None)  # the last round may not need all processes
-            shows = tb_logger is not None and sent < TB_IMAGES
-            own = self._derained(data, keep_images=save_img or shows) if data is not None else None
-            if own and shows:
-                tag = escape(f"{name}/{osp.basename(own[0])}")
-                tb_logger.add_image(tag, _small(own[2]), current_iter, dataformats="HWC")
-                sent += 1
-            for path, values, images in filter(None, _collected(own, processes)):
-                image_name = _output_name(path, dataset.opt.get("dataroot_lq"), names)
-                rows.append({"image": image_name, **values})
-                if save_img:
-                    self._save_pictures(images, name, image_name, current_iter)
+            own = None
+            with kept():
+                data = next(batches, None) if not faults else None  # the last round may not need all processes
+                shows = tb_logger is not None and sent < TB_IMAGES
+                own = self._derained(data, keep_images=save_img or shows) if data is not None else None
+                if own and shows:
+                    tag = escape(f"{name}/{osp.basename(own[0])}")
+                    tb_logger.add_image(tag, _small(own[2]), current_iter, dataformats="HWC")
+                    sent += 1
+            collected = _collected(own, processes)
+            with kept():
+                for path, values, images in filter(None, collected):
+                    image_name = _output_name(path, dataset.opt.get("dataroot_lq"), names)
+                    rows.append({"image": image_name, **values})
+                    if save_img:
+                        self._save_pictures(images, name, image_name, current_iter)
+        _raise_in_all(faults, processes)
         if rank == 0:
             self._log_metrics(name, rows, current_iter, tb_logger)
             if not self.opt["is_train"] and rows:
@@ -89,22 +107,22 @@ class ValidationMixin:
         visuals = self.get_current_visuals()  # type: ignore[attr-defined]
         images = {key: tensor2img(value) for key, value in visuals.items()}  # BGR, 8 bit
         path = data["lq_path"][0]
-        return path, self._measure(path, images), images if keep_images else {}
+        values = self._measure(path, images)
+        if not torch.isfinite(visuals["result"]).all():  # what became of it in 8 bit says nothing
+            values = dict.fromkeys(values, math.nan)
+        return path, values, images if keep_images else {}
 
     def _measure(self, image: str, images: dict[str, np.ndarray]) -> dict[str, float]:
         paired = "gt" in images
         metrics = self.opt.get("val", {}).get("metrics") or (PAIRED_METRICS if paired else BLIND_METRICS)
         values: dict[str, float] = {}
         for name, options in metrics.items():
-            blind = options["type"] == "calculate_niqe"
-            if not blind and not paired:
-                continue
-            if blind:
+            if options["type"] == "calculate_niqe":
                 border = int(options.get("crop_border", 0))  # type: ignore[arg-type]
                 for key, picture in ((name, images["result"]), (f"{name}_rainy", images["lq"])):
-                    figure = niqe(picture[..., ::-1], border)
-                    if figure is not None:
-                        values[key] = figure
+                    values[key] = niqe(picture[..., ::-1], border)
+                continue
+            if not paired:
                 continue
             if images["gt"].shape != images["result"].shape:
                 raise InputError(
@@ -112,7 +130,8 @@ class ValidationMixin:
                     f"{_size(images['gt'])}; pairs must have one size"
                 )
             data = {"img": images["result"], "img2": images["gt"]}
-            values[name] = float(calculate_metric(data, {k: v for k, v in options.items() if k != "better"}))
+            figure = calculate_metric(data, {k: v for k, v in options.items() if k != "better"})
+            values[name] = math.nan if figure is None else float(figure)
         return values
 
     def _save_pictures(self, images: dict[str, np.ndarray], dataset: str, image: str, current_iter: Any) -> None:
@@ -127,15 +146,17 @@ class ValidationMixin:
         imwrite(strip, osp.join(f"{folder}_layers", f"{image}.png"))
 
     def _log_metrics(self, dataset: str, rows: list[dict[str, Any]], current_iter: Any, tb_logger: Any) -> None:
-        means = {
-            key: float(np.mean([row[key] for row in rows if key in row]))
-            for key in sorted({key for row in rows for key in row if key != "image"})
-        }
+        means: dict[str, float] = {}
         parts = []
-        for key, value in means.items():
+        for key in sorted({key for row in rows for key in row if key != "image"}):
+            value, left_out = finite_mean([(row["image"], row[key]) for row in rows if key in row])
+            if math.isnan(value):
+                parts.append(f"{key}{left_out}")
+                continue
+            means[key] = value
             best = self._keep_best(dataset, key, value, current_iter)
             since = f" (best {best['val']:.4f} @ {best['iter']})" if self.opt["is_train"] else ""
-            parts.append(f"{key} {value:.4f}{since}")
+            parts.append(f"{key} {value:.4f}{left_out}{since}")
             if tb_logger:
                 tb_logger.add_scalar(f"metrics/{dataset}/{key}", value, current_iter)
         get_root_logger().info(f"Validation {dataset} ({len(rows)} images): {', '.join(parts) or 'no metric applies'}")
@@ -145,11 +166,13 @@ class ValidationMixin:
     def _keep_best(self, dataset: str, metric: str, value: float, current_iter: Any) -> dict[str, Any]:
         if not hasattr(self, "best_metric_results"):
             self.best_metric_results: dict[str, dict[str, dict[str, Any]]] = {}
-        options = (self.opt.get("val", {}).get("metrics") or {}).get(metric, {})
-        lower = options.get("better", "lower" if metric.startswith("niqe") else "higher") == "lower"
+        wanted = self.opt.get("val", {}).get("metrics") or {**PAIRED_METRICS, **BLIND_METRICS}
+        options = wanted.get(metric) or wanted[metric.removesuffix("_rainy")]
+        lower = options.get("better", "lower" if options["type"] == "calculate_niqe" else "higher") == "lower"
         record = self.best_metric_results.setdefault(dataset, {})
         best = record.get(metric)
-        if best is None or (value <= best["val"] if lower else value >= best["val"]):
+        # Not the other way round: a NaN, which checkpoints of earlier versions may hold, gives way to any figure.
+        if best is None or not (best["val"] < value if lower else best["val"] > value):
             record[metric] = {"better": "lower" if lower else "higher", "val": value, "iter": current_iter}
         return record[metric]
 
@@ -164,6 +187,19 @@ def _collected(own: _Derained | None, processes: int) -> list[_Derained | None]:
     gathered: list[_Derained | None] = [None] * processes
     torch.distributed.gather_object(own, gathered)
     return gathered
+
+
+def _raise_in_all(faults: list[Exception], processes: int) -> None:
+    """Raise the first error of this process, or else that of another; all processes must call this."""
+    own = faults[0] if faults else None
+    mine = (isinstance(own, InputError), str(own), type(own).__name__) if own is not None else None
+    everyones: list[Any] = [mine] * processes
+    if processes > 1:
+        torch.distributed.all_gather_object(everyones, mine)
+    if own is not None:
+        raise own
+    for expected, message, kind in filter(None, everyones):
+        raise InputError(message) if expected else RuntimeError(f"another process failed: {kind}: {message}")
 
 
 def _small(images: dict[str, np.ndarray]) -> np.ndarray:
@@ -197,4 +233,6 @@ def _write_csv(path: str, rows: list[dict[str, Any]]) -> None:
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
-        writer.writerows({**row, "image": escape(row["image"])} for row in rows)
+        for row in rows:
+            known = {key: value for key, value in row.items() if key == "image" or math.isfinite(value)}
+            writer.writerow({**known, "image": escape(row["image"])})

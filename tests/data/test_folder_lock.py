@@ -1,72 +1,93 @@
 """Runs in each other's way."""
 
 import errno
+import multiprocessing
 import os
-from pathlib import Path
+import signal
+import subprocess
+import sys
+import time
 
+import filelock
 import pytest
 
 from nlcl_plugin.data.folder_lock import locked
 from nlcl_plugin.errors import InputError
 
-fcntl = pytest.importorskip("fcntl")
 
-
-def test_one_at_a_time(tmp_path):
+@pytest.mark.parametrize("inside", [False, True])
+def test_one_at_a_time_and_no_trace_of_it(tmp_path, inside):
     folder = tmp_path / "a" / "b"
-    with locked(folder):
-        with pytest.raises(InputError, match="b: another run is at work in this folder; wait for it"), locked(folder):
+    with locked(folder, inside=inside):
+        assert folder.exists() == inside
+        with (
+            pytest.raises(InputError, match="b: another run is at work in this folder; wait for it, or choose another"),
+            locked(folder, inside=inside),
+        ):
             pass
-        assert folder.is_dir()
-    with locked(folder):
+        with locked(tmp_path / "a" / "c", inside=inside):
+            pass
+    with locked(folder, inside=inside):
         pass
+    assert sorted(path.name for path in tmp_path.rglob("*")) == (["a"] if inside else [])
 
 
-def test_a_folder_is_removed_if_it_was_made_and_stays_empty(tmp_path):
-    with locked(tmp_path / "new"):
-        pass
-    (tmp_path / "mine").mkdir()
-    with locked(tmp_path / "mine"):
-        pass
-    with locked(tmp_path / "used"):
-        (tmp_path / "used" / "x").touch()
-    assert sorted(os.listdir(tmp_path)) == ["mine", "used"]
+def test_it_holds_while_the_folder_is_renamed_and_made_anew(tmp_path):
+    (tmp_path / "x").mkdir()
+    with locked(tmp_path / "x"):
+        (tmp_path / "x").rename(tmp_path / "x_archived")
+        (tmp_path / "x").mkdir()
+        with pytest.raises(InputError, match="another run is at work"), locked(tmp_path / "x"):
+            pass
+    assert sorted(os.listdir(tmp_path)) == ["x", "x_archived"]
 
 
-def test_the_folder_of_the_next_run_stays(tmp_path):
-    with locked(tmp_path / "building"):
-        os.rename(tmp_path / "building", tmp_path / "done")
-        (tmp_path / "building").mkdir()  # by the next run, which has not got any further
-    assert sorted(os.listdir(tmp_path)) == ["building", "done"]
+OWNER = """
+import multiprocessing, sys, time
+from nlcl_plugin.data.folder_lock import locked
+with locked(sys.argv[1]):
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    child.start()
+    print(child.pid, flush=True)
+    time.sleep(60)
+"""
 
 
-def test_a_run_that_finished_meanwhile_has_taken_the_folder_with_it(tmp_path, monkeypatch):
-    real = fcntl.flock
-
-    def finish_first(handle, kind):
-        os.rename(tmp_path / "building", tmp_path / "done")
-        real(handle, kind)
-
-    monkeypatch.setattr(fcntl, "flock", finish_first)
-    with pytest.raises(InputError, match="another run is at work"), locked(tmp_path / "building"):
-        pass
-    assert os.listdir(tmp_path) == ["done"]
-
-
-def test_the_folder_may_vanish_before_it_is_opened(tmp_path, monkeypatch):
-    monkeypatch.setattr(Path, "mkdir", lambda *_, **__: None)
-    with pytest.raises(InputError, match="another run is at work"), locked(tmp_path / "building"):
-        pass
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="forks")
+def test_a_killed_owner_takes_the_lock_with_it_though_its_loader_workers_live(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", OWNER, tmp_path / "x"], stdout=subprocess.PIPE, text=True) as owner:
+        child = int(owner.stdout.readline())
+        with pytest.raises(InputError, match="another run is at work"), locked(tmp_path / "x"):
+            pass
+        owner.send_signal(signal.SIGKILL)
+        time.sleep(0.5)
+        os.kill(child, 0)  # it lives
+        with locked(tmp_path / "x"):
+            pass
+        os.kill(child, signal.SIGKILL)
+    assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("code", [errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
-def test_file_systems_without_locks_of_folders_will_do(tmp_path, monkeypatch, code):
-    """NFS answers EBADF, as it wants a file open for writing."""
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_file_systems_without_locks_are_warned_about(tmp_path, monkeypatch, code):
+    fcntl = pytest.importorskip("fcntl")
 
     def refuse(*_):
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with locked(tmp_path / "x"):
-        (tmp_path / "x" / "y").touch()
-    assert (tmp_path / "x" / "y").exists()
+    with (
+        pytest.warns(UserWarning, match="x: the file system has no locks"),
+        locked(tmp_path / "x"),
+    ):
+        (tmp_path / "x").mkdir()
+    assert os.listdir(tmp_path) == ["x"]
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    with pytest.raises(InputError, match=r"x: cannot be written \(Permission denied\)"), locked(tmp_path / "x"):
+        pass

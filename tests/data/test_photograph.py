@@ -19,6 +19,7 @@ from PIL import Image, ImageCms, ImageOps, PngImagePlugin, TiffImagePlugin
 from nlcl_plugin.data.image_io import read_image, to_float
 from nlcl_plugin.data.photograph import encode_photograph, read_photograph, write_photograph
 from nlcl_plugin.data.photograph.exif import orientation_of, set_upright, turned
+from nlcl_plugin.data.photograph.png import with_chunks
 from nlcl_plugin.errors import InputError
 
 RGB = photograph(36, 52)
@@ -404,6 +405,35 @@ class TestUnusualKinds:
         before, target, after = there_and_back(save(tmp_path / "b.png", palette, "PNG", transparency=3))
         np.testing.assert_array_equal(before.alpha, np.where(np.asarray(palette) == 3, 0, 255))
         np.testing.assert_array_equal(after.alpha, before.alpha)
+
+    @pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+    def test_one_transparent_grey_of_png_becomes_alpha(self, tmp_path, bits):
+        largest = (1 << bits) - 1
+        values = np.random.default_rng(bits).integers(0, largest + 1, (6, 32))
+        values[:2] = 1
+        rows = ("".join(f"{value:0{bits}b}" for value in row) for row in values)
+        packed = b"".join(b"\0" + int(row, 2).to_bytes(4 * bits, "big") for row in rows)
+        header = b"IHDR" + struct.pack(">2I5B", 32, 6, bits, 0, 0, 0, 0)
+        header = b"\x89PNG\r\n\x1a\n\0\0\0\r" + header + struct.pack(">I", zlib.crc32(header))
+        chunks = [(b"tRNS", struct.pack(">H", 1)), (b"IDAT", zlib.compress(packed)), (b"IEND", b"")]
+        path = tmp_path / "a.png"
+        path.write_bytes(with_chunks(header, chunks))
+        before, _, after = there_and_back(path)
+        full = 65535 if bits == 16 else 255
+        for found in (before, after):
+            np.testing.assert_array_equal(found.rgb[..., 0], values * (full // largest))
+            np.testing.assert_array_equal(found.alpha, np.where(values == 1, 0, full))
+
+    @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+    def test_one_transparent_colour_of_png_becomes_alpha(self, tmp_path, dtype):
+        pixels = np.random.default_rng(0).integers(0, 2, (6, 8, 3)).astype(dtype)
+        data = cv2.imencode(".png", pixels[..., ::-1])[1].tobytes()
+        (tmp_path / "a.png").write_bytes(with_chunks(data, [(b"tRNS", struct.pack(">3H", 1, 0, 1))]))
+        before, _, after = there_and_back(tmp_path / "a.png")
+        for found in (before, after):
+            np.testing.assert_array_equal(found.rgb, pixels)
+            expected = np.where((pixels == [1, 0, 1]).all(-1), 0, np.iinfo(dtype).max)
+            np.testing.assert_array_equal(found.alpha, expected)
 
     def test_cmyk_becomes_srgb(self, tmp_path):
         cmyk = Image.fromarray(RGB).convert("CMYK")

@@ -13,9 +13,10 @@ from PIL import Image
 from prepare_helpers import names, rain, records, scene, tool, write_image, write_pair
 
 from nlcl_plugin.data import read_image
+from nlcl_plugin.data.files import natural_key
 from nlcl_plugin.data.prepare import Choices, Source, collect, frames
 from nlcl_plugin.data.prepare.pairing import by_leading_id
-from nlcl_plugin.data.prepare.scan import find, natural_key, split_of
+from nlcl_plugin.data.prepare.scan import find, split_of
 
 
 @pytest.fixture

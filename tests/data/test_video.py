@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
+from nlcl_plugin.data.prepare.frames import choose
+from nlcl_plugin.data.prepare.model import Source
 from nlcl_plugin.data.video import open_video
 from nlcl_plugin.data.video_writing import encoder_like, write_video
 from nlcl_plugin.errors import InputError
@@ -24,7 +26,9 @@ def picture(number, height=48, width=64):
     return np.stack([columns * 3 + number * 4, rows * 4, (rows + columns) * 2], -1).clip(0, 255).astype(np.uint8)
 
 
-def make(path, *, codec="libx264", pixels="yuv420p", size=(48, 64), times=None, sound=False, rotation=0, **options):
+def make(
+    path, *, codec="libx264", pixels="yuv420p", size=(48, 64), times=None, last=None, sound=False, rotation=0, **options
+):
     """Write a video of a moving ramp.
 
     Args:
@@ -33,8 +37,9 @@ def make(path, *, codec="libx264", pixels="yuv420p", size=(48, 64), times=None, 
         pixels: The pixel format.
         size: Height and width.
         times: When each frame is shown, in milliseconds; by default 25 a second.
+        last: How long the last frame is shown, in milliseconds.
         sound: Add a tone.
-        rotation: In degrees, counter-clockwise.
+        rotation: In degrees, counter-clockwise, or a display matrix.
         options: Of the container (`container`), the colours (`colours`), or else of the encoder.
     """
     times = [40 * number for number in range(COUNT)] if times is None else times
@@ -47,8 +52,10 @@ def make(path, *, codec="libx264", pixels="yuv420p", size=(48, 64), times=None, 
             stream.codec_context.time_base = Fraction(1, 25)
         for key, value in colours.items():
             setattr(stream.codec_context, key, value)
-        if rotation:
+        if isinstance(rotation, int):
             stream.set_display_rotation(rotation)
+        else:
+            stream.set_display_matrix(rotation)
         tone = output.add_stream(SOUNDS.get(path.suffix, "aac"), rate=48000) if sound else None
         if tone:
             tone.metadata["language"] = "deu"
@@ -58,12 +65,32 @@ def make(path, *, codec="libx264", pixels="yuv420p", size=(48, 64), times=None, 
                 frame.rate, frame.pts = 48000, start
                 output.mux(tone.encode(frame))
             output.mux(tone.encode(None))
-        for number, time in enumerate(times):
-            frame = av.VideoFrame.from_ndarray(picture(number, *size), format="rgb24")
-            frame.pts, frame.time_base = time, Fraction(1, 1000)
-            output.mux(stream.encode(frame))
-        output.mux(stream.encode(None))
+        durations = dict(zip(times, [*np.diff(times), last], strict=True))
+        for number, time in enumerate([*times, None]):
+            frame = None
+            if time is not None:
+                frame = av.VideoFrame.from_ndarray(picture(number, *size), format="rgb24")
+                frame.pts, frame.time_base = time, Fraction(1, 1000)
+            for packet in stream.encode(frame):
+                if last is not None:
+                    packet.duration = round(
+                        durations[round(packet.pts * packet.time_base * 1000)] / packet.time_base / 1000
+                    )
+                output.mux(packet)
     return path
+
+
+def without_durations(path):
+    """Copy a Matroska file without the durations of its frames: only that of the whole is left."""
+    target = path.with_name("bare_" + path.name)
+    with av.open(str(path)) as source, av.open(str(target), "w") as output:
+        (stream,) = source.streams
+        to = output.add_stream_from_template(stream, opaque=True)
+        for packet in source.demux(stream):
+            if packet.size:
+                packet.stream = to
+                output.mux(packet)
+    return target
 
 
 def copy(path, target=None, change=lambda rgb: rgb):
@@ -148,6 +175,58 @@ class TestThereAndBack:
         for old, new in zip(frames, read(target)[1], strict=True):
             assert new.rgb.shape == (*size, 3)
             assert psnr(old.rgb, new.rgb) > (25 if 1 in size or 2 in size else 36)
+
+    @pytest.mark.parametrize(
+        ("name", "codec", "bare"),
+        [
+            ("a.mp4", "libx264", False),
+            ("a.mp4", "libx265", False),
+            ("a.mp4", "libvpx-vp9", False),
+            ("a.mov", "mjpeg", False),
+            ("a.mkv", "libx264", False),
+            ("a.mkv", "ffv1", True),
+            ("a.mkv", "mjpeg", True),
+            ("a.webm", "libvpx-vp9", False),
+            ("a.webm", "libvpx-vp9", True),
+            ("a.webm", "libvpx", True),
+            ("a.webm", "libsvtav1", False),
+            ("a.avi", "mjpeg", False),
+        ],
+    )
+    def test_a_long_last_frame_stays_long(self, tmp_path, name, codec, bare):
+        times, pixels = [0, 80, 200, 280, 400], "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        options = {"pixels": "yuv420p10le"} if codec in ("libx265", "libsvtav1") else {"pixels": pixels}
+        options |= {"bf": "0"} if name == "a.mp4" else {}
+        path = make(tmp_path / name, codec=codec, times=times, last=3000, **options)
+        path = without_durations(path) if bare else path
+        target, video, frames = copy(path)
+        assert len(frames) == len(times)
+        again, back = read(target)
+        for seen, base in ((frames, video.time_base), (back, again.time_base)):
+            assert [round(frame.pts * base * 1000) for frame in seen] == times
+            assert [round(frame.duration * base * 1000) for frame in seen] == [80, 120, 80, 120, 3000]
+        with av.open(str(target)) as container:
+            assert container.duration == 3_400_000
+
+    def test_mirrored_and_turned_pictures_are_set_upright(self, tmp_path):
+        rows, columns = np.mgrid[:48, :64]
+        for a, b, c, d in [(a, 0, 0, d) for a in (1, -1) for d in (1, -1)] + [
+            (0, b, c, 0) for b in (1, -1) for c in (1, -1)
+        ]:
+            one = 1 << 16
+            matrix = [a * one, b * one, 0, c * one, d * one, 0, 0, 0, 1 << 30]
+            target, video, frames = copy(make(tmp_path / "a.mp4", rotation=matrix))
+            to_x, to_y = a * columns + c * rows, b * columns + d * rows  # the matrix as FFmpeg defines it
+            expected = np.zeros((video.height, video.width, 3), np.uint8)
+            expected[to_y - to_y.min(), to_x - to_x.min()] = picture(0)
+            assert psnr(frames[0].rgb, expected) > 35
+            again, back = read(target)
+            assert again.orientation == 1
+            assert psnr(back[0].rgb, expected) > 33
+
+    def test_oblique_pictures_are_noted(self, tmp_path):
+        video, _ = read(make(tmp_path / "a.mp4", rotation=10))
+        assert video.notes == ["it is turned by other than right angles, which are rounded"]
 
     @pytest.mark.parametrize(("rotation", "turns"), [(90, 1), (180, 2), (-90, -1)])
     def test_rotation_is_applied_once(self, tmp_path, rotation, turns):
@@ -240,8 +319,84 @@ class TestWhatIsBesideThePictures:
                 b"Regen"
             ]
 
+    def test_attachments_and_covers_are_kept(self, tmp_path):
+        cover = cv2.imencode(".png", picture(3))[1].tobytes()
+        path = tmp_path / "a.mkv"
+        with av.open(str(make(tmp_path / "plain.mkv"))) as source, av.open(str(path), "w") as output:
+            to = output.add_stream_from_template(source.streams.video[0])
+            output.add_attachment("cover.png", "image/png", cover)
+            output.add_attachment("a.ttf", "font/ttf", b"letters")
+            for packet in list(source.demux())[:-1]:
+                packet.stream = to
+                output.mux(packet)
+        target, video, frames = copy(path)
+        assert (video.notes, len(frames)) == ([], COUNT)
+        with av.open(str(target)) as container:
+            _, found, font = container.streams
+            assert (found.metadata, int(found.disposition)) == (
+                {"filename": "cover.png", "mimetype": "image/png"},
+                1024,
+            )
+            assert bytes(next(container.demux(found))) == cover
+            assert (font.name, font.mimetype, font.data) == ("a.ttf", "font/ttf", b"letters")
+        path.rename(tmp_path / "a.webm")
+        assert copy(tmp_path / "a.webm")[1].notes == [
+            "its cover picture cover.png cannot be copied into this container and is left out",
+            "its attachment a.ttf cannot be copied into this container and is left out",
+        ]
+
+    def test_covers_data_chapters_and_timecodes_of_mp4_are_kept(self, tmp_path):
+        path = tmp_path / "a.mp4"
+        chapter = {"id": 0, "start": 0, "end": 200, "time_base": Fraction(1, 1000), "metadata": {"title": "Regen"}}
+        with av.open(str(path), "w") as output:
+            output.set_chapters([chapter])
+            pictures = output.add_stream("libx264", rate=25)
+            pictures.width, pictures.height, pictures.metadata["timecode"] = 64, 48, "01:00:00:05"
+            data, cover = output.add_data_stream("bin_data"), output.add_stream("png")
+            cover.width, cover.height, cover.pix_fmt, cover.disposition = 64, 48, "rgb24", 1024
+            cover.codec_context.time_base = Fraction(1, 90000)
+            (image,) = cover.encode(av.VideoFrame.from_ndarray(picture(3), format="rgb24"))
+            output.mux(image)
+            for number in range(COUNT):
+                output.mux(pictures.encode(av.VideoFrame.from_ndarray(picture(number), format="rgb24")))
+            output.mux(pictures.encode(None))
+            for number in range(3):
+                packet = av.Packet(b"place %d" % number)
+                packet.stream, packet.time_base = data, Fraction(1, 10)
+                packet.pts = packet.dts = number
+                output.mux(packet)
+        target, video, _ = copy(path)
+        assert video.notes == []
+
+        def contents(path):
+            with av.open(str(path)) as container:
+                streams = [(stream.type, int(stream.disposition)) for stream in container.streams]
+                rest = [
+                    (float(packet.pts * packet.time_base) if packet.pts is not None else None, bytes(packet))
+                    for packet in container.demux()
+                    if packet.size and (packet.stream.type == "data" or packet.stream.disposition == 1024)
+                ]
+                code = container.streams.video[0].metadata["timecode"]
+                return sorted(streams), sorted(rest, key=repr), container.chapters(), code
+
+        assert contents(target) == contents(path)
+        assert contents(target)[2] == [chapter]
+
 
 class TestWhatIsRefused:
+    @pytest.mark.parametrize(("name", "codec"), [("a.mkv", "ffv1"), ("a.webm", "libvpx-vp9"), ("a.avi", "mjpeg")])
+    def test_videos_cut_before_a_long_last_frame_are_an_error(self, tmp_path, name, codec):
+        times, pixels = [40 * number for number in range(50)], "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        path = make(tmp_path / name, codec=codec, pixels=pixels, times=times, last=3000)
+        path = path if name == "a.avi" else without_durations(path)
+        assert len(read(path)[1]) == 50
+        whole = path.read_bytes()
+        for length in range(len(whole) // 2, len(whole) * 9 // 10, len(whole) // 20):
+            for tail in (b"", bytes(len(whole) - length)):  # as of a broken download
+                path.write_bytes(whole[:length] + tail)
+                with pytest.raises(InputError, match=r"reading ends after \d+|ends \d+ bytes too early"):
+                    read(path)
+
     @pytest.mark.parametrize(
         ("name", "options"),
         [("a.mp4", {"container": {"movflags": "faststart"}}), ("a.mkv", {}), ("a.webm", {"codec": "libvpx-vp9"}),
@@ -324,6 +479,17 @@ class TestWhatIsRefused:
         assert done.stdout.startswith(
             'InputError videos need PyAV, which is not installed; run pip install "nlcl_plugin[video]"'
         )
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.mkv", "libx264"), ("a.webm", "libvpx-vp9"), ("a.avi", "mjpeg")])
+def test_prepared_frames_of_a_long_last_frame_are_no_cut(tmp_path, name, codec):
+    pixels = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+    path = make(tmp_path / name, codec=codec, pixels=pixels, times=[0, 80, 200, 280, 400], last=3000)
+    source = Source(str(path), name)
+    assert [frame.part for frame, _ in choose(source, 1)] == [f"frame={number}" for number in range(5)]
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
+    with pytest.raises(InputError, match=r"reading ends after \d of \d+ frames|no frame of this"):
+        list(choose(source, 1))
 
 
 def test_encoders_are_those_that_players_know(tmp_path):

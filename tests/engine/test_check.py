@@ -7,6 +7,9 @@ import warnings
 import pytest
 import torch
 import yaml
+from basicsr.models.base_model import BaseModel
+from basicsr.models.sr_model import SRModel
+from basicsr.utils.registry import MODEL_REGISTRY
 from conftest import photograph
 from training_helpers import make_folders, run, tiny_options, write_options
 
@@ -227,13 +230,81 @@ def test_arguments_of_stock_parts_are_tried(folder):
     path = str(write_options(folder, PAIRED))
     for entry, match in (
         ("train:pixel_opt:reduction=all", "train.pixel_opt: .*Unsupported reduction"),
-        ("train:optim_g:betas=3", "train.optim_g: Adam refuses"),
+        ("train:optim_g:betas=3", "train.optim_g: TypeError: "),
+        ("train:optim_g=~", "train.optim_g.type is missing"),
+        ("train:optim_g:type=Adan", "train.optim_g.type: BasicSR's models have no 'Adan'; take another"),
+        ("train:scheduler=~", "train.scheduler: expected a block with a type, but received None"),
+        ("train:scheduler:type=Linear", "train.scheduler.type: BasicSR's models have no 'Linear'; take another"),
         ("train:scheduler:milestones=5", "train.scheduler: "),
         ("network_g={type: EDSR, num_in_ch: 3, num_out_ch: 3, num_feat: x}", "network_g: TypeError"),
         ("train:total_iter=1.5", "train.total_iter: "),
+        ("network_g={type: EDSR, num_in_ch: 1, num_out_ch: 1, num_feat: 4}", "network_g.num_in_ch: expected 3, .* 1$"),
     ):
         with pytest.raises(InputError, match=match):
             start(path, is_train=True, force_yml=[entry])
+
+
+class OwnOptimizer(SRModel):
+    def get_optimizer(self, optim_type, params, lr, **kwargs):
+        return getattr(torch.optim, optim_type)(params, lr, **kwargs)
+
+
+class OwnSetup(SRModel):
+    def setup_optimizers(self):
+        self.optimizer_g = torch.optim.SGD(self.net_g.parameters(), self.opt["train"]["rate"])
+        self.optimizers.append(self.optimizer_g)
+
+
+class OwnSchedule(SRModel):
+    def setup_schedulers(self):
+        decay = self.opt["train"]["scheduler"]["decay"]
+        self.schedulers = [torch.optim.lr_scheduler.ExponentialLR(each, decay) for each in self.optimizers]
+
+
+@pytest.mark.parametrize(
+    ("model", "changes"),
+    [
+        (OwnOptimizer, {"optim_g": {"type": "AdamW", "lr": 1e-3}}),
+        (OwnSetup, {"rate": 0.1, "optim_g": None}),
+        (OwnSchedule, {"scheduler": {"decay": 0.9}}),
+        (type("OfOwnSetup", (OwnSetup,), {}), {"rate": 0.1, "optim_g": {"algorithm": "any"}}),
+    ],
+)
+def test_what_a_model_class_makes_itself_is_left_to_it(folder, monkeypatch, capsys, model, changes):
+    monkeypatch.setitem(MODEL_REGISTRY._obj_map, model.__name__, model)
+    train = {key: value for key, value in {**PAIRED["train"], **changes}.items() if key != "nlcl_opt" and value}
+    options = {**PAIRED, "model_type": model.__name__, "train": train}
+    code, out, err = check(folder, options, capsys)
+    assert (code, err) == (0, "")
+    assert f"trains {model.__name__}" in out
+    assert cli.main(["train", "-opt", "options.yml"]) == 0
+
+
+def test_the_optimizers_of_another_basicsr_are_known(folder, monkeypatch):
+    path = write_options(folder, {**PAIRED, "model_type": "SRModel"})
+    entry = ["train:optim_g={type: AdamW, lr: 1e-3}", "train:nlcl_opt=~"]
+    with pytest.raises(InputError, match=r"train.optim_g.type: BasicSR's models have no 'AdamW'"):
+        start(str(path), is_train=True, force_yml=entry)
+    monkeypatch.setattr(BaseModel, "get_optimizer", OwnOptimizer.get_optimizer)
+    assert start(str(path), is_train=True, force_yml=entry)["train"]["optim_g"]["type"] == "AdamW"
+
+
+@pytest.mark.parametrize(
+    ("model", "entries", "match"),
+    [
+        ("VideoRecurrentModel", ["val={save_img: true}"], "val.save_img: BasicSR's video models save no images while"),
+        (
+            "StyleGAN2Model",
+            ["train:optim_d={type: Adam, lr: 1.0}"],
+            "datasets.val: StyleGAN2Model validates on no",
+        ),
+    ],
+)
+def test_what_stock_models_refuse_at_their_first_validation_is_refused_at_once(folder, model, entries, match):
+    options = {**PAIRED, "model_type": model}
+    options["datasets"] = {**PAIRED["datasets"], "val": tiny_options()["datasets"]["val"]}
+    with pytest.raises(InputError, match=match):
+        start(str(write_options(folder, options)), is_train=True, force_yml=["train:nlcl_opt=~", *entries])
 
 
 def test_keys_that_a_source_reads_are_found_also_in_its_bases():

@@ -15,6 +15,8 @@ from training_helpers import make_folders, run, tiny_options, write_options
 
 from nlcl_plugin import cli
 from nlcl_plugin.archs import ResidualUNet
+from nlcl_plugin.data.folder_lock import locked
+from nlcl_plugin.models.nlcl_model import NLCLModel
 
 
 @pytest.fixture
@@ -128,6 +130,98 @@ def test_unreadable_image_ends_the_run_also_with_cpu_prefetch(folder):
     assert "rainy/broken.png" in done.stderr.splitlines()[-1]
 
 
+# two at once ----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("command", [["train"], ["train", "--auto_resume"], ["test"], ["check"]])
+def test_a_second_run_of_one_name_is_refused_and_touches_nothing(folder, monkeypatch, capsys, command):
+    monkeypatch.chdir(folder)
+    place = "results" if command == ["test"] else "experiments"
+    (folder / place / "tiny" / "models").mkdir(parents=True)
+    options = tiny_options()
+    if command == ["test"]:
+        torch.save({"params": ResidualUNet(num_feat=8, num_block=1).state_dict()}, folder / "net_s.pth")
+        options["datasets"] = {"test": {"type": "UnpairedImageDataset", "dataroot_lq": "rainy"}}
+        options["path"] = {"pretrain_network_s": "net_s.pth"}
+    write_options(folder, options)
+    with locked(folder / place / "tiny"):
+        before = sorted(folder.rglob("*"))
+        code = cli.main([*command, "-opt", "options.yml"])
+        assert sorted(folder.rglob("*")) == before
+    said = capsys.readouterr().err.splitlines()
+    if command == ["check"]:
+        assert code == 0
+    else:
+        assert code == 2
+        assert said[-1].startswith(f"error: {folder}/{place}/tiny: another run is at work in this folder; ")
+
+
+def test_datasets_are_tested_in_the_order_of_their_numbers(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    torch.save({"params": ResidualUNet(num_feat=8, num_block=1).state_dict()}, folder / "net_s.pth")
+    one = {"type": "UnpairedImageDataset", "dataroot_lq": "rainy"}
+    options = tiny_options(datasets={name: dict(one) for name in ("test_10", "test_1", "test_2", "test")})
+    options["path"] = {"pretrain_network_s": "net_s.pth"}
+    write_options(folder, options)
+    assert cli.main(["test", "-opt", "options.yml"]) == 0
+    with open(folder / "results/tiny/summary.json") as file:
+        assert list(json.load(file)["photographs"]) == ["test", "test_1", "test_2", "test_10"]
+
+
+@pytest.mark.slow
+def test_of_two_trainings_started_at_once_one_trains_and_its_results_stay_its_own(folder):
+    options = tiny_options()
+    options["train"].update(total_iter=40, restorer_opt=None)
+    write_options(folder, options)
+    command = [sys.executable, "-m", "nlcl_plugin", "train", "-opt", "options.yml", "--auto_resume"]
+    runs = [subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=300)[1] for process in runs]
+    assert sorted(process.returncode for process in runs) == [0, 2], said
+    assert len((folder / "experiments/tiny/starts.jsonl").read_text().splitlines()) == 1
+    assert os.listdir(folder / "experiments") == ["tiny"]
+
+
+# signals --------------------------------------------------------------------------------------------------------------
+@pytest.mark.usefixtures("interruptible")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("where", ["launch.rehearse", "train.build_model", "train.summarise"])
+def test_a_signal_before_the_first_iteration_or_after_the_last_is_one_line_and_code_5(
+    folder, monkeypatch, capsys, where, number
+):
+    monkeypatch.chdir(folder)
+    write_options(folder, tiny_options())
+    monkeypatch.setattr(f"nlcl_plugin.engine.{where}", lambda *_, **__: signal.raise_signal(number))
+    assert cli.main(["train", "-opt", "options.yml"]) == 5
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "interrupted; run the same command again, a training with --auto_resume"
+    assert (folder / "experiments/tiny/training_states/6.state").exists() == (where == "train.summarise")
+
+
+def test_a_signal_while_the_command_is_being_imported_is_one_line_and_code_5(tmp_path):
+    (tmp_path / "torch.py").write_text("raise KeyboardInterrupt")
+    path = os.pathsep.join([str(tmp_path), os.path.dirname(os.path.dirname(cli.__file__))])
+    done = subprocess.run([sys.executable, "-m", "nlcl_plugin", "train", "-opt", "x.yml"], cwd=tmp_path, check=False,
+                          capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})  # fmt: skip
+    assert (done.returncode, done.stderr) == (5, "interrupted; run the same command again\n")
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_a_signal_in_the_last_step_spares_the_validation_and_going_on_makes_up_for_it(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    write_options(folder, tiny_options())
+    step = NLCLModel.optimize_parameters
+
+    def stopped(self, current_iter):
+        step(self, current_iter)
+        if current_iter == 6:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(NLCLModel, "optimize_parameters", stopped)
+    assert cli.main(["train", "-opt", "options.yml"]) == 5
+    experiment = folder / "experiments/tiny"
+    assert not (experiment / "summary.json").exists()
+    assert cli.main(["train", "-opt", "options.yml", "--auto_resume"]) == 0
+    assert (experiment / "summary.json").exists()
+
+
 def test_interrupting_saves_the_state_and_says_so(folder):
     options = tiny_options()
     options["train"].update(total_iter=100000, restorer_opt=None)
@@ -211,7 +305,7 @@ def test_unreadable_validation_image_of_a_stock_dataset_is_named(folder):
     write_options(folder, options)
     done = run(folder, "train", "-opt", "options.yml")
     assert done.returncode == 2, done.stderr
-    assert "val_clean/1.png: not a readable image" in done.stderr.splitlines()[-1]
+    assert "val_clean/1.png: cannot be decoded as an image" in done.stderr.splitlines()[-1]
 
 
 def test_one_line_and_code_two_for_a_wrong_option_file(folder):

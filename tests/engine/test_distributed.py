@@ -221,13 +221,21 @@ def test_nan_in_one_process_stops_all_and_names_its_images(folder):
     write_options(folder, opt)
     # Where only one process meets the value: a loss that overflows on one bright image.
     script = (
-        "import sys, torch; from nlcl_plugin.models.nlcl_model import NLCLModel; from nlcl_plugin.cli import main\n"
+        "import sys, time, torch; import nlcl_plugin.engine.train as module\n"
+        "from nlcl_plugin.models.nlcl_model import NLCLModel; from nlcl_plugin.cli import main\n"
         "feed = NLCLModel.feed_data\n"
         "def poison(self, data):\n"
         "    feed(self, data)\n"
         "    if self.opt['rank'] == 1 and self.is_train and data['lq_path'] != ['noise'] and self.current_iter == 3:\n"
         "        self.lq = self.lq * float('nan')\n"
         "NLCLModel.feed_data = poison\n"
+        "train = module.train\n"
+        "def leave_late(opt, option_file):\n"  # torchrun would end the one that is still at work
+        "    try:\n"
+        "        return train(opt, option_file)\n"
+        "    finally:\n"
+        "        time.sleep(3 * opt['rank'])\n"
+        "module.train = leave_late\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     (folder / "poisoned.py").write_text(script)
@@ -236,5 +244,38 @@ def test_nan_in_one_process_stops_all_and_names_its_images(folder):
     )
     assert done.returncode == 1
     assert done.stderr.count("exitcode  : 4") == 2
+    assert "destroy_process_group" not in done.stderr
     assert "is nan at iteration 4 (images: rainy/rainy_" in done.stderr
     assert sorted(p.name for p in (folder / "experiments/tiny/training_states").glob("*.state")) == ["3.state"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_fault_of_one_process_in_a_validation_saves_the_state_of_all_first(folder, rank):
+    opt = options()
+    opt["logger"]["save_checkpoint_freq"] = 100
+    opt["datasets"]["val_2"] = {**opt["datasets"]["val"], "name": "again"}  # others must not wait in the next one
+    write_options(folder, opt)
+    script = (
+        "import sys; from nlcl_plugin.models.nlcl_model import NLCLModel; from nlcl_plugin.cli import main\n"
+        "test = NLCLModel.test\n"
+        "def fail(self):\n"
+        f"    if self.opt['rank'] == {rank} and self.current_iter == 6:\n"
+        "        raise ValueError('of the network')\n"
+        "    test(self)\n"
+        "NLCLModel.test = fail\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    (folder / "failing.py").write_text(script)
+    done = subprocess.run(
+        [*TORCHRUN, "failing.py", *TRAIN[2:]], cwd=folder, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 1
+    assert "ValueError: of the network" in done.stderr
+    assert "State of iteration 6 saved" in done.stderr
+    assert sorted(p.name for p in (folder / "experiments/tiny/training_states").glob("*.state")) == ["6.state"]
+    again = subprocess.run(
+        [*TORCHRUN, *TRAIN, "--auto_resume"], cwd=folder, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert "iteration 6." in again.stderr

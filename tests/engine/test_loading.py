@@ -1,40 +1,72 @@
-"""Faults of single files."""
+"""Faults of single files, of what else fails beside a training step, and who is blamed for them."""
 
-import itertools
+import logging
+import multiprocessing
+import signal
+import time
 
 import cv2
 import pytest
 from basicsr.data.paired_image_dataset import PairedImageDataset
+from basicsr.utils import get_root_logger
+from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY
 from conftest import photograph
 from torch.utils.data import DataLoader
+from training_helpers import make_folders, tiny_options, write_options
 
-from nlcl_plugin.engine import loading
+from nlcl_plugin import cli
+from nlcl_plugin.archs import ResidualUNet
+from nlcl_plugin.data import UnpairedImageDataset
+from nlcl_plugin.engine import loaders
+from nlcl_plugin.engine.launch import start
+from nlcl_plugin.engine.loading import ExplainedDataset, faults_of_workers
+from nlcl_plugin.engine.train import make_folders as make_folders_of
+from nlcl_plugin.engine.train import start_logger
 from nlcl_plugin.errors import InputError
+from nlcl_plugin.losses import RelayLoss
 
 
-class Dataset:
-    def __init__(self, paths):
-        self.paths = paths
+class Failing:
+    """A dataset that raises what it is given, whatever is asked for."""
+
+    def __init__(self, paths, error):
+        self.paths, self.error = paths, error
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, index):
+        raise self.error
 
 
-def test_the_unreadable_file_is_named(tmp_path):
+def test_the_workers_of_a_training_end_on_systems_without_sigchld_too(monkeypatch):
+    monkeypatch.delattr(signal, "SIGCHLD", raising=False)  # Windows
+    worker = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,), daemon=True)
+    worker.start()
+    loaders._end_workers()
+    worker.join(timeout=30)
+    assert worker.exitcode == -signal.SIGKILL
+
+
+def test_the_unreadable_file_of_a_sample_is_named(tmp_path):
     cv2.imwrite(str(tmp_path / "good.png"), photograph(8, 8))
-    (tmp_path / "bad.png").write_bytes(b"no image")
-    dataset = Dataset([str(tmp_path / "good.png"), {"lq_path": str(tmp_path / "bad.png")}])
-    with pytest.raises(InputError, match="not a readable image"), loading.explained(dataset):
-        raise AttributeError
-
-
-def test_a_fault_of_no_file_is_told_soon_however_many_files_there_are(tmp_path, monkeypatch):
-    monkeypatch.setattr(loading, "LIMIT", 0.2)
-    cv2.imwrite(str(tmp_path / "good.png"), photograph(8, 8))
-    endless = Dataset(itertools.repeat(str(tmp_path / "good.png")))
-    with pytest.raises(RuntimeError, match="out of memory"), loading.explained(endless):
-        raise RuntimeError("out of memory")
+    for name in ("bad.png", "other_bad.png"):
+        (tmp_path / name).write_bytes(b"no image")
+    pairs = [{"lq_path": str(tmp_path / "good.png"), "gt_path": str(tmp_path / name)}
+             for name in ("good.png", "bad.png", "other_bad.png", "none.png")]  # fmt: skip
+    dataset = ExplainedDataset(Failing(pairs, AttributeError("'NoneType' object has no attribute 'astype'")))
+    with pytest.raises(InputError, match=r"/other_bad.png: cannot be decoded as an image"):
+        dataset[2]
+    with pytest.raises(AttributeError, match="NoneType"):  # both images are fine: a fault of the dataset's own
+        dataset[0]
+    missing = str(tmp_path / "none.png")
+    dataset = ExplainedDataset(Failing(pairs, FileNotFoundError(2, "No such file or directory", missing)))
+    with pytest.raises(InputError, match=r"none.png: cannot be read \(No such file or directory\)"):
+        dataset[3]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_pairs_that_do_not_fit_each_other_are_told_in_one_line(tmp_path, workers):
+def test_pairs_that_do_not_fit_each_other_are_named_in_one_line(tmp_path, workers):
     for folder in ("lq", "gt"):
         (tmp_path / folder).mkdir()
         cv2.imwrite(str(tmp_path / folder / "a.png"), photograph(16, 24))
@@ -42,8 +74,232 @@ def test_pairs_that_do_not_fit_each_other_are_told_in_one_line(tmp_path, workers
         **{"io_backend": {"type": "disk"}, "dataroot_lq": str(tmp_path / "lq"), "dataroot_gt": str(tmp_path / "gt")},
         **{"phase": "train", "scale": 2, "gt_size": 8, "use_hflip": False, "use_rot": False},
     }
-    dataset = PairedImageDataset(options)
-    message = r"PairedImageDataset: .*GT \(16, 24\) is not 2x "
-    with pytest.raises(InputError, match=message) as caught, loading.explained(dataset):
+    dataset = ExplainedDataset(PairedImageDataset(options))
+    with pytest.raises(InputError) as caught, faults_of_workers():
         next(iter(DataLoader(dataset, num_workers=workers)))
-    assert "\n" not in str(caught.value)
+    assert str(caught.value) == (
+        f"PairedImageDataset fails on {tmp_path}/lq/a.png and {tmp_path}/gt/a.png: Scale mismatches. GT (16, 24) is "
+        "not 2x multiplication of LQ (16, 24)."
+    )
+
+
+# a whole training -----------------------------------------------------------------------------------------------------
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    make_folders(tmp_path, photograph)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli.warnings, "showwarning", cli.warnings.showwarning)  # the command sets it
+    return tmp_path
+
+
+def states(folder):
+    return sorted(path.stem for path in (folder / "experiments/tiny/training_states").glob("*.state"))
+
+
+def log(folder):
+    return "".join(path.read_text() for path in (folder / "experiments/tiny").glob("train_*.log"))
+
+
+def options_that_validate_at_4():
+    options = tiny_options(val={"val_freq": 4, "save_img": True})
+    options["logger"] = {"print_freq": 2, "save_checkpoint_freq": 100}
+    return options
+
+
+def fail(*_arguments, **_options):
+    raise ValueError("operands could not be broadcast together")
+
+
+@pytest.mark.parametrize("part", ["metric", "network", "picture"])
+def test_a_fault_beside_a_validation_keeps_its_traceback_and_the_state_is_saved_first(folder, monkeypatch, part):
+    options = options_that_validate_at_4()
+    options["val"]["metrics"] = {"mine": {"type": "failing_metric"}}
+    metric = (lambda img, img2: fail()) if part == "metric" else (lambda img, img2: 1.0)
+    monkeypatch.setitem(METRIC_REGISTRY._obj_map, "failing_metric", metric)
+    targets = {"network": "nlcl_model.NLCLModel.test", "picture": "validation.imwrite"}
+    with monkeypatch.context() as patch:
+        if part in targets:
+            patch.setattr(f"nlcl_plugin.models.{targets[part]}", fail)
+        with pytest.raises(ValueError, match=r"^operands could not be broadcast together$") as caught:
+            cli.main(["train", "-opt", str(write_options(folder, options))])
+    assert type(caught.value) is ValueError  # which Python shows with its traceback and ends with 1
+    assert caught.traceback[-1].name == "fail"
+    assert states(folder) == ["4"]
+    assert "State of iteration 4 saved; go on with --auto_resume" in log(folder)
+    monkeypatch.setitem(METRIC_REGISTRY._obj_map, "failing_metric", lambda img, img2: 1.0)  # mended
+    assert cli.main(["train", "-opt", "options.yml", "--auto_resume"]) == 0
+    assert states(folder) == ["4", "6"]
+
+
+def test_an_image_that_breaks_during_a_training_is_named_and_the_state_is_saved_first(folder, monkeypatch, capsys):
+    options = options_that_validate_at_4()
+    options["datasets"]["train"]["dataset_enlarge_ratio"] = 2
+    save = cv2.imwrite
+    monkeypatch.setattr(
+        "nlcl_plugin.models.validation.imwrite",
+        lambda image, path: [file.write_bytes(b"broken now") for file in (folder / "rainy").iterdir()],
+    )
+    assert cli.main(["train", "-opt", str(write_options(folder, options))]) == 2
+    assert "rainy_" in capsys.readouterr().err.splitlines()[-1]
+    assert states(folder) == ["4"]
+    for i in range(3):
+        save(str(folder / "rainy" / f"rainy_{i}.png"), photograph(48, 56, seed=i))
+    monkeypatch.undo()
+    monkeypatch.chdir(folder)
+    assert cli.main(["train", "-opt", "options.yml", "--auto_resume"]) == 0
+
+
+class AskingDataset(UnpairedImageDataset):
+    def __init__(self, opt):
+        get_root_logger().info("a dataset")
+        super().__init__(opt)
+
+
+class AskingNetwork(ResidualUNet):
+    def __init__(self, **arguments):
+        get_root_logger().info("a network")
+        super().__init__(**arguments)
+
+
+class AskingLoss(RelayLoss):
+    def __init__(self, **arguments):
+        get_root_logger().info("a loss")
+        super().__init__(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("registry", "cls", "block"),
+    [
+        (DATASET_REGISTRY, AskingDataset, ("datasets", "train")),
+        (ARCH_REGISTRY, AskingNetwork, ("network_s",)),
+        (LOSS_REGISTRY, AskingLoss, ("train", "relay_opt")),
+    ],
+)
+def test_a_part_that_asks_for_the_logger_does_not_silence_the_run(folder, monkeypatch, capsys, registry, cls, block):
+    from basicsr.utils.logger import initialized_logger
+
+    monkeypatch.setitem(registry._obj_map, cls.__name__, cls)
+    initialized_logger.clear()  # as in a new process
+    logging.getLogger("basicsr").handlers.clear()
+    options = tiny_options()
+    place = options
+    for key in block:
+        place = place[key]
+    place["type"] = cls.__name__
+    options = start(str(write_options(folder, options)), is_train=True)
+    assert capsys.readouterr().err == ""
+    make_folders_of(options)
+    start_logger(options, "train").info("a line of the run")
+    assert log(folder).count("INFO: a line of the run\n") == 1
+    assert capsys.readouterr().err.count("INFO: a line of the run\n") == 1
+
+
+# what a start finds in a validation set -------------------------------------------------------------------------------
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def as_cut_jpeg(path):
+    cv2.imwrite(str(path.with_suffix(".jpg")), cv2.imread(str(path)))
+    path.unlink()
+    cut(path.with_suffix(".jpg"))
+
+
+def smaller(path):
+    cv2.imwrite(str(path), photograph(40, 40))
+
+
+@pytest.mark.parametrize(
+    ("damage", "name", "message"),
+    [
+        (cut, "val_clean/1.png", "val_clean/1.png: cannot be decoded as an image"),
+        (as_cut_jpeg, "val_rainy/1.png", "val_rainy/1.jpg: cannot be decoded as an image"),
+        (
+            smaller,
+            "val_clean/1.png",
+            "datasets.val: val_rainy/1.png is 56×48 and val_clean/1.png 40×40; pairs must have one size",
+        ),
+        (
+            lambda path: path.unlink(),
+            "val_clean/1.png",
+            "datasets.val.dataroot_lq: val_rainy and val_clean: 1 images have no partner, or several, such as 1.png",
+        ),
+    ],
+)
+@pytest.mark.parametrize("command", ["check", "train"])
+def test_a_fault_of_a_validation_set_is_found_at_the_start(folder, capfd, damage, name, message, command):
+    damage(folder / name)
+    assert cli.main([command, "-opt", str(write_options(folder, tiny_options()))]) == 2
+    err = capfd.readouterr().err
+    assert err.startswith(f"error: {message}"), err
+    assert err.count("\n") == 1
+    assert not (folder / "experiments").exists()
+
+
+@pytest.mark.parametrize(("size", "fits"), [((48, 56), True), ((49, 57), True), ((47, 56), False), ((48, 55), False)])
+def test_ground_truth_of_enlarged_images_may_have_too_much_but_not_too_little(folder, size, fits):
+    for path in (folder / "val_rainy").iterdir():
+        cv2.imwrite(str(path), photograph(24, 28))
+    for path in (folder / "val_clean").iterdir():
+        cv2.imwrite(str(path), photograph(*size))
+    options = tiny_options(model_type="SRModel", scale=2)
+    options["datasets"] = {"test": options["datasets"]["val"]}
+    options["network_g"] = {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 4, "upscale": 2}
+    for key in ("decomposition", "network_d", "network_s", "train"):
+        del options[key]
+    path = str(write_options(folder, options))
+    if fits:
+        start(path, is_train=False)
+        return
+    with pytest.raises(InputError, match=r"is 28×24 and .*; the second must be 2 times the first"):
+        start(path, is_train=False)
+
+
+def test_a_broken_photograph_of_a_validation_without_pairs_is_found_at_the_start(folder, capfd):
+    options = tiny_options()
+    options["datasets"]["val"] = {"type": "UnpairedImageDataset", "dataroot_lq": "val_rainy"}
+    cut(folder / "val_rainy" / "0.png")
+    assert cli.main(["check", "-opt", str(write_options(folder, options))]) == 2
+    assert capfd.readouterr().err.startswith("error: val_rainy/0.png: cannot be decoded")
+
+
+def test_pairs_of_lmdbs_are_checked_too(folder, capfd):
+    from nlcl_plugin.data.lmdb_create import create_lmdb
+
+    smaller(folder / "val_clean" / "1.png")
+    for name in ("val_rainy", "val_clean"):
+        create_lmdb(name, f"{name}.lmdb", progress=False, tell=lambda line: None)
+    options = tiny_options()
+    options["datasets"]["val"].update(
+        dataroot_lq="val_rainy.lmdb", dataroot_gt="val_clean.lmdb", io_backend={"type": "lmdb"}
+    )
+    assert cli.main(["check", "-opt", str(write_options(folder, options))]) == 2
+    assert "datasets.val: 1 is 56×48 and 1 40×40; pairs must have one size" in capfd.readouterr().err
+
+
+def test_what_is_no_image_is_no_pair_and_sub_folders_are_searched(folder, capsys):
+    for name in ("val_rainy", "val_clean"):
+        (folder / name / "Thumbs.db").write_bytes(b"thumbnails")
+        (folder / name / "night").mkdir()
+        (folder / name / "0.png").rename(folder / name / "night" / "1.png")
+    assert cli.main(["check", "-opt", str(write_options(folder, tiny_options()))]) == 0
+    assert "val (pairs): PairedImageDataset, 2 images; val_rainy (2), val_clean (2)" in capsys.readouterr().out
+    assert cli.main(["train", "-opt", "options.yml"]) == 0
+    assert sorted(p.name for p in (folder / "experiments/tiny/visualization/pairs").iterdir()) == ["1", "night"]
+
+
+class EmptyDataset(UnpairedImageDataset):
+    def __len__(self):
+        return 0
+
+
+@pytest.mark.parametrize(("name", "is_train"), [("train", True), ("val", True), ("test", False)])
+def test_an_empty_dataset_is_an_error_in_every_place(folder, monkeypatch, name, is_train):
+    monkeypatch.setitem(DATASET_REGISTRY._obj_map, "EmptyDataset", EmptyDataset)
+    options = tiny_options()
+    empty = {"type": "EmptyDataset", "dataroot_lq": "rainy", "dataroot_gt": "clean", "gt_size": 32}
+    options["datasets"][name] = {**empty, "batch_size_per_gpu": 1}
+    if not is_train:
+        options["datasets"] = {name: options["datasets"][name]}
+    with pytest.raises(InputError, match=f"datasets.{name}: EmptyDataset finds no image"):
+        start(str(write_options(folder, options)), is_train=is_train)

@@ -20,7 +20,7 @@ from training_helpers import make_folders, run, tiny_options, write_options
 
 from nlcl_plugin.archs import LayerGenerator
 from nlcl_plugin.data import read_image
-from nlcl_plugin.engine.json_log import read_json_lines
+from nlcl_plugin.engine.json_log import JsonLog, read_json_lines
 from nlcl_plugin.engine.launch import start
 from nlcl_plugin.engine.options import load_yaml
 from nlcl_plugin.engine.report import curves, layers, write_report
@@ -395,6 +395,14 @@ def test_a_moving_mean_is_that_of_the_values_before():
     means = curves.moving_mean(values, 7)
     assert means == pytest.approx([np.mean(values[max(0, i - 6) : i + 1]) for i in range(50)])
     assert curves.moving_mean([1.0, float("nan"), 3.0], 3) == [1.0, 1.0, 2.0]
+
+
+def test_a_value_that_is_not_finite_is_a_gap(tmp_path):
+    log = JsonLog(str(tmp_path / "losses.jsonl"), 0)
+    for i, value in enumerate([1.0, float("nan"), 2.0]):
+        log.write({"iter": i, "l_pix": value})
+    (chart,) = curves.loss_charts(read_json_lines(tmp_path / "losses.jsonl"))
+    assert chart.curves[0].points == [(0, 1.0), (1, None), (2, 2.0)]
 
 
 def test_a_long_curve_keeps_its_peaks_and_its_ends():

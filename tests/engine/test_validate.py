@@ -2,11 +2,15 @@
 
 import os
 import shutil
+from types import SimpleNamespace
 
+import psutil
 import pytest
+import torch
 from conftest import photograph
 from training_helpers import make_folders, tiny_options, write_options
 
+from nlcl_plugin.engine import validate
 from nlcl_plugin.engine.launch import start
 from nlcl_plugin.errors import InputError
 
@@ -50,6 +54,22 @@ def test_valid_options_come_back_complete(begin, folder):
     assert options["path"]["models"] == os.path.join(folder, "experiments", "tiny", "models")
     assert options["datasets"]["val"]["phase"] == "val"
     assert (options["is_train"], options["dist"], options["rank"], options["world_size"]) == (True, False, 0, 1)
+
+
+def test_more_gpus_than_there_are_are_refused_but_of_several_machines(begin, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(InputError, match="num_gpu: 2 asked for, but this machine has 1; use num_gpu: 1 or auto"):
+        begin(tiny_options(num_gpu=2))
+    validate._check_gpus(2, dist=True)
+    validate._check_gpus(1, dist=False)
+
+
+def test_a_network_larger_than_the_memory_is_refused_on_every_system(begin, monkeypatch):
+    monkeypatch.delattr(os, "sysconf", raising=False)  # not on Windows
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=1000))
+    with pytest.raises(InputError, match=r"network_d: PatchDiscriminator has .* this machine has 0 GiB of memory"):
+        begin(tiny_options())
 
 
 def test_a_resumed_run_has_the_drawn_seed_of_its_own_name(begin, folder):
@@ -128,7 +148,17 @@ FAULTS = [
     ("datasets:train:persistent_workers", True, "persistent_workers: needs num_worker_per_gpu"),
     ("datasets:train:io_backend", {"type": "petrel"}, "io_backend.type: expected disk or lmdb, but received 'petrel'"),
     ("datasets:train:io_backend", {"type": "lmdb"}, "datasets.train.dataroot_lq: .*rainy"),
-    ("datasets:val:dataroot_gt", "rainy", "datasets.val: lq and gt datasets have different number of images"),
+    ("datasets:val:dataroot_gt", "rainy", "datasets.val.dataroot_lq: val_rainy and rainy: 5 images have no partner"),
+    (
+        "datasets:train:dataroot_lq",
+        "not.lmdb",
+        "dataroot_lq: not.lmdb: this is an LMDB, and io_backend has 'type: disk'; set",
+    ),
+    (
+        "network_d:num_in_ch",
+        1,
+        "network_d.num_in_ch: expected 3, the channels of the images of datasets.train, but rec",
+    ),
     ("datasets:validation", {"type": "PairedImageDataset"}, "datasets.validation: name a dataset train or val"),
     ("network_d", None, "network_d is missing"),
     ("path", {"pretrain_netwrok_g": "x.pth"}, "path.pretrain_netwrok_g: unknown option"),
@@ -180,6 +210,7 @@ def test_unknown_keys_of_stock_models_are_warned_about(begin):
     options = tiny_options(model_type="SRModel", colour="blue")
     del options["network_d"], options["network_s"], options["decomposition"]
     options["train"] = {"total_iter": 3, "optim_g": {"type": "Adam", "lr": 1e-4}, "pixel_opt": {"type": "L1Loss"}}
+    options["train"]["scheduler"] = {"type": "MultiStepLR", "milestones": [2]}
     with pytest.warns(UserWarning, match="colour: unknown option"):
         begin(options)
 

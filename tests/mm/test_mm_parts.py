@@ -1,6 +1,7 @@
 """What `nlcl_plugin.mm` registers, and that these parts do what BasicSR's do."""
 
 import itertools
+import os
 import warnings
 
 import numpy as np
@@ -121,7 +122,24 @@ def test_pairs_are_read_by_name_and_one_without_a_partner_is_refused(tmp_path):
     torch.testing.assert_close(pairs[1]["lq"], pairs[1]["gt"])
     assert pairs[1]["gt_path"].endswith("b.bmp")
     (tmp_path / "clean" / "b.bmp").unlink()
-    with pytest.raises(InputError, match="1 images have no partner, such as b"):
+    with pytest.raises(InputError, match="1 images have no partner, or several, such as b"):
+        PairedImageDataset(options)
+
+
+def test_validation_pairs_are_found_by_their_whole_names_where_only_endings_differ(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    names = ("a.png", "a.jpg", "b.png")
+    for folder in ("rainy", "clean"):
+        for seed, name in enumerate(names):
+            write_image(tmp_path / folder / name, to_tensor(photograph(8, 9, seed=seed)))
+    options = {"dataroot_lq": "~/rainy", "dataroot_gt": "~/clean"}
+    pairs = PairedImageDataset(options)
+    assert sorted((os.path.basename(p["lq_path"]), os.path.basename(p["gt_path"])) for p in pairs) == sorted(
+        zip(names, names, strict=True)
+    )
+    (tmp_path / "clean/a.png").rename(tmp_path / "clean/a.bmp")
+    (tmp_path / "clean/a.jpg").unlink()
+    with pytest.raises(InputError, match=r"images have no partner, or several, such as a\.bmp"):
         PairedImageDataset(options)
 
 

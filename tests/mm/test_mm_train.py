@@ -13,6 +13,7 @@ import mm_helpers
 import mm_train
 import mmengine.hooks
 import mmengine.registry
+import mmengine.runner
 import pytest
 import torch
 import training_helpers
@@ -21,6 +22,7 @@ from mm_helpers import REPOSITORY, losses, train, write_config
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 
+from nlcl_plugin.data.folder_lock import locked
 from nlcl_plugin.engine.derainer import load_derainer
 from nlcl_plugin.engine.plain_file import load_plain
 from nlcl_plugin.errors import InputError
@@ -96,6 +98,27 @@ def test_a_training_validates_and_shows_strips_of_layers(trained):
     assert json.loads(scalars[-1])["derained/psnr"] > 10
 
 
+def test_a_second_training_in_a_work_folder_is_refused(folder, tmp_path, monkeypatch, capsys):
+    with locked(tmp_path, inside=True):
+        assert in_process(folder, tmp_path, monkeypatch) == 2
+    assert f"error: {tmp_path}: another run is at work in this folder; " in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_several_processes_without_a_launcher_are_refused(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert in_process(folder, tmp_path, monkeypatch) == 2
+    assert "error: 2 processes were started together (WORLD_SIZE=2)" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("interruptible")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_the_first_iteration_is_one_line_and_code_5(folder, tmp_path, monkeypatch, capsys, number):
+    monkeypatch.setattr(mmengine.runner.Runner, "from_cfg", lambda _: signal.raise_signal(number))
+    assert in_process(folder, tmp_path, monkeypatch) == 5
+    assert capsys.readouterr().err.splitlines()[-1] == "interrupted; run the same command again, with --resume"
+
+
 # Ends the process in the middle of writing the first file that is larger than a limit.
 KILLED_BY_SIZE = """
 import resource, runpy, signal, sys
@@ -157,6 +180,18 @@ def test_old_checkpoints_go_when_the_new_ones_are_there(folder, tmp_path, monkey
         assert all(kind in others for others in there[1:])
     assert (tmp_path / "last_checkpoint").read_text(encoding="utf-8") == str(tmp_path / "iter_10.pth")
     assert sorted(path.name.split("_")[0] for path in tmp_path.glob("*.pth")) == ["best", "iter"]
+
+
+def test_a_metric_that_no_image_has_is_not_the_best_and_the_log_says_so(folder, tmp_path, monkeypatch):
+    changes = ["val_evaluator.0.type=NIQE", "default_hooks.checkpoint.save_best=derained/niqe"]
+    changes += ["train_cfg.max_iters=2", "train_cfg.val_interval=1"]
+    assert in_process(folder, tmp_path, monkeypatch, *changes) == 0
+    (scalars,) = tmp_path.glob("*/vis_data/scalars.json")
+    for line in scalars.read_text(encoding="utf-8").splitlines():
+        json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    (log,) = tmp_path.glob("*/*.log")
+    assert "niqe (over 0 of 2 images; none for val_rainy/0.png, val_rainy/1.png)" in log.read_text(encoding="utf-8")
+    assert not list(tmp_path.glob("best_*"))
 
 
 @pytest.mark.parametrize(("metric", "rule"), [("psnr", "greater"), ("ssim", "greater"), ("niqe", "less")])

@@ -4,7 +4,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 
@@ -77,6 +79,12 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
     found = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     assert float(found.stdout) < 2500
+
+
+def test_free_memory_where_there_are_no_control_groups(tmp_path, monkeypatch):
+    monkeypatch.setattr(any_size, "_ROOT", tmp_path)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=7_000_000))
+    assert any_size.free_memory(torch.device("cpu")) == 7_000_000
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,26 @@
+import csv
+import json
+import logging
+import math
+
 import cv2
 import numpy as np
 import pytest
 import torch
+from basicsr.models.sr_model import SRModel
+from basicsr.utils.registry import METRIC_REGISTRY
+from conftest import photograph
+from mmengine.registry import METRICS
 from model_helpers import RESTORER, batch, build, options, step
 
-from nlcl_plugin.models.validation import ValidationMixin, _output_name
+import nlcl_plugin.mm  # noqa: F401  its metrics
+from nlcl_plugin.data.image_io import to_tensor, write_image
+from nlcl_plugin.engine.derain_measures import measure
+from nlcl_plugin.engine.json_log import JsonLog
+from nlcl_plugin.engine.report.page import _psnr
+from nlcl_plugin.engine.summary import summarise
+from nlcl_plugin.engine.train import _reached
+from nlcl_plugin.models.validation import ValidationMixin, _output_name, _write_csv
 
 
 @pytest.mark.parametrize(
@@ -51,7 +67,166 @@ def test_pictures_stay_in_their_folder_whatever_is_put_behind_their_names(tmp_pa
     assert all(path.is_relative_to(folder) for path in files)
 
 
-class Pairs(torch.utils.data.Dataset):
+class Unchanging:
+    """Returns what it gets."""
+
+    def __init__(self, folder, metrics=None):
+        path = {"visualization": str(folder / "visualization")}
+        self.opt = {"is_train": True, "dist": False, "path": path, "val": {"metrics": metrics}}
+
+    def feed_data(self, data):
+        self.lq, self.gt = data["lq"], data.get("gt")
+
+    def test(self):
+        self.output = self.lq
+
+    def get_current_visuals(self):
+        visuals = {"lq": self.lq, "result": self.output, "rain": torch.zeros_like(self.lq), "gt": self.gt}
+        return {key: image for key, image in visuals.items() if image is not None}
+
+
+class Ours(Unchanging, ValidationMixin):
+    pass
+
+
+class Stock(Unchanging, SRModel):
+    pass
+
+
+class Pairs(list):
+    opt = {"name": "pairs"}  # noqa: RUF012
+
+
+def pairs(*images):
+    """A loader of pairs of a dark and a light image each, in the order of their names."""
+    items = [{"lq": to_tensor(rainy), "gt": to_tensor(clean)} for rainy, clean in images]
+    return torch.utils.data.DataLoader(Pairs({**item, "lq_path": f"{i}.png"} for i, item in enumerate(items)))
+
+
+@pytest.fixture
+def log(caplog):
+    logger = logging.getLogger("basicsr")
+    logger.addHandler(caplog.handler)
+    with caplog.at_level(logging.INFO, "basicsr"):
+        yield caplog
+    logger.removeHandler(caplog.handler)
+
+
+STOCK_METRICS = {
+    "psnr": {"type": "calculate_psnr", "crop_border": 0},
+    "ssim": {"type": "calculate_ssim", "crop_border": 0},
+}
+
+
+@pytest.mark.parametrize("size", [(8, 9), (24, 20)])
+@pytest.mark.parametrize("equal", [False, True])
+def test_equal_and_small_pairs_have_the_same_figures_everywhere(tmp_path, size, equal):
+    clean = photograph(*size)
+    rainy = clean if equal else np.minimum(clean, 240) + 9
+    found = {}
+    for kind in (Ours, Stock):
+        model = kind(tmp_path, STOCK_METRICS)
+        model.nondist_validation(pairs((rainy, clean)), 1, None, False)
+        found[kind] = model.metric_results
+    summary = summarise(Ours(tmp_path), [pairs((rainy, clean))], str(tmp_path))
+    found["summary"] = {key: summary[key]["derained"] for key in ("psnr", "ssim")}
+    write_image(tmp_path / "truth" / "a.png", to_tensor(clean))
+    measured = measure("a.png", rainy, rainy, False, tmp_path / "truth", 10**6)
+    found["derain"] = {key: measured[key] for key in ("psnr", "ssim")}
+    found["mm"] = {}
+    for name in ("PSNR", "SSIM"):
+        metric = METRICS.build({"type": name})
+        metric.process(None, [{"result": to_tensor(rainy), "gt": to_tensor(clean)}])
+        found["mm"][name.lower()] = metric.evaluate(1)[f"derained/{name.lower()}"]
+    assert all(figures == pytest.approx(found["mm"]) for figures in found.values())
+    assert all(map(math.isfinite, found["mm"].values()))
+    if equal:
+        assert found["mm"] == pytest.approx({"psnr": 100, "ssim": 1})
+    assert _psnr(to_tensor(rainy), to_tensor(clean)) == f"{found['mm']['psnr']:.2f} dB"
+
+
+@pytest.fixture
+def odd(monkeypatch):
+    """A metric of a user that has no value for dark images."""
+    values = {"none": None, "nan": math.nan, "inf": math.inf}
+
+    def odd(img, img2, missing, offset=0):
+        return values[missing] if img.max() < 10 else img.mean() - offset
+
+    monkeypatch.setitem(METRIC_REGISTRY._obj_map, "odd", odd)
+    return odd
+
+
+DARK, LIGHT = np.zeros((12, 12, 3), np.uint8), np.full((12, 12, 3), 90, np.uint8)
+
+
+@pytest.mark.parametrize("missing", ["none", "nan", "inf"])
+@pytest.mark.parametrize(("better", "last"), [("lower", 70), ("higher", 90)])
+def test_an_image_without_a_value_is_left_out_and_named(tmp_path, odd, log, missing, better, last):
+    def strict(text):
+        return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+    model = Ours(tmp_path, {"odd": {"type": "odd", "missing": missing, "better": better}})
+    records = JsonLog(str(tmp_path / "metrics.jsonl"), 0)
+    dark, light, lighter = (DARK, LIGHT), (LIGHT, LIGHT), (LIGHT - 20, LIGHT)
+    for i, images in enumerate([(dark, dark), (light, dark), (dark, lighter)], start=1):
+        loader = pairs(*images)
+        model.nondist_validation(loader, i, None, False)
+        records.write({"iter": i, **_reached(model, loader.dataset)})
+    lines = [strict(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["metrics"] for line in lines] == [{}, {"odd": 90}, {"odd": 70}]
+    best = {"better": better, "val": last, "iter": 3 if better == "lower" else 2}
+    assert model.best_metric_results == {"pairs": {"odd": best}}
+    assert "odd (over 0 of 2 images; none for 0, 1)" in log.messages[0]
+    assert "odd 90.0000 (over 1 of 2 images; none for 1) (best 90.0000 @ 2)" in log.messages[1]
+    assert "odd 70.0000 (over 1 of 2 images; none for 0)" in log.messages[2]
+
+
+def test_an_image_that_is_not_finite_has_no_figures(tmp_path, log):
+    loader = pairs((LIGHT, LIGHT), (DARK, LIGHT))
+    loader.dataset[1]["lq"] = loader.dataset[1]["lq"] * math.nan
+    model = Ours(tmp_path)
+    model.nondist_validation(loader, 1, None, False)
+    assert model.metric_results == pytest.approx({"psnr": 100, "ssim": 1})
+    assert "psnr 100.0000 (over 1 of 2 images; none for 1)" in log.messages[-1]
+
+
+def test_a_best_that_is_nan_in_an_old_checkpoint_gives_way(tmp_path):
+    for metrics, value in (({"psnr": STOCK_METRICS["psnr"]}, 20.0), ({"psnr": {"type": "x", "better": "lower"}}, 3.0)):
+        model = Ours(tmp_path, metrics)
+        model.best_metric_results = {"pairs": {"psnr": {"better": "higher", "val": math.nan, "iter": 2}}}
+        assert model._keep_best("pairs", "psnr", value, 4)["val"] == value
+
+
+@pytest.mark.parametrize(
+    ("metrics", "key", "better"),
+    [
+        (None, "niqe_rainy", "lower"),
+        (None, "ssim", "higher"),
+        ({"natural": {"type": "calculate_niqe"}}, "natural_rainy", "lower"),
+        ({"natural": {"type": "odd", "better": "lower"}}, "natural", "lower"),
+        ({"niqe_like": {"type": "odd"}}, "niqe_like", "higher"),
+    ],
+)
+def test_what_is_better_is_a_matter_of_the_metric_and_not_of_its_name(tmp_path, metrics, key, better):
+    assert Ours(tmp_path, metrics)._keep_best("pairs", key, 1.0, 1)["better"] == better
+
+
+def test_small_photographs_have_no_niqe_and_the_log_says_so(tmp_path, log):
+    model = Ours(tmp_path)
+    loader = torch.utils.data.DataLoader(Pairs([{"lq": to_tensor(LIGHT), "lq_path": "a.png"}]))
+    model.nondist_validation(loader, 1, None, False)
+    assert model.metric_results == {}
+    assert "niqe (over 0 of 1 images; none for a)" in log.messages[-1]
+
+
+def test_a_missing_value_is_an_empty_cell(tmp_path):
+    _write_csv(str(tmp_path / "m.csv"), [{"image": "a", "psnr": 20.0, "niqe": math.nan}, {"image": "b", "psnr": 21.0}])
+    rows = list(csv.DictReader((tmp_path / "m.csv").open()))
+    assert rows == [{"image": "a", "niqe": "", "psnr": "20.0"}, {"image": "b", "niqe": "", "psnr": "21.0"}]
+
+
+class OnePair(torch.utils.data.Dataset):
     """One pair of noise, as a validation dataset gives it."""
 
     def __init__(self):
@@ -84,7 +259,7 @@ def test_a_grey_rain_layer_is_trained_shown_and_saved_like_any_other(tmp_path, i
         kept = {key: opt[key] for key in opt if key not in ("train", "network_s")}
         model = build({**kept, "is_train": False, "path": {**opt["path"], **weights}})
     folder, shown = tmp_path / "v", Pictures()
-    model.nondist_validation(torch.utils.data.DataLoader(Pairs()), 1, shown, save_img=True)
+    model.nondist_validation(torch.utils.data.DataLoader(OnePair()), 1, shown, save_img=True)
     rain = model.nets["r"](model.lq) if not is_train else model.averages["r"](model.lq)
     assert rain.shape[1] == 1
     assert model.get_current_visuals()["rain"].shape == model.lq.shape

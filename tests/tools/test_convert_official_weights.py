@@ -20,15 +20,15 @@ def convert(source, target):
 @pytest.mark.parametrize("name", ["Eg1", "Eg2", "Eg3", "Eg4"])
 def test_converted_weights_reproduce_the_released_results(shared_data, tmp_path, name):
     assert convert(shared_data / "official_weights" / "latest_net_Back.pth", tmp_path / "net_g.pth") == 0
-    assert released_psnr(shared_data, tmp_path / "net_g.pth", name) >= 90
+    assert_released_result(shared_data, tmp_path / "net_g.pth", name)
 
 
 def test_converted_weights_reproduce_the_first_released_result(shared_data, tmp_path):
     assert convert(shared_data / "official_weights" / "latest_net_Back.pth", tmp_path / "net_g.pth") == 0
-    assert released_psnr(shared_data, tmp_path / "net_g.pth", "Eg1") >= 90
+    assert_released_result(shared_data, tmp_path / "net_g.pth", "Eg1")
 
 
-def released_psnr(shared_data, weights, name):
+def assert_released_result(shared_data, weights, name):
     net = LayerGenerator(layer="image")
     net.load_state_dict(torch.load(weights, weights_only=True)["params"])
     photographs = shared_data / "realrain_eg"
@@ -37,7 +37,10 @@ def released_psnr(shared_data, weights, name):
         derained = net(rainy)[0].permute(1, 2, 0).numpy()
     expected = np.round(read_image(photographs / "derained_reference" / f"{name}.png") * 255)
     truncated = np.floor(derained.clip(0, 1) * 255)  # the released code truncates to 8 bit
-    return 10 * np.log10(255**2 / ((truncated - expected) ** 2).mean())
+    difference = np.abs(truncated - expected).max(axis=2)
+    # Processors sum in other orders, and truncation makes a whole grey level of the least difference.
+    assert difference.max() <= 1
+    assert (difference > 0).mean() < 1e-3
 
 
 def test_rain_weights_convert_too(shared_data, tmp_path, capsys):

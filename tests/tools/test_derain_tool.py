@@ -13,6 +13,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
+from basicsr.archs.srresnet_arch import MSRResNet
 from derain_helpers import save_network
 from PIL import Image
 
@@ -21,6 +23,7 @@ from nlcl_plugin.archs import ResidualUNet
 from nlcl_plugin.engine.derain import ImageDerainer
 from nlcl_plugin.engine.derainer import load_derainer
 from nlcl_plugin.engine.export import export
+from nlcl_plugin.engine.network_about import describe
 
 TOOL = Path(__file__).parents[2] / "tools" / "derain.py"
 sys.path.insert(0, str(TOOL.parent))
@@ -315,6 +318,22 @@ def test_bad_arguments_end_in_one_line(tmp_path, weights, capsys, arguments, mes
     told = capsys.readouterr().err.strip()
     assert message in told
     assert "\n" not in told
+
+
+def test_weights_that_enlarge_are_refused_before_the_first_image(tmp_path, capsys):
+    net = MSRResNet(num_feat=4, num_block=1, upscale=2)
+    block = {"type": "MSRResNet", "num_feat": 4, "num_block": 1, "upscale": 2}
+    torch.save({"params": net.state_dict(), "about": describe(block, "g")}, tmp_path / "x2.pth")
+    for name in ("a", "b"):
+        write(tmp_path / f"in/{name}.png", scene())
+    assert run(tmp_path / "in", "--output", tmp_path / "out", "--weights", tmp_path / "x2.pth") == 2
+    told = capsys.readouterr()
+    message = (
+        "MSRResNet makes (1, 3, 128, 128) of (1, 3, 64, 64); expected a network that keeps the shape; give another"
+    )
+    assert message in told.err
+    assert (told.err.count("\n"), told.out) == (1, "")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("text", ["x", "0", "-1", "1.5"])

@@ -25,6 +25,7 @@ class Header:
         width: The same.
         deep: Whether the values have more than eight bits.
         grey: Whether there is one channel besides alpha; not for what Pillow decodes.
+        transparent: The value of grey that stands for full transparency, as the pixels are decoded.
         pictures: The number of frames or pages.
         orientation: 1 to 8, as in EXIF.
         icc: The colour profile.
@@ -39,6 +40,7 @@ class Header:
     width: int
     deep: bool = False
     grey: bool = False
+    transparent: int | None = None
     pictures: int = 1
     orientation: int = 1
     icc: bytes | None = None
@@ -72,12 +74,14 @@ def _png(data: bytes) -> Header:
     if name != b"IHDR" or len(body) != 13:
         raise ValueError("it does not begin with a header")
     found = dict(reversed(chunks))
+    key = found.get(b"tRNS", b"")
     packets = [body for name, body in chunks if name == b"iTXt" and body.startswith(xmp.PNG_KEYWORD)]
     return Header(
         height=int.from_bytes(body[4:8], "big"),
         width=int.from_bytes(body[:4], "big"),
         deep=body[8] == 16,
         grey=body[9] in (0, 4),
+        transparent=_decoded(key, body[8]) if body[9] == 0 and len(key) == 2 else None,
         pictures=int.from_bytes(found.get(b"acTL", b"\0\0\0\1")[:4], "big"),
         icc=png.profile_of(found[b"iCCP"]) if b"iCCP" in found else None,
         exif=found.get(b"eXIf"),
@@ -85,6 +89,11 @@ def _png(data: bytes) -> Header:
         settings={"chunks": png.kept(chunks)},
         notes=["its palette becomes RGB"] if body[9] == 3 else [],
     )
+
+
+def _decoded(grey: bytes, bits: int) -> int:
+    value, largest = int.from_bytes(grey, "big"), (1 << bits) - 1
+    return (value & largest) * (255 // largest or 1)
 
 
 def _jpeg(data: bytes) -> Header:

@@ -11,12 +11,13 @@ import numpy as np
 
 from nlcl_plugin.data.image_io import encode_png
 from nlcl_plugin.data.prepare.model import Source
+from nlcl_plugin.data.video import is_whole
 from nlcl_plugin.errors import InputError
 
 # What FFmpeg dislikes about a broken video would go to stderr; our message replaces that.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
-_ENOUGH = 0.9  # of the frames that the file announces, since some only estimate them
+_ENOUGH = 0.9  # of the frames that the file announces, since some only estimate them, badly for varying rates
 
 
 def sharpness(bgr: np.ndarray) -> float:
@@ -51,7 +52,7 @@ def choose(video: Source, every: int) -> Iterator[tuple[Source, bytes]]:
         yield _frame(video, best[1]), _encode(best[2])
     if not count:
         raise InputError(f"{video.path}: no frame of this video can be read; convert it, for example to MP4")
-    if count < _ENOUGH * announced:
+    if count < _ENOUGH * announced and not is_whole(video.path):
         raise InputError(f"{video.path}: reading ends after {count} of {announced} frames; mend or convert the video")
 
 

@@ -6,9 +6,10 @@ import re
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
+from nlcl_plugin.data.files import natural_key
 from nlcl_plugin.data.prepare import pairing
 from nlcl_plugin.data.prepare.model import Collection, Drop, Shot, Source, Split
-from nlcl_plugin.data.prepare.scan import find, natural_key, split_of, stem
+from nlcl_plugin.data.prepare.scan import find, split_of, stem
 from nlcl_plugin.errors import InputError, escape
 
 

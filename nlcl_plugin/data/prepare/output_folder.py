@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nlcl_plugin.data.files import remove_leftovers, written_whole
-from nlcl_plugin.data.folder_lock import locked
+from nlcl_plugin.data.folder_lock import LOCK, locked
 from nlcl_plugin.data.prepare.model import FOLDERS, Plan, examples
 from nlcl_plugin.errors import InputError, escape
 
@@ -40,7 +40,7 @@ def check_output(output: Path, plan: Plan | None = None) -> None:
     manifests = _manifests(output)
     if not os.path.exists(output) or (manifests and plan is None):
         return
-    known = {FACTS, JOURNAL}
+    known = {FACTS, JOURNAL, LOCK}
     if manifests and plan is not None:
         if manifests[0].read_bytes() != plan.manifest().encode():
             raise InputError(
@@ -73,7 +73,7 @@ def at_work(output: Path) -> Iterator[None]:
         InputError: If it cannot be made or written, or another run is at work in it.
     """
     try:
-        with locked(output):
+        with locked(output, inside=True):
             for folder in (output, *(output / name for name in FOLDERS.values())):
                 remove_leftovers(folder)
             yield

@@ -6,17 +6,12 @@ import os
 import re
 from pathlib import Path, PurePosixPath
 
+from nlcl_plugin.data.files import natural_key
 from nlcl_plugin.data.image_io import IMAGE_SUFFIXES, list_files
 from nlcl_plugin.data.prepare.model import Source, Split
 from nlcl_plugin.errors import InputError
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv")
-
-
-def natural_key(name: str) -> tuple[list[str | int], str]:
-    """Sort `2.png` before `10.png`; the name itself decides between `1.png` and `01.png`."""
-    # Pieces alternate between text and number, so that only like is compared with like.
-    return [int(piece) if piece.isdecimal() else piece for piece in re.split(r"(\d+)", name)], name
 
 
 def folder(path: str | os.PathLike[str]) -> Path:

@@ -11,6 +11,7 @@ from nlcl_plugin.engine.report.experiment import block
 
 MAX_POINTS = 500  # of a curve; a chart is about as many pixels wide
 _ABOVE = "_above_floor"
+_NUMBER = int | float | None  # as JSON has them; null is one that is not finite
 
 
 @dataclass(frozen=True)
@@ -124,12 +125,13 @@ def thinned(points: Sequence[tuple[int, float]], most: int = MAX_POINTS) -> list
 
 
 def _keys(entries: Sequence[dict[str, Any]]) -> list[str]:
-    numbers = (key for entry in entries for key, value in entry.items() if isinstance(value, int | float))
+    numbers = (key for entry in entries for key, value in entry.items() if isinstance(value, _NUMBER))
     return list(dict.fromkeys(numbers))
 
 
 def _points(entries: Sequence[dict[str, Any]], key: str) -> list[tuple[int, float]]:
-    return [(entry["iter"], float(entry[key])) for entry in entries if isinstance(entry.get(key), int | float)]
+    found = [(entry["iter"], entry[key]) for entry in entries if key in entry and isinstance(entry[key], _NUMBER)]
+    return [(i, math.nan if value is None else float(value)) for i, value in found]
 
 
 def _loss_chart(key: str, losses: Sequence[dict[str, Any]]) -> Chart:

@@ -14,7 +14,7 @@ from basicsr.data import build_dataset
 from torch import Tensor, nn
 
 from nlcl_plugin.engine.checkpoint import newest, saved_networks
-from nlcl_plugin.engine.loading import explained
+from nlcl_plugin.engine.loading import ExplainedDataset
 from nlcl_plugin.engine.network_file import NetworkFile, read_network_file
 from nlcl_plugin.engine.report.experiment import Experiment, block
 from nlcl_plugin.engine.trained_network import load_network
@@ -184,15 +184,14 @@ def example(stages: TrainedStages, sample: dict[str, Any], root: str | None) -> 
 def _samples(options: dict[str, Any]) -> Callable[[int], Iterator[dict[str, Any]]]:
     def load(most: int) -> Iterator[dict[str, Any]]:
         try:
-            dataset: Any = build_dataset(deepcopy(options))
+            dataset = ExplainedDataset(build_dataset(deepcopy(options)))
         except Exception as error:  # a dataset may raise anything on options that it was not made for
             raise InputError(f"cannot be opened ({type(error).__name__}: {' '.join(str(error).split())})") from error
         count = min(most, len(dataset))
         for place in range(count):
             index = place * (len(dataset) - 1) // max(1, count - 1)
             try:
-                with explained(dataset):
-                    sample = dataset[index]
+                sample = dataset[index]
             except (OSError, AttributeError) as error:
                 raise InputError(f"image {index} cannot be read ({' '.join(str(error).split())})") from error
             yield {**sample, "root": options.get("dataroot_lq")}

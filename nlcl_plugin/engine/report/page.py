@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from basicsr.metrics import calculate_psnr
 from torch import Tensor
 from tqdm import tqdm
 
@@ -25,6 +24,7 @@ from nlcl_plugin.engine.report.layers import Example, Layers, TrainedStages, exa
 from nlcl_plugin.engine.report.neighbours import Queries, find_queries
 from nlcl_plugin.engine.report.pictures import Picture, brightened, picture
 from nlcl_plugin.errors import InputError, escape
+from nlcl_plugin.metrics.quality import psnr
 
 _HERE = Path(__file__).parent
 _SLIDER, _CELL = 640, 320  # pixels of the longer side
@@ -197,7 +197,7 @@ def _layer_pictures(layers: Layers, rainy: Tensor, *, last: bool) -> list[Pictur
 def _psnr(image: Tensor, clean: Tensor | None) -> str:
     if clean is None or image.shape != clean.shape:
         return ""
-    return f"{calculate_psnr(to_uint8(image), to_uint8(clean), crop_border=0):.2f} dB"
+    return f"{psnr(to_uint8(image), to_uint8(clean)):.2f} dB"
 
 
 def _tables(summary: dict[str, Any]) -> list[dict[str, Any]]:
