@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -182,4 +183,7 @@ def part(code: int) -> int:
     highest = max(int(store.get(f"exit_code/{other}")) for other in range(world_size))
     dist.barrier()  # rank 0 may hold the store and must not take it away before the others have read it
     dist.destroy_process_group()
+    signal.signal(
+        signal.SIGTERM, signal.SIG_IGN
+    )  # torchrun's, as soon as one has exited: the code stays each one's own
     return highest

@@ -14,7 +14,7 @@ from conftest import photograph
 from training_helpers import make_folders, run
 
 from nlcl_plugin.engine.launch import start
-from nlcl_plugin.engine.validate import _check_train
+from nlcl_plugin.engine.validate import _check_mixed
 from nlcl_plugin.errors import InputError
 
 SWINIR, ESRGAN = "mix_nlcl_swinir_derain", "mix_nlcl_esrgan"
@@ -117,7 +117,7 @@ FAULTS = [
     ("train:nlcl_opt:features={source: discriminator, modules: [conv0]}", "net_d, which NLCLSwinIRModel lacks"),
     ("train:nlcl_opt:features={source: encoder}", "network_e is missing: train.nlcl_opt needs an encoder"),
     ("train:nlcl_opt:optim_p={type: Adm, lr: 0.1}", "train.nlcl_opt.optim_p.type: torch.optim has no 'Adm'"),
-    ("scale=2", "scale: is 2, but network_g enlarges by 1; change one (network_g.upscale)"),
+    ("scale=2 datasets:val=~", "scale: is 2, but network_g enlarges by 1; change one (network_g.upscale)"),
     ("train:nlcl_opt=3", "train.nlcl_opt: expected a block, but received 3"),
     ("train:nlcl_opt:layer_opt:sampling:num_image_patches=400", "train.nlcl_opt with crops of 32 pixels: "),
 ]
@@ -135,7 +135,11 @@ def test_a_fault_of_the_block_is_told_before_anything_is_written(repository, pai
     monkeypatch.chdir(pairs)
     file = str(repository / "options" / f"{SWINIR}.yml")
     with pytest.raises(InputError) as caught:
-        start(file, is_train=True, force_yml=[*TINY[SWINIR], change])
+        start(
+            file,
+            is_train=True,
+            force_yml=[*TINY[SWINIR], *(change.split() if change.startswith("scale") else [change])],
+        )
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (pairs / "experiments").exists()
@@ -150,10 +154,10 @@ def test_a_model_that_ignores_the_block_is_warned_about(repository, pairs, monke
 
 @pytest.mark.parametrize("model", ["EDVRModel", "VideoRecurrentModel", "StyleGAN2Model"])
 def test_no_mixin_is_advised_to_models_in_which_none_can_work(model):
-    train = {"total_iter": 1, "nlcl_opt": {}}
+    train = {"nlcl_opt": {}}
     with pytest.warns(UserWarning, match=f"train.nlcl_opt: {model} ignores it; it compares an image .*: take it out"):
-        _check_train(train, MODEL_REGISTRY.get(model), None)
-    assert train == {"total_iter": 1}
+        _check_mixed(MODEL_REGISTRY.get(model), train)
+    assert train == {}
 
 
 @pytest.mark.slow
