@@ -183,7 +183,5 @@ def part(code: int) -> int:
     highest = max(int(store.get(f"exit_code/{other}")) for other in range(world_size))
     dist.barrier()  # rank 0 may hold the store and must not take it away before the others have read it
     dist.destroy_process_group()
-    signal.signal(
-        signal.SIGTERM, signal.SIG_IGN
-    )  # torchrun's, as soon as one has exited: the code stays each one's own
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it when the first has exited; each keeps its code
     return highest
