@@ -108,6 +108,10 @@ def check(options: dict[str, Any], *, planned: str | None = None) -> dict[str, i
     check_known("", options, {*top, *networks, *RUN_TIME, *theirs}, refuse=ours is not None)
     _check_gpus(options["num_gpu"], dist=options.get("dist", False))
     check_schema(TopOptions, options, "")
+    if ours is not None and options["scale"] != 1:
+        raise InputError(
+            f"scale: {options['model_type']} keeps the size of images: expected 1, but received {options['scale']}"
+        )
     sizes = {key: check_network(key, options[key]) for key in networks}
     if options["is_train"]:
         _check_train(options["train"], model, ours)
@@ -205,12 +209,22 @@ def _check_train(train: dict[str, Any], model: Any, ours: Any) -> None:
     if ours is None:
         check_stock_optimizers(model, train)
         check_stock_schedule(model, train.get("scheduler"))
-    elif train.get("scheduler") is not None and optimizer is not None:
+    else:
+        _warn_of_unused_optimizers(train)
+    if ours is not None and train.get("scheduler") is not None and optimizer is not None:
         check_schedule(train["scheduler"], optimizer, int(train["total_iter"]))
     restorer = (train.get("restorer_opt") if ours is not None else None) or {}
     for key in ("pixel_opt", "composite_opt"):
         if restorer.get(key):
             check_loss(f"train.restorer_opt.{key}", _loss_arguments(restorer[key], True))
+
+
+def _warn_of_unused_optimizers(train: dict[str, Any]) -> None:
+    """Not refused, as `--force_yml train:gan_opt=~` on a whole file leaves its optimizer behind."""
+    users = {"optim_d": ("gan_opt",), "optim_p": ("layer_opt", "location_opt"), "optim_s": ("restorer_opt",)}
+    for key, blocks in users.items():
+        if train.get(key) and not any(train.get(block) for block in blocks):
+            warnings.warn(f"train.{key}: is not used, as there is no {' or '.join(blocks)}", stacklevel=2)
 
 
 def _check_addon(model: Any, train: dict[str, Any]) -> None:

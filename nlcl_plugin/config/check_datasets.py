@@ -6,6 +6,7 @@ import contextlib
 import copy
 import io
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,6 +50,8 @@ def check_dataset(where: str, dataset: dict[str, Any], *, planned: str | None = 
     if not is_plain_name(dataset["name"]):
         raise InputError(f"{where}.name: must be a plain folder name, but received {dataset['name']!r}")
     if dataset["phase"] == "train":
+        if dataset.get("use_shuffle") is False:
+            warnings.warn(f"{where}.use_shuffle: is not read; training always shuffles", stacklevel=2)
         dataset.setdefault("num_worker_per_gpu", 0)
         if dataset.get("batch_size_per_gpu") is None:
             raise InputError(f"{where}.batch_size_per_gpu is missing: expected a whole number of at least 1")

@@ -176,8 +176,10 @@ def complete(options: dict[str, Any], *, root: str, is_train: bool, auto_resume:
             del options["datasets"][name]
             continue
         dataset.setdefault("name", name)
-        dataset["phase"] = name.split("_")[0]
-        dataset["scale"] = options["scale"]
+        for key, value in (("phase", name.split("_")[0]), ("scale", options["scale"])):
+            if dataset.get(key, value) != value:
+                warnings.warn(f"datasets.{name}.{key}: is not read; {value!r} is filled in", stacklevel=2)
+            dataset[key] = value
         dataset.setdefault("io_backend", {"type": "disk"})
         dataset.setdefault("manual_seed", options.get("manual_seed"))
         for key in ("dataroot_gt", "dataroot_lq"):

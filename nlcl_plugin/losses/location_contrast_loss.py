@@ -94,7 +94,8 @@ class LocationContrastLoss(nn.Module):
             processes (the option of CUT, over processes too); for `random`. All processes must call the loss alike.
 
     Raises:
-        ValueError: If `negatives` is unknown or doesn't go with `gather_negatives`, or the temperature is not positive.
+        ValueError: If `negatives` is unknown or doesn't go with `gather_negatives` or `num_negatives`, or the
+            temperature is not positive.
 
     Example:
         >>> loss = LocationContrastLoss(temperature=1.0)
@@ -117,6 +118,10 @@ class LocationContrastLoss(nn.Module):
             raise ValueError(f"temperature must be positive, but received {temperature}")
         if gather_negatives and negatives != "random":
             raise ValueError(f"gather_negatives goes with negatives: random, but received {negatives!r}")
+        if num_negatives is not None and negatives == "random":
+            raise ValueError(
+                "num_negatives goes with negatives: similar or dissimilar, as random keeps all; leave it out"
+            )
         self.loss_weight = loss_weight
         self.temperature = temperature
         self.negatives = negatives

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import signal
 import time
 import uuid
 import warnings
@@ -182,6 +183,7 @@ def leave_process_group(code: int) -> int:
     highest = max(int(store.get(f"exit_code/{other}")) for other in range(world_size))
     dist.barrier()  # rank 0 may hold the store and must not take it away before the others have read it
     dist.destroy_process_group()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it when the first has exited; each keeps its code
     return highest
 
 

@@ -1,6 +1,7 @@
 """Every fault of an option file or its folders ends in one line that names it, before anything is built."""
 
 import os
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -85,7 +86,30 @@ def test_a_resumed_run_has_the_drawn_seed_of_its_own_name(begin, folder):
     assert seeds == [11, 22]
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "warning"),
+    [
+        ("train:gan_opt", None, "train.optim_d: is not used, as there is no gan_opt"),
+        ("train:restorer_opt", None, "train.optim_s: is not used, as there is no restorer_opt"),
+        ("datasets:train:use_shuffle", False, "datasets.train.use_shuffle: is not read; training always shuffles"),
+        ("datasets:val:phase", "train", "datasets.val.phase: is not read; 'val' is filled in"),
+        ("datasets:val:scale", 4, "datasets.val.scale: is not read; 1 is filled in"),
+    ],
+)
+def test_options_that_nothing_reads_are_warned_about(begin, key, value, warning):
+    options = tiny_options()
+    options["train"].update(layer_opt=None, optim_d={"type": "Adam", "lr": 1e-3}, optim_s={"type": "Adam", "lr": 1e-3})
+    *blocks, last = key.split(":")
+    block = options
+    for name in blocks:
+        block = block[name]
+    block[last] = value
+    with pytest.warns(UserWarning, match=re.escape(warning)):
+        begin(options)
+
+
 FAULTS = [
+    ("scale", 2, "scale: NLCLModel keeps the size of images: expected 1, but received 2"),
     ("name", None, "name: expected a text, but it is missing"),
     ("name", "../up", "must be a plain folder name"),
     ("train", None, "train: expected a block, but it is missing"),

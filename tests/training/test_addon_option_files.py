@@ -13,7 +13,7 @@ from basicsr.utils.registry import MODEL_REGISTRY
 from conftest import photograph
 from training_helpers import make_folders, run
 
-from nlcl_plugin.config.check import _check_train
+from nlcl_plugin.config.check import _check_addon
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.training.launch import start
 
@@ -134,8 +134,9 @@ def pairs(tmp_path_factory):
 def test_a_fault_of_the_block_is_told_before_anything_is_written(repository, pairs, monkeypatch, change, message):
     monkeypatch.chdir(pairs)
     file = str(repository / "options" / f"{SWINIR}.yml")
+    changes = [change, "datasets:val=~"] if change == "scale=2" else [change]  # or the pairs' sizes are refused first
     with pytest.raises(InputError) as caught:
-        start(file, is_train=True, force_yml=[*TINY[SWINIR], change])
+        start(file, is_train=True, force_yml=[*TINY[SWINIR], *changes])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (pairs / "experiments").exists()
@@ -150,10 +151,10 @@ def test_a_model_that_ignores_the_block_is_warned_about(repository, pairs, monke
 
 @pytest.mark.parametrize("model", ["EDVRModel", "VideoRecurrentModel", "StyleGAN2Model"])
 def test_no_mixin_is_advised_to_models_in_which_none_can_work(model):
-    train = {"total_iter": 1, "nlcl_opt": {}}
+    train = {"nlcl_opt": {}}
     with pytest.warns(UserWarning, match=f"train.nlcl_opt: {model} ignores it; it compares an image .*: take it out"):
-        _check_train(train, MODEL_REGISTRY.get(model), None)
-    assert train == {"total_iter": 1}
+        _check_addon(MODEL_REGISTRY.get(model), train)
+    assert train == {}
 
 
 @pytest.mark.slow

@@ -81,8 +81,8 @@ def command(folder, arguments, killed_before):
         from nlcl_plugin.training import train
 
         step = train._Run._step
-        train._Run._step = lambda run: (
-            os.kill(os.getpid(), signal.SIGKILL) if run.current_iter + 1 == killed_before else step(run)
+        train._Run._step = lambda run, batch: (
+            os.kill(os.getpid(), signal.SIGKILL) if run.current_iter + 1 == killed_before else step(run, batch)
         )
     sys.exit(cli.main(arguments))
 
