@@ -15,10 +15,10 @@ import mixed_helpers
 import model_helpers
 import pytest
 from basicsr.utils.registry import LOSS_REGISTRY
+from nlcl_plugin.models.nlcl_options import Built, TrainOptions
 from pydantic import BaseModel
 
-from nlcl_plugin.models.mixed_options import MixedOptions
-from nlcl_plugin.models.nlcl_options import Built, TrainOptions
+from nlcl_plugin.config.addon_options import AddonOptions
 
 COMPOSITE = {"type": "AsymmetricNLCLLoss", "form": "single", "temperature": 0.02, "ramp_iter": 9,
              "sampling": {"num_queries": 4, "num_candidates": 2, "patch_size": 6, "search_size": 12}}  # fmt: skip
@@ -44,7 +44,7 @@ def mixed(tmp_path):
     return mixed_helpers.options(tmp_path, ramp_iter=9, location_opt=location, optim_p=SGD)
 
 
-MODELS = {"unpaired": (TrainOptions, unpaired, model_helpers), "mixed": (MixedOptions, mixed, mixed_helpers)}
+MODELS = {"unpaired": (TrainOptions, unpaired, model_helpers), "mixed": (AddonOptions, mixed, mixed_helpers)}
 
 
 def block_of(kind, opt):
