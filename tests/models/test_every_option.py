@@ -11,7 +11,7 @@ import inspect
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
-import mixed_helpers
+import addon_helpers
 import model_helpers
 import pytest
 from basicsr.utils.registry import LOSS_REGISTRY
@@ -23,7 +23,7 @@ from nlcl_plugin.config.addon_options import AddonOptions
 COMPOSITE = {"type": "AsymmetricNLCLLoss", "form": "single", "temperature": 0.02, "ramp_iter": 9,
              "sampling": {"num_queries": 4, "num_candidates": 2, "patch_size": 6, "search_size": 12}}  # fmt: skip
 SGD = {"type": "SGD", "lr": 0.1}
-GENERATOR = mixed_helpers.GENERATOR
+GENERATOR = addon_helpers.GENERATOR
 
 
 def unpaired(tmp_path):
@@ -40,11 +40,11 @@ def unpaired(tmp_path):
 
 
 def mixed(tmp_path):
-    location = {**mixed_helpers.LOCATION, "negatives": "similar", "num_negatives": 4}
-    return mixed_helpers.options(tmp_path, ramp_iter=9, location_opt=location, optim_p=SGD)
+    location = {**addon_helpers.LOCATION, "negatives": "similar", "num_negatives": 4}
+    return addon_helpers.options(tmp_path, ramp_iter=9, location_opt=location, optim_p=SGD)
 
 
-MODELS = {"unpaired": (TrainOptions, unpaired, model_helpers), "mixed": (AddonOptions, mixed, mixed_helpers)}
+MODELS = {"unpaired": (TrainOptions, unpaired, model_helpers), "mixed": (AddonOptions, mixed, addon_helpers)}
 
 
 def block_of(kind, opt):
