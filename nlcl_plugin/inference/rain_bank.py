@@ -20,7 +20,7 @@ from nlcl_plugin.data.lmdb.keys import Record, keys_of, read_records
 from nlcl_plugin.data.lmdb.store import close_environment, open_environment
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.inference.derain import ImageDerainer
-from nlcl_plugin.inference.rain_bank_sheet import Shown, draw_sheet
+from nlcl_plugin.inference.rain_bank_sheet import draw_sheet
 
 MIN_MEAN_RAIN = 0.001  # the same as the default of train.min_mean_rain
 SHOWN = 12  # pairs of the contact sheet
@@ -157,7 +157,7 @@ def _finish(folder: Path, images: ImageSource, network: ImageDerainer, identity:
             pixels += record.h * record.w
             brightest = max(brightest, int(rain.max()))
             if record.key in shown:
-                pairs.append(Shown(record.source, _rainy(images, record.source), rain))
+                pairs.append((record.source, _rainy(images, record.source), rain))
     finally:
         close_environment(folder)
     mean = total / pixels

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
-import numpy as np
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
@@ -16,6 +15,7 @@ from nlcl_plugin.data.files import inner_name
 from nlcl_plugin.data.image_io import to_uint8
 from nlcl_plugin.errors import escape
 from nlcl_plugin.mm.checkpoints import WholeCheckpointHook
+from nlcl_plugin.pictures import strip
 from nlcl_plugin.training.distributed import Agreement
 
 
@@ -58,10 +58,8 @@ class LayerStripHook(Hook):
                 return
             self._shown += 1
             layers = [to_uint8(sample[key]) for key in ("lq", "result", "rain")]
-            shaped = [np.broadcast_to(layer, layers[0].shape) for layer in layers]  # rain may be grey
             name = os.path.splitext(os.path.basename(sample.get("lq_path", f"image_{self._shown}")))[0]
-            strip = np.concatenate(shaped, axis=1)
-            runner.visualizer.add_image(escape(inner_name(name)), strip, step=runner.iter)
+            runner.visualizer.add_image(escape(inner_name(name)), strip(layers), step=runner.iter)
 
     after_test_iter = after_val_iter
 

@@ -22,6 +22,7 @@ from nlcl_plugin.data.files import inner_name
 from nlcl_plugin.errors import InputError, escape
 from nlcl_plugin.metrics.niqe import niqe
 from nlcl_plugin.metrics.quality import finite_mean
+from nlcl_plugin.pictures import fit, strip
 
 # Computed when the option file names no metrics: these with ground truth, NIQE without.
 PAIRED_METRICS = {
@@ -135,15 +136,15 @@ class ValidationMixin:
         return values
 
     def _save_pictures(self, images: dict[str, np.ndarray], dataset: str, image: str, current_iter: Any) -> None:
-        strip = np.concatenate([images["lq"], images["result"], images["rain"]], axis=1)
+        layers = strip([images["lq"], images["result"], images["rain"]])
         folder = osp.join(self.opt["path"]["visualization"], dataset)
         if self.opt["is_train"]:
-            imwrite(strip, osp.join(folder, image, f"{osp.basename(image)}_{current_iter}.png"))
+            imwrite(layers, osp.join(folder, image, f"{osp.basename(image)}_{current_iter}.png"))
             return
         suffix = self.opt.get("val", {}).get("suffix")
         named = inner_name(f"{image}_{suffix}") if suffix else image
         imwrite(images["result"], osp.join(folder, f"{named}.png"))
-        imwrite(strip, osp.join(f"{folder}_layers", f"{image}.png"))
+        imwrite(layers, osp.join(f"{folder}_layers", f"{image}.png"))
 
     def _log_metrics(self, dataset: str, rows: list[dict[str, Any]], current_iter: Any, tb_logger: Any) -> None:
         means: dict[str, float] = {}
@@ -204,12 +205,8 @@ def _raise_in_all(faults: list[Exception], processes: int) -> None:
 
 def _small(images: dict[str, np.ndarray]) -> np.ndarray:
     """Rainy, derained and rain side by side (H, W, 3), RGB, small enough to be logged again and again."""
-    parts = []
-    for key in ("lq", "result", "rain"):
-        height, width = images[key].shape[:2]
-        size = (min(width, TB_WIDTH), max(1, round(height * min(1, TB_WIDTH / width))))
-        parts.append(cv2.resize(images[key], size, interpolation=cv2.INTER_AREA))
-    return cv2.cvtColor(np.concatenate(parts, axis=1), cv2.COLOR_BGR2RGB)
+    parts = [fit(images[key], TB_WIDTH, enlarge=False) for key in ("lq", "result", "rain")]
+    return cv2.cvtColor(strip(parts), cv2.COLOR_BGR2RGB)
 
 
 def _size(image: np.ndarray) -> str:

@@ -1,4 +1,4 @@
-"""What the folder of a training holds, also while it is running or after it was interrupted."""
+"""What the folder of a training contains, also while it is running or after it was interrupted."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from nlcl_plugin.training.json_log import STARTS, read_json_lines
 
 @dataclass(frozen=True)
 class Experiment:
-    """What a training left so far.
+    """What a training has written so far.
 
     Attributes:
         folder: Its folder.
         options: Its options.
         losses: Entries of `losses.jsonl`, by rising iteration.
-        metrics: Entries of `metrics.jsonl`; of two of one dataset and iteration the later one.
+        metrics: Entries of `metrics.jsonl`; the later one of two with the same dataset and iteration.
         starts: Entries of `starts.jsonl`.
         summary: `summary.json`, empty before the end.
         written: When something was last logged or saved.
@@ -40,38 +40,32 @@ class Experiment:
 
     @property
     def name(self) -> str:
-        """What the training is called."""
+        """The name of the training."""
         return str(self.options.get("name", self.folder.name))
 
     @property
     def total_iter(self) -> int | None:
-        """Iterations that it was to have, if the options say so."""
+        """Iterations that it should reach, if the options say so."""
         total = block(self.options, "train").get("total_iter")
         return int(total) if isinstance(total, int | float) and math.isfinite(total) else None
 
     @property
     def current_iter(self) -> int:
-        """The last iteration that something was logged, validated or saved at."""
+        """The last iteration at which something was logged, validated or saved."""
         logged = (entry["iter"] for entry in (*self.losses, *self.metrics))
         names = (path.stem.rpartition("_")[2] for path in (self.folder / "models").glob("net_*.pth"))
         return max((*logged, *(int(name) for name in names if re.fullmatch(r"\d+", name))), default=0)
 
     @property
     def finished(self) -> bool:
-        """Whether it came to its end, after which the latest weights are saved, and was not resumed to go further."""
+        """Whether it reached its end, where the latest weights are saved, and was not resumed to go further."""
         often = block(self.options, "logger").get("print_freq")
         near = not isinstance(often, int) or (self.total_iter or 0) - self.current_iter < often
         return near and any((self.folder / "models").glob("net_*_latest.pth"))
 
 
 def read_experiment(path: str | os.PathLike[str]) -> Experiment:
-    """Read the folder of a training.
-
-    Args:
-        path: The folder, such as `experiments/nlcl_quickstart`.
-
-    Returns:
-        What is there.
+    """Read the folder of a training, such as `experiments/nlcl_quickstart`.
 
     Raises:
         InputError: If it is no such folder, or a file in it is broken.
@@ -79,18 +73,21 @@ def read_experiment(path: str | os.PathLike[str]) -> Experiment:
     folder, options = experiment_options(path)
     if not (folder / "losses.jsonl").is_file():
         raise InputError(f"{folder}: has no losses.jsonl, so no training began here; give a folder below experiments/")
+    summary = folder / "summary.json"
+    try:
+        figures = parse_record(summary.read_bytes()) if summary.is_file() else {}
+    except ValueError as error:
+        raise InputError(f"{summary}: is no JSON of figures ({error}); move the file away") from error
     metrics = {(entry["iter"], str(entry.get("dataset"))): entry for entry in read_json_lines(folder / "metrics.jsonl")}
-    losses = read_json_lines(folder / "losses.jsonl")
-    files = [folder / name for name in ("options.yml", "losses.jsonl", "metrics.jsonl", "summary.json")]
-    times = [file.stat().st_mtime for file in (*files, *folder.glob("models/*")) if file.is_file()]
+    written = max(file.stat().st_mtime for file in (folder / "losses.jsonl", *folder.glob("models/*")))
     return Experiment(
         folder=folder,
         options=options,
-        losses=losses,
+        losses=read_json_lines(folder / "losses.jsonl"),
         metrics=list(metrics.values()),
         starts=read_json_lines(folder / STARTS),
-        summary=_read_summary(folder / "summary.json"),
-        written=datetime.datetime.fromtimestamp(max(times), datetime.timezone.utc),
+        summary=figures,
+        written=datetime.datetime.fromtimestamp(written, datetime.timezone.utc),
     )
 
 
@@ -99,12 +96,3 @@ def block(options: Any, *keys: str) -> dict[str, Any]:
     for key in keys:
         options = options.get(key) if isinstance(options, dict) else None
     return options if isinstance(options, dict) else {}
-
-
-def _read_summary(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        return parse_record(path.read_bytes())
-    except ValueError as error:
-        raise InputError(f"{path}: is no JSON of figures ({error}); move the file away") from error

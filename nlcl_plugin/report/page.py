@@ -7,9 +7,9 @@ import hashlib
 import math
 import os
 import shlex
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 from torch import Tensor
@@ -19,37 +19,35 @@ from nlcl_plugin.data.files import written_whole
 from nlcl_plugin.data.image_io import to_uint8
 from nlcl_plugin.errors import InputError, escape
 from nlcl_plugin.metrics.quality import psnr
+from nlcl_plugin.pictures import EmbeddedPicture, embed, embed_rain
 from nlcl_plugin.report import curves
 from nlcl_plugin.report.experiment import Experiment, block, read_experiment
-from nlcl_plugin.report.layers import Example, Layers, TrainedStages, example, image_sets
+from nlcl_plugin.report.layers import Example, TrainedStages, examples, image_sets
 from nlcl_plugin.report.neighbours import Queries, find_queries
-from nlcl_plugin.report.pictures import Picture, brightened, picture
 from nlcl_plugin.version import __version__
 
 _HERE = Path(__file__).parent
 _SLIDER, _CELL = 640, 320  # pixels of the longer side
 
 
-@dataclass(frozen=True)
-class Shown:
-    """An image of a dataset as the page shows it."""
+class EmbeddedExample(NamedTuple):
+    """An image of a dataset as the page shows it: rainy and derained below a slider, and all layers in a strip."""
 
     dataset: str
     name: str
-    before: Picture
-    after: Picture
-    layers: list[Picture]
+    before: EmbeddedPicture
+    after: EmbeddedPicture
+    strip: list[EmbeddedPicture]
     note: str
 
 
 @dataclass
-class Pictures:
-    """All pictures of a page, and why some are missing."""
+class PagePictures:
+    """All pictures of a page, the iteration of the weights that made them, and why some are missing."""
 
     which: str = ""
-    shown: list[Shown] = field(default_factory=list)
+    examples: list[EmbeddedExample] = field(default_factory=list)
     queries: Queries | None = None
-    queried: Picture | None = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -67,7 +65,7 @@ def write_report(
         experiment: The folder of the training, such as `experiments/nlcl_quickstart`.
         output: The file; `report.html` in that folder by default.
         images: How many images of each validation dataset are derained and shown, evenly spread.
-        which: Weights they are derained with: an iteration, or `latest` for what was written last.
+        which: The weights that derain them: an iteration, or `latest` for the newest.
         progress: Whether to show a progress bar, where there is a terminal.
 
     Returns:
@@ -89,24 +87,17 @@ def write_report(
     return path
 
 
-def render(experiment: Experiment, pictures: Pictures) -> str:
-    """Make the page.
+def render(experiment: Experiment, pictures: PagePictures) -> str:
+    """Make the HTML.
 
-    All texts are escaped by the template engine, and the page's own policy lets no script run but its own and nothing
-    be loaded: names of files and options come from who knows where.
-
-    Args:
-        experiment: What the training left.
-        pictures: What its networks make of images.
-
-    Returns:
-        HTML.
+    Names of files and options may come from anyone: the template engine escapes all texts, and the page's own policy
+    lets no script run except its own, and nothing be loaded.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
-    environment.filters["said"] = _said
+    environment.filters.update(printable=_printable, figure=_figure)
     script = (_HERE / "page.js").read_text(encoding="utf-8")
     sections = [
         ("Losses", curves.loss_charts(experiment.losses)),
@@ -116,15 +107,16 @@ def render(experiment: Experiment, pictures: Pictures) -> str:
     ]
     charts = [chart for _, found in sections for chart in found]
     numbers = iter(range(len(charts)))
+    options = experiment.folder / "options.yml"
+    again = ["basicsr", "train", "-opt", os.path.relpath(options), "--force_yml", f"name={experiment.name}_again"]
     return environment.get_template("page.html").render(
         experiment=experiment,
         pictures=pictures,
         sections=[(title, [(next(numbers), chart) for chart in found]) for title, found in sections],
-        data=[asdict(chart) for chart in charts],
-        tables=_tables(experiment.summary),
-        options=(experiment.folder / "options.yml").read_text(encoding="utf-8"),
-        again=_again(experiment),
-        environment=block(experiment.starts[-1], "environment") if experiment.starts else {},
+        data=[{"title": chart.title, "curves": [curve._asdict() for curve in chart.curves]} for chart in charts],
+        block=block,
+        options=options.read_text(encoding="utf-8"),
+        again=shlex.join(again),
         version=__version__,
         style=(_HERE / "page.css").read_text(encoding="utf-8"),
         script=script,
@@ -132,8 +124,8 @@ def render(experiment: Experiment, pictures: Pictures) -> str:
     )
 
 
-def _pictures(experiment: Experiment, images: int, which: str, *, progress: bool) -> Pictures:
-    result = Pictures()
+def _pictures(experiment: Experiment, images: int, which: str, *, progress: bool) -> PagePictures:
+    result = PagePictures()
     if images == 0:
         return result
     try:
@@ -147,51 +139,34 @@ def _pictures(experiment: Experiment, images: int, which: str, *, progress: bool
     sets = image_sets(experiment.options)
     if not sets:
         result.notes.append("the options name no images")
-    for dataset, load in sets.items():
+    hidden = None if progress else True  # None hides the bar where there is no terminal
+    for dataset, options in sets.items():
         try:
-            hidden = None if progress else True  # None hides the bar where there is no terminal
-            for sample in tqdm(load(images), total=images, desc=dataset, unit="image", disable=hidden, leave=False):
-                found = example(stages, sample, sample["root"])
-                result.shown.append(_shown(dataset, found))
+            found = examples(stages, options, images)
+            for example in tqdm(found, total=images, desc=dataset, unit="image", disable=hidden, leave=False):
+                result.examples.append(_embedded(dataset, example))
                 if result.queries is None:
-                    result.queries = find_queries(found, experiment.options)
-                    result.queried = picture(f"{dataset}: {found.name}", found.layers[0].image, side=_SLIDER)
+                    picture = embed(f"{dataset}: {example.name}", example.layers[0].image, side=_SLIDER)
+                    result.queries = find_queries(example, experiment.options, picture)
         except InputError as error:
             result.notes.append(f"{dataset}: {error}")
     return result
 
 
-def _shown(dataset: str, found: Example) -> Shown:
-    last = found.layers[-1]
-    notes = ["the middle of a larger image"] if found.cut else []
-    notes += [f"the rainy image is enlarged {found.scale} times (bicubic)"] if found.scale > 1 else []
-    cells = [picture("rainy O", found.rainy, side=_CELL)]
-    for layers in found.layers:
-        cells += _layer_pictures(layers, found.rainy, last=layers is last)
-    if found.clean is not None:
-        cells.append(picture("ground truth", found.clean, side=_CELL))
-    return Shown(
-        dataset,
-        found.name,
-        picture("rainy", found.rainy, side=_SLIDER, note=_psnr(found.rainy, found.clean)),
-        picture("derained", last.image, side=_SLIDER, note=_psnr(last.image, found.clean)),
-        cells,
-        "; ".join(notes),
-    )
-
-
-def _layer_pictures(layers: Layers, rainy: Tensor, *, last: bool) -> list[Picture]:
-    found = [picture(f"{layers.stage}: B", layers.image, side=_CELL)]
-    shown, factor = brightened(layers.rain)
-    found.append(
-        picture(f"{layers.stage}: R", shown, side=_CELL, note=f"brightness × {factor:g}" if factor > 1 else "")
-    )
-    if layers.own_rain or last:  # elsewhere it is nothing, by construction, which need not be shown twice
-        error = (rainy - layers.image - layers.rain).abs()
-        shown, factor = brightened(error)
-        note = f"brightness × {factor:g}" if layers.own_rain else "R is what B leaves of O"
-        found.append(picture("|O − B − R|", shown, side=_CELL, note=f"mean {error.mean():.2g}; {note}"))
-    return found
+def _embedded(dataset: str, example: Example) -> EmbeddedExample:
+    rainy, clean, derained = example.rainy, example.clean, example.layers[-1].image
+    strip = [embed("rainy O", rainy, side=_CELL)]
+    for layers in example.layers:
+        strip.append(embed(f"{layers.stage}: B", layers.image, side=_CELL))
+        strip.append(embed_rain(f"{layers.stage}: R", layers.rain, side=_CELL))
+        if layers.own_rain:  # elsewhere R is what B leaves of O, and this is nothing
+            error = (rainy - layers.image - layers.rain).abs()
+            strip.append(embed_rain("|O − B − R|", error, side=_CELL, note=f"mean {error.mean():.2g}"))
+    if clean is not None:
+        strip.append(embed("ground truth", clean, side=_CELL))
+    before = embed("rainy", rainy, side=_SLIDER, note=_psnr(rainy, clean))
+    after = embed("derained", derained, side=_SLIDER, note=_psnr(derained, clean))
+    return EmbeddedExample(dataset, example.name, before, after, strip, "the middle of a larger image" * example.cut)
 
 
 def _psnr(image: Tensor, clean: Tensor | None) -> str:
@@ -200,41 +175,10 @@ def _psnr(image: Tensor, clean: Tensor | None) -> str:
     return f"{psnr(to_uint8(image), to_uint8(clean)):.2f} dB"
 
 
-def _tables(summary: dict[str, Any]) -> list[dict[str, Any]]:
-    """Figures of `summary.json`, a table for each dataset: rows of a label and texts."""
-    tables: list[dict[str, Any]] = []
-    for name in block(summary, "datasets"):
-        figures = block(summary, "datasets", name)
-        psnr, ssim = block(figures, "psnr"), block(figures, "ssim")
-        labels = {"rainy": "rainy, as it comes", "baseline": f"best classical filter: {figures.get('baseline')}",
-                  "derained": "derained", "clean": "derain(clean), against clean"}  # fmt: skip
-        rows = [
-            (label, _number(psnr[key], 2), _number(ssim.get(key), 3)) for key, label in labels.items() if key in psnr
-        ]
-        tables.append({"name": name, "images": figures.get("images"), "head": ("PSNR (dB)", "SSIM"), "rows": rows})
-    for name in block(summary, "photographs"):
-        figures = block(summary, "photographs", name)
-        niqe, labels = block(figures, "niqe"), {"rainy": "rainy, as they come", "derained": "derained"}
-        blind = [(label, _number(niqe[key], 2)) for key, label in labels.items() if key in niqe]
-        tables.append(
-            {"name": name, "images": figures.get("images"), "head": ("NIQE, lower is better",), "rows": blind}
-        )
-    return tables
-
-
-def _number(value: Any, digits: int) -> str:
+def _figure(value: Any, digits: int) -> str:
     return f"{value:.{digits}f}" if isinstance(value, int | float) else "–"
 
 
-def _again(experiment: Experiment) -> str:
-    """The command that trains the same once more, under another name."""
-    options = os.path.relpath(experiment.folder / "options.yml")
-    name = f"name={experiment.name}_again"
-    return shlex.join(["basicsr", "train", "-opt", options, "--force_yml", name])
-
-
-def _said(value: Any) -> str:
-    """A text that can be printed, whatever it came from."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return "not finite"
-    return escape(str(value))
+def _printable(value: Any) -> str:
+    """Text of any value that is safe to print."""
+    return "not finite" if isinstance(value, float) and not math.isfinite(value) else escape(str(value))

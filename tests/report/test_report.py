@@ -4,10 +4,12 @@ import base64
 import hashlib
 import importlib
 import json
+import math
 import os
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -21,11 +23,10 @@ from training_helpers import make_folders, run, tiny_options, write_options
 from nlcl_plugin.archs import LayerGenerator
 from nlcl_plugin.config.option_files import load_yaml
 from nlcl_plugin.data import read_image
-from nlcl_plugin.errors import InputError
 from nlcl_plugin.report import curves, layers, write_report
 from nlcl_plugin.report.experiment import read_experiment
 from nlcl_plugin.report.neighbours import find_queries
-from nlcl_plugin.training.json_log import JsonLog, read_json_lines
+from nlcl_plugin.training.json_log import read_json_lines
 from nlcl_plugin.training.launch import start
 
 NAMES = ["\"><img src=x onerror=hacked()>'.png", "雨 {{ 7 * 7 }} & é\n2.png"]
@@ -213,65 +214,50 @@ def test_without_validation_data_training_images_are_shown(copied):
     assert "ground truth" not in found.texts
 
 
-def test_images_that_are_gone_are_told_and_the_rest_is_there(copied):
-    options_with(copied, lambda o: o["datasets"]["val"].update(dataroot_lq="nowhere"))
-    found = report(copied)
-    assert "No pictures: pairs:" in found.text
-    assert "nowhere" in found.text
-    assert "l_d" in found.charts
-
-
-def test_a_dataset_of_something_else_is_told_and_the_rest_is_there(copied):
+@pytest.mark.parametrize(
+    ("dataset", "reason"),
+    [
+        ({"dataroot_lq": "nowhere"}, "No pictures: pairs: cannot be opened"),
+        (
+            {"type": "FFHQDataset", "name": "faces", "mean": [0, 0, 0], "std": [1, 1, 1], "use_hflip": False},
+            "No pictures: faces: gives no image `lq` (3, H, W)",
+        ),
+    ],
+)
+def test_what_has_no_images_is_named_and_the_rest_is_there(copied, dataset, reason):
     (copied / "clean").mkdir()
-    (copied / "clean" / "00000000.png").write_bytes(cv2.imencode(".png", photograph(256, 256))[1].tobytes())
-    faces = {"type": "FFHQDataset", "phase": "val", "dataroot_gt": str(copied / "clean"), "name": "faces"}
-    faces.update(io_backend={"type": "disk"}, mean=[0, 0, 0], std=[1, 1, 1], use_hflip=False)
-    options_with(copied, lambda o: o["datasets"].update(val=faces))
+    cv2.imwrite(str(copied / "clean" / "00000000.png"), photograph(256, 256))
+    dataset = {"io_backend": {"type": "disk"}, "dataroot_gt": str(copied / "clean"), **dataset}
+    options_with(copied, lambda o: o["datasets"]["val"].update(dataset))
     found = report(copied, images=1)
-    assert "No pictures: faces: gives no image `lq` (3, H, W)" in found.text
+    assert reason in found.text
     assert "l_d" in found.charts
 
 
-def test_images_none_writes_a_page_without_pictures(copied):
-    found = report(copied, images=0)
-    assert not [a for tag, a in found.elements if tag in ("img", "image")]
-    assert "l_d" in found.charts
-
-
-def test_the_command_says_where_the_page_is_and_refuses_what_is_no_training(
-    repository, copied, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.syspath_prepend(str(repository / "tools"))
+def test_the_command_says_where_the_page_is_and_names_faults_in_one_line(copied, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     tool = importlib.import_module("report").main
-    assert tool([str(copied), "--images", "1", "--output", "pages/tiny.html"]) == 0
+    assert tool([str(copied), "--images", "0", "--output", "pages/tiny.html"]) == 0
     assert capsys.readouterr().out.startswith("pages/tiny.html: ")
-    assert (tmp_path / "pages/tiny.html").stat().st_size < 500_000
-    for arguments, said in (
-        ([str(tmp_path)], "has no options.yml; expected the folder of a training"),
+    found = Page((tmp_path / "pages/tiny.html").read_text(encoding="utf-8"))
+    assert not [a for tag, a in found.elements if tag in ("img", "image")]
+    (tmp_path / "file").touch()
+    (broken := shutil.copytree(copied, tmp_path / "broken") / "summary.json").write_text("{", encoding="utf-8")
+    (shutil.copytree(copied, tmp_path / "empty") / "losses.jsonl").unlink()
+    for arguments, reason in (
+        ([tmp_path], "has no options.yml; expected the folder of a training"),
         (["nowhere\nat all"], r"nowhere\nat all: has no options.yml"),
-        ([str(copied), "--images", "-1"], "--images: expected a number from 0, but received -1"),
+        ([copied, "--images", "-1"], "--images: expected a number from 0, but received -1"),
+        ([copied, "--checkpoint", "3"], "no net_g_3.pth, but of 4, 8, latest; correct --checkpoint"),
+        ([copied, "--images", "0", "--output", "file/report.html"], "report.html: cannot be written"),
+        (["broken"], f"{broken.relative_to(tmp_path)}: is no JSON"),
+        (["empty"], "has no losses.jsonl, so no training began here"),
     ):
-        assert tool(arguments) == 2
+        assert tool([str(argument) for argument in arguments]) == 2
         error = capsys.readouterr().err
         assert error.startswith("error: ")
         assert error.count("\n") == 1
-        assert said in error
-
-
-def test_faults_are_named(copied, tmp_path):
-    with pytest.raises(InputError, match=r"no net_g_3\.pth, but of 4, 8, latest; correct --checkpoint"):
-        write_report(copied, which="3", progress=False)
-    (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"report\.html: cannot be written"):
-        write_report(copied, tmp_path / "file" / "report.html", images=0)
-    (copied / "summary.json").write_text("{", encoding="utf-8")
-    with pytest.raises(InputError, match=r"summary\.json: is no JSON"):
-        write_report(copied)
-    (copied / "losses.jsonl").unlink()
-    with pytest.raises(InputError, match=r"has no losses\.jsonl, so no training began here"):
-        write_report(copied)
-    assert not list(tmp_path.rglob("report.html"))
+        assert reason in error
 
 
 # layers and neighbours ------------------------------------------------------------------------------------------------
@@ -287,89 +273,39 @@ def test_the_layers_of_two_networks_need_not_add_up(copied):
     rainy = torch.rand(3, 24, 32)
     (found,) = stages.split(rainy)
     with torch.no_grad():
-        assert torch.equal(found.rain, net.eval()(rainy[None])[0])
+        torch.testing.assert_close(found.rain, net.eval()(rainy[None])[0])
     error = (rainy - found.image - found.rain).abs().mean()
     assert error > 0.01
     shown = report(copied, which="9", images=1)
-    assert re.search(r"^mean 0\.\d+; brightness × \d+$", shown.text, re.MULTILINE)
+    assert re.search(r"^mean 0\.\d+", shown.text, re.MULTILINE)
 
 
-@pytest.fixture
-def enlarging(copied):
-    """An experiment whose network makes images twice as large, with pairs of that kind."""
+def test_of_a_large_image_the_middle_is_shown():
+    stages = SimpleNamespace(split=lambda rainy: [layers.Layers("", rainy, rainy, own_rain=False)])
+    for shape in ((1500, 300), (300, 1501), (1200, 1300), (300, 300)):
+        places = torch.arange(shape[0] * shape[1]).reshape(1, *shape).expand(3, -1, -1)
+        found = layers.example(stages, {"lq": places, "gt": places, "lq_path": "a"}, None)
+        expected = tuple(min(side, layers.MAX_SIDE) for side in shape)
+        assert found.rainy.shape[1:] == expected
+        assert torch.equal(found.clean, found.layers[0].image)  # the same place
+        assert found.clean[0, 0, 0] == places[0, (shape[0] - expected[0]) // 2, (shape[1] - expected[1]) // 2]
+        assert found.cut == (expected != shape)
+
+
+def test_a_network_that_enlarges_has_curves_and_no_pictures(copied):
     net = EDSR(3, 3, num_feat=4, num_block=1, upscale=2)
     torch.save({"params": net.state_dict()}, copied / "models/net_g_9.pth")
     block = {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 4, "num_block": 1, "upscale": 2}
-    for name, shape in (("lq", (24, 30)), ("gt", (48, 60))):
-        (copied / name).mkdir()
-        cv2.imwrite(str(copied / name / "a.png"), photograph(*shape))
-    pairs = {"type": "PairedImageDataset", "phase": "val", "name": "pairs", "io_backend": {"type": "disk"}, "scale": 2}
-    pairs.update(dataroot_lq=str(copied / "lq"), dataroot_gt=str(copied / "gt"))
-
-    def change(options):
-        options.update(model_type="NLCLSRModel", scale=2, network_g=block)
-        options["train"].pop("restorer_opt")
-        options["datasets"]["val"] = pairs
-
-    options_with(copied, change)
-    return copied, net
-
-
-def test_layers_of_a_network_that_enlarges_are_those_of_the_enlarged_image(enlarging):
-    folder, net = enlarging
-    rainy = torch.rand(3, 12, 17)
-    stages = layers.TrainedStages(read_experiment(folder), "9")
-    (found,) = stages.split(rainy)
-    assert (found.stage, found.image.shape, found.own_rain) == ("NLCLSRModel", (3, 24, 34), False)
-    with torch.no_grad():
-        assert torch.equal(found.image, net(rainy[None])[0])
-    enlarged = torch.nn.functional.interpolate(rainy[None], scale_factor=2, mode="bicubic")[0]
-    torch.testing.assert_close(found.rain, enlarged - found.image)
-
-
-def test_a_network_that_enlarges_is_shown_as_others_are(enlarging):
-    folder, _ = enlarging
-    shown = report(folder, which="9")
-    before, after, truth = (shown.images(alt)[0] for alt in ("rainy: a.png", "derained: a.png", "ground truth"))
-    assert before.shape == after.shape == truth.shape == (48, 60, 3)
-    small = cv2.imread(str(folder / "lq/a.png"))[..., ::-1]
-    expected = cv2.resize(small, (60, 48), interpolation=cv2.INTER_CUBIC)
-    assert np.abs(before.astype(float) - expected).mean() < 6  # JPEG
-    assert {"NLCLSRModel: B", "NLCLSRModel: R", "|O − B − R|"} <= set(shown.texts)
-    assert "the rainy image is enlarged 2 times (bicubic)" in shown.texts
-    assert len(re.findall(r"^(?:rainy|derained) [\d.]+ dB$", shown.text, re.MULTILINE)) == 2
-    assert "query 1, rain layer R" in shown.text
-
-
-@pytest.mark.parametrize("scale", [1, 2])
-@pytest.mark.parametrize("shape", [(5000, 300), (300, 5000), (1200, 1300)])
-def test_of_a_large_image_the_middle_is_taken(shape, scale):
-    class Stages:
-        def split(self, rainy):
-            image = rainy.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
-            return [layers.Layers("", image, image, own_rain=False)]
-
-    stages = Stages()
-    stages.scale = scale
-    places = torch.arange(shape[0] * shape[1], dtype=torch.float64).reshape(1, *shape).expand(3, -1, -1)
-    clean = places.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
-    found = layers.example(stages, {"lq": places, "gt": clean, "lq_path": "a"}, None)
-    assert found.cut
-    height, width = found.layers[0].image.shape[1:]
-    assert 0.9 * layers.MAX_PIXELS < height * width <= layers.MAX_PIXELS
-    assert torch.equal(found.clean, found.layers[0].image)  # the same place
-    top, left = (shape[0] - height // scale) // 2, (shape[1] - width // scale) // 2
-    assert found.clean[0, 0, 0] == places[0, top, left]
-    small = {"lq": places[..., :300, :300], "gt": clean[..., : 300 * scale, : 300 * scale], "lq_path": "a"}
-    assert not layers.example(stages, small, None).cut
+    options_with(copied, lambda o: (o.update(scale=2, network_g=block), o["train"].pop("restorer_opt")))
+    found = report(copied, which="9")
+    assert "expected a network that keeps the shape" in found.text
+    assert "l_d" in found.charts
 
 
 def test_neighbours_that_are_drawn_are_the_nearest_of_all(experiment):
     found = read_experiment(experiment)
-    stages = layers.TrainedStages(found)
-    sample = next(layers.image_sets(found.options)["pairs"](1))
-    example = layers.example(stages, sample, None)
-    queries = find_queries(example, found.options)
+    example = next(layers.examples(layers.TrainedStages(found), layers.image_sets(found.options)["pairs"], 1))
+    queries = find_queries(example, found.options, None)
     assert queries.asked
     side, search = 6, 12
     for place, pair in zip(queries.places, queries.found, strict=True):
@@ -377,15 +313,14 @@ def test_neighbours_that_are_drawn_are_the_nearest_of_all(experiment):
             assert len(near.found) == k
             row, column = place.top + side // 2, place.left + side // 2
             patches = layer.unfold(1, side, 1).unfold(2, side, 1)  # all of the image, by their upper left pixels
-            own = patches[:, place.top, place.left]
-            every = ((patches - own[:, None, None]) ** 2).mean(dim=(0, 3, 4)).sqrt()
-            rows = slice(max(0, row - search // 2 - side // 2), row + search // 2 - side // 2)
-            columns = slice(max(0, column - search // 2 - side // 2), column + search // 2 - side // 2)
+            every = ((patches - patches[:, place.top, place.left][:, None, None]) ** 2).mean(dim=(0, 3, 4)).sqrt()
+            rows, columns = (
+                slice(max(0, at - search // 2 - side // 2), at + search // 2 - side // 2) for at in (row, column)
+            )
             nearest = every[rows, columns].flatten().sort().values[:k]
             left, top = near.query.left - place.left, near.query.top - place.top  # of the crop's pixels
             for box, distance in zip(near.found, nearest.tolist(), strict=True):
-                own_distance = every[box.top - top, box.left - left].item()
-                assert own_distance == pytest.approx(distance, abs=1e-5)
+                assert every[box.top - top, box.left - left].item() == pytest.approx(distance, abs=1e-5)
                 assert float(re.search(r"differs by ([\d.]+)", box.text)[1]) == pytest.approx(distance, abs=1e-4)
 
 
@@ -397,12 +332,9 @@ def test_a_moving_mean_is_that_of_the_values_before():
     assert curves.moving_mean([1.0, float("nan"), 3.0], 3) == [1.0, 1.0, 2.0]
 
 
-def test_a_value_that_is_not_finite_is_a_gap(tmp_path):
-    log = JsonLog(str(tmp_path / "losses.jsonl"), 0)
-    for i, value in enumerate([1.0, float("nan"), 2.0]):
-        log.write({"iter": i, "l_pix": value})
-    (chart,) = curves.loss_charts(read_json_lines(tmp_path / "losses.jsonl"))
-    assert chart.curves[0].points == [(0, 1.0), (1, None), (2, 2.0)]
+def test_a_value_that_is_not_finite_is_a_gap():
+    (chart,) = curves.loss_charts([{"iter": i, "l_x": value} for i, value in enumerate((1.0, None, math.inf, 2.0))])
+    assert chart.curves[0].points == [(0, 1.0), (1, None), (2, None), (3, 2.0)]
 
 
 def test_a_long_curve_keeps_its_peaks_and_its_ends():
