@@ -48,7 +48,6 @@ setup(
     ],
     extras_require={
         **EXTRAS,
-        "browser": ["playwright"],  # drives a Chromium that is there, for the slow test of the report's page
         "test": [
             "pytest",
             "hypothesis",

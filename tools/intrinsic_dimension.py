@@ -1,8 +1,7 @@
 """Measure the intrinsic dimension of image layers and rain layers: is rain the simpler of the two?
 
 Usage: python tools/intrinsic_dimension.py --image clean FOLDER --difference rain RAINY CLEAN --out DIR
-       python tools/intrinsic_dimension.py --experiment experiments/NAME --rainy FOLDER --out DIR
-       python tools/intrinsic_dimension.py -opt FILE --force_yml path:pretrain_network_g=FILE --rainy FOLDER --out DIR
+       python tools/intrinsic_dimension.py --networks net_g.pth [net_r.pth] --rainy FOLDER --out DIR
 
 All of these go together in one table. Writes intrinsic_dimension.json, .md and .png into DIR. Points are patches of an
 image, drawn at random or the non-local neighbours of queries; estimators are Levina and Bickel's (MLE) and TwoNN; their
@@ -13,10 +12,11 @@ Exit codes: 0 done, 1 a fault of this software, 2 bad usage or input, 3 done but
 """
 
 import argparse
+import itertools
 import sys
 
 from studies.intrinsic_dimension.report import as_markdown, write_report
-from studies.intrinsic_dimension.sources import difference_source, folder_source, network_source, networks_of
+from studies.intrinsic_dimension.sources import difference_source, folder_source, network_source
 from studies.intrinsic_dimension.study import Settings, calibrate, study
 
 import nlcl_plugin  # noqa: F401  before BasicSR, which it mends
@@ -42,9 +42,7 @@ def _run(arguments: argparse.Namespace) -> int:
         flat=arguments.flat,
         seed=arguments.seed,
     )
-    sources = _sources(arguments)
-    pictures = (picture for source in sources for picture in source.pictures())
-    layers, skipped = study(pictures, settings, sum(source.total for source in sources))
+    layers, skipped = study(itertools.chain(*_sources(arguments)), settings)
     known = calibrate(settings)
     files = write_report(arguments.out, layers, known, settings, skipped)
     print(as_markdown(layers, known, settings))
@@ -58,11 +56,11 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _sources(arguments: argparse.Namespace) -> list:
-    networks = arguments.opt is not None or arguments.experiment is not None
+    networks = arguments.networks is not None
     if networks != (arguments.rainy is not None):
-        raise InputError("--rainy goes with -opt or --experiment: networks need rainy images, and those need networks")
-    if arguments.force_yml and not networks:
-        raise InputError("--force_yml goes with -opt or --experiment; remove it")
+        raise InputError("--rainy goes with --networks: networks need rainy images, and those need networks")
+    if networks and len(arguments.networks) > 2:
+        raise InputError(f"--networks: expected one for B and at most one for R, received {len(arguments.networks)}")
     limit = arguments.limit
     if limit is not None and limit < 1:
         raise InputError(f"--limit: received {limit}, expected at least 1")
@@ -72,8 +70,7 @@ def _sources(arguments: argparse.Namespace) -> list:
         raise InputError(f"layers must have different names, received {', '.join(names)}; rename one or set --label")
     sources = []
     if networks:
-        split = networks_of(arguments.opt, arguments.experiment, arguments.force_yml)
-        sources.append(network_source(split, arguments.rainy, label=arguments.label, limit=limit))
+        sources.append(network_source(arguments.networks, arguments.rainy, label=arguments.label, limit=limit))
     sources += [folder_source(name, folder, rain=False, limit=limit) for name, folder in arguments.image]
     sources += [folder_source(name, folder, rain=True, limit=limit) for name, folder in arguments.rain]
     sources += [difference_source(*entry, limit=limit) for entry in arguments.difference]
@@ -96,11 +93,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar=("NAME", "RAINY", "CLEAN"),
         help="rain as rainy less clean images of equal names; may be repeated",
     )
-    networks = parser.add_mutually_exclusive_group()
-    networks.add_argument("--experiment", metavar="DIR", help="folder of a training: options.yml and models")
-    networks.add_argument("-opt", "--opt", metavar="FILE", help="option file with path.pretrain_network_*")
-    add("--force_yml", nargs="+", default=[], metavar="BLOCK:KEY=VALUE", help="set options of these networks")
-    add("--rainy", metavar="FOLDER", help="rainy images that these networks split into B and R")
+    add("--networks", nargs="+", metavar="FILE", help="network for B and, if R is not O - B, one for R")
+    add("--rainy", metavar="FOLDER", help="rainy images that they split into B and R")
     add("--label", default="", metavar="TEXT", help="put before the names B and R")
     add("--out", required=True, metavar="DIR", help="folder for the results")
     sizes = {"type": int, "nargs": "+"}

@@ -1,12 +1,9 @@
 """docs/options.md says what the code does, and all of it."""
 
 import re
-import subprocess
-import sys
 
-import pytest
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY
-from option_reference_writer import described, reference, shown, words
+from options_reference import described, main, reference, shown, words
 
 from nlcl_plugin.config.option_files import load_yaml
 from nlcl_plugin.config.train_options import LossOptions, TrainOptions
@@ -14,15 +11,14 @@ from nlcl_plugin.config.train_options import LossOptions, TrainOptions
 
 def test_the_reference_is_what_its_command_makes_now(repository, tmp_path):
     out = tmp_path / "options.md"
-    command = [sys.executable, "tools/options_reference.py", "--output", str(out)]
-    subprocess.run(command, cwd=repository, check=True)
+    assert main(["--output", str(out)]) == 0
     assert out.read_text(encoding="utf-8") == (repository / "docs" / "options.md").read_text(encoding="utf-8"), (
         "run python tools/options_reference.py --output docs/options.md"
     )
 
 
 def test_every_option_of_our_parts_and_of_every_option_file_is_in_it(repository):
-    told = set(re.findall(r"^\| `(\w+?)X?` \|", reference(), re.MULTILINE))
+    listed = set(re.findall(r"^\| `(\w+?)X?` \|", reference(), re.MULTILINE))
 
     def keys(block):
         for key, value in block.items():
@@ -35,30 +31,23 @@ def test_every_option_of_our_parts_and_of_every_option_file_is_in_it(repository)
     assert {f"`type: {name}`" for name in names} <= set(re.findall(r"^### (`type: \w+`)$", reference(), re.MULTILINE))
     for name, cls in DATASET_REGISTRY:
         if name in names:
-            assert set(cls.OPTION_KEYS) <= told
+            assert set(cls.OPTION_KEYS) <= listed
     for file in ("nlcl.yml", "nlcl_quickstart.yml", "nlcl_4gpu.yml", "restorer_from_bank.yml", "nlcl_test.yml"):
         options = load_yaml(str(repository / "options" / file))
         stock = {"gan_type", "eps", "milestones", "gamma", "betas", "weight_decay", "psnr", "crop_border",
                  "test_y_channel", "pixel_opt", "train", "val", "val_2", "test"}  # fmt: skip
         found = {re.sub(r"^(pretrain_network|param_key|strict_load|network)_\w$", r"\1_", key) for key in keys(options)}
-        assert found - stock - {"network_"} <= told, file
+        assert found - stock - {"network_"} <= listed, file
 
 
-def test_a_table_row_holds_type_range_default_and_meaning():
-    assert "| `min_mean_rain` | number ≥ 0, ≤ 1 | `0.001` | Training stops when the running mean of \\|R\\| stays" in (
-        reference()
-    )
-    assert "| `threshold` | number ≥ 0, ≤ 1 | `0.03` | Rain below this" in reference()
-    assert "| `amp` | `bf16` or `fp16` | `~` |" in reference()
+def test_a_table_row_has_type_range_default_and_meaning():
+    for row in ("| `min_mean_rain` | number ≥ 0, ≤ 1 | `0.001` | Training stops", "| `amp` | `bf16` or `fp16` | `~` |"):
+        assert row in reference()
 
 
 def test_docstrings_are_read_to_the_end_of_each_argument():
-    text = (
-        "What.\n\nArgs:\n    one: First\n        and more.\n    two: Second: with a colon.\n\nRaises:\n    three: No."
-    )
-    assert described(text) == {"one": "First and more.", "two": "Second: with a colon."}
-    with pytest.raises(KeyError):
-        described("None.")["one"]
+    text = "What.\n\nArgs:\n    one: First\n        and more.\n    two: With a colon: this.\n\nRaises:\n    three: No."
+    assert described(text) == {"one": "First and more.", "two": "With a colon: this."}
 
 
 def test_types_and_defaults_in_words():

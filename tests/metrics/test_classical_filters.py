@@ -14,7 +14,7 @@ def naive_opening(image, kernel):
     for choose in (np.min, np.max):
         out, (height, width) = image.copy(), image.shape[:2]
         for y, x in np.ndindex(height, width):
-            places = np.argwhere(kernel) + (y, x) - np.array(kernel.shape) // 2
+            places = np.argwhere(kernel) - np.array(kernel.shape) // 2 + np.array([y, x])
             inside = places[((places >= 0) & (places < (height, width))).all(1)]
             out[y, x] = choose(image[tuple(inside.T)], axis=0)
         image = out

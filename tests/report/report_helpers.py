@@ -2,7 +2,6 @@
 
 import base64
 import json
-import os
 from html.parser import HTMLParser
 
 import cv2
@@ -15,7 +14,7 @@ class Page(HTMLParser):
     def __init__(self, html):
         super().__init__(convert_charrefs=True)
         self.elements, self.texts, self.scripts, self.rows = [], [], {}, []
-        self._script = self._style = None
+        self._script = None
         self.feed(html)
         self.close()
 
@@ -35,7 +34,7 @@ class Page(HTMLParser):
             self.scripts[self._script] = self.scripts.get(self._script, "") + data
         elif data.strip():
             self.texts.append(data.strip())
-            if self.rows and self.getpos():
+            if self.rows:
                 self.rows[-1].append(data.strip())
 
     @property
@@ -57,9 +56,3 @@ def decoded(uri):
     kind, _, data = uri.partition(";base64,")
     assert kind in ("data:image/jpeg", "data:image/png")
     return cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
-
-
-def hostile_names(folder, names):
-    """Rename the images of a folder of pairs, in the order of their names."""
-    for path, name in zip(sorted(folder.iterdir()), names, strict=True):
-        os.rename(path, folder / name)

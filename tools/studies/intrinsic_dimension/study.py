@@ -108,7 +108,7 @@ class LayerResult:
     sets_left_out: dict[Key, int] = field(default_factory=dict)
 
 
-class Picture(NamedTuple):
+class LayerPicture(NamedTuple):
     """A layer of an image: name of the layer, whether it is rain, name of the image, (C, H, W) in [-1, 1]."""
 
     layer: str
@@ -118,14 +118,13 @@ class Picture(NamedTuple):
 
 
 def study(
-    pictures: Iterable[Picture | InputError], settings: Settings, total: int
+    pictures: Iterable[LayerPicture | InputError], settings: Settings
 ) -> tuple[dict[str, LayerResult], list[str]]:
     """Measure layers of images.
 
     Args:
-        pictures: Layers of images in any order, or why there is none.
+        pictures: Layers of images in any order, or why one is missing.
         settings: What to measure.
-        total: How many there are, for the progress bar.
 
     Returns:
         Results by layer, in the order of their first image; and what was skipped, a line each.
@@ -135,7 +134,7 @@ def study(
     """
     layers: dict[str, LayerResult] = {}
     skipped: list[str] = []
-    for picture in tqdm(pictures, total=total, desc="intrinsic dimension", unit="image", disable=None):
+    for picture in pictures:
         if isinstance(picture, InputError):
             skipped.append(str(picture))
             continue
