@@ -20,7 +20,7 @@ from nlcl_plugin.training.loading import ExplainedDataset
 MAX_SIDE = 1024  # pixels; only the middle of a larger image is shown, as a CPU takes minutes for it
 
 
-class Layers(NamedTuple):
+class StageLayers(NamedTuple):
     """The layers of an image by one stage.
 
     Attributes:
@@ -50,7 +50,7 @@ class Example(NamedTuple):
     name: str
     rainy: Tensor
     clean: Tensor | None
-    layers: list[Layers]
+    layers: list[StageLayers]
     cut: bool
 
 
@@ -85,7 +85,7 @@ class TrainedStages:
             for label in [*self._stages, *(["r"] if self._own_rain else [])]
         }
 
-    def split(self, rainy: Tensor) -> list[Layers]:
+    def split(self, rainy: Tensor) -> list[StageLayers]:
         """Split an image O (3, H, W) into the layers of each stage.
 
         Raises:
@@ -94,7 +94,7 @@ class TrainedStages:
         rest = {label: network.rain(rainy[None])[0] for label, network in self._networks.items()}
         own = {"g": rest["r"]} if self._own_rain else {}
         return [
-            Layers(stage, rainy - rest[label], own.get(label, rest[label]), label in own)
+            StageLayers(stage, rainy - rest[label], own.get(label, rest[label]), label in own)
             for label, stage in self._stages.items()
         ]
 
@@ -109,7 +109,7 @@ def image_sets(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {str(value.get("name", key)): value for key, value in chosen.items()}
 
 
-def examples(stages: TrainedStages, options: dict[str, Any], most: int) -> Iterator[Example]:
+def split_examples(stages: TrainedStages, options: dict[str, Any], most: int) -> Iterator[Example]:
     """Split images of a dataset, evenly spread over it.
 
     Args:
@@ -131,10 +131,10 @@ def examples(stages: TrainedStages, options: dict[str, Any], most: int) -> Itera
             sample = dataset[index]
         except (OSError, AttributeError) as error:
             raise InputError(f"image {index} cannot be read ({' '.join(str(error).split())})") from error
-        yield example(stages, sample, options.get("dataroot_lq"))
+        yield split_example(stages, sample, options.get("dataroot_lq"))
 
 
-def example(stages: TrainedStages, sample: dict[str, Any], root: str | None) -> Example:
+def split_example(stages: TrainedStages, sample: dict[str, Any], root: str | None) -> Example:
     """Split the image of a sample: `lq`, `lq_path` and, where there is ground truth, `gt`; `root` is its folder.
 
     Raises:

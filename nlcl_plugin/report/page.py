@@ -22,7 +22,7 @@ from nlcl_plugin.metrics.quality import psnr
 from nlcl_plugin.pictures import EmbeddedPicture, embed, embed_rain
 from nlcl_plugin.report import curves
 from nlcl_plugin.report.experiment import Experiment, block, read_experiment
-from nlcl_plugin.report.layers import Example, TrainedStages, examples, image_sets
+from nlcl_plugin.report.layers import Example, TrainedStages, image_sets, split_examples
 from nlcl_plugin.report.neighbours import Queries, find_queries
 from nlcl_plugin.version import __version__
 
@@ -133,8 +133,7 @@ def _pictures(experiment: Experiment, images: int, which: str, *, progress: bool
     except InputError as error:
         if which != "latest":
             raise
-        result.notes.append(str(error))
-        return result
+        return PagePictures(notes=[str(error)])
     result.which = stages.which
     sets = image_sets(experiment.options)
     if not sets:
@@ -142,7 +141,7 @@ def _pictures(experiment: Experiment, images: int, which: str, *, progress: bool
     hidden = None if progress else True  # None hides the bar where there is no terminal
     for dataset, options in sets.items():
         try:
-            found = examples(stages, options, images)
+            found = split_examples(stages, options, images)
             for example in tqdm(found, total=images, desc=dataset, unit="image", disable=hidden, leave=False):
                 result.examples.append(_embedded(dataset, example))
                 if result.queries is None:

@@ -210,7 +210,7 @@ def test_an_interrupted_training_in_stage_1_shows_the_layers_of_stage_1(copied):
     assert "restorer: B" not in found.texts
 
 
-def test_the_newest_weights_are_told_by_their_iteration_not_by_their_time(copied):
+def test_the_newest_weights_are_known_by_their_iteration_not_by_their_time(copied):
     for order, name in enumerate(("latest", "8", "4")):
         for path in (copied / "models").glob(f"net_*_{name}.*"):
             os.utime(path, (order, order))
@@ -295,10 +295,10 @@ def test_the_layers_of_two_networks_need_not_add_up(copied):
 
 
 def test_of_a_large_image_the_middle_is_shown():
-    stages = SimpleNamespace(split=lambda rainy: [layers.Layers("", rainy, rainy, own_rain=False)])
+    stages = SimpleNamespace(split=lambda rainy: [layers.StageLayers("", rainy, rainy, own_rain=False)])
     for shape in ((1500, 300), (300, 1501), (1200, 1300), (300, 300)):
         places = torch.arange(shape[0] * shape[1]).reshape(1, *shape).expand(3, -1, -1)
-        found = layers.example(stages, {"lq": places, "gt": places, "lq_path": "a"}, None)
+        found = layers.split_example(stages, {"lq": places, "gt": places, "lq_path": "a"}, None)
         expected = tuple(min(side, layers.MAX_SIDE) for side in shape)
         assert found.rainy.shape[1:] == expected
         assert torch.equal(found.clean, found.layers[0].image)  # the same place
@@ -318,7 +318,7 @@ def test_a_network_that_enlarges_has_curves_and_no_pictures(copied):
 
 def test_neighbours_that_are_drawn_are_the_nearest_of_all(experiment):
     found = read_experiment(experiment)
-    example = next(layers.examples(layers.TrainedStages(found), layers.image_sets(found.options)["pairs"], 1))
+    example = next(layers.split_examples(layers.TrainedStages(found), layers.image_sets(found.options)["pairs"], 1))
     queries = find_queries(example, found.options, None)
     assert queries.asked
     side, search = 6, 12

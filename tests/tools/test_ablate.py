@@ -2,30 +2,29 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
+import ablate
 import cv2
 import numpy as np
 import pytest
 import torch
 import yaml
 from conftest import photograph
+from studies.plan import read_study, trainings
+from studies.report import interval
 from training_helpers import make_folders, tiny_options
 
 from nlcl_plugin.archs import ResidualUNet
 
-
-@pytest.fixture
-def studies(repository, monkeypatch):
-    monkeypatch.syspath_prepend(str(repository / "tools"))
-    import ablate
-    from studies import plan, report
-
-    ablate.plan, ablate.report = plan, report
-    return ablate
+ROOTS = {
+    "train": {"dataroot_lq": "${photos}/rainy", "dataroot_gt": "${photos}/clean"},
+    "val": {"dataroot_lq": "${photos}/val_rainy", "dataroot_gt": "${photos}/val_clean"},
+}
 
 
 def tiny_study(**changes):
@@ -53,10 +52,10 @@ def write(tmp_path):
     return write
 
 
-def test_changes_merge_in_order_and_null_switches_off(studies, write, tmp_path):
+def test_changes_merge_in_order_and_null_switches_off(write, tmp_path):
     path = write(tiny_study(set={"train": {"total_iter": 9}, "network_g": {"_delete_": True, "type": "X"}}))
-    study = studies.plan.read_study(path, {"photos": tmp_path / "elsewhere"})
-    plain, other = studies.plan.trainings(study, path)
+    study = read_study(path, {"photos": tmp_path / "elsewhere"})
+    plain, other = trainings(study, path)
     assert plain.options["train"]["total_iter"] == other.options["train"]["total_iter"] == 9
     assert plain.options["network_g"] == {"type": "X"}
     assert plain.options["datasets"]["train"]["dataroot_lq"] == f"{tmp_path}/elsewhere/rainy"
@@ -67,92 +66,71 @@ def test_changes_merge_in_order_and_null_switches_off(studies, write, tmp_path):
     assert (plain.place, other.place) == ("photos/plain/seed_0", "photos/other/seed_0")
 
 
-def test_a_grid_becomes_all_its_combinations(studies, write):
+def test_a_grid_becomes_all_its_combinations(write):
     arm = {"grid": {"train:relay_opt:loss_weight": [1, 2], "decomposition": ["residual", "two_branch"]}}
     path = write(tiny_study(arms={"a": arm}, compare=[]))
-    found = studies.plan.trainings(studies.plan.read_study(path, {}), path)
+    found = trainings(read_study(path, {}), path)
     assert [training.arm for training in found] == [
-        "a-loss_weight=1,decomposition=residual",
-        "a-loss_weight=1,decomposition=two_branch",
-        "a-loss_weight=2,decomposition=residual",
-        "a-loss_weight=2,decomposition=two_branch",
+        f"a-loss_weight={weight},decomposition={kind}" for weight in (1, 2) for kind in ("residual", "two_branch")
     ]
     assert found[3].options["train"]["relay_opt"]["loss_weight"] == 2
     assert found[3].options["train"]["relay_opt"]["type"] == "RelayLoss"
     assert len({training.digest for training in found}) == 4
 
 
-def test_a_training_is_known_by_its_options_and_data_not_by_where_the_study_lies(studies, write, tmp_path):
+def test_a_training_is_known_by_its_options_and_data_not_by_where_the_study_lies(write, tmp_path):
     path = write(tiny_study(set={"datasets": {"train": {"meta_info_file": "${here}/list.txt"}}}))
-    (tmp_path / "moved").mkdir()
     moved = tmp_path / "moved" / path.name
-    moved.write_text(path.read_text())
-    (tmp_path / "moved" / "base.yml").write_text((tmp_path / "base.yml").read_text())
-
-    def first(path, data):
-        return studies.plan.trainings(studies.plan.read_study(path, {"photos": data}), path)[0]
-
-    before, after, other = first(path, tmp_path), first(moved, tmp_path), first(path, tmp_path / "other")
+    shutil.copytree(tmp_path, moved.parent, ignore=lambda *_: ["moved"])
+    before, after, other = (
+        trainings(read_study(file, {"photos": data}), file)[0]
+        for file, data in ((path, tmp_path), (moved, tmp_path), (path, tmp_path / "other"))
+    )
     assert before.options["datasets"]["train"]["meta_info_file"] == f"{tmp_path}/list.txt"
     assert before.options != after.options
     assert before.digest == after.digest != other.digest
 
 
 @pytest.mark.parametrize(
-    ("changes", "match"),
+    ("changes", "arguments", "match"),
     [
-        ({"arms": {}}, "arms: "),
-        ({"armss": {}}, "armss: "),
-        ({"seeds": ["x"]}, "seeds.0: "),
-        ({"compare": [["plain", "missing"]]}, "there is no arm 'missing'"),
-        ({"arms": {"../plain": {}}, "compare": []}, "names folders"),
-        ({"arms": {"plain": {"datasets": ["mars"]}, "other": {}}}, "there is no dataset 'mars'"),
-        ({"set": {"decomposition": "${where}"}}, "unknown 'where'"),
-        ({"options": "missing.yml"}, "missing.yml"),
+        ({"arms": {}}, [], "arms: "),
+        ({"armss": {}}, [], "armss: "),
+        ({"compare": [["plain", "missing"]]}, [], "there is no arm 'missing'"),
+        ({"arms": {"../plain": {}}, "compare": []}, [], "names folders"),
+        ({"arms": {"plain": {"datasets": ["mars"]}, "other": {}}}, [], "there is no dataset 'mars'"),
+        ({"set": {"decomposition": "${where}"}}, [], "unknown 'where'"),
+        ({"options": "missing.yml"}, [], "missing.yml"),
+        ({}, ["--data", "photos"], "expected NAME=FOLDER"),
+        ({}, ["--data", "photos=/nowhere/at/all"], "there is no folder"),
+        ({}, ["--arms", "none"], "has no arm none"),
+        ({}, ["--jobs", "0"], "expected at least 1"),
     ],
 )
-def test_faulty_studies_are_refused_in_one_line(studies, write, capsys, changes, match):
-    assert studies.main([str(write(tiny_study(**changes)))]) == 2
+def test_faulty_studies_and_arguments_are_refused_in_one_line(write, capsys, changes, arguments, match):
+    assert ablate.main([str(write(tiny_study(**changes))), *arguments]) == 2
     error = capsys.readouterr().err
     assert match in error
     assert len(error.splitlines()) == 1
 
 
-@pytest.mark.parametrize(
-    ("arguments", "match"),
-    [
-        (["--data", "photos"], "expected NAME=FOLDER"),
-        (["--data", "photos=/nowhere/at/all"], "there is no folder"),
-        (["--arms", "none"], "has no arm none"),
-        (["--jobs", "0"], "expected at least 1"),
-    ],
-)
-def test_faulty_arguments_are_refused_in_one_line(studies, write, capsys, arguments, match):
-    assert studies.main([str(write(tiny_study())), *arguments]) == 2
-    assert match in capsys.readouterr().err
-
-
-def test_intervals_equal_the_textbook(studies):
-    found = studies.report.interval([1.0, 2.0, 4.0])
+def test_intervals_equal_the_textbook():
+    found = interval([1.0, 2.0, 4.0])
     # mean 7/3, standard deviation 1.5275, t(0.975, 2) = 4.3027
     assert found["mean"] == pytest.approx(7 / 3)
     assert found["half"] == pytest.approx(4.30265 * 1.527525 / np.sqrt(3), rel=1e-5)
-    assert studies.report.interval([1.0])["half"] == float("inf")
+    assert interval([1.0])["half"] == float("inf")
 
 
-def test_a_study_runs_each_training_once_pools_parts_and_reports(studies, write, tmp_path, capsys):
+def test_a_study_runs_each_training_once_pools_parts_and_reports(write, tmp_path, capsys):
     make_folders(tmp_path, photograph, pairs=1)
     base = tiny_options()
     base["train"].update(total_iter=2, restorer_opt={"start_iter": 1})
-    roots = {
-        "train": {"dataroot_lq": "${photos}/rainy", "dataroot_gt": "${photos}/clean"},
-        "val": {"dataroot_lq": "${photos}/val_rainy", "dataroot_gt": "${photos}/val_clean"},
-    }
     arms = {"two": {"parts": {"a": {}, "b": {"train": {"optim_s": {"lr": 1e-2}}}}}, "broken": {"set": {"scale": "x"}}}
-    study = tiny_study(datasets={"photos": {"datasets": roots}}, arms=arms, compare=[["two", "two"]])
+    study = tiny_study(datasets={"photos": {"datasets": ROOTS}}, arms=arms, compare=[["two", "two"]])
     path = write(study, base)
     command = [str(path), "--data", f"photos={tmp_path}", "--work", str(tmp_path / "work"), "--jobs", "2"]
-    assert studies.main(command) == 3  # the broken arm
+    assert ablate.main(command) == 3  # the broken arm
     captured = capsys.readouterr()
     assert "photos/broken/seed_0: exit code 2: error: " in captured.err
     assert "**1 of 3 trainings have no result yet.**" in captured.out
@@ -168,11 +146,11 @@ def test_a_study_runs_each_training_once_pools_parts_and_reports(studies, write,
     assert (folder / "report.png").read_bytes().startswith(b"\x89PNG")
 
     before = (folder / "photos/two/a/seed_0/result.json").stat().st_mtime_ns
-    assert studies.main([*command, "--arms", "two"]) == 0
+    assert ablate.main([*command, "--arms", "two"]) == 0
     assert (folder / "photos/two/a/seed_0/result.json").stat().st_mtime_ns == before
     arms["two"]["parts"]["a"] = {"train": {"optim_s": {"lr": 1e-2}}}
     write(study, base)
-    assert studies.main([*command, "--arms", "two", "--report-only"]) == 0  # a result of other options doesn't count
+    assert ablate.main([*command, "--arms", "two", "--report-only"]) == 0  # a result of other options doesn't count
     assert "**1 of 2 trainings have no result yet.**" in capsys.readouterr().out
 
 
@@ -205,18 +183,16 @@ def test_an_interrupted_study_goes_on_where_it_was(repository, write, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["models", "layer", "layer_alone", "results"])
-def test_every_training_of_our_own_studies_has_options_that_the_command_takes(
-    studies, repository, tmp_path, name, monkeypatch
-):
+def test_every_training_of_our_own_studies_has_options_that_the_command_takes(repository, tmp_path, name, monkeypatch):
     from nlcl_plugin.config import check as validate
     from nlcl_plugin.config import option_files as options
 
     path = repository / "options" / "studies" / f"{name}.yml"
     for weights in ("back.pth", "rain.pth"):
         (tmp_path / weights).touch()
-    study = studies.plan.read_study(path, {"weights": tmp_path} if name == "results" else {})
-    found = {training.digest: training for training in studies.plan.trainings(study, path)}
-    assert len(found) == len(studies.plan.trainings(study, path))  # no two are the same
+    study = read_study(path, {"weights": tmp_path} if name == "results" else {})
+    found = {training.digest: training for training in trainings(study, path)}
+    assert len(found) == len(trainings(study, path))  # no two are the same
     # What a dataset finds in its folders is not looked at: they need not be there.
     monkeypatch.setattr(validate, "check_dataset", lambda where, dataset, planned: None)
     for training in (one for one in found.values() if one.seed == study.seeds[0]):
@@ -227,25 +203,20 @@ def test_every_training_of_our_own_studies_has_options_that_the_command_takes(
 
 
 @pytest.mark.slow
-def test_an_arm_may_test_given_weights_and_photographs_are_shown_beside_each_other(studies, write, tmp_path, capsys):
+def test_an_arm_may_test_given_weights_and_photographs_are_shown_beside_each_other(write, tmp_path, capsys):
     make_folders(tmp_path, photograph, pairs=1)
     base = tiny_options()
     base["train"].update(total_iter=2, restorer_opt={"start_iter": 1})
     base["val"]["save_img"] = True
     network = {"type": "ResidualUNet", "num_feat": 4, "num_block": 1}
     torch.save({"params": ResidualUNet(num_feat=4, num_block=1).state_dict()}, tmp_path / "given.pth")
-    roots = {
-        "train": {"dataroot_lq": "${photos}/rainy", "dataroot_gt": "${photos}/clean"},
-        "val": {"dataroot_lq": "${photos}/val_rainy", "dataroot_gt": "${photos}/val_clean"},
-        "val_2": {"name": "street", "type": "UnpairedImageDataset", "dataroot_lq": "${photos}/rainy"},
-    }
-    path_options = {"pretrain_network_s": "${photos}/given.pth", "param_key_s": "params"}
-    arms = {"given": {"test": True, "set": {"network_s": network, "path": path_options}}, "trained": {}}
-    study = tiny_study(
-        seeds=[0, 1], datasets={"photos": {"datasets": roots}}, arms=arms, compare=[], show=["given", "trained"]
-    )
+    street = {"name": "street", "type": "UnpairedImageDataset", "dataroot_lq": "${photos}/rainy"}
+    weights = {"pretrain_network_s": "${photos}/given.pth", "param_key_s": "params"}
+    arms = {"given": {"test": True, "set": {"network_s": network, "path": weights}}, "trained": {}}
+    datasets = {"photos": {"datasets": {**ROOTS, "val_2": street}}}
+    study = tiny_study(seeds=[0, 1], datasets=datasets, arms=arms, compare=[], show=list(arms))
     command = [str(write(study, base)), "--data", f"photos={tmp_path}", "--work", str(tmp_path / "work")]
-    assert studies.main([*command, "--out", str(tmp_path / "docs")]) == 0, capsys.readouterr().err
+    assert ablate.main([*command, "--out", str(tmp_path / "docs")]) == 0, capsys.readouterr().err
     folder = tmp_path / "work" / "tiny" / "photos"
     assert sorted(place.name for place in (folder / "given").iterdir()) == ["seed_0"]  # nothing in it is random
     assert sorted(place.name for place in (folder / "trained").iterdir()) == ["seed_0", "seed_1"]
