@@ -83,7 +83,7 @@ def thinned(points: Points, most: int = MAX_POINTS) -> Points:
 
     Example:
         >>> thinned([(i, float(i == 5)) for i in range(9)], most=5)
-        [(0, 0.0), (4, 0.0), (5, 1.0), (8, 0.0)]
+        [(0, 0.0), (5, 1.0), (6, 0.0), (8, 0.0)]
     """
     if len(points) <= most:
         return points
