@@ -23,7 +23,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from nlcl_plugin.config import blocks as option_blocks
-from nlcl_plugin.config.addon_options import MixedOptions
+from nlcl_plugin.config.addon_options import AddonOptions
 from nlcl_plugin.config.check_parts import FILLED_IN
 from nlcl_plugin.config.train_options import Built, OptimizerOptions, TrainOptions
 from nlcl_plugin.data.files import written_whole
@@ -83,8 +83,8 @@ def _lines() -> Iterator[str]:
     yield "## `train` of other models\n"
     yield f"{_said(option_blocks.StockTrainOptions)} Models with our addition: {_mixed()}.\n"
     yield from _table(fields(option_blocks.StockTrainOptions))
-    yield f"### `train.nlcl_opt`\n\n{_said(MixedOptions)}\n"
-    yield from _block(MixedOptions, "train.nlcl_opt")
+    yield f"### `train.nlcl_opt`\n\n{_said(AddonOptions)}\n"
+    yield from _block(AddonOptions, "train.nlcl_opt")
     yield from _rest()
 
 
