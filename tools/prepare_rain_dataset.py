@@ -19,8 +19,9 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-from nlcl_plugin.data.prepare import LAYOUTS, Choices, Collection, Settings, collect, execute, inspect, make_plan
-from nlcl_plugin.data.prepare.output_folder import FACTS, SUMMARY, at_work, begun, check_output
+from nlcl_plugin.data.prepare import LAYOUTS, LayoutOptions, SplitOptions, collect, execute, inspect, make_plan
+from nlcl_plugin.data.prepare.execute import FACTS, SUMMARY, check_output_folder, saved_plan, writing_to
+from nlcl_plugin.data.prepare.model import Collection
 from nlcl_plugin.data.prepare.pairing import compiled
 from nlcl_plugin.errors import InputError, escape, exit_code_of
 
@@ -42,7 +43,7 @@ def main(argv=None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     _check(arguments)
-    choices = Choices(
+    layout_options = LayoutOptions(
         rainy=arguments.rainy,
         clean=arguments.clean,
         pair_by=arguments.pair_by,
@@ -54,22 +55,22 @@ def _run(arguments: argparse.Namespace) -> int:
         rain_side=arguments.rain_side,
         paired_val=arguments.paired_val,
     )
-    collection = collect(arguments.layout, arguments.sources, choices)
+    collection = collect(arguments.layout, arguments.sources, layout_options)
     if arguments.scene:
         collection = _name_scenes(collection, arguments.scene)
     output = Path(os.path.expanduser(arguments.output))
-    check_output(output)
-    with nullcontext() if arguments.dry_run else at_work(output):
+    check_output_folder(output)
+    with nullcontext() if arguments.dry_run else writing_to(output):
         collection, facts, unreadable = inspect(
             collection,
             every=arguments.every,
             jobs=arguments.jobs,
             strict=arguments.strict,
-            cache=output / FACTS,
-            # Of another preparation nothing may change, and whether it is one is not known yet.
-            keep=not (arguments.dry_run or begun(output)),
+            record=output / FACTS,
+            # Another preparation must not change, and whether it is one is not known yet.
+            append=not arguments.dry_run and saved_plan(output) is None,
         )
-    settings = Settings(
+    split_options = SplitOptions(
         val_fraction=arguments.val_fraction,
         val_split=arguments.val_split,
         seed=arguments.seed,
@@ -78,18 +79,18 @@ def _run(arguments: argparse.Namespace) -> int:
         leakage_bits=arguments.leakage_bits,
         allow_leakage=arguments.allow_leakage,
     )
-    plan = make_plan(collection, facts, unreadable, settings)
+    plan = make_plan(collection, facts, unreadable, split_options)
     if arguments.strict and plan.twins:
-        raise InputError(escape(plan.notes[-1]))
+        raise InputError(plan.notes[-1])
     if arguments.dry_run:
-        check_output(output, plan)
+        check_output_folder(output, plan)
         print("\n".join([*plan.describe(), "dry run: nothing was changed"]))
         return 3 if plan.unreadable else 0
-    report = execute(plan, output, copy=arguments.copy, jobs=arguments.jobs)
+    counts = execute(plan, output, copy=arguments.copy, jobs=arguments.jobs)
     print("\n".join(plan.describe()))
-    print(escape(f"{output}: {report.linked} linked, {report.written} written, {report.kept} there already"))
+    print(escape(f"{output}: {counts['linked']} linked, {counts['written']} written, {counts['kept']} there already"))
     print(escape(f"look at {output / SUMMARY}"))
-    return report.exit_code
+    return 3 if plan.unreadable else 0
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -127,11 +128,11 @@ def _name_scenes(collection: Collection, expression: str) -> Collection:
     def scene(source) -> str:
         found = pattern.search(source.name)
         if not found:
-            raise InputError(f"--scene: {expression[:200]!r} finds nothing in {escape(source.name)!r}; correct it")
+            raise InputError(f"--scene: {expression[:200]!r} finds nothing in {source.name!r}; correct it")
         return "/".join(group or "" for group in found.groups()) or found[0]
 
     # A pair is one scene, that of its clean image.
-    return replace(collection, shots=[replace(s, scene=scene(s.twin or s.source)) for s in collection.shots])
+    return replace(collection, images=[replace(i, scene=scene(i.twin or i.source)) for i in collection.images])
 
 
 def _parser() -> argparse.ArgumentParser:

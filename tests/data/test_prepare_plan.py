@@ -1,47 +1,47 @@
 """What is sifted out, how scenes are split, and what is found to leak."""
 
 import itertools
-import json
-import tracemalloc
+import os
 
 import cv2
 import numpy as np
 import pytest
 from prepare_helpers import names, rain, records, scene, tool, write_image, write_pair
 
-from nlcl_plugin.data.image_io import encode_png, to_float
-from nlcl_plugin.data.prepare import Collection, Facts, Settings, Shot, Source, hashing, make_plan
-from nlcl_plugin.data.prepare.hashing import dhash, distances, signs
-from nlcl_plugin.data.prepare.inspection import facts_of
+from nlcl_plugin.data.image_io import to_float
+from nlcl_plugin.data.prepare import SplitOptions, make_plan, similarity
+from nlcl_plugin.data.prepare.model import Collection, ImageFacts, LabelledImage, OutputFile, SourceImage
 from nlcl_plugin.data.prepare.names import output_names
+from nlcl_plugin.data.prepare.similarity import BITS, dhash, find_alike, find_near_duplicates
 from nlcl_plugin.errors import InputError
 
 
 def made_up(scenes=20, per_scene=3):
     """A collection of pairs without files, and facts of which no two are alike."""
-    shots, facts = [], {}
+    images, facts = [], {}
     numbers = itertools.count()
 
     def add(name):
         number = next(numbers)
-        source = Source(f"/s/{name}", name)
+        source = SourceImage(f"/s/{name}", name)
         bits = int.from_bytes(np.random.default_rng(number).bytes(16), "big")
-        facts[source] = Facts(1, f"{number:064x}", 8, 8, bits, 0.5, 0)
+        facts[source] = ImageFacts(1, f"{number:064x}", 8, 8, bits, 0.5, 0)
         return source
 
     for index in range(scenes):
         clean = add(f"gt/{index}.png")
-        shots.append(Shot(clean, "clean", f"scene{index}"))
-        shots += [Shot(add(f"in/{index}_{k}.png"), "rainy", f"scene{index}", None, clean) for k in range(per_scene)]
-    return Collection(shots), facts
+        images.append(LabelledImage(clean, "clean", f"scene{index}"))
+        for k in range(per_scene):
+            images.append(LabelledImage(add(f"in/{index}_{k}.png"), "rainy", f"scene{index}", None, clean))
+    return Collection(images), facts
 
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("fraction", [0.05, 0.3, 0.5])
 def test_splits_and_halves_never_share_a_scene(seed, fraction):
-    plan = make_plan(*made_up(), settings=Settings(val_fraction=fraction, seed=seed))
+    plan = make_plan(*made_up(), options=SplitOptions(val_fraction=fraction, seed=seed))
     scenes = {
-        key: {item.scene for item in plan.items if (item.split, item.role) == key}
+        key: {file.scene for file in plan.files if (file.split, file.role) == key}
         for key in itertools.product(("train", "val"), ("rainy", "clean"))
     }
     assert scenes["val", "rainy"] == scenes["val", "clean"]
@@ -49,9 +49,9 @@ def test_splits_and_halves_never_share_a_scene(seed, fraction):
     parts = [scenes["val", "rainy"], scenes["train", "rainy"], scenes["train", "clean"]]
     assert sum(map(len, parts)) == len(set.union(*parts)) == 20
     # Nothing is lost silently.
-    assert len(plan.drops) + len({item.source for item in plan.items}) == 80
-    assert plan == make_plan(*made_up(), settings=Settings(val_fraction=fraction, seed=seed))
-    assert plan != make_plan(*made_up(), settings=Settings(val_fraction=fraction, seed=seed + 1))
+    assert len(plan.drops) + len({file.source for file in plan.files}) == 80
+    assert plan == make_plan(*made_up(), options=SplitOptions(val_fraction=fraction, seed=seed))
+    assert plan != make_plan(*made_up(), options=SplitOptions(val_fraction=fraction, seed=seed + 1))
 
 
 def test_scenes_that_share_a_file_count_as_one():
@@ -59,8 +59,8 @@ def test_scenes_that_share_a_file_count_as_one():
     sources = list(facts)
     facts[sources[0]] = facts[sources[4]]  # the clean images of scenes 0 and 1
     for seed in range(8):
-        plan = make_plan(collection, facts, settings=Settings(val_fraction=0.5, seed=seed))
-        splits = {item.split for item in plan.items if item.source.name.split("/")[1][:2] in ("0_", "1_", "0.", "1.")}
+        plan = make_plan(collection, facts, options=SplitOptions(val_fraction=0.5, seed=seed))
+        splits = {file.split for file in plan.files if file.source.name.split("/")[1][:2] in ("0_", "1_", "0.", "1.")}
         assert len(splits) == 1
     assert any("count as one" in note for note in plan.notes)
 
@@ -169,72 +169,89 @@ def test_videos_become_their_sharpest_frames(tmp_path, ending, codec):
     assert line["scene"] == "rainy/walk"
 
 
-def test_the_perceptual_hash_against_a_slow_count():
-    hashes = [dhash(scene(seed).astype(np.float32) / 255) for seed in range(30)]
-    apart = [bin(hashes[0] ^ other).count("1") for other in hashes]
-    assert list(distances(signs(hashes[:1]), signs(hashes))[0]) == apart
-    assert min(apart[1:]) > 20
-    assert dhash(np.full((30, 40, 3), 0.3, np.float32)) is None
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
-def test_the_perceptual_hash_is_that_of_the_image_as_floats(monkeypatch, dtype):
-    image = np.random.default_rng(0).random((50, 70, 3))
-    image = image.astype(dtype) if dtype == np.float32 else (image * np.iinfo(dtype).max).astype(dtype)
-    monkeypatch.setattr(hashing, "_STRIP", 210)
-    assert dhash(image) == dhash(to_float(image))
-    np.testing.assert_array_equal(hashing._grey(image), cv2.cvtColor(to_float(image), cv2.COLOR_RGB2GRAY))
-
-
-def test_a_large_image_never_stands_in_memory_as_floats():
-    image = np.random.default_rng(0).integers(0, 256, (1500, 2000, 3), dtype=np.uint8)
-    data, source = encode_png(image), Source("/s/x.png", "x.png")
-    tracemalloc.start()
-    try:
-        facts = facts_of(data, source, 0)
-        assert tracemalloc.get_traced_memory()[1] < 3 * image.nbytes
-    finally:
-        tracemalloc.stop()
-    assert facts.brightness == pytest.approx((image / 255).mean(), abs=1e-12)
-
-
-def test_names_are_safe_and_one_to_one():
-    given = [
-        "a/x.png",
-        "b/x.png",
-        "b/X.PNG",
-        "a__x.png",
-        "c/y.JPEG",
-        "line\nbreak.png",
-        "c/..png",
-        "%0A.png",
-        "l" * 250,
-    ]
-    given += ["\udcff.png", "雨 2.png", "con:trol.png", "c/y.tif"]
-    sources = [Source(f"/s/{name}", name) for name in given]
-    result = output_names(sources)
-    assert len({name.casefold().rsplit(".", 1)[0] for name in result.values()}) == len(given)
-    for name in result.values():
-        assert name.isprintable()
-        assert not set(name) & set('/\\:"')
-        assert not name.startswith(".")
-        assert len(name.encode()) < 255
-    assert result[sources[10]] == "雨 2.png"
-    assert output_names(sources[::-1]) == result
-
-
-def test_a_newline_in_a_name_stays_on_one_manifest_line(tmp_path):
-    for seed in range(4):
-        write_image(tmp_path / "r" / f"{seed}\nx.png", scene(seed))
-        write_image(tmp_path / "c" / f"c{seed}.png", scene(seed + 10))
-    command = ["--layout", "two-folders", "--rainy", str(tmp_path / "r"), "--clean", str(tmp_path / "c")]
-    assert tool().main([*command, "--output", str(tmp_path / "out")]) == 0
-    lines = (tmp_path / "out" / "manifest.jsonl").read_text().splitlines()
-    assert len(lines) == 8
-    assert json.loads(lines[4])["path"] == "rainy/0%0Ax.png"
-
-
 def test_a_single_scene_cannot_be_trained_on_without_twins():
     collection, facts = made_up(scenes=1)
     with pytest.raises(InputError, match="--keep-twins"):
-        make_plan(collection, facts, settings=Settings(val_fraction=0))
+        make_plan(collection, facts, options=SplitOptions(val_fraction=0))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_the_perceptual_hash(dtype):
+    def as_dtype(image):
+        return (
+            image.astype(np.float32) / 255
+            if dtype == np.float32
+            else image.astype(dtype) * (1 + 256 * (dtype().itemsize - 1))
+        )
+
+    images = [as_dtype(scene(seed, (160, 220))) for seed in range(30)]
+    first = dhash(images[0])
+    assert dhash(images[0]) == dhash(to_float(images[0])) == first
+    assert min(bin(first ^ dhash(image)).count("1") for image in images[1:]) > 20
+    assert dhash(as_dtype(np.full((30, 40, 3), 80, np.uint8))) is None
+
+
+def random_hash(rng, near=None):
+    if near is None:
+        return int.from_bytes(rng.bytes(16), "big")
+    for bit in rng.choice(BITS, rng.integers(0, 12), replace=False):
+        near ^= 1 << int(bit)
+    return near
+
+
+def hashed(count, clusters):
+    """Facts of images in clusters, of which some have no hash."""
+    rng = np.random.default_rng(0)
+    centres = [random_hash(rng) for _ in range(clusters)]
+    facts = {}
+    for number in range(count):
+        value = None if number % 17 == 3 else random_hash(rng, centres[int(rng.integers(clusters))])
+        facts[SourceImage(f"/{number}.png", f"{number}.png")] = ImageFacts(1, f"{number}", 8, 8, value, 0.5, 0)
+    return facts
+
+
+@pytest.mark.parametrize("bits", [0, 4, 9, 128])
+def test_comparisons_against_a_slow_reference(monkeypatch, bits):
+    monkeypatch.setattr(similarity, "_CELLS", 5000)  # many blocks
+    facts = hashed(300, 60)
+
+    def nearest(one, others):
+        known = [other for other in others if None not in (facts[one].dhash, facts[other].dhash)]
+        apart = [bin(facts[one].dhash ^ facts[other].dhash).count("1") for other in known]
+        return known[apart.index(min(apart))] if apart and min(apart) <= bits else None
+
+    duplicates, kept = [], []
+    for source in facts:
+        (duplicates if nearest(source, kept) else kept).append(source)
+    images = [LabelledImage(source, "rainy", "") for source in facts]
+    assert find_near_duplicates(images, facts, bits) == duplicates
+    files = [OutputFile(source.name, source, fact, "", "train", "rainy", None) for source, fact in facts.items()]
+    ones, others = files[::3], files[1::3]
+    expected = [(one.source, nearest(one.source, [other.source for other in others])) for one in ones]
+    found = [(one.source, other.source) for one, other in find_alike(ones, others, bits)]
+    assert found == [pair for pair in expected if pair[1]]
+    assert find_alike(ones, [], bits) == find_alike([], others, bits) == []
+
+
+def test_many_images_are_compared_in_a_moment():
+    facts = hashed(12_000, 12_000)
+    start = os.times()
+    find_near_duplicates([LabelledImage(source, "rainy", "") for source in facts], facts, 6)
+    assert os.times().user - start.user < 5  # of the processor, as others may be at work on this machine
+
+
+def test_names_are_safe_one_to_one_and_depend_on_names_only():
+    given = ["a/x.png", "b/x.png", "b/X.PNG", "a__x.png", "a/x.jpg", "c/y.JPEG", "y\u0301.png", "ý.png", "c/y.tif"]
+    given += ["line\nbreak.png", "c/..png", "%0A.png", "l" * 250, "\udcff.png", "con:trol.png", "雨 2.png"]
+    at = [[SourceImage(f"{root}/{name}", name) for name in given] for root in ("/m", "/z/deep", "")]
+    results = [output_names(sources) for sources in (*at, at[0][::-1])]
+    by_name = [{source.name: name for source, name in result.items()} for result in results]
+    assert all(names == by_name[0] for names in by_name)
+    assert len({name.casefold().rsplit(".", 1)[0] for name in results[0].values()}) == len(given)
+    for name in results[0].values():
+        assert name.isprintable()
+        assert not set(name) & set('/\\:"')
+        assert len(name.encode()) < 255
+    assert results[0][at[0][-1]] == "雨 2.png"
+    same = [SourceImage(f"/{root}/x.png", "x.png") for root in ("one", "two", "three")]
+    assert len(set(output_names(same).values())) == 3

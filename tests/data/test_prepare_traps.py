@@ -1,16 +1,11 @@
 """What real copies of the named datasets do to a tool: odd folders, stray files, scenes that leak, hidden twins."""
 
-import os
-
 import numpy as np
 import pytest
 from layout_trees import PAIRED, UNPAIRED, gt_rain, outdoor_rain, rain200_new, real_rain_1k
 from prepare_helpers import names, rain, records, scene, tool, write_image, write_pair
 
-from nlcl_plugin.data.prepare import Choices, Facts, Item, Shot, Source, collect
-from nlcl_plugin.data.prepare.hashing import BITS
-from nlcl_plugin.data.prepare.leakage import find_alike, find_near_duplicates
-from nlcl_plugin.data.prepare.names import output_names
+from nlcl_plugin.data.prepare import LayoutOptions, collect
 
 
 def run(layout, source, output, *options):
@@ -28,14 +23,14 @@ def test_every_file_is_used_or_named(layout, tmp_path):
         (folder / f"film{number}.mp4").write_bytes(b"")
         (folder / f"anim{number}.gif").write_bytes(b"GIF89a")
     options = dict(zip(arguments[::2], arguments[1::2], strict=True)) if layout == "two-folders" else {}
-    choices = Choices(
+    choices = LayoutOptions(
         rainy=str(options["--rainy"]) if options else None,
         clean=str(options["--clean"]) if options else None,
         rain_side="right",
         paired_val="paired" in layout,
     )
     collection = collect(layout.split()[0], [] if options else [str(tmp_path / "s")], choices)
-    used = {source.path for shot in collection.shots for source in (shot.source, shot.twin) if source}
+    used = {source.path for image in collection.images for source in (image.source, image.twin) if source}
     said = {drop.label for drop in collection.drops}
     for folder in below:
         for path in folder.glob("*"):
@@ -44,7 +39,7 @@ def test_every_file_is_used_or_named(layout, tmp_path):
     assert f"{len(below)} files are no images or videos by their endings" in collection.notes[-1]
 
 
-@pytest.mark.parametrize("name", ["data", "rain", "gt"])
+@pytest.mark.parametrize("name", ["data", "gt"])
 @pytest.mark.parametrize(
     ("layout", "build"), [("Outdoor-Rain", outdoor_rain), ("Rain100/200", rain200_new), ("RealRain-1k", real_rain_1k)]
 )
@@ -54,13 +49,6 @@ def test_folders_above_may_have_the_names_of_roles(layout, build, name, deeper, 
     source = tmp_path / "s" if deeper else tmp_path / "s" / name
     assert run(layout, source, tmp_path / "out", "--keep-twins") == 0
     assert sum(line["role"] == "rainy" for line in records(tmp_path / "out")) == pairs
-
-
-def test_roles_are_told_by_the_folder_that_has_a_sibling(tmp_path):
-    for seed in range(4):
-        write_pair(tmp_path / "s" / "rain" / "data" / f"{seed}_1.png", tmp_path / "s/clean/data" / f"{seed}.png", seed)
-    assert run("Outdoor-Rain", tmp_path / "s", tmp_path / "out", "--keep-twins") == 0
-    assert len(records(tmp_path / "out")) == 8
 
 
 def test_a_scene_may_be_called_test(tmp_path):
@@ -145,13 +133,6 @@ def test_a_missing_file_does_not_shift_the_pairs_that_follow(tmp_path, capsys):
     assert len(records(tmp_path / "out")) == 8
 
 
-def test_pairs_by_order_are_said_to_be(tmp_path, capsys):
-    for seed in range(4):
-        write_pair(tmp_path / "s/input" / f"r{seed}.png", tmp_path / "s/gt" / f"g{seed}.png", seed)
-    assert run("LHP-Rain", tmp_path / "s", tmp_path / "out", "--keep-twins") == 0
-    assert "note: paired in sorted order, such as" in capsys.readouterr().out
-
-
 def test_layers_that_are_no_images_of_rain_are_named(tmp_path, capsys):
     for seed in range(1, 5):
         write_pair(
@@ -226,79 +207,6 @@ def test_a_scene_in_training_and_validation_with_other_rain_is_warned_of(tmp_pat
             write_image(tmp_path / "s" / split / "target" / f"{split}{seed}.png", clean)
     assert run("RealRain-1k", tmp_path / "s", tmp_path / "out", "--keep-twins") == 0
     assert "note: 2 validation images look like training ones, with other rain" in capsys.readouterr().out
-
-
-def random_hash(rng, near=None):
-    if near is None:
-        return int.from_bytes(rng.bytes(16), "big")
-    for bit in rng.choice(BITS, rng.integers(0, 12), replace=False):
-        near ^= 1 << int(bit)
-    return near
-
-
-def hashed(count, seed=0):
-    """Images in clusters, of which some have no hash."""
-    rng = np.random.default_rng(seed)
-    centres = [random_hash(rng) for _ in range(max(count // 5, 1))]
-    facts = {}
-    for number in range(count):
-        value = None if number % 17 == 3 else random_hash(rng, centres[int(rng.integers(len(centres)))])
-        source = Source(f"/{seed}/{number}.png", f"{seed}/{number}.png")
-        facts[source] = Facts(1, f"{seed}-{number}", 8, 8, value, 0.5, 0)
-    return facts
-
-
-@pytest.mark.parametrize("bits", [0, 4, 9, 128])
-def test_near_duplicates_against_a_slow_reference(monkeypatch, bits):
-    monkeypatch.setattr("nlcl_plugin.data.prepare.hashing._CELLS", 5000)  # many blocks
-    facts = hashed(300)
-    expected, kept = {}, []
-    for source, fact in facts.items():
-        apart = [bin(fact.dhash ^ facts[one].dhash).count("1") for one in kept] if fact.dhash is not None else []
-        if apart and min(apart) <= bits:
-            expected[source] = kept[apart.index(min(apart))]
-        elif fact.dhash is not None:
-            kept.append(source)
-    assert find_near_duplicates([Shot(s, "rainy", "") for s in facts], facts, bits) == expected
-    assert bits == 0 or expected
-
-
-@pytest.mark.parametrize("bits", [0, 4, 9, 128])
-def test_images_on_two_sides_against_a_slow_reference(monkeypatch, bits):
-    monkeypatch.setattr("nlcl_plugin.data.prepare.hashing._CELLS", 5000)
-    facts = hashed(300)
-    items = [Item(source.name, source, fact, "", "train", "rainy", None) for source, fact in facts.items()]
-    ones, others = items[::3], items[1::3]
-    expected = []
-    for one in ones:
-        known = [other for other in others if None not in (one.facts.dhash, other.facts.dhash)]
-        apart = [bin(one.facts.dhash ^ other.facts.dhash).count("1") for other in known]
-        if apart and min(apart) <= bits:
-            expected.append((one.path, known[apart.index(min(apart))].path))
-    assert [(one.path, other.path) for one, other in find_alike(ones, others, bits)] == expected
-    assert find_alike(ones, [], bits) == find_alike([], others, bits) == []
-
-
-def test_many_images_are_compared_in_a_moment():
-    rng = np.random.default_rng(0)
-    facts = {
-        Source(f"/{number}", f"{number}"): Facts(1, f"{number}", 8, 8, random_hash(rng), 0.5, 0)
-        for number in range(12_000)
-    }
-    start = os.times()
-    assert find_near_duplicates([Shot(source, "rainy", "") for source in facts], facts, 6) == {}
-    assert os.times().user - start.user < 5  # of the processor, as others may be at work on this machine
-
-
-def test_output_names_depend_on_names_only():
-    given = ["a/x.png", "b/x.png", "a/x.jpg", "A/X.png", "a__x.png", "y\u0301.png", "ý.png", "CON.png", "aux .tif"]
-    at = [output_names([Source(f"{root}/{name}", name) for name in given]) for root in ("/m", "/z/deep", "")]
-    values = [{source.name: name for source, name in found.items()} for found in at]
-    assert values[0] == values[1] == values[2]
-    assert len({name.lower().rsplit(".", 1)[0] for name in values[0].values()}) == len(given)
-    assert (values[0]["CON.png"], values[0]["aux .tif"]) == ("%43ON.png", "%61ux .tiff")
-    same = [Source("/one/x.png", "x.png"), Source("/two/x.png", "x.png"), Source("/three/x.png", "x.png")]
-    assert len(set(output_names(same).values())) == 3
 
 
 def test_several_folders_of_one_dataset(tmp_path):

@@ -4,22 +4,87 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter, defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
-from nlcl_plugin.data.files import sha256, sync_folder
+import numpy as np
+
+from nlcl_plugin.data.files import remove_leftovers, sha256, sync_folder, written_whole
+from nlcl_plugin.data.folder_lock import locked
+from nlcl_plugin.data.image_io import decode_raw, read_bytes, to_float, to_uint8
 from nlcl_plugin.data.parallel import map_in_order
-from nlcl_plugin.data.prepare import frames
-from nlcl_plugin.data.prepare.contact_sheet import draw_summary
-from nlcl_plugin.data.prepare.inspection import produce
-from nlcl_plugin.data.prepare.model import FOLDERS, Item, Plan, Report
-from nlcl_plugin.data.prepare.output_folder import JOURNAL, MANIFEST, SUMMARY, at_work, check_output, write
-from nlcl_plugin.errors import InputError, escape
+from nlcl_plugin.data.prepare.frames import extract_frames
+from nlcl_plugin.data.prepare.inspection import output_bytes
+from nlcl_plugin.data.prepare.model import FOLDERS, OutputFile, Plan, examples
+from nlcl_plugin.errors import InputError
+from nlcl_plugin.pictures import save_montage
+
+MANIFEST = "manifest.jsonl"
+SUMMARY = "summary.png"
+JOURNAL = ".manifest.jsonl.part"  # the plan of an unfinished folder; becomes the manifest at the end
+FACTS = ".facts.jsonl"  # see `FactsRecord`; stays for the next run
+_EXAMPLES = 6  # images per folder in the summary
+
+
+def saved_plan(output: Path) -> bytes | None:
+    """The manifest in a folder, finished or not; None if it contains no preparation."""
+    for path in (output / MANIFEST, output / JOURNAL):
+        if path.is_file() and not path.is_symlink():
+            return path.read_bytes()
+    return None
+
+
+def check_output_folder(output: Path, plan: Plan | None = None) -> None:
+    """Check that a folder is missing, empty but for hidden files, or contains the preparation of a plan.
+
+    Args:
+        output: The folder.
+        plan: The plan. None: it is not made yet, and the folder may contain any preparation.
+
+    Raises:
+        InputError: If it contains anything else.
+    """
+    try:
+        names = os.listdir(output)
+        saved = saved_plan(output)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise InputError(f"{output}: is no folder to write to ({error.strerror}); choose another --output") from error
+    foreign = sorted(name for name in names if not name.startswith("."))
+    if saved is None and foreign:
+        raise InputError(
+            f"{output}: contains files that are not of this preparation ({examples(foreign)}); choose an empty --output"
+        )
+    if saved is not None and plan is not None and saved != plan.manifest().encode():
+        raise InputError(
+            f"{output}: contains another preparation, or one of other options or sources; remove it or choose "
+            "another --output"
+        )
+
+
+@contextmanager
+def writing_to(output: Path) -> Iterator[None]:
+    """Make the folder, keep other runs out of it, and remove what a killed one left half-written.
+
+    Raises:
+        InputError: If it cannot be made or written, or another run is writing to it.
+    """
+    try:
+        with locked(output):
+            for folder in (output, *(output / name for name in FOLDERS.values())):
+                remove_leftovers(folder)
+            yield
+    except OSError as error:
+        raise InputError(f"{output}: cannot be written ({error}); make room or choose another --output") from error
 
 
 def execute(
     plan: Plan, output: str | os.PathLike[str], *, copy: bool = False, jobs: int = 1, progress: bool | None = None
-) -> Report:
+) -> Counter[str]:
     """Make the files of a plan.
 
     A run that was killed is finished by running the same plan again; the result is that of an uninterrupted run.
@@ -33,91 +98,72 @@ def execute(
         progress: False shows no progress bar, None shows one on a terminal.
 
     Returns:
-        What was done.
+        How many files were `kept`, since they were there already, `linked`, and `written`.
 
     Raises:
-        InputError: If the folder holds anything else (nothing is touched), or a source changed since it was read.
+        InputError: If the folder contains anything else (nothing is touched), or a source changed since it was read.
     """
     output = Path(output)
-    check_output(output, plan)  # before anything is touched
-    with at_work(output):
-        check_output(output, plan)  # another run may have been faster
+    check_output_folder(output, plan)  # before anything is touched
+    with writing_to(output):
+        check_output_folder(output, plan)  # another run may have been faster
         finished = (output / MANIFEST).exists()
         if not finished:
-            write(output / JOURNAL, plan.manifest().encode())
+            _write(output / JOURNAL, plan.manifest().encode())
         for folder in FOLDERS.values():
             (output / folder).mkdir(exist_ok=True)
-        report = Report(plan)
-
-        def place(group: list[Item]) -> list[str]:
-            return list(_place(group, output, copy))
-
-        for done in map_in_order(place, _groups(plan), jobs=jobs, title="writing", progress=progress):
-            for kind in done:
-                setattr(report, kind, getattr(report, kind) + 1)
-        write(output / SUMMARY, draw_summary(plan, output))
+        # The frames of a video are read in one pass; every other file is on its own.
+        groups = defaultdict(list)
+        for file in plan.files:
+            groups[("video", file.source.path) if file.source.is_frame else ("file", file.path)].append(file)
+        counts = Counter(kept=0, linked=0, written=0)
+        make_group = partial(_make_files, output=output, copy=copy)
+        for done in map_in_order(make_group, groups.values(), jobs=jobs, title="writing", progress=progress):
+            counts.update(done)
+        _save_summary(plan, output)
         for folder in FOLDERS.values():
             sync_folder(output / folder)
         if not finished:
             os.replace(output / JOURNAL, output / MANIFEST)
             sync_folder(output)
-    return report
+    return counts
 
 
-def _groups(plan: Plan) -> list[list[Item]]:
-    # The frames of a video are read in one pass; all else is on its own.
-    groups: dict[str, list[Item]] = {}
-    for item in plan.items:
-        is_frame = item.source.part.startswith("frame=")
-        groups.setdefault(f"video {item.source.path}" if is_frame else f"file {item.path}", []).append(item)
-    return list(groups.values())
-
-
-def _place(group: list[Item], output: Path, copy: bool) -> Iterator[str]:
-    missing = []
-    for item in group:
-        if _is_there(item, output / item.path, copy):
-            yield "kept"
-        else:
-            missing.append(item)
+def _make_files(group: list[OutputFile], output: Path, copy: bool) -> list[str]:
+    missing = {file.source.part: file for file in group if not _is_made(file, output / file.path, copy)}
+    done = ["kept"] * (len(group) - len(missing)) + ["written"] * len(missing)
     if not missing:
-        return
-    if not missing[0].source.part.startswith("frame="):
-        for item in missing:
-            if not item.source.part and not copy and _link(item, output / item.path):
-                yield "linked"
-            else:
-                _write_checked(item, output / item.path, produce(item.source))
-                yield "written"
-        return
-    by_part: dict[str, list[Item]] = {}
-    for item in missing:
-        by_part.setdefault(item.source.part, []).append(item)
-    for part, data in frames.extract(missing[0].source.path, by_part):
-        for item in by_part.pop(part):
-            _write_checked(item, output / item.path, data)
-            yield "written"
-    if by_part:
-        raise _changed(missing[0])
+        return done
+    file = next(iter(missing.values()))
+    if file.source.is_frame:
+        for part, data in extract_frames(file.source.path, list(missing)):
+            _write_checked(missing.pop(part), output, data)
+        if missing:
+            raise _changed(file)
+    elif not file.source.part and not copy and _link(file, output / file.path):
+        return ["linked"]
+    else:
+        _write_checked(file, output, output_bytes(file.source))
+    return done
 
 
-def _is_there(item: Item, path: Path, copy: bool) -> bool:
-    if path.is_symlink() or not path.is_file() or path.stat().st_size != item.facts.bytes:
+def _is_made(file: OutputFile, path: Path, copy: bool) -> bool:
+    if path.is_symlink() or not path.is_file() or path.stat().st_size != file.facts.bytes:
         return False
-    if not item.source.part and os.path.exists(item.source.path) and os.path.samefile(path, item.source.path):
-        return not copy and os.stat(item.source.path).st_mtime_ns == item.facts.modified
-    return sha256(path) == item.facts.sha256
+    if os.path.exists(file.source.path) and os.path.samefile(path, file.source.path):
+        return not copy and path.stat().st_mtime_ns == file.facts.modified
+    return sha256(path) == file.facts.sha256
 
 
-def _link(item: Item, path: Path) -> bool:
-    # A link to a link would be one more link on Linux: the file itself is wanted.
-    source = os.path.realpath(item.source.path)
+def _link(file: OutputFile, path: Path) -> bool:
+    # On Linux, a link to a symbolic link would be one more symbolic link: the file itself is wanted.
+    source = os.path.realpath(file.source.path)
     try:
         status = os.stat(source)
     except OSError as error:
-        raise _changed(item) from error
-    if (status.st_size, status.st_mtime_ns) != (item.facts.bytes, item.facts.modified):
-        raise _changed(item)
+        raise _changed(file) from error
+    if (status.st_size, status.st_mtime_ns) != (file.facts.bytes, file.facts.modified):
+        raise _changed(file)
     path.unlink(missing_ok=True)
     try:
         os.link(source, path)
@@ -126,11 +172,31 @@ def _link(item: Item, path: Path) -> bool:
     return True
 
 
-def _write_checked(item: Item, path: Path, data: bytes) -> None:
-    if hashlib.sha256(data).hexdigest() != item.facts.sha256:
-        raise _changed(item)
-    write(path, data)
+def _write_checked(file: OutputFile, output: Path, data: bytes) -> None:
+    if hashlib.sha256(data).hexdigest() != file.facts.sha256:
+        raise _changed(file)
+    _write(output / file.path, data)
 
 
-def _changed(item: Item) -> InputError:
-    return InputError(escape(f"{item.source.label}: changed while it was being prepared; run again when it is at rest"))
+def _write(path: Path, data: bytes) -> None:
+    with written_whole(path) as file:
+        file.write(data)
+
+
+def _changed(file: OutputFile) -> InputError:
+    return InputError(f"{file.source.label}: changed while it was being prepared; run again when it is at rest")
+
+
+def _save_summary(plan: Plan, output: Path) -> None:
+    """Save a picture with a column of example images per folder."""
+    blank = np.full((1, 4, 3), 255, np.uint8)
+    columns = {}
+    for key, folder in FOLDERS.items():
+        files = plan.of(*key)
+        places = np.linspace(0, len(files) - 1, min(_EXAMPLES, len(files))).round().astype(int)
+        images = [decode_raw(read_bytes(output / files[place].path), files[place].path) for place in places]
+        if images:
+            shown = [image if image.dtype == np.uint8 else to_uint8(to_float(image)) for image in images]
+            columns[f"{folder}: {len(files)}"] = shown + [blank] * (_EXAMPLES - len(shown))
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    save_montage(str(output / SUMMARY), rows)

@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 
 from nlcl_plugin.data.image_io import encode_png
-from nlcl_plugin.data.prepare.model import Source
+from nlcl_plugin.data.prepare.model import SourceImage
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.media.video import is_whole
 
-# What FFmpeg dislikes about a broken video would go to stderr; our message replaces that.
+# FFmpeg's complaints about a broken video would go to stderr; our message replaces them.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 _ENOUGH = 0.9  # of the frames that the file announces, since some only estimate them, badly for varying rates
@@ -25,12 +25,12 @@ def sharpness(bgr: np.ndarray) -> float:
     return float(cv2.Laplacian(cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY), cv2.CV_64F).var())
 
 
-def choose(video: Source, every: int) -> Iterator[tuple[Source, bytes]]:
-    """Take the sharpest of every so many frames.
+def choose_frames(video: SourceImage, every: int) -> Iterator[tuple[SourceImage, bytes]]:
+    """Choose the sharpest frame of each window.
 
     Args:
         video: The video.
-        every: The length of a window; the last one may be shorter.
+        every: Frames per window; the last one may be shorter.
 
     Yields:
         The frames and their PNG files.
@@ -39,13 +39,13 @@ def choose(video: Source, every: int) -> Iterator[tuple[Source, bytes]]:
         InputError: If the video cannot be read.
     """
     best: tuple[float, int, np.ndarray] | None = None
-    count, announced = 0, _announced(video.path)
-    for number, frame in _read(video.path):
-        count += 1
+    count = announced = 0
+    for number, announced, frame in _read(video.path):  # noqa: B007
+        count = number + 1
         sharp = sharpness(frame)
         if best is None or sharp > best[0]:
             best = (sharp, number, frame)
-        if (number + 1) % every == 0:
+        if count % every == 0:
             yield _frame(video, best[1]), _encode(best[2])
             best = None
     if best is not None:
@@ -56,7 +56,7 @@ def choose(video: Source, every: int) -> Iterator[tuple[Source, bytes]]:
         raise InputError(f"{video.path}: reading ends after {count} of {announced} frames; mend or convert the video")
 
 
-def extract(path: str, parts: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+def extract_frames(path: str, parts: Iterable[str]) -> Iterator[tuple[str, bytes]]:
     """Read frames that were chosen before, in one pass, since seeking is not exact in all videos.
 
     Args:
@@ -67,41 +67,29 @@ def extract(path: str, parts: Iterable[str]) -> Iterator[tuple[str, bytes]]:
         Each frame and its PNG file.
     """
     wanted = {int(part.removeprefix("frame=")): part for part in parts}
-    for number, frame in _read(path, stop=max(wanted)):
+    for number, _, frame in _read(path):
         if number in wanted:
             yield wanted[number], _encode(frame)
+        if number >= max(wanted):
+            return
 
 
-def _open(path: str) -> cv2.VideoCapture:
-    # As bytes: OpenCV 5 ends the process with SIGSEGV on a name that is no Unicode.
+def _read(path: str) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Yield the number of each frame, the count that the file announces, and the frame."""
+    # As bytes: OpenCV 5 ends the process with SIGSEGV on a name that is not Unicode.
     name: Any = os.fsencode(path)
-    return cv2.VideoCapture(name)
-
-
-def _announced(path: str) -> int:
-    capture = _open(path)
+    capture = cv2.VideoCapture(name)
     try:
-        return int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-    finally:
-        capture.release()
-
-
-def _read(path: str, stop: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
-    capture = _open(path)
-    try:
-        number = 0
-        while stop is None or number <= stop:
-            done, frame = capture.read()
-            if not done:
-                return
-            yield number, frame
+        announced, number = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0
+        while (read := capture.read())[0]:
+            yield number, announced, read[1]
             number += 1
     finally:
         capture.release()
 
 
-def _frame(video: Source, number: int) -> Source:
-    return Source(video.path, video.name, f"frame={number}")
+def _frame(video: SourceImage, number: int) -> SourceImage:
+    return SourceImage(video.path, video.name, f"frame={number}")
 
 
 def _encode(bgr: np.ndarray) -> bytes:

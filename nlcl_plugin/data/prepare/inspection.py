@@ -1,23 +1,75 @@
-"""Read every image once: hash, size, looks. Also makes the bytes of halves and frames, which are no files yet."""
+"""Read every image once: hash, size, brightness. What was read is recorded, so that the next run need not read it."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
 
+from nlcl_plugin.data.files import written_whole
 from nlcl_plugin.data.image_io import decode_raw, encode_png, read_bytes
 from nlcl_plugin.data.parallel import map_in_order
-from nlcl_plugin.data.prepare import frames
-from nlcl_plugin.data.prepare.cache import FactsCache
-from nlcl_plugin.data.prepare.hashing import dhash
-from nlcl_plugin.data.prepare.model import Collection, Drop, Facts, Shot, Source
+from nlcl_plugin.data.prepare.frames import choose_frames
+from nlcl_plugin.data.prepare.model import Collection, Drop, ImageFacts, LabelledImage, SourceImage
 from nlcl_plugin.data.prepare.scan import is_video
-from nlcl_plugin.errors import InputError, escape
+from nlcl_plugin.data.prepare.similarity import dhash
+from nlcl_plugin.errors import InputError
+
+# Another version of our code or of OpenCV, which decodes and encodes, may find other facts.
+_HEADER = json.dumps({"facts": 4, "opencv": cv2.__version__})
+
+
+class FactsRecord:
+    """The facts that this and earlier runs found: one JSON line per source file, written as soon as it was read.
+
+    A line counts while its source has the same path, size and modification time. Failures are not recorded, as they
+    may pass.
+
+    Args:
+        path: The file. One of another version or a damaged one counts as empty. None: nothing is known.
+        append: Whether new facts are written to the file.
+    """
+
+    def __init__(self, path: Path | None, append: bool) -> None:
+        self._known: dict[str, dict[str, ImageFacts]] = {}
+        self._file: BinaryIO | None = None
+        lines = path.read_text("ascii", "replace").split("\n") if path and path.is_file() else [""]
+        try:
+            for line in lines[1:-1] if lines[0] == _HEADER else []:  # the last one is empty, or was cut short by a kill
+                key, images = json.loads(line)
+                self._known[key] = {part: ImageFacts(**facts) for part, facts in images.items()}
+        except (ValueError, TypeError, AttributeError):
+            self._known = {}
+        if path and append:
+            with written_whole(path) as file:  # without a line that was cut short
+                file.write(f"{_HEADER}\n".encode() + b"".join(map(self._line, self._known)))
+            self._file = path.open("ab", buffering=0)
+
+    def find(self, key: str, source: SourceImage) -> dict[SourceImage, ImageFacts]:
+        """The facts of a source, or of the frames that were chosen from a video; empty if they are not known."""
+        return {replace(source, part=part): facts for part, facts in self._known.get(key, {}).items()}
+
+    def add(self, key: str, images: dict[SourceImage, ImageFacts]) -> None:
+        """Record the facts of a source."""
+        if key not in self._known:
+            self._known[key] = {image.part: facts for image, facts in images.items()}
+            if self._file:
+                self._file.write(self._line(key))
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file:
+            self._file.close()
+
+    def _line(self, key: str) -> bytes:
+        images = {part: asdict(facts) for part, facts in self._known[key].items()}
+        return json.dumps([key, images]).encode() + b"\n"
 
 
 def inspect(
@@ -26,79 +78,72 @@ def inspect(
     every: int = 15,
     jobs: int = 1,
     strict: bool = False,
-    cache: Path | None = None,
-    keep: bool = True,
+    record: Path | None = None,
+    append: bool = True,
     progress: bool | None = None,
-) -> tuple[Collection, dict[Source, Facts], list[Drop]]:
+) -> tuple[Collection, dict[SourceImage, ImageFacts], list[Drop]]:
     """Read all images of a collection and choose the frames of its videos.
 
     Args:
         collection: What a layout found.
-        every: Of every so many frames of a video, the sharpest is taken.
+        every: Frames per window of a video, of which the sharpest is taken.
         jobs: The number of threads; decoding and hashing release Python's lock.
         strict: End at the first image that cannot be read.
-        cache: A file of what earlier runs have read; see `FactsCache`.
-        keep: Write what is read to it.
+        record: A file of the facts that earlier runs found; see `FactsRecord`.
+        append: Write new facts to it.
         progress: False shows no progress bar, None shows one on a terminal.
 
     Returns:
-        The collection with frames in the place of videos, the facts of each image, and what could not be read.
+        The collection with frames in the place of videos, the facts per image, and what could not be read.
 
     Raises:
         InputError: If `strict` and an image cannot be read.
     """
-    sources = list(dict.fromkeys(shot.source for shot in collection.shots))
-    known = FactsCache(cache, every)
+    sources = list(dict.fromkeys(image.source for image in collection.images))
+    known = FactsRecord(record, append)
 
-    def read(source: Source) -> tuple[str, dict[Source, Facts]] | InputError:
+    def read(source: SourceImage) -> tuple[str, dict[SourceImage, ImageFacts]] | str:
         try:
-            # Before the reading: a file that changes during it is found out when it is linked or copied.
-            status = os.stat(source.path)
-            key = known.key(source, status)
-            return key, known.find(key, source) or _facts(source, status, every)
+            # Before the reading: a file that changes during it is noticed when it is linked or copied.
+            size, modified = (status := os.stat(source.path)).st_size, status.st_mtime_ns
+            window = every if is_video(source) else None
+            key = json.dumps([os.path.abspath(source.path), source.part, size, modified, window])
+            return key, known.find(key, source) or _facts(source, modified, every)
         except OSError as error:
-            failure = InputError(f"{source.path}: cannot be read ({error.strerror}); expected an image file")
+            return f"cannot be read ({error.strerror}); expected an image file"
         except InputError as error:
-            failure = error
-        if strict:
-            raise InputError(escape(str(failure))) from failure
-        return failure
+            # The message begins with the file's name, which the drop has already.
+            return str(error).removeprefix(f"{source.label}: ").removeprefix(f"{source.path}: ")
 
-    facts: dict[Source, Facts] = {}
-    chosen: dict[Source, list[Source]] = {}
+    facts: dict[SourceImage, ImageFacts] = {}
+    chosen: dict[SourceImage, list[SourceImage]] = {}
     unreadable = []
-    keys = []
     results = map_in_order(read, sources, jobs=jobs, title="reading", progress=progress)
     try:
         for source, result in zip(sources, results, strict=True):
-            if not isinstance(result, InputError):
-                key, images = result
-                if keep:
-                    known.add(key, images)
-                keys.append(key)
-                facts.update(images)
-                chosen[source] = list(images)
-                continue
-            # The message begins with the file's name, which the drop has already.
-            reason = str(result).removeprefix(f"{source.label}: ").removeprefix(f"{source.path}: ")
-            unreadable.append(Drop(source.label, reason))
+            if not isinstance(result, str):
+                known.add(*result)
+                facts.update(result[1])
+                chosen[source] = list(result[1])
+            elif strict:
+                raise InputError(f"{source.label}: {result}")
+            else:
+                unreadable.append(Drop(source.label, result))
     finally:
         known.close()
-    if keep and facts:
-        known.keep(keys)
-    shots: list[Shot] = []
-    for shot in collection.shots:
-        shots += [replace(shot, source=one) for one in chosen[shot.source]] if shot.source in chosen else [shot]
-    return replace(collection, shots=shots), facts, unreadable
+    images: list[LabelledImage] = []
+    for image in collection.images:
+        images += [replace(image, source=one) for one in chosen.get(image.source, [image.source])]
+    return replace(collection, images=images), facts, unreadable
 
 
-def _facts(source: Source, status: os.stat_result, every: int) -> dict[Source, Facts]:
-    images = frames.choose(source, every) if is_video(source) else [(source, produce(source))]
-    return {one: facts_of(data, one, status.st_mtime_ns) for one, data in images}
+def _facts(source: SourceImage, modified: int, every: int) -> dict[SourceImage, ImageFacts]:
+    images = choose_frames(source, every) if is_video(source) else [(source, output_bytes(source))]
+    return {one: facts_of(data, one, modified) for one, data in images}
 
 
-def produce(source: Source) -> bytes:
-    """Make the content of an output file; not for frames of videos.
+def output_bytes(source: SourceImage) -> bytes:
+    """Make the content of the output file of an image that is not a frame.
 
     Raises:
         InputError: If the image cannot be read or is too narrow to halve.
@@ -113,20 +158,20 @@ def produce(source: Source) -> bytes:
     return encode_png(image[:, :half] if source.part == "left" else image[:, -half:])
 
 
-def facts_of(data: bytes, source: Source, modified: int) -> Facts:
-    """Look at an image.
+def facts_of(data: bytes, source: SourceImage, modified: int) -> ImageFacts:
+    """Compute the facts of an image.
 
     Args:
         data: The content of the output file.
         source: Where it comes from.
-        modified: The source's time of change in ns before it was read.
+        modified: The source's modification time in ns before it was read.
 
     Raises:
-        InputError: If it is no image.
+        InputError: If it cannot be decoded.
     """
     image = decode_raw(data, source.label)
     full = 1 if image.dtype == np.float32 else np.iinfo(image.dtype).max
-    return Facts(
+    return ImageFacts(
         bytes=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
         width=image.shape[1],

@@ -1,32 +1,37 @@
-"""The layouts that rain datasets come in: each function finds the images of one and says which belong together."""
+"""The layouts that rain datasets come in: each function finds the images of one and which belong together."""
 
 from __future__ import annotations
 
 import os
 import re
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import get_args
 
 from nlcl_plugin.data.image_io import IMAGE_SUFFIXES, list_files
 from nlcl_plugin.data.prepare import pairing
-from nlcl_plugin.data.prepare.grouping import (
-    below,
-    by_folder,
-    prefix,
+from nlcl_plugin.data.prepare.model import Collection, Drop, LabelledImage, SourceImage, Split, examples
+from nlcl_plugin.data.prepare.pairing import Paired, label_pairs
+from nlcl_plugin.data.prepare.scan import (
+    VIDEO_SUFFIXES,
+    below_role,
+    existing_folder,
+    find,
+    name_prefix,
+    natural_key,
     role_folders,
-    sibling_folders,
     split_below,
-    unpaired,
+    split_of,
+    stem,
 )
-from nlcl_plugin.data.prepare.model import Collection, Drop, Source, Split, examples
-from nlcl_plugin.data.prepare.scan import VIDEO_SUFFIXES, find, folder, split_of, stem
-from nlcl_plugin.errors import InputError, escape
+from nlcl_plugin.errors import InputError
 
 
 @dataclass(frozen=True)
-class Choices:
-    """What a user may say about a layout.
+class LayoutOptions:
+    """A user's options for a layout.
 
     Attributes:
         rainy: The rainy folder, for `two-folders`, `pairs` and `Outdoor-Rain`.
@@ -38,7 +43,7 @@ class Choices:
         clean_regex: The same for a clean path; None: the same expression.
         list_file: The list of pairs, for `list` and `SPA-Data`.
         rain_side: `left` or `right`, for `side-by-side`.
-        paired_val: In `trainA/trainB`, valA and valB (testA and testB) hold pairs of equal names.
+        paired_val: In `trainA/trainB`, valA and valB (testA and testB) contain pairs of equal names.
     """
 
     rainy: str | None = None
@@ -53,61 +58,56 @@ class Choices:
     paired_val: bool = False
 
 
-Layout = Callable[[list[Path], Choices], Collection]
-
-
-def two_folders(sources: list[Path], choices: Choices) -> Collection:
+def two_folders(sources: list[Path], options: LayoutOptions) -> Collection:
     """Rainy and clean images or videos of other scenes, in other counts."""
-    rainy, clean = _role_folders(sources, choices)
+    rainy, clean = _role_folders(sources, options)
     one, other = rainy.resolve(), clean.resolve()
     if one.is_relative_to(other) or other.is_relative_to(one):
         raise InputError(f"--rainy {rainy} and --clean {clean}: one lies in the other; give a folder of each kind")
-    return unpaired(find(rainy, "rainy/", videos=True), find(clean, "clean/", videos=True))
+    return Collection(_label_unpaired(find(rainy, "rainy/", videos=True), find(clean, "clean/", videos=True)))
 
 
-def pairs(sources: list[Path], choices: Choices) -> Collection:
-    """Pairs in two folders, by the rule in `choices.pair_by`."""
-    rainy_root, clean_root = _role_folders(sources, choices)
-    rainy, clean = find(rainy_root), find(clean_root)
-    if choices.pair_by == "stem":
+def pairs(sources: list[Path], options: LayoutOptions) -> Collection:
+    """Pairs in two folders, by the rule in `pair_by`."""
+    rainy, clean = (find(root) for root in _role_folders(sources, options))
+    if options.pair_by == "stem":
         found = pairing.by_stem(rainy, clean)
-    elif choices.pair_by == "affix":
-        found = pairing.by_affix(rainy, clean, choices.rainy_name, choices.clean_name)
-    elif choices.pair_by == "regex":
-        if choices.rainy_regex is None:
+    elif options.pair_by == "affix":
+        found = pairing.by_affix(rainy, clean, options.rainy_name, options.clean_name)
+    elif options.pair_by == "regex":
+        if options.rainy_regex is None:
             raise InputError("--pair-by regex: needs --rainy-regex, such as --rainy-regex '(\\d+)'; give it")
-        found = pairing.by_regex(rainy, clean, choices.rainy_regex, choices.clean_regex or choices.rainy_regex)
-    elif choices.pair_by == "list":
-        if choices.list_file is None:
+        found = pairing.by_regex(rainy, clean, options.rainy_regex, options.clean_regex or options.rainy_regex)
+    elif options.pair_by == "list":
+        if options.list_file is None:
             raise InputError("--pair-by list: needs --list FILE with 'rainy_path clean_path' on each line; give it")
-        found = pairing.by_list(rainy, clean, Path(os.path.expanduser(choices.list_file)))
-    elif choices.pair_by == "order":
+        found = pairing.by_list(rainy, clean, Path(os.path.expanduser(options.list_file)))
+    elif options.pair_by == "order":
         found = pairing.by_order(rainy, clean)
     else:
-        raise InputError(f"--pair-by: got {choices.pair_by!r}, expected stem, affix, regex, list or order")
-    return Collection(pairing.make_shots(found[0]), found[1])
+        raise InputError(f"--pair-by: got {options.pair_by!r}, expected stem, affix, regex, list or order")
+    return Collection(label_pairs(found[0]), found[1])
 
 
-def spa_data(sources: list[Path], choices: Choices) -> Collection:
-    """SPA-Data: a folder with a list file of pairs; tiles of one video stand in one folder."""
+def spa_data(sources: list[Path], options: LayoutOptions) -> Collection:
+    """SPA-Data: a folder with a list file of pairs; the tiles of one video are in one folder."""
     collection = Collection()
     for root in sources:
-        own = sorted(path for path in root.glob("*.txt") if path.is_file())  # a pipe would be read for ever
-        lists = [Path(os.path.expanduser(choices.list_file))] if choices.list_file else own
+        own = sorted(path for path in root.glob("*.txt") if path.is_file())
+        lists = [Path(os.path.expanduser(options.list_file))] if options.list_file else own
         if not lists:
             raise InputError(f"{root}: no list of pairs (*.txt) in this folder; give it with --list FILE")
-        front = prefix(root, sources)
-        images = {source.name.removeprefix(front): source for source in find(root, front)}
-        used: set[Source] = set()
+        prefix = name_prefix(root, sources)
+        images = {source.name.removeprefix(prefix): source for source in find(root, prefix)}
+        used: set[SourceImage] = set()
         for list_file in lists:
             found, drops = pairing.match_list(list_file, images, images)
-            collection.drops += drops
             used.update(source for pair in found for source in pair)
             scenes = {
-                twin: front + _spa_scene(rainy.name.removeprefix(front), twin.name.removeprefix(front))
+                twin: prefix + _spa_scene(rainy.name.removeprefix(prefix), twin.name.removeprefix(prefix))
                 for rainy, twin in reversed(found)
             }
-            collection.shots += pairing.make_shots(found, scenes.__getitem__, split_of(list_file.name + "/x"))
+            collection.extend(label_pairs(found, scenes.__getitem__, split_of(list_file.name + "/x")), drops)
         collection.drops += [Drop(s.label, pairing.UNLISTED) for s in images.values() if s not in used]
     return collection
 
@@ -122,132 +122,123 @@ def _spa_scene(rainy: str, clean: str) -> str:
     return "/".join(folders[:2]) if of_video else stem(clean)
 
 
-def real_rain_1k(sources: list[Path], choices: Choices) -> Collection:
+def real_rain_1k(sources: list[Path], options: LayoutOptions) -> Collection:
     """RealRain-1k: `{train,validation,test}/{input,target}` with equal names, in one or both tracks."""
-    return sibling_folders(sources, ("input",), ("target",), pairing.by_stem)
+    return _sibling_folders(sources, ("input",), ("target",), pairing.by_stem)
 
 
-def lhp_rain(sources: list[Path], choices: Choices) -> Collection:
+def lhp_rain(sources: list[Path], options: LayoutOptions) -> Collection:
     """LHP-Rain: `<split>/{input,gt}`, by equal names, or in sorted order, as its loader does, if none are equal."""
     notes = []
 
-    def pair(rainy: list[Source], clean: list[Source]) -> tuple[list[tuple[Source, Source]], list[Drop]]:
-        # One missing file would shift all pairs after it, so order is for names that say nothing.
+    def pair(rainy: list[SourceImage], clean: list[SourceImage]) -> Paired:
+        # One missing file would shift all pairs after it, so order is for names that have nothing in common.
         if {stem(source.name) for source in rainy} & {stem(source.name) for source in clean}:
             return pairing.by_stem(rainy, clean)
         rainy, clean = (sorted(images, key=lambda source: source.name) for images in (rainy, clean))
         found, drops = pairing.by_order(rainy, clean)
         if found:
-            notes.append(f"paired in sorted order, such as {found[0][0].label} with {found[0][1].label}: look at some")
+            notes.append(f"paired in sorted order, such as {found[0][0].label} with {found[0][1].label}: check some")
         return found, drops
 
-    collection = sibling_folders(sources, ("input",), ("gt", "target"), pair)
+    collection = _sibling_folders(sources, ("input",), ("gt", "target"), pair)
     collection.notes += notes
     return collection
 
 
-def rain1400(sources: list[Path], choices: Choices) -> Collection:
+def rain1400(sources: list[Path], options: LayoutOptions) -> Collection:
     """DDN/Rain1400: `rainy_image/1_14.jpg` and `ground_truth/1.jpg`."""
-    return sibling_folders(sources, ("rainy_image",), ("ground_truth",), pairing.by_leading_id)
+    return _sibling_folders(sources, ("rainy_image",), ("ground_truth",), pairing.by_leading_id)
 
 
-def outdoor_rain(sources: list[Path], choices: Choices) -> Collection:
+def outdoor_rain(sources: list[Path], options: LayoutOptions) -> Collection:
     """Outdoor-Rain: many rainy images that begin with the name of their clean one."""
-    if choices.rainy or choices.clean:
-        rainy, clean = _role_folders(sources, choices)
-        found, drops = pairing.by_leading_id(find(rainy), find(clean))
-        return Collection(pairing.make_shots(found), drops)
-    return sibling_folders(
-        sources, ("in", "input", "rainy", "rain", "data"), ("gt", "target", "clean", "norain"), pairing.by_leading_id
-    )
+    if options.rainy or options.clean:
+        found, drops = pairing.by_leading_id(*(find(root) for root in _role_folders(sources, options)))
+        return Collection(label_pairs(found), drops)
+    rainy, clean = ("in", "input", "rainy", "rain", "data"), ("gt", "target", "clean", "norain")
+    return _sibling_folders(sources, rainy, clean, pairing.by_leading_id)
 
 
-def gt_rain(sources: list[Path], choices: Choices) -> Collection:
+def gt_rain(sources: list[Path], options: LayoutOptions) -> Collection:
     """GT-RAIN: scene folders of `…-R-000.png` with one `…-C-000.png` for all, or one for each."""
     collection = Collection()
-    scenes = [(root, images) for root in sources for images in by_folder(root, sources).values()]
-    for root, images in scenes:
-        frames: dict[str, dict[int, Source]] = {"R": {}, "C": {}}
+    scenes: dict[tuple[Path, PurePosixPath], list[SourceImage]] = defaultdict(list)
+    for root, source in _all_images(sources):
+        scenes[root, PurePosixPath(source.name).parent].append(source)
+    for (root, scene), images in scenes.items():
+        frames: dict[str, dict[SourceImage, int]] = {"R": {}, "C": {}}
         for source in images:
-            found = re.search(r"-([RC])-(\d+)$", stem(source.name), re.IGNORECASE)
-            if found and int(found[2]) not in frames[found[1].upper()]:
-                frames[found[1].upper()][int(found[2])] = source
+            if found := re.search(r"-([RC])-(\d+)$", stem(source.name), re.IGNORECASE):
+                frames[found[1].upper()][source] = int(found[2])
             else:
-                collection.drops.append(Drop(source.label, "no -R- or -C- frame by its name, or its number is taken"))
+                collection.drops.append(Drop(source.label, "no -R- or -C- frame by its name"))
         rainy, clean = frames["R"], frames["C"]
-        partners = {number: next(iter(clean.values())) for number in rainy} if len(clean) == 1 else clean
-        paired = [(source, partners[number]) for number, source in rainy.items() if number in partners]
-        used = {source for pair in paired for source in pair}
-        collection.drops += [Drop(s.label, pairing.NO_CLEAN) for s in rainy.values() if s not in used]
-        collection.drops += [Drop(s.label, pairing.NO_RAINY) for s in clean.values() if s not in used]
-        scene = PurePosixPath(images[0].name).parent
-        # A place may be called Train Station: the folder above the scene's tells the split.
+        if len(clean) == 1:
+            rainy = dict.fromkeys(rainy, *clean.values())
+        paired, drops = pairing.pair_by_key(list(rainy), list(clean), rainy.__getitem__, clean.__getitem__)
+        # A place may be called Train Station: the folder above the scene's names the split.
         split = split_below(root, str(scene.parent))
-        collection.shots += pairing.make_shots(paired, dict.fromkeys(clean.values(), str(scene)).__getitem__, split)
+        collection.extend(label_pairs(paired, dict.fromkeys(clean, str(scene)).__getitem__, split), drops)
     return collection
 
 
-def rain100(sources: list[Path], choices: Choices) -> Collection:
+def rain100(sources: list[Path], options: LayoutOptions) -> Collection:
     """Rain100/200: `rain-001.png` with `norain-001.png`, or `rain/X2/norain-1x2.png` with `norain/norain-1.png`."""
-    groups: dict[tuple[str, Split | None], tuple[list[Source], list[Source]]] = {}
-    keys: dict[Source, int] = {}
+    groups: dict[tuple[str, Split | None], tuple[list[SourceImage], list[SourceImage]]] = {}
+    keys: dict[SourceImage, int] = {}
     collection = Collection()
-    places = [
-        (root, source, place)
-        for root in sources
-        for source, place in role_folders(find(root, prefix(root, sources)), ("rain", "rainy"), ("norain",)).items()
-    ]
-    for root, source, place in places:
-        path = PurePosixPath(stem(source.name))
+    images = _all_images(sources)
+    places = role_folders([source for _, source in images], ("rain", "rainy"), ("norain",))
+    for root, source in images:
+        path, place = PurePosixPath(stem(source.name)), places[source]
         found = re.fullmatch(r"(norain|rain)-?(\d+)(?:x\d+)?", path.name, re.IGNORECASE)
         if not found:
             collection.drops.append(Drop(source.label, "neither rain-N nor norain-N by its name"))
             continue
-        # In the new form rainy images are called norain too: the folder decides, where it says anything.
+        # In the new form rainy images are called norain too: the folder decides, if it has a role.
         base, word = (path.parts[:-1], found[1]) if place is None else (path.parts[:place], path.parts[place])
         group = groups.setdefault(("/".join(base), split_below(root, str(path.parent))), ([], []))
         group[word.lower() == "norain"].append(source)
         keys[source] = int(found[2])
     for (_, split), (rainy, clean) in groups.items():
         paired, drops = pairing.pair_by_key(rainy, clean, keys.__getitem__, keys.__getitem__)
-        collection.extend(Collection(pairing.make_shots(paired, split=split), drops))
+        collection.extend(label_pairs(paired, split=split), drops)
     return collection
 
 
-def side_by_side(sources: list[Path], choices: Choices) -> Collection:
+def side_by_side(sources: list[Path], options: LayoutOptions) -> Collection:
     """Images of which one half is rainy and the other clean; the middle column of an odd width is left out."""
-    if choices.rain_side not in ("left", "right"):
+    if options.rain_side not in ("left", "right"):
         raise InputError("side-by-side: say which half is rainy with --rain-side left or --rain-side right")
-    clean_side = "left" if choices.rain_side == "right" else "right"
+    sides = ("left", "right") if options.rain_side == "left" else ("right", "left")
     collection = Collection()
-    images = [(root, source) for root in sources for source in find(root, prefix(root, sources))]
-    for root, source in images:
-        halves = [Source(source.path, source.name, side) for side in (choices.rain_side, clean_side)]
+    for root, source in _all_images(sources):
+        rainy, clean = (SourceImage(source.path, source.name, side) for side in sides)
         split = split_below(root, str(PurePosixPath(source.name).parent))
-        collection.shots += pairing.make_shots([(halves[0], halves[1])], split=split)
+        collection.images += label_pairs([(rainy, clean)], split=split)
     return collection
 
 
-def train_a_train_b(sources: list[Path], choices: Choices) -> Collection:
+def train_a_train_b(sources: list[Path], options: LayoutOptions) -> Collection:
     """CUT's, NLCL's and MMagic's form: trainA rainy, trainB clean, unpaired; also valA, valB, testA, testB."""
     collection = Collection()
-    splits: tuple[Split, ...] = ("train", "val", "test")
     for root in sources:
-        front = prefix(root, sources)
-        for split in splits:
+        prefix = name_prefix(root, sources)
+        for split in get_args(Split):
             rainy, clean = (
-                find(root / name, f"{front}{name}/", videos=split == "train") if (root / name).is_dir() else []
+                find(root / name, f"{prefix}{name}/", videos=split == "train") if (root / name).is_dir() else []
                 for name in (f"{split}A", f"{split}B")
             )
-            if choices.paired_val and split != "train":
-                found, drops = pairing.pair_by_key(rainy, clean, below, below)
-                collection.extend(Collection(pairing.make_shots(found, split=split), drops))
+            if options.paired_val and split != "train":
+                found, drops = pairing.pair_by_key(rainy, clean, below_role, below_role)
+                collection.extend(label_pairs(found, split=split), drops)
             else:
-                collection.extend(unpaired(rainy, clean, split))
+                collection.images += _label_unpaired(rainy, clean, split)
     return collection
 
 
-LAYOUTS: dict[str, Layout] = {
+LAYOUTS: dict[str, Callable[[list[Path], LayoutOptions], Collection]] = {
     "two-folders": two_folders,
     "SPA-Data": spa_data,
     "RealRain-1k": real_rain_1k,
@@ -261,47 +252,43 @@ LAYOUTS: dict[str, Layout] = {
     "pairs": pairs,
 }
 
-
 _BY_ROLE = ("two-folders", "Outdoor-Rain", "pairs")
 _DOCUMENTS = (".txt", ".md", ".csv", ".json", ".pdf", ".html")
 
 
-def collect(layout: str, sources: list[str], choices: Choices | None = None) -> Collection:
+def collect(layout: str, sources: list[str], options: LayoutOptions | None = None) -> Collection:
     """Find the images of a dataset; nothing but names and lists is read.
 
     Args:
         layout: A key of `LAYOUTS`.
-        sources: The dataset's folders; none for `two-folders` and `pairs`, which have theirs in `choices`.
-        choices: What a user says about the layout.
-
-    Returns:
-        What was found.
+        sources: The dataset's folders; none for `two-folders` and `pairs`, whose folders are in `options`.
+        options: The user's options for the layout.
 
     Raises:
         InputError: If the layout is unknown, a folder is missing, or nothing was found.
     """
-    choices = choices or Choices()
+    options = options or LayoutOptions()
     if layout not in LAYOUTS:
         raise InputError(f"layout: got {layout!r}, expected one of {', '.join(LAYOUTS)}")
-    roots = [folder(source) for source in sources]
-    by_role = [folder(path) for path in (choices.rainy, choices.clean) if path]
+    roots = [existing_folder(source) for source in sources]
+    by_role = [existing_folder(path) for path in (options.rainy, options.clean) if path]
     if by_role and layout not in _BY_ROLE:
         raise InputError(f"layout {layout}: takes the dataset's folder, not --rainy and --clean; give that alone")
     if not roots and len(by_role) < 2:
         raise InputError(f"layout {layout}: no folder given; give the dataset's folder, or --rainy and --clean")
-    collection = LAYOUTS[layout](roots, choices)
-    _account(collection, roots + by_role)
-    if not collection.shots:
+    collection = LAYOUTS[layout](roots, options)
+    _list_unused(collection, roots + by_role)
+    if not collection.images:
         wanted = (LAYOUTS[layout].__doc__ or "").splitlines()[0]
-        where = ", ".join(map(str, roots)) or f"{choices.rainy}, {choices.clean}"
+        where = ", ".join(map(str, roots + by_role))
         left = f"; left out {len(collection.drops)}, such as {collection.drops[0].label}" if collection.drops else ""
-        raise InputError(escape(f"{where}: no images of layout {layout} ({wanted}){left}; correct the path or layout"))
+        raise InputError(f"{where}: no images of layout {layout} ({wanted}){left}; correct the path or layout")
     return collection
 
 
-def _account(collection: Collection, roots: list[Path]) -> None:
-    """Add what lies in the folders and a layout passed over, so that nothing is left out silently."""
-    known = {source.path for shot in collection.shots for source in (shot.source, shot.twin) if source}
+def _list_unused(collection: Collection, roots: list[Path]) -> None:
+    """Add the files that a layout passed over, so that nothing is left out silently."""
+    known = {source.path for image in collection.images for source in (image.source, image.twin) if source}
     known.update(drop.label for drop in collection.drops)
     others = []
     for path in dict.fromkeys(str(root / name) for root in roots for name in list_files(root)):
@@ -317,7 +304,54 @@ def _account(collection: Collection, roots: list[Path]) -> None:
         collection.notes.append(f"{len(others)} files are no images or videos by their endings: {examples(others)}")
 
 
-def _role_folders(sources: list[Path], choices: Choices) -> tuple[Path, Path]:
-    if sources or not choices.rainy or not choices.clean:
+def _role_folders(sources: list[Path], options: LayoutOptions) -> tuple[Path, Path]:
+    if sources or not options.rainy or not options.clean:
         raise InputError("this layout takes --rainy DIR and --clean DIR, and no other source; give both")
-    return folder(choices.rainy), folder(choices.clean)
+    return existing_folder(options.rainy), existing_folder(options.clean)
+
+
+def _all_images(sources: list[Path]) -> list[tuple[Path, SourceImage]]:
+    return [(root, source) for root in sources for source in find(root, name_prefix(root, sources))]
+
+
+def _label_unpaired(
+    rainy: list[SourceImage], clean: list[SourceImage], split: Split | None = None
+) -> list[LabelledImage]:
+    def scene(source: SourceImage) -> str:
+        # A sub-folder is a scene; an image beside others is one of its own.
+        return str(PurePosixPath(source.name).parent) if "/" in below_role(source) else stem(source.name)
+
+    images = [LabelledImage(source, "rainy", scene(source), split) for source in rainy]
+    return images + [LabelledImage(source, "clean", scene(source), split) for source in clean]
+
+
+def _sibling_folders(
+    sources: list[Path],
+    rainy_names: tuple[str, ...],
+    clean_names: tuple[str, ...],
+    pair: Callable[[list[SourceImage], list[SourceImage]], Paired],
+) -> Collection:
+    """Find pairs of folders side by side, at any depth, and pair their images."""
+    collection = Collection()
+    for root in sources:
+        groups: dict[str, tuple[list[SourceImage], list[SourceImage]]] = {}
+        full: dict[SourceImage, SourceImage] = {}
+        images = find(root, name_prefix(root, sources))
+        for source, place in role_folders(images, rainy_names, clean_names).items():
+            if place is None:
+                reason = f"in no folder {' or '.join(rainy_names)} beside a folder {' or '.join(clean_names)}"
+                collection.drops.append(Drop(source.label, reason))
+                continue
+            parts = PurePosixPath(source.name).parts
+            # The name below the folder, so that equal names are equal on both sides.
+            short = SourceImage(source.path, "/".join(parts[place + 1 :]))
+            full[short] = source
+            groups.setdefault("/".join(parts[:place]), ([], []))[parts[place].lower() in clean_names].append(short)
+        for base in sorted(groups, key=natural_key):
+            try:
+                paired, drops = pair(*groups[base])
+            except InputError as error:
+                raise InputError(f"{base or root}: {error}") from error
+            paired = [(full[one], full[other]) for one, other in paired]
+            collection.extend(label_pairs(paired, split=split_below(root, base)), drops)
+    return collection

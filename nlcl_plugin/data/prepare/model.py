@@ -1,17 +1,16 @@
-"""What the steps of a preparation hand to each other: collection, facts, plan, report."""
+"""What the steps of a preparation pass to each other: images found, facts about them, options, and the plan."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from nlcl_plugin.errors import escape
 
 Role = Literal["rainy", "clean"]
 Split = Literal["train", "val", "test"]
 
-EXAMPLES = 5  # of each kind of drop, in what is printed
 FOLDERS = {
     ("train", "rainy"): "rainy",
     ("train", "clean"): "clean",
@@ -21,12 +20,12 @@ FOLDERS = {
 
 
 @dataclass(frozen=True)
-class Source:
-    """An image before it is prepared: a file, half of one, or a frame of a video.
+class SourceImage:
+    """An image of a dataset: a file, half of one, or a frame of a video.
 
     Attributes:
         path: The file.
-        name: Its path below the folder that was given, with forward slashes; output names are made of it.
+        name: Its path below the dataset's folder, with forward slashes; output names are made from it.
         part: Empty for the whole file, `left` or `right` for half of it, `frame=N` for a frame of a video.
     """
 
@@ -36,32 +35,32 @@ class Source:
 
     @property
     def label(self) -> str:
-        """How messages call it."""
+        """Its name in messages."""
         return f"{self.path}#{self.part}" if self.part else self.path
 
     @property
-    def place(self) -> str:
-        """How the manifest calls it: the same wherever the dataset lies."""
-        return f"{self.name}#{self.part}" if self.part else self.name
+    def is_frame(self) -> bool:
+        """Whether it is a frame of a video."""
+        return self.part.startswith("frame=")
 
 
 @dataclass(frozen=True)
-class Shot:
-    """A rainy or clean image that a layout found.
+class LabelledImage:
+    """An image with its role.
 
     Attributes:
         source: The image.
-        role: What it shows.
-        scene: The scene; images of one scene never get into different splits. A twin has the scene of its clean.
-        split: The dataset's own split, where it has one.
-        twin: Of a rainy image, its clean one, where there is one.
+        role: Rainy or clean.
+        scene: The scene; images of one scene never get into different splits.
+        split: The dataset's own split, if it has one.
+        twin: The clean image of the same view, for a rainy image of a pair; both have the same scene.
     """
 
-    source: Source
+    source: SourceImage
     role: Role
     scene: str
     split: Split | None = None
-    twin: Source | None = None
+    twin: SourceImage | None = None
 
 
 @dataclass(frozen=True)
@@ -74,31 +73,35 @@ class Drop:
 
 @dataclass
 class Collection:
-    """All that a layout found, what it left out, and what else a user should know of it."""
+    """The images that a layout found, what it left out, and what else the user should know."""
 
-    shots: list[Shot] = field(default_factory=list)
+    images: list[LabelledImage] = field(default_factory=list)
     drops: list[Drop] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def extend(self, other: Collection) -> None:
-        """Take in what was found elsewhere."""
-        self.shots += other.shots
-        self.drops += other.drops
-        self.notes += other.notes
+    def extend(self, images: list[LabelledImage], drops: list[Drop]) -> None:
+        """Add images and drops."""
+        self.images += images
+        self.drops += drops
+
+    def drop(self, reasons: dict[SourceImage, str]) -> None:
+        """Leave images out."""
+        self.drops += [Drop(source.label, reason) for source, reason in reasons.items()]
+        self.images = [image for image in self.images if image.source not in reasons]
 
 
 @dataclass(frozen=True)
-class Facts:
+class ImageFacts:
     """What is known of an image after it was read.
 
     Attributes:
-        bytes: The size of the file that will stand in the output.
-        sha256: Its hash.
-        width: In pixels, upright as EXIF says.
+        bytes: The size of the output file.
+        sha256: The hash of the output file.
+        width: In pixels, after the rotation that EXIF asks for.
         height: In pixels.
         dhash: The perceptual hash; None for an image without structure, which resembles every other such image.
         brightness: The mean of all pixels and channels in [0, 1].
-        modified: The source file's time of change in ns before it was read, to notice changes until the execution.
+        modified: The source file's modification time in ns before it was read; shows later changes.
     """
 
     bytes: int
@@ -109,21 +112,26 @@ class Facts:
     brightness: float
     modified: int
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        return self.width, self.height
+
 
 @dataclass(frozen=True)
-class Settings:
-    """How images are divided and sifted.
+class SplitOptions:
+    """How images are divided and filtered.
 
     Attributes:
-        val_fraction: The share of scenes for validation. None: the dataset's own split, or else 0.1 of paired images
-            and nothing of unpaired ones.
+        val_fraction: The fraction of scenes for validation. None: the dataset's own split, or else 0.1 of paired
+            images and nothing of unpaired ones.
         val_split: Which of the dataset's own splits is for validation. None: `val`, or `test` if there is none.
         seed: The seed of all draws.
         keep_twins: Use both images of a training pair.
-        near_duplicates: Drop images that differ in at most this many of the 128 bits of the perceptual hash from one
-            that is kept. None: 6 among the frames of a video, and stills are all kept.
-        leakage_bits: Images of different splits that differ in at most this many bits count as the same.
-        allow_leakage: Go on when splits share images.
+        near_duplicates: Drop images whose perceptual hash differs in at most this many of its 128 bits from that of
+            an image that is kept. None: 6 among the frames of a video, and all still images are kept.
+        leakage_bits: Images of different splits whose hashes differ in at most this many bits count as the same.
+        allow_leakage: Only warn of images that are in both splits.
     """
 
     val_fraction: float | None = None
@@ -136,95 +144,81 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Item:
-    """One file of the output."""
+class OutputFile:
+    """A file of the output; `path` is relative to it, `pair` is the name of its partner."""
 
     path: str
-    source: Source
-    facts: Facts
+    source: SourceImage
+    facts: ImageFacts
     scene: str
     split: Split
     role: Role
     pair: str | None
 
-    def record(self) -> dict[str, Any]:
-        """Its line in the manifest."""
-        return {
+    def manifest_line(self) -> str:
+        """Its line in the manifest; the same wherever the dataset lies."""
+        source, facts = self.source, self.facts
+        record = {
             "path": self.path,
-            "source": self.source.place,
-            "bytes": self.facts.bytes,
-            "sha256": self.facts.sha256,
-            "width": self.facts.width,
-            "height": self.facts.height,
-            "scene": self.scene,
-            "split": self.split,
-            "role": self.role,
-            "pair": self.pair,
+            "source": f"{source.name}#{source.part}" if source.part else source.name,
+            **{name: getattr(facts, name) for name in ("bytes", "sha256", "width", "height")},
+            **{name: getattr(self, name) for name in ("scene", "split", "role", "pair")},
         }
+        return json.dumps(record) + "\n"  # ASCII, since names need not be valid Unicode
 
 
 @dataclass
 class Plan:
-    """The files to be made, and what is left out.
+    """The files to make, and what is left out.
 
     Attributes:
-        items: The files, sorted by path.
+        files: The files, sorted by path.
         drops: What is left out.
         unreadable: What could not be read.
-        notes: What else a user should know, one line each.
-        twins: Unpaired training images that show one scene with and without rain, said in the notes too.
+        notes: What else the user should know, one line each.
+        twins: Unpaired training images that show one scene with and without rain; also in the notes.
     """
 
-    items: list[Item]
+    files: list[OutputFile]
     drops: list[Drop]
     unreadable: list[Drop]
     notes: list[str]
-    twins: list[tuple[Item, Item]] = field(default_factory=list)
+    twins: list[tuple[OutputFile, OutputFile]] = field(default_factory=list)
 
     def manifest(self) -> str:
         """The manifest: one JSON line per file."""
-        # ASCII only, so that names that are no valid Unicode can be written too.
-        return "".join(json.dumps(item.record()) + "\n" for item in self.items)
+        return "".join(file.manifest_line() for file in self.files)
+
+    def of(self, split: str, role: str) -> list[OutputFile]:
+        """The files of one folder."""
+        return [file for file in self.files if (file.split, file.role) == (split, role)]
 
     def describe(self) -> list[str]:
-        """The plan in words, one line each."""
+        """Describe the plan, one line per folder, reason and note."""
         lines = []
-        for (split, role), folder in FOLDERS.items():
-            chosen = [item for item in self.items if (item.split, item.role) == (split, role)]
-            scenes = len({item.scene for item in chosen})
-            size = sum(item.facts.bytes for item in chosen) / 1e6
-            lines.append(f"{folder}: {len(chosen)} images of {scenes} scenes, {size:.1f} MB")
+        for key, folder in FOLDERS.items():
+            files = self.of(*key)
+            size = sum(file.facts.bytes for file in files) / 1e6
+            line = f"{folder}: {len(files)} images of {len({file.scene for file in files})} scenes, {size:.1f} MB"
+            if files:
+                sides = [min(file.facts.width, file.facts.height) for file in files]
+                brightness = sum(file.facts.brightness for file in files) / len(files)
+                line += f", shorter side {min(sides)} to {max(sides)} pixels, mean brightness {brightness:.2f}"
+            lines.append(line)
+        return [escape(line) for line in lines + self.left_out() + [f"note: {note}" for note in self.notes]]
+
+    def left_out(self) -> list[str]:
+        """Describe what is left out or unreadable, one line per reason."""
+        lines = []
         for title, drops in (("left out", self.drops), ("unreadable", self.unreadable)):
             reasons: dict[str, list[str]] = {}
             for drop in drops:
                 reasons.setdefault(drop.reason, []).append(drop.label)
             lines += [f"{title}: {len(labels)} × {reason}: {examples(labels)}" for reason, labels in reasons.items()]
-        return [escape(line) for line in lines + [f"note: {note}" for note in self.notes]]
+        return lines
 
 
-@dataclass
-class Report:
-    """What an execution did.
-
-    Attributes:
-        plan: The plan.
-        kept: Files that were there already.
-        linked: Files that are hard links to their source.
-        written: Files that were copied, cut out or decoded.
-    """
-
-    plan: Plan
-    kept: int = 0
-    linked: int = 0
-    written: int = 0
-
-    @property
-    def exit_code(self) -> int:
-        """0, or 3 if files were skipped."""
-        return 3 if self.plan.unreadable else 0
-
-
-def examples(labels: list[str]) -> str:
+def examples(labels: list[str], count: int = 5) -> str:
     """Name the first few of many."""
-    more = f", and {len(labels) - EXAMPLES} more" if len(labels) > EXAMPLES else ""
-    return ", ".join(labels[:EXAMPLES]) + more
+    more = f", and {len(labels) - count} more" if len(labels) > count else ""
+    return ", ".join(labels[:count]) + more

@@ -1,50 +1,39 @@
-"""Decide which image goes where: sifted, split by scene, and without clean twins in training."""
+"""Decide which image goes where: filtered, split by scene, and without clean twins in training."""
 
 from __future__ import annotations
 
 import random
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from nlcl_plugin.data.prepare.leakage import TWIN_BITS, find_leaks, find_near_duplicates, find_twins
 from nlcl_plugin.data.prepare.model import (
     FOLDERS,
     Collection,
     Drop,
-    Facts,
-    Item,
+    ImageFacts,
+    LabelledImage,
+    OutputFile,
     Plan,
     Role,
-    Settings,
-    Shot,
-    Source,
+    SourceImage,
     Split,
+    SplitOptions,
     examples,
 )
 from nlcl_plugin.data.prepare.names import output_names
-from nlcl_plugin.errors import InputError, escape
+from nlcl_plugin.data.prepare.similarity import TWIN_BITS, Matches, find_leaks, find_near_duplicates, find_twins
+from nlcl_plugin.errors import InputError
 
 _DEFAULT_FRACTION = 0.1  # of paired scenes
 _FRAME_BITS = 6  # frames of one camera differ by rain alone
 
 
-@dataclass
-class _State:
-    shots: list[Shot]
-    drops: list[Drop]
-    notes: list[str]
-
-    def drop(self, reasons: dict[Source, str]) -> None:
-        self.drops += [Drop(source.label, reason) for source, reason in reasons.items()]
-        self.shots = [shot for shot in self.shots if shot.source not in reasons]
-
-
 def make_plan(
     collection: Collection,
-    facts: dict[Source, Facts],
+    facts: dict[SourceImage, ImageFacts],
     unreadable: Iterable[Drop] = (),
-    settings: Settings | None = None,
+    options: SplitOptions | None = None,
 ) -> Plan:
     """Decide which image goes where. A pure function: equal input gives an equal plan.
 
@@ -52,204 +41,187 @@ def make_plan(
         collection: What a layout found, with frames in the place of videos.
         facts: What was read of each image; an image without facts is left out.
         unreadable: What could not be read.
-        settings: How to divide and sift.
-
-    Returns:
-        The plan.
+        options: How to divide and filter.
 
     Raises:
-        InputError: If nothing remains, training would lack one side, or splits share images.
+        InputError: If nothing remains, training would lack one role, or splits share images.
     """
-    settings = settings or Settings()
-    state = _State(
-        [shot for shot in collection.shots if shot.source in facts], list(collection.drops), list(collection.notes)
-    )
-    _drop_broken_pairs(state, facts)
-    _drop_near_duplicates(state, facts, settings)
-    _drop_lonely_clean(state, {shot.twin for shot in collection.shots if shot.twin})
-    _merge_scenes(state, facts)
-    _split(state, settings)
-    if not settings.keep_twins:
-        _part_twins(state, settings.seed)
-    items = _items(state.shots, facts)
-    if not items:
-        raise InputError("no image remains; " + "; ".join(Plan([], state.drops, list(unreadable), []).describe()[4:]))
-    for role in ("rainy", "clean"):
-        here = [item for item in items if item.split == "train"]
-        if here and not any(item.role == role for item in here):
-            raise InputError(
-                f"training would have no {role} image; give more scenes, a smaller --val-fraction or --keep-twins"
-            )
-    _check_leaks(items, settings, state.notes)
-    twins = [] if settings.keep_twins else find_twins(items)
-    if twins:
-        state.notes.append(
-            f"{len(twins)} rainy images of training, which is meant to be unpaired, show a scene that is among the "
-            f"clean ones by name or looks: {_pairs(twins)}; remove one side, prepare them with --pair-by, or name the "
-            "scenes with --scene (--keep-twins if this is wanted)"
+    options = options or SplitOptions()
+    readable = [image for image in collection.images if image.source in facts]
+    found = Collection(readable, list(collection.drops), list(collection.notes))
+    _drop_broken_pairs(found, facts)
+    _drop_near_duplicates(found, facts, options)
+    _drop_lonely_clean(found, {image.twin for image in collection.images if image.twin})
+    _merge_scenes(found, facts)
+    _split(found, options)
+    if not options.keep_twins:
+        _separate_twins(found, options.seed)
+    plan = Plan(_files(found.images, facts), found.drops, list(unreadable), found.notes)
+    if not plan.files:
+        raise InputError("no image remains; " + "; ".join(plan.left_out()))
+    missing = [role for role in ("rainy", "clean") if not plan.of("train", role)]
+    if len(missing) == 1:
+        raise InputError(
+            f"training would have no {missing[0]} image; give more scenes, a smaller --val-fraction or --keep-twins"
         )
-    return Plan(items, state.drops, list(unreadable), state.notes, twins)
+    _check_leaks(plan, options)
+    plan.twins = [] if options.keep_twins else find_twins(plan.files)
+    if plan.twins:
+        plan.notes.append(
+            f"{len(plan.twins)} rainy images of training, which is meant to be unpaired, show a scene that is among "
+            f"the clean ones by name or content: {_pairs(plan.twins)}; remove one side, prepare them with --pair-by, "
+            "or name the scenes with --scene (--keep-twins if this is wanted)"
+        )
+    return plan
 
 
-def _drop_broken_pairs(state: _State, facts: dict[Source, Facts]) -> None:
+def _drop_broken_pairs(found: Collection, facts: dict[SourceImage, ImageFacts]) -> None:
     reasons = {}
-    for shot in state.shots:
-        if shot.twin is None:
-            continue
-        if shot.twin not in facts:
-            reasons[shot.source] = "its clean partner is unreadable"
-            continue
-        mine, other = facts[shot.source], facts[shot.twin]
-        if (mine.width, mine.height) != (other.width, other.height):
-            reasons[shot.source] = "differs in size from its clean partner"
-    state.drop(reasons)
+    for image in found.images:
+        if image.twin and image.twin not in facts:
+            reasons[image.source] = "its clean partner is unreadable"
+        elif image.twin and facts[image.source].size != facts[image.twin].size:
+            reasons[image.source] = "differs in size from its clean partner"
+    found.drop(reasons)
 
 
-def _drop_near_duplicates(state: _State, facts: dict[Source, Facts], settings: Settings) -> None:
-    twins = {shot.twin for shot in state.shots if shot.twin}
+def _drop_near_duplicates(found: Collection, facts: dict[SourceImage, ImageFacts], options: SplitOptions) -> None:
+    twins = {image.twin for image in found.images if image.twin}
     for role in ("rainy", "clean"):
-        # A clean twin stays whatever it resembles: without it, its rainy images would lose their partner.
-        shots = [shot for shot in state.shots if shot.role == role and shot.source not in twins]
-        groups: dict[str, list[Shot]] = defaultdict(list)
-        for shot in shots:
-            if settings.near_duplicates is not None:
-                groups[""].append(shot)
-            elif shot.source.part.startswith("frame="):
-                groups[shot.source.path].append(shot)
-        bits = _FRAME_BITS if settings.near_duplicates is None else settings.near_duplicates
+        groups: dict[str, list[LabelledImage]] = defaultdict(list)
+        for image in found.images:
+            # A clean twin stays whatever it resembles: without it, its rainy images would lose their partner.
+            if image.role == role and image.source not in twins:
+                if options.near_duplicates is not None:
+                    groups["all"].append(image)
+                elif image.source.is_frame:
+                    groups[image.source.path].append(image)
+        bits = _FRAME_BITS if options.near_duplicates is None else options.near_duplicates
         for group in groups.values():
             duplicates = find_near_duplicates(group, facts, bits)
-            state.drop(dict.fromkeys(duplicates, f"{role} near-duplicate (at most {bits} of 128 bits)"))
+            found.drop(dict.fromkeys(duplicates, f"{role} near-duplicate (at most {bits} of 128 bits)"))
 
 
-def _drop_lonely_clean(state: _State, twins: set[Source]) -> None:
-    used = {shot.twin for shot in state.shots if shot.twin}
-    lonely = [s.source for s in state.shots if s.role == "clean" and s.source in twins and s.source not in used]
-    state.drop(dict.fromkeys(lonely, "all its rainy partners are left out"))
+def _drop_lonely_clean(found: Collection, twins: set[SourceImage]) -> None:
+    used = {image.twin for image in found.images if image.twin}
+    lonely = [s.source for s in found.images if s.role == "clean" and s.source in twins and s.source not in used]
+    found.drop(dict.fromkeys(lonely, "all its rainy partners are left out"))
 
 
-def _merge_scenes(state: _State, facts: dict[Source, Facts]) -> None:
+def _merge_scenes(found: Collection, facts: dict[SourceImage, ImageFacts]) -> None:
     """Make one scene of those that share a file, where the dataset has not put them into different splits itself."""
-    parent: dict[str, str] = {shot.scene: shot.scene for shot in state.shots}
+    merged: dict[str, str] = {}
 
-    def root(scene: str) -> str:
-        while parent[scene] != scene:
-            scene = parent[scene] = parent[parent[scene]]
+    def merged_scene(scene: str) -> str:
+        while scene in merged:
+            scene = merged[scene]
         return scene
 
     first: dict[tuple[str, Split | None], str] = {}
-    merged = []
-    for shot in state.shots:
-        other = first.setdefault((facts[shot.source].sha256, shot.split), shot.scene)
-        one, two = sorted((root(shot.scene), root(other)))
+    for image in found.images:
+        other = first.setdefault((facts[image.source].sha256, image.split), image.scene)
+        one, two = sorted((merged_scene(image.scene), merged_scene(other)))
         if one != two:
-            parent[two] = one
-            merged.append(f"{two} = {one}")
+            merged[two] = one
     if merged:
-        state.notes.append(f"{len(merged)} scenes hold an image of another and count as one: {examples(merged)}")
-        state.shots = [replace(shot, scene=root(shot.scene)) for shot in state.shots]
+        equal = examples([f"{two} = {one}" for two, one in merged.items()])
+        found.notes.append(f"{len(merged)} scenes contain an image of another and count as one: {equal}")
+        found.images = [replace(image, scene=merged_scene(image.scene)) for image in found.images]
 
 
-def _split(state: _State, settings: Settings) -> None:
-    given = {shot.split for shot in state.shots}
-    own = bool(given & {"val", "test"}) and settings.val_fraction is None
-    if own:
-        wanted = settings.val_split or ("val" if "val" in given else "test")
+def _split(found: Collection, options: SplitOptions) -> None:
+    given = {image.split for image in found.images}
+    if given & {"val", "test"} and options.val_fraction is None:
+        wanted = options.val_split or ("val" if "val" in given else "test")
         if wanted not in given:
             raise InputError(f"--val-split {wanted}: the dataset has no such split; choose another")
         other = {"val", "test"} - {wanted}
-        left = [shot.source for shot in state.shots if shot.split in other]
-        state.drop(dict.fromkeys(left, f"of the dataset's {other.pop()} split (--val-split chooses between them)"))
-        state.shots = [replace(shot, split="val" if shot.split == wanted else "train") for shot in state.shots]
-        if all(shot.split == "val" for shot in state.shots):
-            state.notes.append(f"all images are of the dataset's {wanted} split, for validation: see --val-fraction")
+        left = [image.source for image in found.images if image.split in other]
+        found.drop(dict.fromkeys(left, f"of the dataset's {other.pop()} split (--val-split chooses between them)"))
+        found.images = [replace(image, split="val" if image.split == wanted else "train") for image in found.images]
+        if all(image.split == "val" for image in found.images):
+            found.notes.append(f"all images are of the dataset's {wanted} split, for validation: see --val-fraction")
         return
-    if settings.val_split:
-        raise InputError(f"--val-split {settings.val_split}: works with the dataset's own splits only; remove it")
-    paired = {shot.scene for shot in state.shots if shot.twin}
+    if options.val_split:
+        raise InputError(f"--val-split {options.val_split}: works with the dataset's own splits only; remove it")
+    paired = {image.scene for image in found.images if image.twin}
     chosen: set[str] = set()
     # Each kind by itself, so that validation gets pairs, rainy and clean images alike.
-    for kind in (paired, *({s.scene for s in state.shots if s.role == role} - paired for role in ("rainy", "clean"))):
+    for kind in (paired, *({s.scene for s in found.images if s.role == role} - paired for role in ("rainy", "clean"))):
         default = _DEFAULT_FRACTION if kind is paired else 0.0
-        fraction = default if settings.val_fraction is None else settings.val_fraction
-        scenes = _shuffled(kind, settings.seed, "split")
+        fraction = default if options.val_fraction is None else options.val_fraction
+        scenes = _shuffled(kind, options.seed, "split")
         count = round(fraction * len(scenes))
         if fraction > 0 and len(scenes) > 1:
             count = min(max(count, 1), len(scenes) - 1) if fraction < 1 else len(scenes)
         chosen.update(scenes[:count])
-    state.shots = [replace(shot, split="val" if shot.scene in chosen else "train") for shot in state.shots]
+    found.images = [replace(image, split="val" if image.scene in chosen else "train") for image in found.images]
 
 
-def _part_twins(state: _State, seed: int) -> None:
+def _separate_twins(found: Collection, seed: int) -> None:
     """Of the training scenes with both, keep the clean images of one half and the rainy ones of the other."""
-    train = [shot for shot in state.shots if shot.split == "train"]
+    train = [image for image in found.images if image.split == "train"]
     # By scene, not by pair: --scene may say that unpaired images show the same.
-    rainy, clean = ({shot.scene for shot in train if shot.role == role} for role in ("rainy", "clean"))
+    rainy, clean = ({image.scene for image in train if image.role == role} for role in ("rainy", "clean"))
     paired = _shuffled(rainy & clean, seed, "twins")
     if not paired:
         return
-    if len(paired) == 1 and len({shot.role for shot in train if shot.scene not in paired}) < 2:
+    if len(paired) == 1 and len({image.role for image in train if image.scene not in paired}) < 2:
         raise InputError(
-            f"training has a single scene ({escape(paired[0])}), so every rainy image would meet its clean twin; "
+            f"training has a single scene ({paired[0]}), so every rainy image would meet its clean twin; "
             "give more scenes or --keep-twins"
         )
-    clean_half = set(paired[: len(paired) // 2])
-    rainy_half = set(paired) - clean_half
-    reasons = {}
-    for shot in train:
-        if shot.scene in clean_half and shot.role == "rainy":
-            reasons[shot.source] = "training takes the clean images of its scene (--keep-twins takes both)"
-        elif shot.scene in rainy_half and shot.role == "clean":
-            reasons[shot.source] = "training takes the rainy images of its scene (--keep-twins takes both)"
-    state.drop(reasons)
+    half = len(paired) // 2
+    for kept, dropped, scenes in (("clean", "rainy", set(paired[:half])), ("rainy", "clean", set(paired[half:]))):
+        left = [image.source for image in train if image.scene in scenes and image.role == dropped]
+        found.drop(dict.fromkeys(left, f"training takes the {kept} images of its scene (--keep-twins takes both)"))
 
 
-def _items(shots: list[Shot], facts: dict[Source, Facts]) -> list[Item]:
-    items = []
+def _files(images: list[LabelledImage], facts: dict[SourceImage, ImageFacts]) -> list[OutputFile]:
+    files = []
 
-    def add(name: str, shot: Shot, source: Source, role: Role, pair: str | None) -> None:
-        assert shot.split in ("train", "val")
-        path = f"{FOLDERS[shot.split, role]}/{name}"
-        items.append(Item(path, source, facts[source], shot.scene, shot.split, role, pair))
+    def add(name: str, image: LabelledImage, source: SourceImage, role: Role, pair: str | None = None) -> None:
+        assert image.split in ("train", "val")
+        path = f"{FOLDERS[image.split, role]}/{name}"
+        files.append(OutputFile(path, source, facts[source], image.scene, image.split, role, pair))
 
     for split in ("train", "val"):
-        here = [shot for shot in shots if shot.split == split]
-        rainy = {shot.source: shot for shot in here if shot.role == "rainy"}
-        clean = {shot.source: shot for shot in here if shot.role == "clean"}
-        twins = {shot.twin for shot in rainy.values() if shot.twin}
-        rainy_names = output_names(list(rainy))
+        rainy, clean = (
+            {image.source: image for image in images if (image.split, image.role) == (split, role)}
+            for role in ("rainy", "clean")
+        )
         # Loaders pair by whole names, so that in validation a clean image has its rainy partner's, once for each.
-        lone = [source for source in clean if split == "train" or source not in twins]
-        clean_names = output_names(lone + [s for s in rainy if split == "val" and rainy[s].twin])
-        for source, shot in rainy.items():
-            name = rainy_names[source]
-            pair = None
-            if shot.twin and split == "val":
-                pair = name
-                add(name, shot, shot.twin, "clean", name)
-            elif shot.twin in clean:
-                pair = clean_names[shot.twin]
-            add(name, shot, source, "rainy", pair)
-        for source in lone:
-            add(clean_names[source], clean[source], source, "clean", None)
-    return sorted(items, key=lambda item: item.path)
+        paired = [source for source in rainy if split == "val" and rainy[source].twin]
+        twins = {rainy[source].twin for source in paired}
+        unpaired = [source for source in clean if source not in twins]
+        rainy_names, clean_names = output_names(list(rainy)), output_names(unpaired + paired)
+        for source, image in rainy.items():
+            if split == "val" and image.twin:
+                add(rainy_names[source], image, image.twin, "clean", rainy_names[source])
+                add(rainy_names[source], image, source, "rainy", rainy_names[source])
+            else:
+                pair = clean_names[image.twin] if image.twin in clean else None
+                add(rainy_names[source], image, source, "rainy", pair)
+        for source in unpaired:
+            add(clean_names[source], clean[source], source, "clean")
+    return sorted(files, key=lambda file: file.path)
 
 
-def _check_leaks(items: list[Item], settings: Settings, notes: list[str]) -> None:
-    leaks = find_leaks(items, settings.leakage_bits)
+def _check_leaks(plan: Plan, options: SplitOptions) -> None:
+    leaks = find_leaks(plan.files, options.leakage_bits)
     if leaks:
         text = f"{len(leaks)} validation images are in training too, or nearly: {_pairs(leaks)}"
-        if not settings.allow_leakage:
-            raise InputError(escape(f"{text}; name the scenes with --scene, mend the data, or --allow-leakage"))
-        notes.append(text)
-    found = {one.path for one, _ in leaks}
-    alike = [(one, other) for one, other in find_leaks(items, TWIN_BITS) if one.path not in found]
+        if not options.allow_leakage:
+            raise InputError(f"{text}; name the scenes with --scene, mend the data, or --allow-leakage")
+        plan.notes.append(text)
+    leaking = {one.path for one, _ in leaks}
+    alike = [(one, other) for one, other in find_leaks(plan.files, TWIN_BITS) if one.path not in leaking]
     if alike:
-        notes.append(f"{len(alike)} validation images look like training ones, with other rain: {_pairs(alike)}")
+        plan.notes.append(f"{len(alike)} validation images look like training ones, with other rain: {_pairs(alike)}")
 
 
-def _pairs(found: list[tuple[Item, Item]]) -> str:
-    return examples([f"{one.source.label} = {other.source.label}" for one, other in found])
+def _pairs(matches: Matches) -> str:
+    return examples([f"{one.source.label} = {other.source.label}" for one, other in matches])
 
 
 def _shuffled(scenes: Iterable[str], seed: int, purpose: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Find the images and videos of a dataset."""
+"""Find the images and videos of a dataset, and read roles and splits off their folders."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pathlib import Path, PurePosixPath
 
 from nlcl_plugin.data.files import natural_key
 from nlcl_plugin.data.image_io import IMAGE_SUFFIXES, list_files
-from nlcl_plugin.data.prepare.model import Source, Split
+from nlcl_plugin.data.prepare.model import SourceImage, Split
 from nlcl_plugin.errors import InputError
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv")
 
 
-def folder(path: str | os.PathLike[str]) -> Path:
-    """Check that a folder is there.
+def existing_folder(path: str | os.PathLike[str]) -> Path:
+    """Check that a folder exists.
 
     Raises:
-        InputError: If it is not.
+        InputError: If it does not.
     """
     path = os.path.expanduser(path)
     if not os.path.isdir(path):
@@ -27,25 +27,20 @@ def folder(path: str | os.PathLike[str]) -> Path:
     return Path(path)
 
 
-def find(root: Path, prefix: str = "", *, videos: bool = False) -> list[Source]:
-    """List the images below a folder.
-
-    The case of endings is of no matter; see `list_files` for what is searched.
+def find(root: Path, prefix: str = "", *, videos: bool = False) -> list[SourceImage]:
+    """List the images below a folder in natural order, and the videos if they are asked for.
 
     Args:
-        root: The folder.
-        prefix: What to put in front of the names.
+        root: The folder; see `list_files` for what is searched.
+        prefix: Put in front of the names.
         videos: List videos too.
-
-    Returns:
-        The images in natural order.
     """
     endings = IMAGE_SUFFIXES + VIDEO_SUFFIXES if videos else IMAGE_SUFFIXES
     names = (name for name in sorted(list_files(root), key=natural_key) if name.lower().endswith(endings))
-    return [Source(str(root / name), prefix + name) for name in names]
+    return [SourceImage(str(root / name), prefix + name) for name in names]
 
 
-def is_video(source: Source) -> bool:
+def is_video(source: SourceImage) -> bool:
     """Whether a file is a video, by its ending."""
     return source.path.lower().endswith(VIDEO_SUFFIXES)
 
@@ -55,11 +50,55 @@ def stem(name: str) -> str:
     return str(PurePosixPath(name).with_suffix(""))
 
 
+def name_prefix(root: Path, sources: list[Path]) -> str:
+    """The prefix of names below one of several folders, which may contain equal names."""
+    # A single folder gets none, so that scenes, and hence splits, are the same wherever the dataset lies.
+    return f"{sources.index(root) + 1}-{root.resolve().name}/" if len(sources) > 1 else ""
+
+
 def split_of(name: str) -> Split | None:
-    """The split that the folders of a path speak of, such as `GT-RAIN_train/x.png` or `validation/x.png`."""
+    """The split that the folders of a path name, such as `GT-RAIN_train/x.png` or `validation/x.png`."""
     for part in reversed(PurePosixPath(name).parts[:-1]):
         if found := re.search(r"(?<![a-z])(train|val|test)(id|idation|ing|[AB]|_?set)?(?![a-z])", part, re.IGNORECASE):
             return found[1].lower()  # type: ignore[return-value]
         if found := re.match(r"Rain(Train|Test)[LH]", part):
             return found[1].lower()  # type: ignore[return-value]
     return None
+
+
+def split_below(root: Path, folder: str) -> Split | None:
+    """The split that a folder below a root, or else the root itself, names."""
+    return split_of(f"{root.resolve().name}/{folder}/x")
+
+
+def below_role(source: SourceImage) -> str:
+    """The path below the folder that gives an image its role, without ending."""
+    parts = PurePosixPath(stem(source.name)).parts
+    place = next((i for i, part in enumerate(parts) if re.fullmatch(r"(train|val|test)[AB]|rainy|clean", part)), -1)
+    return "/".join(parts[place + 1 :])
+
+
+def role_folders(
+    images: list[SourceImage], rainy_names: tuple[str, ...], clean_names: tuple[str, ...]
+) -> dict[SourceImage, int | None]:
+    """Find the folder that gives each image its role: the first that has a sibling of the other role.
+
+    So `data/gt/1.png` is clean beside `data/in/1.png`, though `data` is a name of rainy folders too.
+
+    Returns:
+        Per image the index of that folder in its path.
+    """
+    places: dict[SourceImage, list[tuple[int, str, bool]]] = {}
+    sides: set[tuple[str, bool]] = set()
+    for source in images:
+        parts = PurePosixPath(source.name).parts
+        places[source] = [
+            (index, "/".join(parts[:index]), part.lower() in clean_names)
+            for index, part in enumerate(parts[:-1])
+            if part.lower() in rainy_names + clean_names
+        ]
+        sides.update((base, clean) for _, base, clean in places[source])
+    return {
+        source: next((index for index, base, clean in found if (base, not clean) in sides), None)
+        for source, found in places.items()
+    }
