@@ -96,11 +96,8 @@ def test_drops_are_counted_with_examples(tmp_path, capsys):
     write_image(tmp_path / "c" / "40.png", scene(40, (20, 20)))
     command = ["--pair-by", "stem", "--rainy", str(tmp_path / "r"), "--clean", str(tmp_path / "c")]
     assert tool().main([*command, "--output", str(tmp_path / "out"), "--keep-twins"]) == 0
-    lines = {
-        line.split(":")[1].split("×")[0].strip() + line.split("×")[1].split(":")[0]: line
-        for line in capsys.readouterr().out.splitlines()
-        if line.startswith("left out")
-    }
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("left out")]
+    lines = {line.split(": ")[1].replace(" × ", " "): line for line in said}
     assert set(lines) == {
         "7 rainy image without a clean partner",
         "1 clean image without a rainy partner",
@@ -150,16 +147,8 @@ def test_videos_become_their_sharpest_frames(tmp_path, ending, codec):
         writer.write(frame)
     writer.release()
     write_image(tmp_path / "c" / "c.png", scene(9))
-    command = [
-        "--layout",
-        "two-folders",
-        "--rainy",
-        str(tmp_path / "r"),
-        "--clean",
-        str(tmp_path / "c"),
-        "--every",
-        "6",
-    ]
+    folders = ["--rainy", str(tmp_path / "r"), "--clean", str(tmp_path / "c")]
+    command = ["--layout", "two-folders", *folders, "--every", "6"]
     assert tool().main([*command, "--output", str(tmp_path / "all"), "--near-duplicates", "0"]) == 0
     assert names(tmp_path / "all", "rainy") == [f"walk_{number:06}.png" for number in (3, 8, 14, 21)]
     assert tool().main([*command, "--output", str(tmp_path / "few"), "--near-duplicates", "16"]) == 0

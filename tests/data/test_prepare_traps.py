@@ -60,12 +60,6 @@ def test_a_scene_may_be_called_test(tmp_path):
     assert (scenes["Test_Track_1-1"], scenes["Train_Station_1-1"]) == ("train", "val")
 
 
-def test_a_dataset_of_one_split_says_so(tmp_path, capsys):
-    real_rain_1k(tmp_path / "s")
-    assert run("RealRain-1k", tmp_path / "s" / "RealRain-1k-L" / "test", tmp_path / "out") == 0
-    assert "note: all images are of the dataset's test split, for validation" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize(
     ("rainy", "clean"),
     [
@@ -130,18 +124,6 @@ def test_a_missing_file_does_not_shift_the_pairs_that_follow(tmp_path, capsys):
     text = capsys.readouterr().out
     assert "1 × rainy image without a clean partner" in text
     assert "1 × clean image without a rainy partner" in text
-    assert len(records(tmp_path / "out")) == 8
-
-
-def test_layers_that_are_no_images_of_rain_are_named(tmp_path, capsys):
-    for seed in range(1, 5):
-        write_pair(
-            tmp_path / "s/RainTrainL" / f"rain-{seed}.png", tmp_path / "s/RainTrainL" / f"norain-{seed}.png", seed
-        )
-        write_image(tmp_path / "s/RainTrainL" / f"rainstreak-{seed}.png", scene(50 + seed))
-        write_image(tmp_path / "s/RainTrainL" / f"rainregion-{seed}.png", scene(60 + seed))
-    assert run("Rain100/200", tmp_path / "s", tmp_path / "out", "--keep-twins") == 0
-    assert "8 × neither rain-N nor norain-N by its name" in capsys.readouterr().out
     assert len(records(tmp_path / "out")) == 8
 
 

@@ -40,12 +40,8 @@ def saved_plan(output: Path) -> bytes | None:
 def check_output_folder(output: Path, plan: Plan | None = None) -> None:
     """Check that a folder is missing, empty but for hidden files, or contains the preparation of a plan.
 
-    Args:
-        output: The folder.
-        plan: The plan. None: it is not made yet, and the folder may contain any preparation.
-
     Raises:
-        InputError: If it contains anything else.
+        InputError: If it contains anything else. Without a plan, any preparation passes.
     """
     try:
         names = os.listdir(output)
@@ -54,15 +50,16 @@ def check_output_folder(output: Path, plan: Plan | None = None) -> None:
         return
     except OSError as error:
         raise InputError(f"{output}: is no folder to write to ({error.strerror}); choose another --output") from error
-    foreign = sorted(name for name in names if not name.startswith("."))
-    if saved is None and foreign:
+    # A link in the place of one of our folders would lead the writing out of the output.
+    linked = [name for name in FOLDERS.values() if (output / name).is_symlink()]
+    foreign = sorted(name for name in names if not name.startswith(".")) if saved is None else linked
+    if foreign:
         raise InputError(
             f"{output}: contains files that are not of this preparation ({examples(foreign)}); choose an empty --output"
         )
     if saved is not None and plan is not None and saved != plan.manifest().encode():
         raise InputError(
-            f"{output}: contains another preparation, or one of other options or sources; remove it or choose "
-            "another --output"
+            f"{output}: contains another preparation, or one of other options; remove it or choose another --output"
         )
 
 
@@ -82,9 +79,7 @@ def writing_to(output: Path) -> Iterator[None]:
         raise InputError(f"{output}: cannot be written ({error}); make room or choose another --output") from error
 
 
-def execute(
-    plan: Plan, output: str | os.PathLike[str], *, copy: bool = False, jobs: int = 1, progress: bool | None = None
-) -> Counter[str]:
+def execute(plan: Plan, output: str | os.PathLike[str], *, copy: bool = False, jobs: int = 1) -> Counter[str]:
     """Make the files of a plan.
 
     A run that was killed is finished by running the same plan again; the result is that of an uninterrupted run.
@@ -95,7 +90,6 @@ def execute(
         copy: Copy files. By default they are hard links where the file system allows it: to change one changes the
             source.
         jobs: The number of threads.
-        progress: False shows no progress bar, None shows one on a terminal.
 
     Returns:
         How many files were `kept`, since they were there already, `linked`, and `written`.
@@ -109,16 +103,17 @@ def execute(
         check_output_folder(output, plan)  # another run may have been faster
         finished = (output / MANIFEST).exists()
         if not finished:
-            _write(output / JOURNAL, plan.manifest().encode())
+            with written_whole(output / JOURNAL) as file:
+                file.write(plan.manifest().encode())
         for folder in FOLDERS.values():
             (output / folder).mkdir(exist_ok=True)
         # The frames of a video are read in one pass; every other file is on its own.
         groups = defaultdict(list)
-        for file in plan.files:
-            groups[("video", file.source.path) if file.source.is_frame else ("file", file.path)].append(file)
+        for item in plan.files:
+            groups[("video", item.source.path) if item.source.is_frame else ("file", item.path)].append(item)
         counts = Counter(kept=0, linked=0, written=0)
         make_group = partial(_make_files, output=output, copy=copy)
-        for done in map_in_order(make_group, groups.values(), jobs=jobs, title="writing", progress=progress):
+        for done in map_in_order(make_group, groups.values(), jobs=jobs, title="writing"):
             counts.update(done)
         _save_summary(plan, output)
         for folder in FOLDERS.values():
@@ -160,12 +155,9 @@ def _link(file: OutputFile, path: Path) -> bool:
     source = os.path.realpath(file.source.path)
     try:
         status = os.stat(source)
-    except OSError as error:
-        raise _changed(file) from error
-    if (status.st_size, status.st_mtime_ns) != (file.facts.bytes, file.facts.modified):
-        raise _changed(file)
-    path.unlink(missing_ok=True)
-    try:
+        if (status.st_size, status.st_mtime_ns) != (file.facts.bytes, file.facts.modified):
+            raise _changed(file)
+        path.unlink(missing_ok=True)
         os.link(source, path)
     except OSError:  # another file system, or one without links, or too many of them
         return False
@@ -175,12 +167,8 @@ def _link(file: OutputFile, path: Path) -> bool:
 def _write_checked(file: OutputFile, output: Path, data: bytes) -> None:
     if hashlib.sha256(data).hexdigest() != file.facts.sha256:
         raise _changed(file)
-    _write(output / file.path, data)
-
-
-def _write(path: Path, data: bytes) -> None:
-    with written_whole(path) as file:
-        file.write(data)
+    with written_whole(output / file.path) as temporary:
+        temporary.write(data)
 
 
 def _changed(file: OutputFile) -> InputError:

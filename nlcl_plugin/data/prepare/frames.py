@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -26,70 +27,44 @@ def sharpness(bgr: np.ndarray) -> float:
 
 
 def choose_frames(video: SourceImage, every: int) -> Iterator[tuple[SourceImage, bytes]]:
-    """Choose the sharpest frame of each window.
-
-    Args:
-        video: The video.
-        every: Frames per window; the last one may be shorter.
-
-    Yields:
-        The frames and their PNG files.
+    """Yield the sharpest frame of each window of so many frames, and its PNG file.
 
     Raises:
         InputError: If the video cannot be read.
     """
-    best: tuple[float, int, np.ndarray] | None = None
-    count = announced = 0
-    for number, announced, frame in _read(video.path):  # noqa: B007
-        count = number + 1
-        sharp = sharpness(frame)
-        if best is None or sharp > best[0]:
-            best = (sharp, number, frame)
-        if count % every == 0:
-            yield _frame(video, best[1]), _encode(best[2])
-            best = None
-    if best is not None:
-        yield _frame(video, best[1]), _encode(best[2])
-    if not count:
-        raise InputError(f"{video.path}: no frame of this video can be read; convert it, for example to MP4")
-    if count < _ENOUGH * announced and not is_whole(video.path):
-        raise InputError(f"{video.path}: reading ends after {count} of {announced} frames; mend or convert the video")
+    for _, window in itertools.groupby(_read(video.path), lambda numbered: numbered[0] // every):
+        number, frame = max(window, key=lambda numbered: sharpness(numbered[1]))
+        yield SourceImage(video.path, video.name, f"frame={number}"), _encode(frame)
 
 
 def extract_frames(path: str, parts: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-    """Read frames that were chosen before, in one pass, since seeking is not exact in all videos.
+    """Yield frames that were chosen before, as `frame=N`, and their PNG files.
 
-    Args:
-        path: The video.
-        parts: The frames, as `frame=N`.
-
-    Yields:
-        Each frame and its PNG file.
+    They are read in one pass, since seeking is not exact in all videos.
     """
     wanted = {int(part.removeprefix("frame=")): part for part in parts}
-    for number, _, frame in _read(path):
+    for number, frame in _read(path):
         if number in wanted:
             yield wanted[number], _encode(frame)
         if number >= max(wanted):
             return
 
 
-def _read(path: str) -> Iterator[tuple[int, int, np.ndarray]]:
-    """Yield the number of each frame, the count that the file announces, and the frame."""
+def _read(path: str) -> Iterator[tuple[int, np.ndarray]]:
     # As bytes: OpenCV 5 ends the process with SIGSEGV on a name that is not Unicode.
     name: Any = os.fsencode(path)
     capture = cv2.VideoCapture(name)
     try:
-        announced, number = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0
+        announced, count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0
         while (read := capture.read())[0]:
-            yield number, announced, read[1]
-            number += 1
+            yield count, read[1]
+            count += 1
     finally:
         capture.release()
-
-
-def _frame(video: SourceImage, number: int) -> SourceImage:
-    return SourceImage(video.path, video.name, f"frame={number}")
+    if not count:
+        raise InputError(f"{path}: no frame of this video can be read; convert it, for example to MP4")
+    if count < _ENOUGH * announced and not is_whole(path):
+        raise InputError(f"{path}: reading ends after {count} of {announced} frames; mend or convert the video")
 
 
 def _encode(bgr: np.ndarray) -> bytes:

@@ -7,7 +7,6 @@ import json
 import os
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -16,7 +15,7 @@ from nlcl_plugin.data.files import written_whole
 from nlcl_plugin.data.image_io import decode_raw, encode_png, read_bytes
 from nlcl_plugin.data.parallel import map_in_order
 from nlcl_plugin.data.prepare.frames import choose_frames
-from nlcl_plugin.data.prepare.model import Collection, Drop, ImageFacts, LabelledImage, SourceImage
+from nlcl_plugin.data.prepare.model import Collection, Drop, ImageFacts, SourceImage
 from nlcl_plugin.data.prepare.scan import is_video
 from nlcl_plugin.data.prepare.similarity import dhash
 from nlcl_plugin.errors import InputError
@@ -29,16 +28,12 @@ class FactsRecord:
     """The facts that this and earlier runs found: one JSON line per source file, written as soon as it was read.
 
     A line counts while its source has the same path, size and modification time. Failures are not recorded, as they
-    may pass.
-
-    Args:
-        path: The file. One of another version or a damaged one counts as empty. None: nothing is known.
-        append: Whether new facts are written to the file.
+    may pass. A file of another version or a damaged one counts as empty; without `append` it stays as it is.
     """
 
     def __init__(self, path: Path | None, append: bool) -> None:
         self._known: dict[str, dict[str, ImageFacts]] = {}
-        self._file: BinaryIO | None = None
+        self._path = path if append else None
         lines = path.read_text("ascii", "replace").split("\n") if path and path.is_file() else [""]
         try:
             for line in lines[1:-1] if lines[0] == _HEADER else []:  # the last one is empty, or was cut short by a kill
@@ -46,10 +41,9 @@ class FactsRecord:
                 self._known[key] = {part: ImageFacts(**facts) for part, facts in images.items()}
         except (ValueError, TypeError, AttributeError):
             self._known = {}
-        if path and append:
-            with written_whole(path) as file:  # without a line that was cut short
+        if self._path:
+            with written_whole(self._path) as file:  # without a line that was cut short
                 file.write(f"{_HEADER}\n".encode() + b"".join(map(self._line, self._known)))
-            self._file = path.open("ab", buffering=0)
 
     def find(self, key: str, source: SourceImage) -> dict[SourceImage, ImageFacts]:
         """The facts of a source, or of the frames that were chosen from a video; empty if they are not known."""
@@ -59,13 +53,9 @@ class FactsRecord:
         """Record the facts of a source."""
         if key not in self._known:
             self._known[key] = {image.part: facts for image, facts in images.items()}
-            if self._file:
-                self._file.write(self._line(key))
-
-    def close(self) -> None:
-        """Close the file."""
-        if self._file:
-            self._file.close()
+            if self._path:
+                with self._path.open("ab") as file:
+                    file.write(self._line(key))
 
     def _line(self, key: str) -> bytes:
         images = {part: asdict(facts) for part, facts in self._known[key].items()}
@@ -80,7 +70,6 @@ def inspect(
     strict: bool = False,
     record: Path | None = None,
     append: bool = True,
-    progress: bool | None = None,
 ) -> tuple[Collection, dict[SourceImage, ImageFacts], list[Drop]]:
     """Read all images of a collection and choose the frames of its videos.
 
@@ -88,16 +77,12 @@ def inspect(
         collection: What a layout found.
         every: Frames per window of a video, of which the sharpest is taken.
         jobs: The number of threads; decoding and hashing release Python's lock.
-        strict: End at the first image that cannot be read.
+        strict: Raise an `InputError` at the first image that cannot be read.
         record: A file of the facts that earlier runs found; see `FactsRecord`.
         append: Write new facts to it.
-        progress: False shows no progress bar, None shows one on a terminal.
 
     Returns:
         The collection with frames in the place of videos, the facts per image, and what could not be read.
-
-    Raises:
-        InputError: If `strict` and an image cannot be read.
     """
     sources = list(dict.fromkeys(image.source for image in collection.images))
     known = FactsRecord(record, append)
@@ -105,10 +90,10 @@ def inspect(
     def read(source: SourceImage) -> tuple[str, dict[SourceImage, ImageFacts]] | str:
         try:
             # Before the reading: a file that changes during it is noticed when it is linked or copied.
-            size, modified = (status := os.stat(source.path)).st_size, status.st_mtime_ns
-            window = every if is_video(source) else None
-            key = json.dumps([os.path.abspath(source.path), source.part, size, modified, window])
-            return key, known.find(key, source) or _facts(source, modified, every)
+            status, window = os.stat(source.path), every if is_video(source) else None
+            state = [status.st_size, status.st_mtime_ns, window]
+            key = json.dumps([os.path.abspath(source.path), source.part, *state])
+            return key, known.find(key, source) or _facts(source, status.st_mtime_ns, every)
         except OSError as error:
             return f"cannot be read ({error.strerror}); expected an image file"
         except InputError as error:
@@ -118,22 +103,19 @@ def inspect(
     facts: dict[SourceImage, ImageFacts] = {}
     chosen: dict[SourceImage, list[SourceImage]] = {}
     unreadable = []
-    results = map_in_order(read, sources, jobs=jobs, title="reading", progress=progress)
-    try:
-        for source, result in zip(sources, results, strict=True):
-            if not isinstance(result, str):
-                known.add(*result)
-                facts.update(result[1])
-                chosen[source] = list(result[1])
-            elif strict:
-                raise InputError(f"{source.label}: {result}")
-            else:
-                unreadable.append(Drop(source.label, result))
-    finally:
-        known.close()
-    images: list[LabelledImage] = []
-    for image in collection.images:
-        images += [replace(image, source=one) for one in chosen.get(image.source, [image.source])]
+    results = map_in_order(read, sources, jobs=jobs, title="reading")
+    for source, result in zip(sources, results, strict=True):
+        if not isinstance(result, str):
+            known.add(*result)
+            facts.update(result[1])
+            chosen[source] = list(result[1])
+        elif strict:
+            raise InputError(f"{source.label}: {result}")
+        else:
+            unreadable.append(Drop(source.label, result))
+    images = [
+        replace(image, source=one) for image in collection.images for one in chosen.get(image.source, [image.source])
+    ]
     return replace(collection, images=images), facts, unreadable
 
 
@@ -143,11 +125,7 @@ def _facts(source: SourceImage, modified: int, every: int) -> dict[SourceImage, 
 
 
 def output_bytes(source: SourceImage) -> bytes:
-    """Make the content of the output file of an image that is not a frame.
-
-    Raises:
-        InputError: If the image cannot be read or is too narrow to halve.
-    """
+    """Make the content of the output file of an image that is not a frame."""
     data = read_bytes(source.path)
     if not source.part:
         return data
@@ -159,16 +137,7 @@ def output_bytes(source: SourceImage) -> bytes:
 
 
 def facts_of(data: bytes, source: SourceImage, modified: int) -> ImageFacts:
-    """Compute the facts of an image.
-
-    Args:
-        data: The content of the output file.
-        source: Where it comes from.
-        modified: The source's modification time in ns before it was read.
-
-    Raises:
-        InputError: If it cannot be decoded.
-    """
+    """Compute the facts of an image from the content of its output file."""
     image = decode_raw(data, source.label)
     full = 1 if image.dtype == np.float32 else np.iinfo(image.dtype).max
     return ImageFacts(

@@ -11,56 +11,32 @@ from pathlib import Path, PurePosixPath
 from typing import get_args
 
 from nlcl_plugin.data.image_io import IMAGE_SUFFIXES, list_files
-from nlcl_plugin.data.prepare import pairing
+from nlcl_plugin.data.prepare import pairing, scan
 from nlcl_plugin.data.prepare.model import Collection, Drop, LabelledImage, SourceImage, Split, examples
 from nlcl_plugin.data.prepare.pairing import Paired, label_pairs
-from nlcl_plugin.data.prepare.scan import (
-    VIDEO_SUFFIXES,
-    below_role,
-    existing_folder,
-    find,
-    name_prefix,
-    natural_key,
-    role_folders,
-    split_below,
-    split_of,
-    stem,
-)
+from nlcl_plugin.data.prepare.scan import VIDEO_SUFFIXES, find, name_prefix, split_below, stem
 from nlcl_plugin.errors import InputError
 
 
 @dataclass(frozen=True)
 class LayoutOptions:
-    """A user's options for a layout.
+    """A user's options for a layout."""
 
-    Attributes:
-        rainy: The rainy folder, for `two-folders`, `pairs` and `Outdoor-Rain`.
-        clean: The clean folder, for the same.
-        pair_by: `stem`, `affix`, `regex`, `list` or `order`, for `pairs`.
-        rainy_name: The form of rainy file names, for `affix`.
-        clean_name: The form of clean file names, for `affix`.
-        rainy_regex: Finds the key of a rainy path, for `regex`.
-        clean_regex: The same for a clean path; None: the same expression.
-        list_file: The list of pairs, for `list` and `SPA-Data`.
-        rain_side: `left` or `right`, for `side-by-side`.
-        paired_val: In `trainA/trainB`, valA and valB (testA and testB) contain pairs of equal names.
-    """
-
-    rainy: str | None = None
+    rainy: str | None = None  # folders, for `two-folders`, `pairs` and `Outdoor-Rain`
     clean: str | None = None
-    pair_by: str | None = None
-    rainy_name: str = "{}"
+    pair_by: str | None = None  # `stem`, `affix`, `regex`, `list` or `order`, for `pairs`
+    rainy_name: str = "{}"  # the forms of file names, for `affix`
     clean_name: str = "{}"
-    rainy_regex: str | None = None
-    clean_regex: str | None = None
-    list_file: str | None = None
-    rain_side: str | None = None
-    paired_val: bool = False
+    rainy_regex: str | None = None  # finds the key of a path, for `regex`
+    clean_regex: str | None = None  # None: the same expression
+    list_file: str | None = None  # for `list` and `SPA-Data`
+    rain_side: str | None = None  # `left` or `right`, for `side-by-side`
+    paired_val: bool = False  # in `trainA/trainB`, valA and valB (testA and testB) contain pairs of equal names
 
 
 def two_folders(sources: list[Path], options: LayoutOptions) -> Collection:
     """Rainy and clean images or videos of other scenes, in other counts."""
-    rainy, clean = _role_folders(sources, options)
+    rainy, clean = sources
     one, other = rainy.resolve(), clean.resolve()
     if one.is_relative_to(other) or other.is_relative_to(one):
         raise InputError(f"--rainy {rainy} and --clean {clean}: one lies in the other; give a folder of each kind")
@@ -69,24 +45,19 @@ def two_folders(sources: list[Path], options: LayoutOptions) -> Collection:
 
 def pairs(sources: list[Path], options: LayoutOptions) -> Collection:
     """Pairs in two folders, by the rule in `pair_by`."""
-    rainy, clean = (find(root) for root in _role_folders(sources, options))
-    if options.pair_by == "stem":
-        found = pairing.by_stem(rainy, clean)
-    elif options.pair_by == "affix":
-        found = pairing.by_affix(rainy, clean, options.rainy_name, options.clean_name)
-    elif options.pair_by == "regex":
-        if options.rainy_regex is None:
-            raise InputError("--pair-by regex: needs --rainy-regex, such as --rainy-regex '(\\d+)'; give it")
-        found = pairing.by_regex(rainy, clean, options.rainy_regex, options.clean_regex or options.rainy_regex)
-    elif options.pair_by == "list":
-        if options.list_file is None:
-            raise InputError("--pair-by list: needs --list FILE with 'rainy_path clean_path' on each line; give it")
-        found = pairing.by_list(rainy, clean, Path(os.path.expanduser(options.list_file)))
-    elif options.pair_by == "order":
-        found = pairing.by_order(rainy, clean)
-    else:
-        raise InputError(f"--pair-by: got {options.pair_by!r}, expected stem, affix, regex, list or order")
-    return Collection(label_pairs(found[0]), found[1])
+    rainy, clean = map(find, sources)
+    regex, list_file = options.rainy_regex or "", Path(os.path.expanduser(options.list_file or ""))
+    rules = {
+        "stem": lambda: pairing.by_stem(rainy, clean),
+        "affix": lambda: pairing.by_affix(rainy, clean, options.rainy_name, options.clean_name),
+        "regex": lambda: pairing.by_regex(rainy, clean, regex, options.clean_regex or regex),
+        "list": lambda: pairing.by_list(rainy, clean, list_file),
+        "order": lambda: pairing.by_order(rainy, clean),
+    }
+    if options.pair_by not in rules or (options.pair_by == "list" and not options.list_file):
+        raise InputError(f"--pair-by: got {options.pair_by!r}, expected {', '.join(rules)}; list needs --list FILE")
+    found, drops = rules[options.pair_by]()
+    return Collection(label_pairs(found), drops)
 
 
 def spa_data(sources: list[Path], options: LayoutOptions) -> Collection:
@@ -107,7 +78,7 @@ def spa_data(sources: list[Path], options: LayoutOptions) -> Collection:
                 twin: prefix + _spa_scene(rainy.name.removeprefix(prefix), twin.name.removeprefix(prefix))
                 for rainy, twin in reversed(found)
             }
-            collection.extend(label_pairs(found, scenes.__getitem__, split_of(list_file.name + "/x")), drops)
+            collection.extend(label_pairs(found, scenes.__getitem__, scan.split_of(list_file.name + "/x")), drops)
         collection.drops += [Drop(s.label, pairing.UNLISTED) for s in images.values() if s not in used]
     return collection
 
@@ -153,8 +124,8 @@ def rain1400(sources: list[Path], options: LayoutOptions) -> Collection:
 
 def outdoor_rain(sources: list[Path], options: LayoutOptions) -> Collection:
     """Outdoor-Rain: many rainy images that begin with the name of their clean one."""
-    if options.rainy or options.clean:
-        found, drops = pairing.by_leading_id(*(find(root) for root in _role_folders(sources, options)))
+    if options.rainy:
+        found, drops = pairing.by_leading_id(*map(find, sources))
         return Collection(label_pairs(found), drops)
     rainy, clean = ("in", "input", "rainy", "rain", "data"), ("gt", "target", "clean", "norain")
     return _sibling_folders(sources, rainy, clean, pairing.by_leading_id)
@@ -189,7 +160,7 @@ def rain100(sources: list[Path], options: LayoutOptions) -> Collection:
     keys: dict[SourceImage, int] = {}
     collection = Collection()
     images = _all_images(sources)
-    places = role_folders([source for _, source in images], ("rain", "rainy"), ("norain",))
+    places = scan.role_folders([source for _, source in images], ("rain", "rainy"), ("norain",))
     for root, source in images:
         path, place = PurePosixPath(stem(source.name)), places[source]
         found = re.fullmatch(r"(norain|rain)-?(\d+)(?:x\d+)?", path.name, re.IGNORECASE)
@@ -231,7 +202,7 @@ def train_a_train_b(sources: list[Path], options: LayoutOptions) -> Collection:
                 for name in (f"{split}A", f"{split}B")
             )
             if options.paired_val and split != "train":
-                found, drops = pairing.pair_by_key(rainy, clean, below_role, below_role)
+                found, drops = pairing.pair_by_key(rainy, clean, scan.below_role, scan.below_role)
                 collection.extend(label_pairs(found, split=split), drops)
             else:
                 collection.images += _label_unpaired(rainy, clean, split)
@@ -252,7 +223,6 @@ LAYOUTS: dict[str, Callable[[list[Path], LayoutOptions], Collection]] = {
     "pairs": pairs,
 }
 
-_BY_ROLE = ("two-folders", "Outdoor-Rain", "pairs")
 _DOCUMENTS = (".txt", ".md", ".csv", ".json", ".pdf", ".html")
 
 
@@ -261,7 +231,7 @@ def collect(layout: str, sources: list[str], options: LayoutOptions | None = Non
 
     Args:
         layout: A key of `LAYOUTS`.
-        sources: The dataset's folders; none for `two-folders` and `pairs`, whose folders are in `options`.
+        sources: The dataset's folders; none if they are in `options`, as those of `two-folders` and `pairs`.
         options: The user's options for the layout.
 
     Raises:
@@ -270,18 +240,19 @@ def collect(layout: str, sources: list[str], options: LayoutOptions | None = Non
     options = options or LayoutOptions()
     if layout not in LAYOUTS:
         raise InputError(f"layout: got {layout!r}, expected one of {', '.join(LAYOUTS)}")
-    roots = [existing_folder(source) for source in sources]
-    by_role = [existing_folder(path) for path in (options.rainy, options.clean) if path]
-    if by_role and layout not in _BY_ROLE:
+    by_role = [path for path in (options.rainy, options.clean) if path]
+    if layout in ("two-folders", "pairs") or (layout == "Outdoor-Rain" and by_role):
+        if sources or len(by_role) < 2:
+            raise InputError(f"layout {layout}: takes --rainy DIR and --clean DIR, and no other source; give both")
+    elif by_role or not sources:
         raise InputError(f"layout {layout}: takes the dataset's folder, not --rainy and --clean; give that alone")
-    if not roots and len(by_role) < 2:
-        raise InputError(f"layout {layout}: no folder given; give the dataset's folder, or --rainy and --clean")
+    roots = [scan.existing_folder(path) for path in (*sources, *by_role)]
     collection = LAYOUTS[layout](roots, options)
-    _list_unused(collection, roots + by_role)
+    _list_unused(collection, roots)
     if not collection.images:
-        wanted = (LAYOUTS[layout].__doc__ or "").splitlines()[0]
-        where = ", ".join(map(str, roots + by_role))
+        wanted = LAYOUTS[layout].__doc__
         left = f"; left out {len(collection.drops)}, such as {collection.drops[0].label}" if collection.drops else ""
+        where = ", ".join(map(str, roots))
         raise InputError(f"{where}: no images of layout {layout} ({wanted}){left}; correct the path or layout")
     return collection
 
@@ -294,20 +265,12 @@ def _list_unused(collection: Collection, roots: list[Path]) -> None:
     for path in dict.fromkeys(str(root / name) for root in roots for name in list_files(root)):
         if path in known:
             continue
-        if path.lower().endswith(IMAGE_SUFFIXES):
+        if path.lower().endswith(IMAGE_SUFFIXES + VIDEO_SUFFIXES):
             collection.drops.append(Drop(path, "where this layout does not look"))
-        elif path.lower().endswith(VIDEO_SUFFIXES):
-            collection.drops.append(Drop(path, "a video where this layout takes images"))
         elif not path.lower().endswith(_DOCUMENTS):
             others.append(path)
     if others:
         collection.notes.append(f"{len(others)} files are no images or videos by their endings: {examples(others)}")
-
-
-def _role_folders(sources: list[Path], options: LayoutOptions) -> tuple[Path, Path]:
-    if sources or not options.rainy or not options.clean:
-        raise InputError("this layout takes --rainy DIR and --clean DIR, and no other source; give both")
-    return existing_folder(options.rainy), existing_folder(options.clean)
 
 
 def _all_images(sources: list[Path]) -> list[tuple[Path, SourceImage]]:
@@ -319,7 +282,7 @@ def _label_unpaired(
 ) -> list[LabelledImage]:
     def scene(source: SourceImage) -> str:
         # A sub-folder is a scene; an image beside others is one of its own.
-        return str(PurePosixPath(source.name).parent) if "/" in below_role(source) else stem(source.name)
+        return str(PurePosixPath(source.name).parent) if "/" in scan.below_role(source) else stem(source.name)
 
     images = [LabelledImage(source, "rainy", scene(source), split) for source in rainy]
     return images + [LabelledImage(source, "clean", scene(source), split) for source in clean]
@@ -337,7 +300,7 @@ def _sibling_folders(
         groups: dict[str, tuple[list[SourceImage], list[SourceImage]]] = {}
         full: dict[SourceImage, SourceImage] = {}
         images = find(root, name_prefix(root, sources))
-        for source, place in role_folders(images, rainy_names, clean_names).items():
+        for source, place in scan.role_folders(images, rainy_names, clean_names).items():
             if place is None:
                 reason = f"in no folder {' or '.join(rainy_names)} beside a folder {' or '.join(clean_names)}"
                 collection.drops.append(Drop(source.label, reason))
@@ -347,7 +310,7 @@ def _sibling_folders(
             short = SourceImage(source.path, "/".join(parts[place + 1 :]))
             full[short] = source
             groups.setdefault("/".join(parts[:place]), ([], []))[parts[place].lower() in clean_names].append(short)
-        for base in sorted(groups, key=natural_key):
+        for base in sorted(groups, key=scan.natural_key):
             try:
                 paired, drops = pair(*groups[base])
             except InputError as error:

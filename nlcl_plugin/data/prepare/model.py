@@ -21,17 +21,11 @@ FOLDERS = {
 
 @dataclass(frozen=True)
 class SourceImage:
-    """An image of a dataset: a file, half of one, or a frame of a video.
-
-    Attributes:
-        path: The file.
-        name: Its path below the dataset's folder, with forward slashes; output names are made from it.
-        part: Empty for the whole file, `left` or `right` for half of it, `frame=N` for a frame of a video.
-    """
+    """An image of a dataset: a file, half of one, or a frame of a video."""
 
     path: str
-    name: str
-    part: str = ""
+    name: str  # the path below the dataset's folder, with forward slashes; output names are made from it
+    part: str = ""  # empty for the whole file, `left` or `right` for half of it, `frame=N` for a frame of a video
 
     @property
     def label(self) -> str:
@@ -46,21 +40,13 @@ class SourceImage:
 
 @dataclass(frozen=True)
 class LabelledImage:
-    """An image with its role.
-
-    Attributes:
-        source: The image.
-        role: Rainy or clean.
-        scene: The scene; images of one scene never get into different splits.
-        split: The dataset's own split, if it has one.
-        twin: The clean image of the same view, for a rainy image of a pair; both have the same scene.
-    """
+    """An image with its role and scene; images of one scene never get into different splits."""
 
     source: SourceImage
     role: Role
     scene: str
-    split: Split | None = None
-    twin: SourceImage | None = None
+    split: Split | None = None  # the dataset's own, if it has one
+    twin: SourceImage | None = None  # the clean image of a rainy one, if there is one; it has the same scene
 
 
 @dataclass(frozen=True)
@@ -92,25 +78,15 @@ class Collection:
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What is known of an image after it was read.
-
-    Attributes:
-        bytes: The size of the output file.
-        sha256: The hash of the output file.
-        width: In pixels, after the rotation that EXIF asks for.
-        height: In pixels.
-        dhash: The perceptual hash; None for an image without structure, which resembles every other such image.
-        brightness: The mean of all pixels and channels in [0, 1].
-        modified: The source file's modification time in ns before it was read; shows later changes.
-    """
+    """What is known of an image after it was read; size and hash are those of the output file."""
 
     bytes: int
     sha256: str
-    width: int
+    width: int  # pixels, after the rotation that EXIF asks for
     height: int
-    dhash: int | None
-    brightness: float
-    modified: int
+    dhash: int | None  # the perceptual hash; None for an image without structure, which resembles every other such
+    brightness: float  # the mean of all pixels and channels in [0, 1]
+    modified: int  # the source file's modification time in ns before it was read; shows later changes
 
     @property
     def size(self) -> tuple[int, int]:
@@ -120,27 +96,15 @@ class ImageFacts:
 
 @dataclass(frozen=True)
 class SplitOptions:
-    """How images are divided and filtered.
+    """How images are divided and filtered. Bits are those of the perceptual hash, which has 128."""
 
-    Attributes:
-        val_fraction: The fraction of scenes for validation. None: the dataset's own split, or else 0.1 of paired
-            images and nothing of unpaired ones.
-        val_split: Which of the dataset's own splits is for validation. None: `val`, or `test` if there is none.
-        seed: The seed of all draws.
-        keep_twins: Use both images of a training pair.
-        near_duplicates: Drop images whose perceptual hash differs in at most this many of its 128 bits from that of
-            an image that is kept. None: 6 among the frames of a video, and all still images are kept.
-        leakage_bits: Images of different splits whose hashes differ in at most this many bits count as the same.
-        allow_leakage: Only warn of images that are in both splits.
-    """
-
-    val_fraction: float | None = None
-    val_split: Split | None = None
+    val_fraction: float | None = None  # of scenes. None: the dataset's own split, or else 0.1 of paired scenes
+    val_split: Split | None = None  # the dataset's own split for validation. None: `val`, or `test` if there is none
     seed: int = 0
-    keep_twins: bool = False
-    near_duplicates: int | None = None
-    leakage_bits: int = 4
-    allow_leakage: bool = False
+    keep_twins: bool = False  # use both images of a training pair
+    near_duplicates: int | None = None  # drop images within so many bits of a kept one. None: 6, for video frames only
+    leakage_bits: int = 4  # images of different splits within so many bits count as the same
+    allow_leakage: bool = False  # only warn of images that are in both splits
 
 
 @dataclass(frozen=True)
@@ -169,21 +133,13 @@ class OutputFile:
 
 @dataclass
 class Plan:
-    """The files to make, and what is left out.
-
-    Attributes:
-        files: The files, sorted by path.
-        drops: What is left out.
-        unreadable: What could not be read.
-        notes: What else the user should know, one line each.
-        twins: Unpaired training images that show one scene with and without rain; also in the notes.
-    """
+    """The files to make, sorted by path, what is left out, and what else the user should know."""
 
     files: list[OutputFile]
     drops: list[Drop]
     unreadable: list[Drop]
     notes: list[str]
-    twins: list[tuple[OutputFile, OutputFile]] = field(default_factory=list)
+    twins: list[tuple[OutputFile, OutputFile]] = field(default_factory=list)  # unpaired, but of one scene
 
     def manifest(self) -> str:
         """The manifest: one JSON line per file."""

@@ -16,27 +16,21 @@ _ENDINGS = {".jpeg": ".jpg", ".tif": ".tiff"}
 
 
 def output_names(sources: list[SourceImage]) -> dict[SourceImage, str]:
-    """Name the files of one folder.
+    """Name the files of one folder: no two alike, whatever the case, the Unicode form of letters, and the ending.
 
     A file keeps its name; where two would be the same, all folders of their paths are put in front. Endings become
-    lower-case. Characters that some systems cannot store become %XX.
-
-    Args:
-        sources: The images; the result depends neither on their order nor on where the dataset lies.
-
-    Returns:
-        A name per image; no two are alike, whatever the case, the Unicode form of letters, and the ending.
+    lower-case. Characters that some systems cannot store become %XX. The result depends neither on the order of the
+    images nor on where the dataset lies.
     """
-    sources = sorted(set(sources), key=lambda source: (source.name, source.part, source.path))
     short = {source: _safe(PurePosixPath(source.name).name, source) for source in sources}
     counts = Counter(_key(name) for name in short.values())
-    names = {source: name for source, name in short.items() if counts[_key(name)] == 1}
-    taken = {_key(name) for name in names.values()}
-    for source in sources:
-        if source in names:
-            continue
-        stem, ending = os.path.splitext(_safe("__".join(PurePosixPath(source.name).parts), source))
-        name, attempt = stem + ending, 0
+    names: dict[SourceImage, str] = {}
+    taken: set[str] = set()
+    for source in sorted(short, key=lambda one: (counts[_key(short[one])] > 1, one.name, one.part, one.path)):
+        name, attempt = short[source], 0
+        if counts[_key(name)] > 1:
+            name = _safe("__".join(PurePosixPath(source.name).parts), source)
+        stem, ending = os.path.splitext(name)
         while _key(name) in taken:  # one.png beside one.jpg, A beside a
             mark = hashlib.sha256(repr((source.name, source.part, attempt)).encode()).hexdigest()[:12]
             name, attempt = f"{stem}-{mark}{ending}", attempt + 1

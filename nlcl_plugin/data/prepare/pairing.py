@@ -11,8 +11,6 @@ from nlcl_plugin.data.prepare.model import Drop, LabelledImage, SourceImage, Spl
 from nlcl_plugin.data.prepare.scan import stem
 from nlcl_plugin.errors import InputError
 
-NO_CLEAN = "rainy image without a clean partner"
-NO_RAINY = "clean image without a rainy partner"
 UNLISTED = "in no whole pair of the list"
 
 Images = list[SourceImage]
@@ -25,25 +23,13 @@ def label_pairs(
     scene: Callable[[SourceImage], str] = lambda clean: stem(clean.name),
     split: Split | None = None,
 ) -> list[LabelledImage]:
-    """Label the images of pairs; each clean image counts once, however many rainy ones it belongs to.
-
-    Args:
-        pairs: Rainy and clean images.
-        scene: Returns the scene of a clean image.
-        split: The dataset's own split.
-    """
+    """Label the images of pairs; `scene` returns the scene of a clean image, which may belong to many rainy ones."""
     clean = [LabelledImage(one, "clean", scene(one), split) for one in dict.fromkeys(pair[1] for pair in pairs)]
     return [LabelledImage(rainy, "rainy", scene(twin), split, twin) for rainy, twin in pairs] + clean
 
 
 def pair_by_key(rainy: Images, clean: Images, rainy_key: Key, clean_key: Key) -> Paired:
-    """Pair images that have the same key; many rainy images may share a clean one.
-
-    Args:
-        rainy: The rainy images.
-        clean: The clean images.
-        rainy_key: Returns the key of a rainy image, or None if its name has none.
-        clean_key: The same for clean images.
+    """Pair images that have the same key, or none if it is None; many rainy images may share a clean one.
 
     Raises:
         InputError: If two clean images have the same key.
@@ -56,15 +42,11 @@ def pair_by_key(rainy: Images, clean: Images, rainy_key: Key, clean_key: Key) ->
                 f"{source.path}: pairs with the same rainy images as {by_key[key].path}; "
                 "expected one clean image for each, remove one or choose another --pair-by"
             )
-    partners = {source: by_key.get(key) for source in rainy if (key := rainy_key(source)) is not None}
-    pairs = [(source, twin) for source, twin in partners.items() if twin]
-    return pairs, _without_partner(pairs, rainy, clean)
-
-
-def _without_partner(pairs: list[tuple[SourceImage, SourceImage]], rainy: Images, clean: Images) -> list[Drop]:
+    pairs = [(source, by_key[key]) for source in rainy if (key := rainy_key(source)) in by_key]
     used = {source for pair in pairs for source in pair}
-    lonely = [Drop(source.label, NO_CLEAN) for source in rainy if source not in used]
-    return lonely + [Drop(source.label, NO_RAINY) for source in clean if source not in used]
+    drops = [Drop(source.label, "rainy image without a clean partner") for source in rainy if source not in used]
+    drops += [Drop(source.label, "clean image without a rainy partner") for source in clean if source not in used]
+    return pairs, drops
 
 
 def by_stem(rainy: Images, clean: Images) -> Paired:
@@ -73,11 +55,7 @@ def by_stem(rainy: Images, clean: Images) -> Paired:
 
 
 def by_affix(rainy: Images, clean: Images, rainy_name: str, clean_name: str) -> Paired:
-    """Pair by what replaces `{}` in file names without ending, such as `{}_rain` and `{}_clean`.
-
-    Raises:
-        InputError: If a form does not contain one `{}`.
-    """
+    """Pair by what replaces `{}` in file names without ending, such as `{}_rain` and `{}_clean`."""
     for form in (rainy_name, clean_name):
         if form.count("{}") != 1:
             raise InputError(f"{form!r}: expected a name with one {{}}, such as {{}}_rain; correct it")
@@ -86,27 +64,19 @@ def by_affix(rainy: Images, clean: Images, rainy_name: str, clean_name: str) -> 
 
 
 def by_regex(rainy: Images, clean: Images, rainy_regex: str, clean_regex: str) -> Paired:
-    """Pair by the groups that a regular expression finds in paths without ending.
-
-    Raises:
-        InputError: If an expression is invalid or has no group.
-    """
+    """Pair by the groups that a regular expression finds in paths without ending."""
 
     def key(expression: str) -> Key:
         pattern = compiled(expression)
         if not pattern.groups:
-            raise InputError(f"{expression[:200]!r}: has no group; put the part that pairs share into brackets")
+            raise InputError(f"--rainy-regex {expression[:200]!r}: has no group; put what pairs share into brackets")
         return lambda source: found.groups() if (found := pattern.search(stem(source.name))) else None
 
     return pair_by_key(rainy, clean, key(rainy_regex), key(clean_regex))
 
 
 def compiled(expression: str) -> re.Pattern[str]:
-    """Compile a user's regular expression.
-
-    Raises:
-        InputError: If it is invalid.
-    """
+    """Compile a user's regular expression; an invalid one is an `InputError`."""
     try:
         return re.compile(expression)
     except (re.error, OverflowError, RecursionError) as error:  # the last two for huge counts and many brackets
@@ -133,11 +103,7 @@ def by_leading_id(rainy: Images, clean: Images) -> Paired:
 
 
 def by_order(rainy: Images, clean: Images) -> Paired:
-    """Pair the first with the first, and so on.
-
-    Raises:
-        InputError: If the counts differ, since nothing then says which images are missing.
-    """
+    """Pair the first with the first, and so on; other counts are refused, as they don't say which image is missing."""
     if len(rainy) != len(clean):
         raise InputError(
             f"{len(rainy)} rainy and {len(clean)} clean images cannot be paired by order; expected equal counts, "
@@ -154,20 +120,10 @@ def by_list(rainy: Images, clean: Images, list_file: Path) -> Paired:
 
 
 def match_list(list_file: Path, rainy: dict[str, SourceImage], clean: dict[str, SourceImage]) -> Paired:
-    """Find the images of a list of pairs; a line that is repeated counts once.
+    """Find the images of a list of pairs, and the lines of which an image is missing.
 
-    Args:
-        list_file: A text file with `rainy_path clean_path` on each line. Paths may contain blanks if they end as images
-            do. Leading slashes and `./` are removed.
-        rainy: The rainy images by their names in the list.
-        clean: The clean images by theirs.
-
-    Returns:
-        The pairs, and the lines of which an image is missing.
-
-    Raises:
-        InputError: If the list cannot be read or contains no pair, or a line is not of that form or gives a rainy image
-            a second clean one.
+    The list has `rainy_path clean_path` on each line. Paths may contain blanks if they end as images do. Leading
+    slashes and `./` are removed. A line that is repeated counts once.
     """
     try:
         lines = list_file.read_text(encoding="utf-8-sig").split("\n")

@@ -35,13 +35,7 @@ def make_plan(
     unreadable: Iterable[Drop] = (),
     options: SplitOptions | None = None,
 ) -> Plan:
-    """Decide which image goes where. A pure function: equal input gives an equal plan.
-
-    Args:
-        collection: What a layout found, with frames in the place of videos.
-        facts: What was read of each image; an image without facts is left out.
-        unreadable: What could not be read.
-        options: How to divide and filter.
+    """Decide which image goes where, from what `inspect` returns; equal input gives an equal plan.
 
     Raises:
         InputError: If nothing remains, training would lack one role, or splits share images.
@@ -164,13 +158,6 @@ def _separate_twins(found: Collection, seed: int) -> None:
     # By scene, not by pair: --scene may say that unpaired images show the same.
     rainy, clean = ({image.scene for image in train if image.role == role} for role in ("rainy", "clean"))
     paired = _shuffled(rainy & clean, seed, "twins")
-    if not paired:
-        return
-    if len(paired) == 1 and len({image.role for image in train if image.scene not in paired}) < 2:
-        raise InputError(
-            f"training has a single scene ({paired[0]}), so every rainy image would meet its clean twin; "
-            "give more scenes or --keep-twins"
-        )
     half = len(paired) // 2
     for kept, dropped, scenes in (("clean", "rainy", set(paired[:half])), ("rainy", "clean", set(paired[half:]))):
         left = [image.source for image in train if image.scene in scenes and image.role == dropped]

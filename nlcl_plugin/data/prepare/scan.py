@@ -12,14 +12,11 @@ from nlcl_plugin.data.prepare.model import SourceImage, Split
 from nlcl_plugin.errors import InputError
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv")
+_SPLIT = re.compile(r"(?:(?<![a-z])|^rain)(train|val|test)(id|idation|ing|[ABLH]|_?set)?(?![a-z])", re.IGNORECASE)
 
 
 def existing_folder(path: str | os.PathLike[str]) -> Path:
-    """Check that a folder exists.
-
-    Raises:
-        InputError: If it does not.
-    """
+    """Check that a folder exists; else it is an `InputError`."""
     path = os.path.expanduser(path)
     if not os.path.isdir(path):
         kind = "a file" if os.path.exists(path) else "not there"
@@ -28,13 +25,7 @@ def existing_folder(path: str | os.PathLike[str]) -> Path:
 
 
 def find(root: Path, prefix: str = "", *, videos: bool = False) -> list[SourceImage]:
-    """List the images below a folder in natural order, and the videos if they are asked for.
-
-    Args:
-        root: The folder; see `list_files` for what is searched.
-        prefix: Put in front of the names.
-        videos: List videos too.
-    """
+    """List the images, or images and videos, below a folder in natural order; see `list_files`."""
     endings = IMAGE_SUFFIXES + VIDEO_SUFFIXES if videos else IMAGE_SUFFIXES
     names = (name for name in sorted(list_files(root), key=natural_key) if name.lower().endswith(endings))
     return [SourceImage(str(root / name), prefix + name) for name in names]
@@ -59,9 +50,7 @@ def name_prefix(root: Path, sources: list[Path]) -> str:
 def split_of(name: str) -> Split | None:
     """The split that the folders of a path name, such as `GT-RAIN_train/x.png` or `validation/x.png`."""
     for part in reversed(PurePosixPath(name).parts[:-1]):
-        if found := re.search(r"(?<![a-z])(train|val|test)(id|idation|ing|[AB]|_?set)?(?![a-z])", part, re.IGNORECASE):
-            return found[1].lower()  # type: ignore[return-value]
-        if found := re.match(r"Rain(Train|Test)[LH]", part):
+        if found := _SPLIT.search(part):
             return found[1].lower()  # type: ignore[return-value]
     return None
 
@@ -81,12 +70,9 @@ def below_role(source: SourceImage) -> str:
 def role_folders(
     images: list[SourceImage], rainy_names: tuple[str, ...], clean_names: tuple[str, ...]
 ) -> dict[SourceImage, int | None]:
-    """Find the folder that gives each image its role: the first that has a sibling of the other role.
+    """Find the folder that gives each image its role, as an index into its path: the first with a sibling of the other.
 
     So `data/gt/1.png` is clean beside `data/in/1.png`, though `data` is a name of rainy folders too.
-
-    Returns:
-        Per image the index of that folder in its path.
     """
     places: dict[SourceImage, list[tuple[int, str, bool]]] = {}
     sides: set[tuple[str, bool]] = set()

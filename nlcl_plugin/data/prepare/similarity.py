@@ -23,13 +23,9 @@ Matches = list[tuple[OutputFile, OutputFile]]
 
 
 def dhash(image: np.ndarray) -> int | None:
-    """Hash an image by whether its brightness rises from place to place, 8 × 8 times across and 8 × 8 times down.
+    """Hash an (H, W, 3) RGB image of uint8, uint16, or float32 in [0, 1] to 128 bits; None if it has no structure.
 
-    Args:
-        image: An (H, W, 3) RGB array of uint8, uint16, or float32 in [0, 1].
-
-    Returns:
-        128 bits, or None for an image without structure.
+    The bits are whether the brightness rises from place to place, 8 × 8 times across and 8 × 8 times down.
     """
     full = 1 if image.dtype == np.float32 else np.iinfo(image.dtype).max
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
@@ -42,16 +38,7 @@ def dhash(image: np.ndarray) -> int | None:
 
 
 def find_alike(ones: Sequence[OutputFile], others: Sequence[OutputFile], bits: int) -> Matches:
-    """Find images that are in another list too.
-
-    Args:
-        ones: Images.
-        others: The list.
-        bits: Perceptual hashes that differ in at most this many bits count as the same.
-
-    Returns:
-        Pairs of an image and the nearest one of the list, at most one per image.
-    """
+    """Match each image with the nearest other one, of the same content or with a hash within so many bits, if any."""
     by_content = {file.facts.sha256: file for file in reversed(others)}
     alike = {file.path: by_content[file.facts.sha256] for file in ones if file.facts.sha256 in by_content}
     hashed = [file for file in ones if file.facts.dhash is not None and file.path not in alike]
@@ -70,11 +57,7 @@ def find_leaks(files: Sequence[OutputFile], bits: int) -> Matches:
 
 
 def find_twins(files: Sequence[OutputFile]) -> Matches:
-    """Find rainy training images whose scene is among the clean ones too: by hash, or by name and hash.
-
-    Returns:
-        Pairs of a rainy and a clean image, at most one per rainy image.
-    """
+    """Match rainy training images with clean ones of the same scene: by hash, or by name and hash."""
     train = [file for file in files if file.split == "train"]
     rainy, clean = ([file for file in train if file.role == role] for role in ("rainy", "clean"))
     twins = {one.path: (one, other) for one, other in find_alike(rainy, clean, TWIN_BITS)}
