@@ -5,8 +5,8 @@ Usage: python tools/prepare_rain_dataset.py SOURCE... --layout NAME --output DIR
        python tools/prepare_rain_dataset.py --pair-by stem --rainy DIR --clean DIR --output DIR
 
 Files are hard links where possible: to change one changes the source; --copy makes copies. Run the same command again
-after an interruption; what was read is kept in .facts.jsonl in the output, so that only changed images are read again.
-(It holds paths of this machine and can be deleted; manifest.jsonl holds none.)
+after an interruption; what was read is recorded in .facts.jsonl in the output, so that only changed images are read
+again. (It contains paths of this machine and can be deleted; manifest.jsonl contains none.)
 Halves of images and frames of videos become PNG.
 
 Exit codes: 0 done, 2 bad usage or input, 3 done but unreadable images were skipped, 5 interrupted.

@@ -4,6 +4,40 @@ import numpy as np
 from prepare_helpers import rain, scene, write_image, write_pair
 
 
+def pairs(rainy, clean, *folders, drops=(0,), count=None):
+    """A builder of pairs with names of these forms, for (folder, seeds) each; `count` if not all are used."""
+
+    def build(root):
+        for folder, seeds in folders:
+            for seed in seeds:
+                for drop in drops:
+                    names = [form.format(s=seed, d=drop, f=folder) for form in (rainy, clean)]
+                    write_pair(*(root / name for name in names), seed, drop)
+        return [root], count or len(drops) * sum(len(seeds) for _, seeds in folders)
+
+    return build
+
+
+_SPLITS = (("train", range(6)), ("val", range(6, 8)))
+real_rain_1k = pairs("L/{f}/input/{s}.png", "L/{f}/target/{s}.png", *_SPLITS, ("test", range(8, 10)), count=8)
+rain200_new = pairs("rain/X2/norain-{s}x2.png", "norain/norain-{s}.png", ("", range(1, 12)))
+outdoor_rain = pairs("in/im_{s:04}_s80_a0{d}.png", "gt/im_{s:04}.png", ("", range(1, 12)), drops=(1, 2))
+_one_clean = pairs(
+    "GT-RAIN_{f}/Place_{s}/Place_{s}-Webcam-R-{d:03}.png",
+    "GT-RAIN_{f}/Place_{s}/Place_{s}-Webcam-C-000.png",
+    ("train", range(4)),
+    ("val", range(4, 6)),
+    drops=range(3),
+)
+_clean_each = pairs(
+    "{f}-R-{s:03}.png", "{f}-C-{s:03}.png", ("GT-RAIN_train/Gurutto_1-2/Gurutto_1-2-Webcam", range(20, 23))
+)
+
+
+def gt_rain(root):
+    return [root], _one_clean(root)[1] + _clean_each(root)[1]
+
+
 def spa(root):
     lines = []
     for video in range(6):
@@ -14,67 +48,6 @@ def spa(root):
             lines.append(f"/{rainy} /{clean}")
     (root / "real_world.txt").write_text("\n".join(lines))
     return [root], 12
-
-
-def real_rain_1k(root):
-    for split, seeds in (("train", range(6)), ("validation", range(6, 8)), ("test", range(8, 10))):
-        for seed in seeds:
-            base = root / "RealRain-1k-L" / split
-            write_pair(base / "input" / f"{seed}.png", base / "target" / f"{seed}.png", seed)
-    return [root], 8
-
-
-def gt_rain(root):
-    for split, seeds in (("train", range(4)), ("val", range(4, 6))):
-        for seed in seeds:
-            folder = root / f"GT-RAIN_{split}" / f"Place_{seed}"
-            for frame in range(3):
-                stem = f"Place_{seed}-Webcam"
-                write_pair(folder / f"{stem}-R-{frame:03}.png", folder / f"{stem}-C-000.png", seed, frame)
-    folder = root / "GT-RAIN_train" / "Gurutto_1-2"
-    for frame in range(3):
-        stem = "Gurutto_1-2-Webcam"
-        write_pair(folder / f"{stem}-R-{frame:03}.png", folder / f"{stem}-C-{frame:03}.png", 20 + frame)
-    return [root], 21
-
-
-def lhp_rain(root):
-    for split, seeds in (("train", range(6)), ("val", range(6, 8))):
-        for seed in seeds:
-            write_pair(root / split / "input" / f"r{seed}.png", root / split / "gt" / f"g{seed}.PNG", seed)
-    return [root], 8
-
-
-def rain100_old(root):
-    for seed in range(1, 7):
-        write_pair(root / f"rain-{seed:03}.png", root / f"norain-{seed:03}.png", seed)
-    return [root], 6
-
-
-def rain100_folders(root):
-    for seed in range(1, 7):
-        write_pair(root / "rainy" / f"rain-{seed:03}.png", root / "norain" / f"norain-{seed:03}.png", seed)
-    return [root], 6
-
-
-def rain200_new(root):
-    for seed in range(1, 12):
-        write_pair(root / "rain" / "X2" / f"norain-{seed}x2.png", root / "norain" / f"norain-{seed}.png", seed)
-    return [root], 11
-
-
-def rain1400(root):
-    for seed in range(1, 12):
-        for drop in (1, 14):
-            write_pair(root / "rainy_image" / f"{seed}_{drop}.JPG", root / "ground_truth" / f"{seed}.jpg", seed, drop)
-    return [root], 22
-
-
-def outdoor_rain(root):
-    for seed in range(1, 12):
-        for drop in (1, 2):
-            write_pair(root / "in" / f"im_{seed:04}_s80_a0{drop}.png", root / "gt" / f"im_{seed:04}.png", seed, drop)
-    return [root], 22
 
 
 def side_by_side(root):
@@ -108,11 +81,11 @@ PAIRED = {
     "SPA-Data": spa,
     "RealRain-1k": real_rain_1k,
     "GT-RAIN": gt_rain,
-    "LHP-Rain": lhp_rain,
-    "Rain100/200 old": rain100_old,
-    "Rain100/200 folders": rain100_folders,
+    "LHP-Rain": pairs("{f}/input/r{s}.png", "{f}/gt/g{s}.PNG", *_SPLITS),
+    "Rain100/200 old": pairs("rain-{s:03}.png", "norain-{s:03}.png", ("", range(1, 7))),
+    "Rain100/200 folders": pairs("rainy/rain-{s:03}.png", "norain/norain-{s:03}.png", ("", range(1, 7))),
     "Rain100/200 new": rain200_new,
-    "DDN/Rain1400": rain1400,
+    "DDN/Rain1400": pairs("rainy_image/{s}_{d}.JPG", "ground_truth/{s}.jpg", ("", range(1, 12)), drops=(1, 14)),
     "Outdoor-Rain": outdoor_rain,
     "side-by-side": side_by_side,
 }

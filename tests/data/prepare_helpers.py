@@ -63,7 +63,6 @@ def names(output, folder):
 
 
 def run_tool(arguments):
-    """For child processes: run the script and leave."""
     raise SystemExit(tool().main(arguments))
 
 
@@ -74,21 +73,11 @@ def start_tool(arguments):
     context.set_forkserver_preload(["prepare_helpers", "nlcl_plugin.data.prepare"])
     process = context.Process(target=run_tool, args=(arguments,))
     process.start()
-
-    def kill():
-        process.kill()
-        process.join()
-
-    return process.is_alive, kill
+    return process.is_alive, lambda: (process.kill(), process.join())
 
 
 def start_command(arguments, script="prepare_rain_dataset"):
     """The same for the command as a user gives it, which takes seconds to start."""
     command = [sys.executable, REPOSITORY / "tools" / f"{script}.py", *arguments]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-    def kill():
-        process.kill()
-        process.wait()
-
-    return lambda: process.poll() is None, kill
+    return lambda: process.poll() is None, lambda: (process.kill(), process.wait())

@@ -1,18 +1,15 @@
-"""A layout of pairs and an unpaired one all the way: prepared, made an LMDB, verified, read by BasicSR, trained from."""
+"""A layout of pairs and an unpaired one all the way: prepared, in verified LMDBs, read by BasicSR, trained from."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 from basicsr.data.paired_image_dataset import PairedImageDataset
 from layout_trees import PAIRED, UNPAIRED
 from lmdb_helpers import tool
+from training_helpers import tiny_options, write_options
 
 from nlcl_plugin.cli import main
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "training"))
-from training_helpers import tiny_options, write_options
 
 
 @pytest.mark.slow
@@ -34,7 +31,7 @@ def test_from_a_layout_to_a_training(layout, tmp_path, monkeypatch, capsys):
         roots = {"dataroot_lq": str(tmp_path / "val_rainy.lmdb"), "dataroot_gt": str(tmp_path / "val_clean.lmdb")}
         val = {"type": "PairedImageDataset", "name": "pairs", **roots, "io_backend": lmdb}
         options["datasets"]["val"] = val
-        sample = PairedImageDataset({**val, "phase": "val", "scale": 1})[0]
+        sample = PairedImageDataset({**val, "io_backend": dict(lmdb), "phase": "val", "scale": 1})[0]
         assert (sample["lq"] - sample["gt"]).abs().median() < 0.02  # one scene
     options["train"] |= {"total_iter": 2, "restorer_opt": {"start_iter": 1}}
     write_options(tmp_path, options)

@@ -97,7 +97,7 @@ def test_unpaired_layouts(layout, tmp_path):
         ("stem", "{}.png", "{}.jpg", []),
         ("affix", "{}_rain.png", "{}_clean.png", ["--rainy-name", "{}_rain", "--clean-name", "{}_clean"]),
         ("regex", "rain-{}-a.png", "{}gt.png", ["--rainy-regex", r"(\d+)"]),
-        ("order", "a{}.png", "b{}.png", []),
+        ("order", "a{}.png", "b{:03}.png", []),
         ("list", "a {}.png", "b{}.png", ["--list", "pairs.txt"]),
     ],
 )

@@ -114,24 +114,15 @@ def test_unreadable_images(tmp_path, capsys):
     (tmp_path / "c" / "2.png").write_bytes(b"")
     command = ["--pair-by", "stem", "--rainy", str(tmp_path / "r"), "--clean", str(tmp_path / "c"), "--keep-twins"]
     assert tool().main([*command, "--output", str(tmp_path / "strict"), "--strict"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {tmp_path / 'r' / '1.png'}: cannot be decoded")
+    assert len(error.splitlines()) == 1
     assert not (tmp_path / "strict" / "rainy").exists()
     assert tool().main([*command, "--output", str(tmp_path / "out")]) == 3
     text = capsys.readouterr().out
     assert "unreadable: 1 × cannot be decoded" in text
     assert "unreadable: 1 × empty" in text
     assert len(records(tmp_path / "out")) == 8
-
-
-def test_near_duplicates_are_dropped_on_demand(tmp_path):
-    for seed in range(3):
-        for drop in range(4):
-            write_image(tmp_path / "r" / f"{seed}_{drop}.png", rain(scene(seed, (160, 220)), drop))
-    write_image(tmp_path / "c" / "c.png", scene(9))
-    command = ["--layout", "two-folders", "--rainy", str(tmp_path / "r"), "--clean", str(tmp_path / "c")]
-    assert tool().main([*command, "--output", str(tmp_path / "all")]) == 0
-    assert len(names(tmp_path / "all", "rainy")) == 12
-    assert tool().main([*command, "--output", str(tmp_path / "few"), "--near-duplicates", "16"]) == 0
-    assert names(tmp_path / "few", "rainy") == ["0_0.png", "1_0.png", "2_0.png"]
 
 
 @pytest.mark.parametrize(("ending", "codec"), [(".avi", "MJPG"), (".MP4", "mp4v")])

@@ -213,6 +213,17 @@ def test_another_preparation_is_not_touched(command, tmp_path, capsys, finished)
     assert tree(tmp_path / "out") == before
 
 
+def test_a_link_in_the_place_of_an_output_folder_is_refused(command, tmp_path, capsys):
+    command.remove("--copy")
+    assert tool().main(command) == 0
+    shutil.rmtree(tmp_path / "out" / "rainy")
+    (tmp_path / "out" / "rainy").symlink_to(tmp_path / "s" / "in")
+    before = tree(tmp_path)
+    assert tool().main([*command, "--copy"]) == 2
+    assert "not of this preparation (rainy)" in capsys.readouterr().err
+    assert tree(tmp_path) == before
+
+
 def test_a_dry_run_changes_nothing(command, tmp_path, capsys):
     assert tool().main([*command, "--dry-run"]) == 0
     assert "rainy: 33 images of 11 scenes" in capsys.readouterr().out

@@ -11,8 +11,6 @@ from PIL import Image
 from prepare_helpers import names, rain, records, scene, tool, write_image, write_pair
 
 from nlcl_plugin.data import read_image
-from nlcl_plugin.data.files import natural_key
-from nlcl_plugin.data.prepare import LayoutOptions, collect
 from nlcl_plugin.data.prepare.frames import choose_frames, extract_frames
 from nlcl_plugin.data.prepare.model import SourceImage
 from nlcl_plugin.data.prepare.pairing import by_leading_id
@@ -109,16 +107,6 @@ def test_links_are_followed_and_a_link_to_nothing_is_missed(command, tmp_path, c
     assert os.path.samefile(found["rainy/one.png"], tmp_path / "elsewhere" / "0.png")
 
 
-def test_strict_ends_at_the_first_unreadable_image(command, tmp_path, capsys):
-    (tmp_path / "r" / "bad.png").write_bytes(b"none")
-    assert tool().main([*command, "--strict"]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith(f"error: {tmp_path / 'r' / 'bad.png'}: cannot be decoded")
-    assert len(error.splitlines()) == 1
-    (tmp_path / "r" / "bad.png").unlink()
-    assert tool().main([*command, "--strict"]) == 0
-
-
 def write_video(path, count, size=(56, 40)):
     path.parent.mkdir(exist_ok=True)
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, size)
@@ -153,18 +141,6 @@ def test_a_video_that_is_cut_short_is_unreadable(command, tmp_path, capsys):
     text = capsys.readouterr().out
     assert "of 30 frames" in text
     assert names(tmp_path / "out", "rainy") == ["rainy0.png", "rainy1.png"]
-
-
-def test_pairs_by_order_follow_the_numbers(tmp_path):
-    for seed in (1, 2, 10):
-        write_pair(tmp_path / "r" / f"{seed}.png", tmp_path / "c" / f"gt_{seed:03}.png", seed)
-    choices = LayoutOptions(rainy=str(tmp_path / "r"), clean=str(tmp_path / "c"), pair_by="order")
-    images = collect("pairs", [], choices).images
-    assert [(s.source.name, s.twin.name) for s in images if s.twin] == [
-        ("1.png", "gt_001.png"),
-        ("2.png", "gt_002.png"),
-        ("10.png", "gt_010.png"),
-    ]
 
 
 def test_many_rainy_images_find_the_longest_name_they_begin_with():

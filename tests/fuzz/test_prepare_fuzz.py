@@ -111,13 +111,6 @@ def test_mutated_lists_of_pairs(place, capsys, count):
     go()
 
 
-@pytest.mark.parametrize("expression", ["(", "a{99999999999999999999}", "(" * 5000, "", "()", "(\\d)", "(?<=a*)b"])
-def test_any_regular_expression(place, capsys, expression):
-    for options in (["--pair-by", "regex", "--rainy-regex", expression], ["--pair-by", "stem", "--scene", expression]):
-        shutil.rmtree(place / "out", ignore_errors=True)
-        check(place, capsys, *options)
-
-
 def test_unreadable_files_are_listed_and_all_others_prepared(tmp_path, capsys):
     write_pairs(tmp_path)
     write_pairs(tmp_path, [*map(os.fsdecode, STRANGE), *UNREADABLE])

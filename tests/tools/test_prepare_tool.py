@@ -5,6 +5,8 @@ import pytest
 from nlcl_plugin.data.prepare.execute import writing_to
 from nlcl_plugin.errors import InputError
 
+BY_REGEX = ["--pair-by", "regex", "--rainy", "PAIR", "--clean", "PAIR", "--rainy-regex"]
+
 
 @pytest.fixture
 def main():
@@ -36,6 +38,11 @@ def main():
         (["SOURCE", "--layout", "GT-RAIN", "--list", "x.txt"], "--list: is for pairs and SPA-Data only"),
         (["SOURCE", "--layout", "SPA-Data", "--list", "FILE"], "contains no pair"),
         (["SOURCE", "--layout", "SPA-Data", "--list", "LIST"], "LIST, line 2: got 'a b c'"),
+        ([*BY_REGEX, "("], "'(': is no regular expression"),
+        ([*BY_REGEX, "a{99999999999999999999}"], "is no regular expression"),
+        ([*BY_REGEX, "(" * 5000], "is no regular expression"),
+        ([*BY_REGEX, "a"], "'a': has no group"),
+        (["PAIR", "--layout", "GT-RAIN", "--scene", "x"], "--scene: 'x' finds nothing"),
         (["SOURCE", "--layout", "LHP-Rain", "--paired-val"], "--paired-val: is for trainA/trainB only"),
         (["SOURCE", "--layout", "Outdoor-Rain", "--rainy-name", "{}_r"], "--rainy-name: is for pairs only"),
     ],

@@ -71,7 +71,7 @@ def writing_to(output: Path) -> Iterator[None]:
         InputError: If it cannot be made or written, or another run is writing to it.
     """
     try:
-        with locked(output):
+        with locked(output, inside=True):
             for folder in (output, *(output / name for name in FOLDERS.values())):
                 remove_leftovers(folder)
             yield
