@@ -146,6 +146,31 @@ def test_facts_of_another_version_or_damaged_ones_do_not_count(command, tmp_path
         assert (tmp_path / "out" / FACTS).read_text() == text
 
 
+@pytest.mark.parametrize("count", [15, pytest.param(600, marks=pytest.mark.slow)])
+def test_damaged_files_of_the_output_are_mended_or_refused_and_nothing_else_changes(command, tmp_path, capsys, count):
+    output, rng, outcomes = tmp_path / "out", random.Random(0), set()
+    assert tool().main(command) == 0
+    output.rename(tmp_path / "whole")
+    whole, source = tree(tmp_path / "whole"), tree(tmp_path / "s")
+    for _ in range(count):
+        shutil.rmtree(output, ignore_errors=True)
+        shutil.copytree(tmp_path / "whole", output)
+        path = rng.choice([output / "manifest.jsonl", output / FACTS, *sorted(output.glob("*/*"))[:4]])
+        data = path.read_bytes()
+        at = rng.randrange(len(data))
+        path.write_bytes(
+            rng.choice([data[:at], data[:at] + data[at + 9 :], data[:at] + rng.randbytes(4) + data[at:], b""])
+        )
+        if rng.random() < 0.3:
+            (output / "manifest.jsonl").rename(output / JOURNAL)
+        outcomes.add(code := tool().main(command))
+        error = capsys.readouterr().err
+        assert (code, error) == (0, "") or (code == 2 and error.startswith("error: ") and error[:-1].isprintable())
+        assert code == 2 or path.name == FACTS or tree(output) == whole
+        assert tree(tmp_path / "s") == source
+    assert outcomes == {0, 2}
+
+
 def test_failures_and_frames_of_other_windows_are_read_again(tmp_path, decoded):
     write_image(tmp_path / "c" / "c.png", scene(20))
     (tmp_path / "r").mkdir()

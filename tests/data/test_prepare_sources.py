@@ -1,6 +1,7 @@
 """Files as they are found in the wild: formats, names, links, other file systems, videos."""
 
 import errno
+import hashlib
 import os
 import shutil
 
@@ -91,20 +92,50 @@ def test_a_link_that_fails_becomes_a_copy(command, tmp_path, capsys, monkeypatch
     assert "4 there already" in capsys.readouterr().out
 
 
-def test_links_are_followed_and_a_link_to_nothing_is_missed(command, tmp_path, capsys):
+def test_links_are_followed(command, tmp_path):
     for seed in range(2):
         write_image(tmp_path / "elsewhere" / f"{seed}.png", scene(seed))
     (tmp_path / "r" / "one.png").symlink_to(tmp_path / "elsewhere" / "0.png")
     (tmp_path / "r" / "folder").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "r" / "lost.png").symlink_to(tmp_path / "nowhere.png")
-    assert tool().main(command) == 3
-    assert f"No such file or directory); expected an image file: {tmp_path / 'r' / 'lost.png'}" in (
-        capsys.readouterr().out
-    )
+    assert tool().main(command) == 0
     found = {line["path"]: tmp_path / "out" / line["path"] for line in records(tmp_path / "out")}
     assert {"rainy/one.png", "rainy/0.png", "rainy/1.png"} <= set(found)
     assert not any(path.is_symlink() for path in found.values())
     assert os.path.samefile(found["rainy/one.png"], tmp_path / "elsewhere" / "0.png")
+
+
+def test_unreadable_files_are_listed_and_all_others_prepared(tmp_path, capsys):
+    strange = [
+        os.fsdecode(name) for name in (b"two\nlines", b"\x1b[31mred", b"\xff\xfe", b"-rf", b"\xe2\x80\xae", b"=..%")
+    ]
+    unreadable = ("empty", "cut", "loop", "nowhere", "huge")
+    rainy = tmp_path / "r"
+    for seed, name in enumerate([*strange, *unreadable]):
+        write_pair(rainy / f"{name}.png", tmp_path / "c" / f"{name}.png", seed)
+    data = (rainy / "cut.png").read_bytes()
+    for name in unreadable:
+        (rainy / f"{name}.png").unlink()
+    (rainy / "empty.png").touch()
+    (rainy / "cut.png").write_bytes(data[:60])
+    (rainy / "loop.png").symlink_to("loop.png")
+    (rainy / "nowhere.png").symlink_to("/nowhere/at/all.png")
+    with open(rainy / "huge.png", "wb") as file:
+        file.truncate(1 << 40)
+    os.mkfifo(rainy / "pipe.png")
+    (rainy / "device.png").symlink_to("/dev/zero")
+    (rainy / "self").symlink_to(".")
+    command = ["--pair-by", "stem", "--rainy", str(rainy), "--clean", str(tmp_path / "c"), "--keep-twins"]
+    assert tool().main([*command, "--output", str(tmp_path / "out")]) == 3
+    out, err = capsys.readouterr()
+    assert (err, all(line.isprintable() for line in out.splitlines())) == ("", True)
+    listed = "\n".join(line for line in out.splitlines() if line.startswith("unreadable: "))
+    assert all(f"{name}.png" in listed for name in unreadable)
+    lines = records(tmp_path / "out")
+    assert {line["source"] for line in lines} == {f"{name}.png" for name in strange}
+    for line in lines:
+        path = tmp_path / "out" / line["path"]
+        assert path.name.isprintable()
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == line["sha256"]
 
 
 def write_video(path, count, size=(56, 40)):
@@ -133,13 +164,15 @@ def test_chosen_frames_against_a_slow_reference(tmp_path, every):
         assert again[source.part] == data
 
 
-def test_a_video_that_is_cut_short_is_unreadable(command, tmp_path, capsys):
+def test_videos_that_are_cut_short_or_none_are_unreadable(command, tmp_path, capsys):
     write_video(tmp_path / "r" / "walk.avi", 30)
     data = (tmp_path / "r" / "walk.avi").read_bytes()
     (tmp_path / "r" / "walk.avi").write_bytes(data[: len(data) // 2])
+    (tmp_path / "r" / "\udcff\n.mp4").touch()
+    (tmp_path / "r" / "playlist.mp4").write_text("#EXTM3U\n#EXTINF:9,\nfile:///etc/passwd\n")
     assert tool().main(command) == 3
-    text = capsys.readouterr().out
-    assert "of 30 frames" in text
+    out, err = capsys.readouterr()
+    assert (err, "of 30 frames" in out, r"\udcff\n.mp4" in out, "playlist.mp4" in out) == ("", True, True, True)
     assert names(tmp_path / "out", "rainy") == ["rainy0.png", "rainy1.png"]
 
 

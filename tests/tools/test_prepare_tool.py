@@ -37,6 +37,7 @@ def main():
         (["SOURCE", "--layout", "GT-RAIN", "--rainy", "SOURCE", "--clean", "SOURCE"], "not --rainy and --clean"),
         (["SOURCE", "--layout", "GT-RAIN", "--list", "x.txt"], "--list: is for pairs and SPA-Data only"),
         (["SOURCE", "--layout", "SPA-Data", "--list", "FILE"], "contains no pair"),
+        (["SOURCE", "--layout", "SPA-Data", "--list", "BINARY"], "BINARY: cannot be read"),
         (["SOURCE", "--layout", "SPA-Data", "--list", "LIST"], "LIST, line 2: got 'a b c'"),
         ([*BY_REGEX, "("], "'(': is no regular expression"),
         ([*BY_REGEX, "a{99999999999999999999}"], "is no regular expression"),
@@ -55,6 +56,7 @@ def test_bad_usage(main, tmp_path, monkeypatch, capsys, arguments, words):
     (tmp_path / "PAIR").mkdir()
     for name in ("R", "C"):
         (tmp_path / "PAIR" / f"a-{name}-000.png").touch()
+    (tmp_path / "BINARY").write_bytes(b"a\xff b\0")
     (tmp_path / "LIST").write_text("a b\na b c\n")
     assert main(["--output", "out", *arguments]) == 2
     error = capsys.readouterr().err
