@@ -53,6 +53,7 @@ setup(
             "hypothesis",
             "ruff",
             "mypy",
+            "import-linter",
             "types-PyYAML",
             "types-psutil",
             "types-tqdm",

@@ -19,11 +19,11 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-from nlcl_plugin.data.prepare import LAYOUTS, LayoutOptions, SplitOptions, collect, execute, inspect, make_plan
-from nlcl_plugin.data.prepare.execute import FACTS, SUMMARY, check_output_folder, saved_plan, writing_to
-from nlcl_plugin.data.prepare.model import Collection
-from nlcl_plugin.data.prepare.pairing import compiled
 from nlcl_plugin.errors import InputError, escape, exit_code_of
+from nlcl_plugin.prepare import LAYOUTS, LayoutOptions, SplitOptions, collect, execute, inspect, make_plan
+from nlcl_plugin.prepare.execute import FACTS, SUMMARY, check_output_folder, saved_plan, writing_to
+from nlcl_plugin.prepare.model import Collection
+from nlcl_plugin.prepare.pairing import compiled
 
 _ONLY_FOR = {
     "rainy_name": ["pairs"],

@@ -27,7 +27,7 @@ CUT = ["--crop", "24", "--step", "20"]
 def start(arguments):
     # A fork of this process would take over OpenCV's locks in whatever state they are in.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["nlcl_plugin.data.lmdb.create", "nlcl_plugin.data.prepare"])
+    context.set_forkserver_preload(["nlcl_plugin.data.lmdb.create", "nlcl_plugin.prepare"])
     process = context.Process(target=create_in_small_batches, args=(arguments,))
     process.start()
     return process

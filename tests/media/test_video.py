@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 import pytest
 
-from nlcl_plugin.data.prepare.frames import choose
-from nlcl_plugin.data.prepare.model import Source
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.media.video import open_video
 from nlcl_plugin.media.video_writing import encoder_like, write_video
+from nlcl_plugin.prepare.frames import choose
+from nlcl_plugin.prepare.model import Source
 
 av = pytest.importorskip("av")
 

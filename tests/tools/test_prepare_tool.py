@@ -2,8 +2,8 @@
 
 import pytest
 
-from nlcl_plugin.data.prepare.execute import writing_to
 from nlcl_plugin.errors import InputError
+from nlcl_plugin.prepare.execute import writing_to
 
 BY_REGEX = ["--pair-by", "regex", "--rainy", "PAIR", "--clean", "PAIR", "--rainy-regex"]
 

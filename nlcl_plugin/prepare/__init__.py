@@ -3,10 +3,10 @@
 `collect` lists the images, `inspect` reads them, `make_plan` decides where each goes, `execute` makes the files.
 """
 
-from nlcl_plugin.data.prepare.execute import execute
-from nlcl_plugin.data.prepare.inspection import inspect
-from nlcl_plugin.data.prepare.layouts import LAYOUTS, LayoutOptions, collect
-from nlcl_plugin.data.prepare.model import SplitOptions
-from nlcl_plugin.data.prepare.plan import make_plan
+from nlcl_plugin.prepare.execute import execute
+from nlcl_plugin.prepare.inspection import inspect
+from nlcl_plugin.prepare.layouts import LAYOUTS, LayoutOptions, collect
+from nlcl_plugin.prepare.model import SplitOptions
+from nlcl_plugin.prepare.plan import make_plan
 
 __all__ = ["LAYOUTS", "LayoutOptions", "SplitOptions", "collect", "execute", "inspect", "make_plan"]

@@ -9,11 +9,11 @@ import pytest
 from prepare_helpers import names, rain, records, scene, tool, write_image, write_pair
 
 from nlcl_plugin.data.image_io import to_float
-from nlcl_plugin.data.prepare import SplitOptions, make_plan, similarity
-from nlcl_plugin.data.prepare.model import Collection, ImageFacts, LabelledImage, OutputFile, SourceImage
-from nlcl_plugin.data.prepare.names import output_names
-from nlcl_plugin.data.prepare.similarity import BITS, dhash, find_alike, find_near_duplicates
 from nlcl_plugin.errors import InputError
+from nlcl_plugin.prepare import SplitOptions, make_plan, similarity
+from nlcl_plugin.prepare.model import Collection, ImageFacts, LabelledImage, OutputFile, SourceImage
+from nlcl_plugin.prepare.names import output_names
+from nlcl_plugin.prepare.similarity import BITS, dhash, find_alike, find_near_duplicates
 
 
 def made_up(scenes=20, per_scene=3):

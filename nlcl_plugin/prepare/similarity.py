@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 import cv2
 import numpy as np
 
-from nlcl_plugin.data.prepare.model import ImageFacts, LabelledImage, OutputFile, SourceImage
-from nlcl_plugin.data.prepare.scan import below_role
+from nlcl_plugin.prepare.model import ImageFacts, LabelledImage, OutputFile, SourceImage
+from nlcl_plugin.prepare.scan import below_role
 
 BITS = 128
 # Measured: a rainy image and its clean one differ in 1 to 11 bits in real rain and in 8 to 33 in the heavy rain of

@@ -70,7 +70,7 @@ def start_tool(arguments):
     """Run the script in a process of its own; returns functions that tell whether it is alive, and kill it."""
     # A fork of this process would take over OpenCV's locks in whatever state they are in.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["prepare_helpers", "nlcl_plugin.data.prepare"])
+    context.set_forkserver_preload(["prepare_helpers", "nlcl_plugin.prepare"])
     process = context.Process(target=run_tool, args=(arguments,))
     process.start()
     return process.is_alive, lambda: (process.kill(), process.join())

@@ -7,9 +7,9 @@ from collections.abc import Callable, Hashable
 from pathlib import Path
 
 from nlcl_plugin.data.image_io import IMAGE_SUFFIXES
-from nlcl_plugin.data.prepare.model import Drop, LabelledImage, SourceImage, Split
-from nlcl_plugin.data.prepare.scan import stem
 from nlcl_plugin.errors import InputError
+from nlcl_plugin.prepare.model import Drop, LabelledImage, SourceImage, Split
+from nlcl_plugin.prepare.scan import stem
 
 UNLISTED = "in no whole pair of the list"
 

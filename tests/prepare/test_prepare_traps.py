@@ -5,7 +5,7 @@ import pytest
 from layout_trees import PAIRED, UNPAIRED, gt_rain, outdoor_rain, rain200_new, real_rain_1k
 from prepare_helpers import names, rain, records, scene, tool, write_image, write_pair
 
-from nlcl_plugin.data.prepare import LayoutOptions, collect
+from nlcl_plugin.prepare import LayoutOptions, collect
 
 
 def run(layout, source, output, *options):

@@ -9,8 +9,8 @@ import cv2
 import pytest
 from prepare_helpers import records, scene, start_command, start_tool, tool, tree, write_image, write_pair
 
-from nlcl_plugin.data.prepare import LayoutOptions, collect, inspect, inspection
-from nlcl_plugin.data.prepare.execute import FACTS, JOURNAL, writing_to
+from nlcl_plugin.prepare import LayoutOptions, collect, inspect, inspection
+from nlcl_plugin.prepare.execute import FACTS, JOURNAL, writing_to
 
 IMAGES = 48
 

@@ -12,10 +12,10 @@ from PIL import Image
 from prepare_helpers import names, rain, records, scene, tool, write_image, write_pair
 
 from nlcl_plugin.data import read_image
-from nlcl_plugin.data.prepare.frames import choose_frames, extract_frames
-from nlcl_plugin.data.prepare.model import SourceImage
-from nlcl_plugin.data.prepare.pairing import by_leading_id
-from nlcl_plugin.data.prepare.scan import split_of
+from nlcl_plugin.prepare.frames import choose_frames, extract_frames
+from nlcl_plugin.prepare.model import SourceImage
+from nlcl_plugin.prepare.pairing import by_leading_id
+from nlcl_plugin.prepare.scan import split_of
 
 
 @pytest.fixture

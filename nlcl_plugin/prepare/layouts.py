@@ -11,11 +11,11 @@ from pathlib import Path, PurePosixPath
 from typing import get_args
 
 from nlcl_plugin.data.image_io import IMAGE_SUFFIXES, list_files
-from nlcl_plugin.data.prepare import pairing, scan
-from nlcl_plugin.data.prepare.model import Collection, Drop, LabelledImage, SourceImage, Split, examples
-from nlcl_plugin.data.prepare.pairing import Paired, label_pairs
-from nlcl_plugin.data.prepare.scan import VIDEO_SUFFIXES, find, name_prefix, split_below, stem
 from nlcl_plugin.errors import InputError
+from nlcl_plugin.prepare import pairing, scan
+from nlcl_plugin.prepare.model import Collection, Drop, LabelledImage, SourceImage, Split, examples
+from nlcl_plugin.prepare.pairing import Paired, label_pairs
+from nlcl_plugin.prepare.scan import VIDEO_SUFFIXES, find, name_prefix, split_below, stem
 
 
 @dataclass(frozen=True)

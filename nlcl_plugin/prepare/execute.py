@@ -16,11 +16,11 @@ from nlcl_plugin.data.files import remove_leftovers, sha256, sync_folder, writte
 from nlcl_plugin.data.folder_lock import locked
 from nlcl_plugin.data.image_io import decode_raw, read_bytes, to_float, to_uint8
 from nlcl_plugin.data.parallel import map_in_order
-from nlcl_plugin.data.prepare.frames import extract_frames
-from nlcl_plugin.data.prepare.inspection import output_bytes
-from nlcl_plugin.data.prepare.model import FOLDERS, OutputFile, Plan, examples
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.pictures import save_montage
+from nlcl_plugin.prepare.frames import extract_frames
+from nlcl_plugin.prepare.inspection import output_bytes
+from nlcl_plugin.prepare.model import FOLDERS, OutputFile, Plan, examples
 
 MANIFEST = "manifest.jsonl"
 SUMMARY = "summary.png"

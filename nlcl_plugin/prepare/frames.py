@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 
 from nlcl_plugin.data.image_io import encode_png
-from nlcl_plugin.data.prepare.model import SourceImage
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.media.video import is_whole
+from nlcl_plugin.prepare.model import SourceImage
 
 # FFmpeg's complaints about a broken video would go to stderr; our message replaces them.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")

@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import PurePosixPath
 
 from nlcl_plugin.data.files import inner_name
-from nlcl_plugin.data.prepare.model import SourceImage
+from nlcl_plugin.prepare.model import SourceImage
 
 _UNSAFE = set('%/\\:*?"<>|')
 _ENDINGS = {".jpeg": ".jpg", ".tif": ".tiff"}

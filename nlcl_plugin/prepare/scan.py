@@ -8,8 +8,8 @@ from pathlib import Path, PurePosixPath
 
 from nlcl_plugin.data.files import natural_key
 from nlcl_plugin.data.image_io import IMAGE_SUFFIXES, list_files
-from nlcl_plugin.data.prepare.model import SourceImage, Split
 from nlcl_plugin.errors import InputError
+from nlcl_plugin.prepare.model import SourceImage, Split
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv")
 _SPLIT = re.compile(r"(?:(?<![a-z])|^rain)(train|val|test)(id|idation|ing|[ABLH]|_?set)?(?![a-z])", re.IGNORECASE)

@@ -7,7 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
 
-from nlcl_plugin.data.prepare.model import (
+from nlcl_plugin.errors import InputError
+from nlcl_plugin.prepare.model import (
     FOLDERS,
     Collection,
     Drop,
@@ -21,9 +22,8 @@ from nlcl_plugin.data.prepare.model import (
     SplitOptions,
     examples,
 )
-from nlcl_plugin.data.prepare.names import output_names
-from nlcl_plugin.data.prepare.similarity import TWIN_BITS, Matches, find_leaks, find_near_duplicates, find_twins
-from nlcl_plugin.errors import InputError
+from nlcl_plugin.prepare.names import output_names
+from nlcl_plugin.prepare.similarity import TWIN_BITS, Matches, find_leaks, find_near_duplicates, find_twins
 
 _DEFAULT_FRACTION = 0.1  # of paired scenes
 _FRAME_BITS = 6  # frames of one camera differ by rain alone

@@ -14,11 +14,11 @@ import numpy as np
 from nlcl_plugin.data.files import written_whole
 from nlcl_plugin.data.image_io import decode_raw, encode_png, read_bytes
 from nlcl_plugin.data.parallel import map_in_order
-from nlcl_plugin.data.prepare.frames import choose_frames
-from nlcl_plugin.data.prepare.model import Collection, Drop, ImageFacts, SourceImage
-from nlcl_plugin.data.prepare.scan import is_video
-from nlcl_plugin.data.prepare.similarity import dhash
 from nlcl_plugin.errors import InputError
+from nlcl_plugin.prepare.frames import choose_frames
+from nlcl_plugin.prepare.model import Collection, Drop, ImageFacts, SourceImage
+from nlcl_plugin.prepare.scan import is_video
+from nlcl_plugin.prepare.similarity import dhash
 
 # Another version of our code or of OpenCV, which decodes and encodes, may find other facts.
 _HEADER = json.dumps({"facts": 4, "opencv": cv2.__version__})
