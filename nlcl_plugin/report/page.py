@@ -18,6 +18,7 @@ from tqdm import tqdm
 from nlcl_plugin.data.files import written_whole
 from nlcl_plugin.data.image_io import to_uint8
 from nlcl_plugin.errors import InputError, escape
+from nlcl_plugin.inference.derainer import ShapeError
 from nlcl_plugin.metrics.quality import psnr
 from nlcl_plugin.pictures import EmbeddedPicture, embed, embed_rain
 from nlcl_plugin.report import curves
@@ -131,7 +132,7 @@ def _pictures(experiment: Experiment, images: int, which: str, *, progress: bool
     try:
         stages = TrainedStages(experiment, which)
     except InputError as error:
-        if which != "latest":
+        if which != "latest" and not isinstance(error, ShapeError):
             raise
         return PagePictures(notes=[str(error)])
     result.which = stages.which

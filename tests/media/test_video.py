@@ -12,8 +12,8 @@ import pytest
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.media.video import open_video
 from nlcl_plugin.media.video_writing import encoder_like, write_video
-from nlcl_plugin.prepare.frames import choose
-from nlcl_plugin.prepare.model import Source
+from nlcl_plugin.prepare.frames import choose_frames
+from nlcl_plugin.prepare.model import SourceImage
 
 av = pytest.importorskip("av")
 
@@ -485,11 +485,11 @@ class TestWhatIsRefused:
 def test_prepared_frames_of_a_long_last_frame_are_no_cut(tmp_path, name, codec):
     pixels = "yuvj420p" if codec == "mjpeg" else "yuv420p"
     path = make(tmp_path / name, codec=codec, pixels=pixels, times=[0, 80, 200, 280, 400], last=3000)
-    source = Source(str(path), name)
-    assert [frame.part for frame, _ in choose(source, 1)] == [f"frame={number}" for number in range(5)]
+    source = SourceImage(str(path), name)
+    assert [frame.part for frame, _ in choose_frames(source, 1)] == [f"frame={number}" for number in range(5)]
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
     with pytest.raises(InputError, match=r"reading ends after \d of \d+ frames|no frame of this"):
-        list(choose(source, 1))
+        list(choose_frames(source, 1))
 
 
 def test_encoders_are_those_that_players_know(tmp_path):

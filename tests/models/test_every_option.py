@@ -15,10 +15,10 @@ import addon_helpers
 import model_helpers
 import pytest
 from basicsr.utils.registry import LOSS_REGISTRY
-from nlcl_plugin.models.nlcl_options import Built, TrainOptions
 from pydantic import BaseModel
 
 from nlcl_plugin.config.addon_options import AddonOptions
+from nlcl_plugin.config.train_options import Built, TrainOptions
 
 COMPOSITE = {"type": "AsymmetricNLCLLoss", "form": "single", "temperature": 0.02, "ramp_iter": 9,
              "sampling": {"num_queries": 4, "num_candidates": 2, "patch_size": 6, "search_size": 12}}  # fmt: skip
