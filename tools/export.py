@@ -1,9 +1,9 @@
-"""Export a trained network for other runtimes: ONNX, TorchScript, or its weights as .safetensors.
+"""Export a trained network for other runtimes: ONNX, or its weights as .safetensors.
 
 Usage: python tools/export.py WEIGHTS --output FILE.onnx [--half] [--opset 18]
 
 WEIGHTS is a network file (net_*.pth, net_*.safetensors, a checkpoint of tools/mm_train.py, released weights) or the
-folder of a training, whose newest restorer (net_s, else net_g) is taken. ONNX and TorchScript hold one graph: `rainy`
+folder of a training, whose newest restorer (net_s, else net_g) is taken. ONNX contains one graph: `rainy`
 (batch, 3, height, width), RGB in [0, 1], any size, to `derained`, the same, not clipped. The file is compared with
 PyTorch on odd sizes and batches, and written only if it agrees (1e-4 of full scale; --half: 1e-2). Network, layer,
 values, licence and iteration are inside.

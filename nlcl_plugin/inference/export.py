@@ -7,7 +7,6 @@ rain layer it puts out what is left.
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import warnings
@@ -30,7 +29,7 @@ from nlcl_plugin.networks.onnx_network import OnnxNetwork
 from nlcl_plugin.networks.trained_network import build_with_weights
 from nlcl_plugin.networks.weights import safetensors_bytes
 
-SUFFIXES = {"onnx": ".onnx", "torchscript": ".pt", "safetensors": ".safetensors"}
+SUFFIXES = {"onnx": ".onnx", "safetensors": ".safetensors"}
 OPSET = 18  # what torch's exporter is written for; others are converted
 # Largest difference to the network in PyTorch and full precision, in [0, 1]. Half precision: 2.5 of 255 steps.
 TOLERANCES = {"float32": 1e-4, "float16": 1e-2}
@@ -85,14 +84,13 @@ def export(
     Args:
         derainer: The network.
         output: The file, whose name ends as `SUFFIXES` says.
-        kind: `onnx` and `torchscript` hold the graph, with sizes and batch left open; `safetensors` holds the weights.
+        kind: `onnx` contains the graph, with sizes and batch left open; `safetensors` contains the weights.
         half: Compute in float16, or keep the weights in it.
         opset: Of ONNX.
 
     Returns:
-        What was written. Each kind holds `about` (see `network_about.describe`) as JSON: ONNX in its metadata under
-        `nlcl_plugin`, with the most important parts as texts of their own; TorchScript in the extra file
-        `nlcl_plugin`; .safetensors as always.
+        What was written. Each kind contains `about` (see `networks.about.describe`) as JSON: ONNX in its metadata under
+        `nlcl_plugin`, with the most important parts as texts of their own; .safetensors as always.
 
     Raises:
         InputError: If the name does not fit, a package is missing, the network cannot be exported or changes the size,
@@ -226,21 +224,6 @@ def _run_onnx(content: bytes, _derainer: Derainer) -> _Runner:
     return lambda rainy: torch.from_numpy(session.run(["derained"], {"rainy": rainy.numpy()})[0])
 
 
-# TorchScript ----------------------------------------------------------------------------------------------------------
-def _as_torchscript(derainer: Derainer, half: bool, _opset: int) -> bytes:
-    graph = _Graph(derainer, torch.float16 if half else torch.float32).eval()
-    traced = torch.jit.trace(graph, torch.rand(_EXAMPLE), check_trace=False)  # compared on other sizes instead
-    buffer = io.BytesIO()
-    torch.jit.save(
-        traced, buffer, _extra_files={key: text.encode() for key, text in as_metadata(derainer.about).items()}
-    )
-    return buffer.getvalue()
-
-
-def _run_torchscript(content: bytes, _derainer: Derainer) -> _Runner:
-    return torch.jit.load(io.BytesIO(content), map_location="cpu")
-
-
 # weights --------------------------------------------------------------------------------------------------------------
 def _as_safetensors(derainer: Derainer, half: bool, _opset: int) -> bytes:
     weights = {
@@ -256,5 +239,5 @@ def _run_safetensors(content: bytes, derainer: Derainer) -> _Runner:
     return Derainer(net, derainer.about, derainer.source)
 
 
-_WRITERS = {"onnx": _as_onnx, "torchscript": _as_torchscript, "safetensors": _as_safetensors}
-_READERS = {"onnx": _run_onnx, "torchscript": _run_torchscript, "safetensors": _run_safetensors}
+_WRITERS = {"onnx": _as_onnx, "safetensors": _as_safetensors}
+_READERS = {"onnx": _run_onnx, "safetensors": _run_safetensors}

@@ -13,7 +13,7 @@ from nlcl_plugin.config.option_files import plain
 from nlcl_plugin.version import __version__
 
 FORMAT = 1
-KEY = "nlcl_plugin"  # of a .safetensors file's metadata, of an MMEngine checkpoint, of ONNX and TorchScript files
+KEY = "nlcl_plugin"  # of a .safetensors file's metadata, of an MMEngine checkpoint, of ONNX files
 LICENSE = "code Apache-2.0; weights as the images they were trained on allow"
 KINDS = {"d": "a discriminator", "p": "projection heads", "e": "an encoder"}  # labels of what derains nothing
 
