@@ -142,7 +142,7 @@ def _one_line(message: object) -> str:
 
 
 def _say(line: str) -> None:
-    from nlcl_plugin.data.parallel import rank_in_environment
+    from nlcl_plugin.errors import rank_in_environment
 
     rank = rank_in_environment()
     print(f"[rank {rank}] {line}" if rank != "0" else line, file=sys.stderr)

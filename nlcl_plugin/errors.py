@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from collections.abc import Callable
 
@@ -27,6 +28,12 @@ class TrainingStoppedError(RuntimeError):
 def escape(text: str) -> str:
     """Make one printable line of a text that may hold file names with newlines or bytes that are no Unicode."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def rank_in_environment() -> str:
+    """Rank that the launcher gave this process, 0 without one; known also where the group is not, or never, joined."""
+    names = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK")
+    return next((os.environ[name] for name in names if os.environ.get(name)), "0")
 
 
 def disk_fault(error: OSError) -> str | None:

@@ -12,7 +12,7 @@ def save_network(path, net, label="s", seed=0):
         torch.nn.init.normal_(parameter, std=0.1)
     block = {"type": type(net).__name__}
     if hasattr(net, "layer"):
-        block["layer"] = net.layer
+        block.update(layer=net.layer, num_out_ch=list(net.parameters())[-1].shape[0])
     # Of a small network the sizes are not kept as attributes everywhere; they follow from the weights.
     first = next(iter(net.parameters()))
     block["num_feat"] = first.shape[0]

@@ -13,7 +13,7 @@ import numpy as np
 
 from nlcl_plugin.data.image_io import write_image
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def tool():

@@ -128,7 +128,7 @@ def test_pure_parts_import_no_framework(folder):
         "nlcl_plugin.losses.layer_contrast_loss",
         "nlcl_plugin.losses.location_contrast_loss",
         "nlcl_plugin.losses.relay_loss",
-        "nlcl_plugin.training.json_log",
+        "nlcl_plugin.data.files",
         "nlcl_plugin.metrics.classical_filters",
         "nlcl_plugin.metrics.quality",
         "nlcl_plugin.models.schedulers",

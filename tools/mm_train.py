@@ -46,7 +46,7 @@ def main(argv=None) -> int:
 def _train(arguments: argparse.Namespace) -> int:
     # Imported late, so that --help and usage errors don't wait for them.
     from nlcl_plugin.data.folder_lock import locked
-    from nlcl_plugin.data.parallel import rank_in_environment
+    from nlcl_plugin.errors import rank_in_environment
     from nlcl_plugin.mm.runtime import prepare_processes
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # is then what Ctrl-C is

@@ -22,8 +22,8 @@ from nlcl_plugin.data.image_dataset import ImageDataset
 from nlcl_plugin.data.image_io import decode_raw, decode_stored, list_images, read_bytes
 from nlcl_plugin.data.image_sources import is_lmdb, open_source
 from nlcl_plugin.data.lmdb.store import LmdbImages
-from nlcl_plugin.data.parallel import map_in_order, rank_in_environment
-from nlcl_plugin.errors import InputError
+from nlcl_plugin.data.parallel import map_in_order
+from nlcl_plugin.errors import InputError, rank_in_environment
 
 KNOWN = ("basicsr.", "nlcl_plugin.")  # modules whose classes do what we know
 ROOTS = ("dataroot_lq", "dataroot_gt", "dataroot_rain")

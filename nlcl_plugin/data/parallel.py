@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -56,9 +55,3 @@ def map_in_order(
                 bar.update()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def rank_in_environment() -> str:
-    """Rank that the launcher gave this process, 0 without one; known also where the group is not, or never, joined."""
-    names = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK")
-    return next((os.environ[name] for name in names if os.environ.get(name)), "0")

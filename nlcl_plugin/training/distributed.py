@@ -17,8 +17,7 @@ import torch
 import torch.distributed as dist
 
 from nlcl_plugin.data.folder_lock import locked
-from nlcl_plugin.data.parallel import rank_in_environment
-from nlcl_plugin.errors import InputError
+from nlcl_plugin.errors import InputError, rank_in_environment
 
 T = TypeVar("T")
 

@@ -23,6 +23,7 @@ from hostile import assert_one_line, examples, mutated, places, watched
 from nlcl_plugin.archs import LayerGenerator, ResidualUNet
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.inference.derain import ImageDerainer
+from nlcl_plugin.networks import weights
 from nlcl_plugin.networks.about import as_metadata, describe
 from nlcl_plugin.networks.network_file import read_network_file
 from nlcl_plugin.training import checkpoint
@@ -326,7 +327,7 @@ def whole():
     networks = [network_content(), network_content(LayerGenerator), mmengine_content()]
     files = {"contents": networks, "pth": [saved(one) for one in networks]}
     files["old"] = saved(networks[0], _use_new_zipfile_serialization=False)
-    files["safetensors"] = checkpoint.safetensors_bytes(networks[0]["params"], as_metadata(networks[0]["about"]))
+    files["safetensors"] = weights.safetensors_bytes(networks[0]["params"], as_metadata(networks[0]["about"]))
     return files
 
 

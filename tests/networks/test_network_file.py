@@ -20,6 +20,7 @@ from nlcl_plugin.config import option_files
 from nlcl_plugin.config.option_files import plain_options
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.inference.derainer import load_derainer
+from nlcl_plugin.networks import weights
 from nlcl_plugin.networks.about import describe
 from nlcl_plugin.networks.network_file import read_network_file
 from nlcl_plugin.training import checkpoint
@@ -278,13 +279,13 @@ def test_what_a_file_says_is_not_believed(tmp_path, changes, message):
     assert message.format(name=path.name) in refusal(path)
     about = {**describe(GENERATOR, "g", net=net), **changes}
     path = tmp_path / "net.safetensors"
-    checkpoint.save_safetensors(path, net.state_dict(), {"nlcl_plugin": json.dumps(about)})
+    weights.save_safetensors(path, net.state_dict(), {"nlcl_plugin": json.dumps(about)})
     assert message.format(name=path.name) in refusal(path)
 
 
 def test_metadata_that_is_no_json_and_weights_that_are_not_finite_are_refused(tmp_path):
     net = LayerGenerator(num_feat=4, num_block=1)
-    checkpoint.save_safetensors(tmp_path / "net.safetensors", net.state_dict(), {"nlcl_plugin": "{"})
+    weights.save_safetensors(tmp_path / "net.safetensors", net.state_dict(), {"nlcl_plugin": "{"})
     assert refusal(tmp_path / "net.safetensors").startswith(": what it says of itself is no JSON (")
     torch.nn.init.constant_(net.last.bias, float("nan"))
     path = write(tmp_path / "net.pth", GENERATOR, net)

@@ -10,7 +10,7 @@ from basicsr.models.base_model import BaseModel
 from malicious import write_malicious
 
 from nlcl_plugin.errors import InputError
-from nlcl_plugin.training import checkpoint
+from nlcl_plugin.networks import weights
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def test_a_network_cannot_run_code(model, tmp_path, how):
     path = str(tmp_path / "net_g_9.pth")
     write_malicious(path, tmp_path / "victim", how)
     net = torch.nn.Linear(2, 2, bias=False)
-    for load in (lambda: model.load_network(net, path), lambda: checkpoint.load_weights(path)):
+    for load in (lambda: model.load_network(net, path), lambda: weights.load_weights(path)):
         with pytest.raises((pickle.UnpicklingError, InputError)):
             load()
     assert not (tmp_path / "victim").exists()
@@ -39,8 +39,8 @@ def test_weights_come_back_from_safetensors_as_they_were(tmp_path):
         "e": torch.ones(2, dtype=torch.bfloat16, requires_grad=True),
     }
     path = tmp_path / "net.safetensors"
-    checkpoint.save_safetensors(path, weights, {"iteration": 1000})
-    back = checkpoint.load_weights(path)
+    weights.save_safetensors(path, weights, {"iteration": 1000})
+    back = weights.load_weights(path)
     assert set(back) == set(weights)
     assert all(torch.equal(back[name], weights[name]) and back[name].dtype == weights[name].dtype for name in weights)
     with safetensors.safe_open(path, "pt") as file:
@@ -51,7 +51,7 @@ def test_weights_come_back_from_safetensors_as_they_were(tmp_path):
 @pytest.mark.parametrize("key", ["params", "params_ema"])
 def test_basicsr_loads_safetensors_as_a_network(model, tmp_path, key):
     net = torch.nn.Linear(2, 2)
-    checkpoint.save_safetensors(tmp_path / "net.safetensors", net.state_dict())
+    weights.save_safetensors(tmp_path / "net.safetensors", net.state_dict())
     other = torch.nn.Linear(2, 2)
     model.load_network(other, str(tmp_path / "net.safetensors"), param_key=key)
     assert torch.equal(other.weight, net.weight)
@@ -75,13 +75,13 @@ HELD = {name: {"a": torch.full((1,), value)} for name, value in (("params", 1.0)
 )
 def test_weights_are_those_asked_for_else_the_average_else_the_network(tmp_path, held, keys, expected):
     torch.save({name: HELD[name] for name in held}, tmp_path / "net.pth")
-    assert checkpoint.load_weights(tmp_path / "net.pth", *keys) == HELD[expected]
+    assert weights.load_weights(tmp_path / "net.pth", *keys) == HELD[expected]
 
 
 @pytest.mark.parametrize("keys", [(), ("params",), ("params_ema", "own"), (None,)])
 def test_a_file_without_keys_is_the_weights_itself(tmp_path, keys):
     torch.save(PLAIN, tmp_path / "net.pth")
-    assert checkpoint.load_weights(tmp_path / "net.pth", *keys) == {"a": torch.zeros(1), "params": torch.zeros(1)}
+    assert weights.load_weights(tmp_path / "net.pth", *keys) == {"a": torch.zeros(1), "params": torch.zeros(1)}
 
 
 @pytest.mark.parametrize(
@@ -99,14 +99,14 @@ def test_a_file_without_keys_is_the_weights_itself(tmp_path, keys):
 def test_files_without_weights_are_named(tmp_path, content, key, match):
     torch.save(content, tmp_path / "net.pth")
     with pytest.raises(InputError, match=match):
-        checkpoint.load_weights(tmp_path / "net.pth", key)
+        weights.load_weights(tmp_path / "net.pth", key)
 
 
 @pytest.mark.parametrize("name", ["net.pth", "net.safetensors"])
 def test_missing_and_torn_weights_are_told_apart(tmp_path, name):
     with pytest.raises(InputError, match=f"{name}: missing"):
-        checkpoint.load_weights(tmp_path / name)
+        weights.load_weights(tmp_path / name)
     (tmp_path / name).write_bytes(b"\x08" * 20)
     with pytest.raises(InputError, match=rf"{name}: torn, or not a checkpoint \(.+\)") as raised:
-        checkpoint.load_weights(tmp_path / name)
+        weights.load_weights(tmp_path / name)
     assert "\n" not in str(raised.value)

@@ -13,6 +13,7 @@ import torch
 from malicious import write_malicious
 
 from nlcl_plugin.errors import InputError
+from nlcl_plugin.networks import weights
 from nlcl_plugin.training import checkpoint
 
 
@@ -69,7 +70,7 @@ def flip_a_bit(path):
 # sealing --------------------------------------------------------------------------------------------------------------
 def test_seal_is_what_sha256sum_checks(opt):
     save(opt, 1000)
-    checkpoint.save_safetensors(os.path.join(opt["path"]["models"], "net_g_1000.safetensors"), {"a": torch.ones(1)})
+    weights.save_safetensors(os.path.join(opt["path"]["models"], "net_g_1000.safetensors"), {"a": torch.ones(1)})
     save(opt, 11000, sealed=False)
     checkpoint.seal(opt, 1000)
     command = ["sha256sum", "--strict", "-c", "1000.sha256"]
@@ -313,7 +314,7 @@ def test_pruning_keeps_the_newest_and_whatever_is_not_sealed(opt):
     for iteration in (2, 10, 9, 100):
         save(opt, iteration)
     save(opt, 1, sealed=False)
-    checkpoint.save_safetensors(os.path.join(opt["path"]["models"], "net_g_2.safetensors"), {"a": torch.ones(1)})
+    weights.save_safetensors(os.path.join(opt["path"]["models"], "net_g_2.safetensors"), {"a": torch.ones(1)})
     torch.save({}, network_path(opt, "g", "latest"))
     torch.save({}, network_path(opt, "g", "12"))  # no state and no seal: somebody else's
     checkpoint.prune(opt, None)

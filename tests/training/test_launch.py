@@ -22,7 +22,7 @@ def short_options(**changes):
     options = tiny_options(**{"dist_params": {"backend": "gloo", "timeout": 120}, **changes})
     options["datasets"]["train"]["batch_size_per_gpu"] = 1
     del options["datasets"]["val"], options["val"]
-    options["train"].update(total_iter=2, restorer_opt=None)
+    options["train"].update(total_iter=2, restorer_opt=None, optim_s=None)
     return options
 
 

@@ -12,6 +12,7 @@ import torch
 from conftest import photograph
 from training_helpers import make_folders, tiny_options, write_options
 
+from nlcl_plugin.config import option_files
 from nlcl_plugin.config.option_files import load_yaml
 from nlcl_plugin.config.option_files import write_options as write_complete_options
 from nlcl_plugin.training import run_state
@@ -120,7 +121,7 @@ def test_options_are_remembered_without_what_belongs_to_one_start(tmp_path):
         "root_path": "/x", "path": {"models": "/x", "log": "/x", "resume_state": "y", "pretrain_network_g": "z"},
         "betas": (0.5, np.float32(0.5)), "count": np.int64(3), "day": datetime.date(2024, 1, 2), "val": None,
     }  # fmt: skip
-    options = through_a_file(tmp_path, run_state.plain_options(opt))
+    options = through_a_file(tmp_path, option_files.plain_options(opt))
     assert options == {
         "name": "a",
         "path": {"pretrain_network_g": "z"},
@@ -131,23 +132,23 @@ def test_options_are_remembered_without_what_belongs_to_one_start(tmp_path):
     }
     assert type(options["betas"][1]) is float
     assert opt["rank"] == 0
-    assert run_state.plain_options({"path": None}) == {"path": None}
+    assert option_files.plain_options({"path": None}) == {"path": None}
 
 
 def test_written_options_start_the_same_run_again(tmp_path, monkeypatch):
     make_folders(tmp_path, photograph)
     monkeypatch.chdir(tmp_path)
     first = start(str(write_options(tmp_path, tiny_options())), is_train=True)
-    remembered = run_state.plain_options(first)
+    remembered = option_files.plain_options(first)
     write_complete_options("complete.yml", remembered, comment="train -opt options.yml")
     assert load_yaml("complete.yml") == remembered
-    assert run_state.plain_options(start("complete.yml", is_train=True)) == remembered
+    assert option_files.plain_options(start("complete.yml", is_train=True)) == remembered
 
 
 def test_changes_are_told_with_their_place_and_equal_options_have_none():
     before = {"train": {"optim_g": {"lr": 2e-4, "betas": [0.5, 0.9]}, "ema": 0}, "val": {"f": 1}, "scale": 1}
     now = {"train": {"optim_g": {"lr": 1e-4, "betas": [0.5, 0.9]}, "amp": "bf16"}, "scale": {"x": 1}, "path": {}}
-    assert run_state.difference(before, now) == [
+    assert option_files.difference(before, now) == [
         "train.optim_g.lr: 0.0002 → 0.0001",
         "train.ema: removed, 0",
         "train.amp: added, 'bf16'",
@@ -155,8 +156,8 @@ def test_changes_are_told_with_their_place_and_equal_options_have_none():
         "scale: 1 → {'x': 1}",
         "path: added",
     ]
-    assert run_state.difference(before, before) == []
+    assert option_files.difference(before, before) == []
 
 
 def test_example_prints_what_it_says():
-    assert doctest.testmod(run_state) == (0, 2)
+    assert doctest.testmod(option_files) == (0, 2)
