@@ -72,7 +72,7 @@ class TrainedStages:
         options, models = experiment.options, experiment.folder / "models"
         found = _find(models, which)
         self.which = found.path.stem.rpartition("_")[2]
-        iteration = found.about["iter"] or experiment.total_iter
+        iteration = int(self.which) if self.which.isdecimal() else found.about["iter"] or experiment.total_iter
         start = block(options, "train", "restorer_opt").get("start_iter")
         kind = str(options.get("model_type", "network"))
         self._stages = {"g": "stage 1" if kind == "NLCLModel" else kind}

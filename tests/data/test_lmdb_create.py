@@ -182,9 +182,9 @@ class TestCreate:
         report = create(root, tmp_path / "a.lmdb", cut=Cut(20, 15))
         assert report.bytes > 1 << 18
         script = (
-            "import sys; from nlcl_plugin.data import lmdb_building, lmdb_create, lmdb_encode\n"
-            "lmdb_building.FIRST_MAP_BYTES = 1 << 15\n"
-            "lmdb_create.create_lmdb(*sys.argv[1:], cut=lmdb_encode.Cut(20, 15), progress=False)\n"
+            "import sys; from nlcl_plugin.data.lmdb import building, create, encode\n"
+            "building.FIRST_MAP_BYTES = 1 << 15\n"
+            "create.create_lmdb(*sys.argv[1:], cut=encode.Cut(20, 15), progress=False)\n"
         )
         # In a process that can be stopped: a map that does not grow is tried for ever.
         subprocess.run([sys.executable, "-c", script, root, tmp_path / "b.lmdb"], check=True, timeout=60)

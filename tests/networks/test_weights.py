@@ -31,7 +31,7 @@ def test_a_network_cannot_run_code(model, tmp_path, how):
 
 def test_weights_come_back_from_safetensors_as_they_were(tmp_path):
     shared = torch.randn(4, 3, 3, 3)
-    weights = {
+    saved = {
         "a": shared.to(memory_format=torch.channels_last),
         "b": shared,
         "c": shared[:2],
@@ -39,10 +39,10 @@ def test_weights_come_back_from_safetensors_as_they_were(tmp_path):
         "e": torch.ones(2, dtype=torch.bfloat16, requires_grad=True),
     }
     path = tmp_path / "net.safetensors"
-    weights.save_safetensors(path, weights, {"iteration": 1000})
+    weights.save_safetensors(path, saved, {"iteration": 1000})
     back = weights.load_weights(path)
-    assert set(back) == set(weights)
-    assert all(torch.equal(back[name], weights[name]) and back[name].dtype == weights[name].dtype for name in weights)
+    assert set(back) == set(saved)
+    assert all(torch.equal(back[name], saved[name]) and back[name].dtype == saved[name].dtype for name in saved)
     with safetensors.safe_open(path, "pt") as file:
         assert file.metadata() == {"format": "pt", "iteration": "1000"}
     assert os.listdir(tmp_path) == ["net.safetensors"]
