@@ -97,7 +97,7 @@ def derain_files(
     Args:
         jobs: What to read, and where each result goes.
         network: What derains.
-        options: What else is asked for.
+        options: What to write beside the images, and how.
         say: Told of what takes long or goes to files.
 
     Returns:

@@ -106,7 +106,7 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
     """Whole rainy images and their ground truth, for validation.
 
     Args:
-        opt: `dataroot_lq` and `dataroot_gt`: two folders of images with the same names, or the same but for their
+        opt: `dataroot_lq` and `dataroot_gt`: two folders of images with the same names, at least without their
             endings.
 
     Raises:

@@ -100,7 +100,7 @@ class NLCLMixin:
         """Channels of the images that the generator takes, 3 or 1; one of another scale than the option's is refused.
 
         Args:
-            side: Of its outputs, in pixels.
+            side: Height and width of its outputs in pixels.
         """
         net = self.get_bare_model(self.net_g)  # type: ignore[attr-defined]
         scale = int(self.opt.get("scale", 1))

@@ -38,7 +38,7 @@ def saved_plan(output: Path) -> bytes | None:
 
 
 def check_output_folder(output: Path, plan: Plan | None = None) -> None:
-    """Check that a folder is missing, empty but for hidden files, or contains the preparation of a plan.
+    """Check that a folder is missing, contains only hidden files, or contains the preparation of a plan.
 
     Raises:
         InputError: If it contains anything else. Without a plan, any preparation passes.

@@ -74,7 +74,7 @@ def inspect(
     """Read all images of a collection and choose the frames of its videos.
 
     Args:
-        collection: What a layout found.
+        collection: The images that a layout found.
         every: Frames per window of a video, of which the sharpest is taken.
         jobs: The number of threads; decoding and hashing release Python's lock.
         strict: Raise an `InputError` at the first image that cannot be read.

@@ -1,4 +1,4 @@
-"""Photographs as they come from cameras and programs, read and written without loss of what belongs to them."""
+"""Photographs as they come from cameras and programs, read and written with all their metadata."""
 
 from nlcl_plugin.media.photograph.model import MAX_PIXELS, Photograph
 from nlcl_plugin.media.photograph.reading import read_photograph

@@ -182,7 +182,7 @@ def _by_opencv(data: bytes, kind: str, header: Header, source: str) -> tuple[np.
         pixels = pixels[..., None] if pixels.ndim == 2 else pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
         if pixels.dtype != (np.uint16 if header.deep else np.uint8):
             raise ValueError(f"it has {pixels.dtype} pixels, and its header says others")
-        if header.transparent is not None:  # which OpenCV leaves out, and Pillow takes wrongly but for 8 bits
+        if header.transparent is not None:  # OpenCV ignores it, and Pillow is right for 8 bits only
             opacity = (pixels != header.transparent) * np.iinfo(pixels.dtype).max
             pixels = np.dstack([pixels, opacity.astype(pixels.dtype)])
     return checked_values(pixels, source), header.grey
