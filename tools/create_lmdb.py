@@ -12,7 +12,7 @@ Exit codes: 0 done, 2 bad usage or input, 3 done but unreadable images were skip
 import argparse
 import sys
 
-from nlcl_plugin.data.lmdb.create import Report, create_lmdb
+from nlcl_plugin.data.lmdb.create import BuildReport, create_lmdb
 from nlcl_plugin.data.lmdb.encode import Cut
 from nlcl_plugin.errors import InputError, escape, exit_code_of
 
@@ -36,7 +36,7 @@ def _run(arguments: argparse.Namespace) -> int:
     return report.exit_code
 
 
-def _describe(report: Report, output: str) -> list[str]:
+def _describe(report: BuildReport, output: str) -> list[str]:
     pictures = f"{report.images} images" + (f", {report.values} sub-images" if report.values != report.images else "")
     run = f"{report.copied} taken byte for byte, {report.encoded} encoded in this run"
     lines = [f"{output}: {pictures}, {report.bytes / 1e6:.1f} MB; {'already made' if report.already_made else run}"]

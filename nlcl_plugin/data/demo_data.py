@@ -49,7 +49,7 @@ from nlcl_plugin.data.image_io import read_image, write_image
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.rain.renderer import blend, render_rain
 
-__all__ = ["PHOTOGRAPHS", "Crop", "Photograph", "Tile", "make_demo_data", "plan_tiles", "plan_validation"]
+__all__ = ["PHOTOGRAPHS", "Crop", "DemoPhotograph", "Tile", "make_demo_data", "plan_tiles", "plan_validation"]
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ _RAINY, _CLEAN, _VALIDATION = 0, 1, 2  # streams of random numbers
 
 
 @dataclass(frozen=True)
-class Photograph:
+class DemoPhotograph:
     """A photograph inside scikit-image.
 
     Attributes:
@@ -91,11 +91,11 @@ class Photograph:
 
 
 PHOTOGRAPHS = (
-    Photograph(
+    DemoPhotograph(
         "astronaut", "astronaut.png", 512, 512, "NASA Great Images, https://flic.kr/p/r9qvLn", "public domain (NASA)"
     ),
-    Photograph("coffee", "coffee.png", 400, 600, "Rachel Michetti, courtesy of Pikolo Espresso Bar", "CC0"),
-    Photograph(
+    DemoPhotograph("coffee", "coffee.png", 400, 600, "Rachel Michetti, courtesy of Pikolo Espresso Bar", "CC0"),
+    DemoPhotograph(
         "rocket",
         "rocket.jpg",
         427,
@@ -103,7 +103,7 @@ PHOTOGRAPHS = (
         "SpaceX, https://www.flickr.com/photos/spacexphotos/16511594820",
         "public domain (SpaceX)",
     ),
-    Photograph(
+    DemoPhotograph(
         "chelsea",
         "chelsea.png",
         300,
@@ -112,7 +112,7 @@ PHOTOGRAPHS = (
         "CC0",
         crops=tuple((y, x) for y in (0, 156) for x in (0, 153, 307)),
     ),
-    Photograph(
+    DemoPhotograph(
         "camera",
         "camera.png",
         512,
@@ -140,7 +140,7 @@ class Tile:
         stream: Seed words of its rain layer.
     """
 
-    photograph: Photograph
+    photograph: DemoPhotograph
     top: int
     left: int
     side: int
@@ -155,7 +155,7 @@ class Tile:
 class Crop:
     """Where one validation image is cut: `CROP_SIDE` pixels in square, unaltered."""
 
-    photograph: Photograph
+    photograph: DemoPhotograph
     top: int
     left: int
     stream: tuple[int, ...]
@@ -344,7 +344,7 @@ def _rainy_tile(image: np.ndarray, tile: Tile) -> np.ndarray:
     return blend(_cut_tile(image, tile), render_rain((TILE_SIDE, TILE_SIDE), np.random.default_rng(tile.stream)))
 
 
-def _read_photograph(photograph: Photograph) -> np.ndarray:
+def _read_photograph(photograph: DemoPhotograph) -> np.ndarray:
     """Reads a photograph out of scikit-image as float32 RGB in [0, 1]."""
     try:
         import skimage

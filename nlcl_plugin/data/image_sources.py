@@ -97,7 +97,7 @@ def open_source(root: str | os.PathLike[str]) -> ImageSource:
 def pair_images(rainy: str, clean: str, template: str = "{}") -> list[tuple[str, str]]:
     """Pair the images of two folders, which are searched to their depth.
 
-    Partners have the same path below their folders, or, where there is no such partner, the same path without its ending.
+    Partners have the same path below their folders, or, where there is none, the same path without its ending.
 
     Args:
         rainy: The folder of the rainy images.

@@ -63,7 +63,7 @@ class DerainOptions:
 
 
 @dataclass
-class Report:
+class DerainReport:
     """What became of the files.
 
     Attributes:
@@ -88,7 +88,7 @@ class Report:
 
 def derain_files(
     jobs: Iterable[Job], network: ImageDerainer, options: DerainOptions, say: Callable[[str], object] = print
-) -> Report:
+) -> DerainReport:
     """Derain files into a folder.
 
     What is there of the same weights and the same input is kept, so that the same call goes on after an interruption;
@@ -122,7 +122,7 @@ def derain_files(
             f"{others[0].output}: is there (in all {len(others)} such), but not of these weights and settings; give "
             "another --output, or --overwrite"
         )
-    report = Report(there=len(jobs) - len(waiting))
+    report = DerainReport(there=len(jobs) - len(waiting))
     hidden = None if options.progress is None else not options.progress
     try:
         with tqdm(total=len(waiting), unit="file", desc="derain", disable=hidden) as bar:
@@ -152,7 +152,7 @@ class _Outcome:
     written: bool = False
 
 
-def _note(report: Report, record: Record, job: Job, outcome: _Outcome) -> None:
+def _note(report: DerainReport, record: Record, job: Job, outcome: _Outcome) -> None:
     report.notes += [f"{job.source}: {note}" for note in outcome.notes]
     if outcome.written:
         record.add(job, outcome.measures, whole=outcome.failure is None)

@@ -13,8 +13,16 @@ import numpy as np
 from nlcl_plugin.data.files import parse_record, sha256, written_whole
 from nlcl_plugin.data.image_io import decode_raw, encode_png, to_float, to_tensor, to_uint8
 from nlcl_plugin.data.image_sources import ImageSource, LmdbSource, open_source
-from nlcl_plugin.data.lmdb.building import BANK_FILE, SHEET_FILE, Source, remove
-from nlcl_plugin.data.lmdb.create import Recipe, Report, build_lmdb, check_output, digest_of, list_sources, state_of
+from nlcl_plugin.data.lmdb.building import BANK_FILE, SHEET_FILE, SourceFile, remove
+from nlcl_plugin.data.lmdb.create import (
+    BuildReport,
+    Recipe,
+    build_lmdb,
+    check_output,
+    digest_of,
+    list_sources,
+    state_of,
+)
 from nlcl_plugin.data.lmdb.encode import Encoded, Value
 from nlcl_plugin.data.lmdb.keys import Record, keys_of, read_records
 from nlcl_plugin.data.lmdb.store import close_environment, open_environment
@@ -36,7 +44,7 @@ def extract_rain_bank(
     overwrite: bool = False,
     progress: bool | None = None,
     tell: Callable[[str], object] = print,
-) -> Report:
+) -> BuildReport:
     """Extract the rain layers of images into an LMDB.
 
     The LMDB appears when it is whole and checked, with `rain_bank.json`, which says where it came from, and
@@ -67,7 +75,7 @@ def extract_rain_bank(
         "weights_sha256": sha256(derainer.source),
     }
 
-    def encode(source: Source) -> Encoded:
+    def encode(source: SourceFile) -> Encoded:
         path = os.path.join(images.root, source.name)
         rain = rain_of(network, decode_raw(images.read(source.name), path))
         shape = (rain.shape[0], rain.shape[1], 1 if rain.ndim == 2 else 3)
@@ -131,13 +139,13 @@ def read_facts(bank: str | os.PathLike[str]) -> dict[str, Any]:
     return facts
 
 
-def _list(images: ImageSource) -> list[Source]:
+def _list(images: ImageSource) -> list[SourceFile]:
     if not isinstance(images, LmdbSource):
         return list_sources(images.root)
     # An ending, as keys have none that could be taken off.
     names = sorted(images.names)
     keys = keys_of([f"{name}.png" for name in names])
-    return [Source(name, key, _state(images, name)) for name, key in zip(names, keys, strict=True)]
+    return [SourceFile(name, key, _state(images, name)) for name, key in zip(names, keys, strict=True)]
 
 
 def _state(images: ImageSource, name: str) -> tuple[int, int]:

@@ -268,7 +268,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path, few, monkeypatch):
 
 
 def test_a_missing_photograph_is_named(tmp_path, few, monkeypatch):
-    missing = demo_data.Photograph("x", "x.png", 512, 512, "", "")
+    missing = demo_data.DemoPhotograph("x", "x.png", 512, 512, "", "")
     monkeypatch.setattr(demo_data, "PHOTOGRAPHS", (*PHOTOGRAPHS, missing))
     with pytest.raises(InputError, match=r"x\.png is missing; reinstall scikit-image"):
         make_demo_data(tmp_path / "demo")

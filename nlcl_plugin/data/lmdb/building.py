@@ -34,7 +34,7 @@ _FILES = {"data.mdb", "lock.mdb", META_FILE, KEYS_FILE, SKIPPED_FILE, _BUILD_FIL
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class SourceFile:
     """An image file when it was listed.
 
     Attributes:
@@ -66,7 +66,7 @@ class Batch:
         self.images = 0
         self.bytes = 0
 
-    def add(self, source: Source, encoded: Encoded, *, numbered: bool) -> None:
+    def add(self, source: SourceFile, encoded: Encoded, *, numbered: bool) -> None:
         """Add an image with all its sub-images.
 
         Args:

@@ -22,7 +22,7 @@ from nlcl_plugin.data.lmdb.building import (
     Batch,
     Building,
     Skipped,
-    Source,
+    SourceFile,
     check_replaceable,
     mend_swap,
     read_plan,
@@ -42,7 +42,7 @@ _MAPPED_BYTES = 8 << 20  # read through one map when the values are checked
 
 
 @dataclass
-class Report:
+class BuildReport:
     """What an LMDB holds and how it came to be.
 
     Attributes:
@@ -89,9 +89,9 @@ class Recipe:
     """
 
     root: str
-    sources: list[Source]
-    encode: Callable[[Source], Encoded]
-    state_of: Callable[[Source], tuple[int, int]]
+    sources: list[SourceFile]
+    encode: Callable[[SourceFile], Encoded]
+    state_of: Callable[[SourceFile], tuple[int, int]]
     plan: dict[str, Any]
     numbered: bool = False
     title: str = "encoding"
@@ -109,7 +109,7 @@ def create_lmdb(
     overwrite: bool = False,
     progress: bool | None = None,
     tell: Callable[[str], object] = print,
-) -> Report:
+) -> BuildReport:
     """Make an LMDB in BasicSR's layout of all images below a folder.
 
     A run that was killed is finished by the same call; the result is that of an uninterrupted run.
@@ -135,7 +135,7 @@ def create_lmdb(
     folder, output = os.path.expanduser(root), os.path.expanduser(output)
     check_output(folder, output)
 
-    def encode(source: Source) -> Encoded:
+    def encode(source: SourceFile) -> Encoded:
         path = os.path.join(folder, source.name)
         return encode_image(read_bytes(path), path, cut)
 
@@ -160,7 +160,7 @@ def build_lmdb(
     overwrite: bool = False,
     progress: bool | None = None,
     tell: Callable[[str], object] = print,
-) -> Report:
+) -> BuildReport:
     """Make an LMDB by a recipe; see `create_lmdb` for all but that.
 
     Args:
@@ -181,7 +181,7 @@ def build_lmdb(
     root = recipe.root
     target = check_output(root, output)
     building = target.with_name(f"{target.name}.building")
-    report = Report()
+    report = BuildReport()
     with _writing_to(output), locked(building):
         mend_swap(target)
         if target.exists() and not overwrite:
@@ -206,7 +206,7 @@ def build_lmdb(
     return report
 
 
-def list_sources(root: str | os.PathLike[str]) -> list[Source]:
+def list_sources(root: str | os.PathLike[str]) -> list[SourceFile]:
     """List the images of a folder with their keys.
 
     Args:
@@ -220,7 +220,8 @@ def list_sources(root: str | os.PathLike[str]) -> list[Source]:
     """
     names = list_images(root)
     return [
-        Source(name, key, state_of(os.path.join(root, name))) for name, key in zip(names, keys_of(names), strict=True)
+        SourceFile(name, key, state_of(os.path.join(root, name)))
+        for name, key in zip(names, keys_of(names), strict=True)
     ]
 
 
@@ -260,7 +261,7 @@ def check_output(root: str, output: str) -> Path:
     return target
 
 
-def digest_of(sources: list[Source]) -> dict[str, Any]:
+def digest_of(sources: list[SourceFile]) -> dict[str, Any]:
     """What a plan says of its images: their number, and a hash of their names and states."""
     digest = hashlib.sha256()
     for source in sources:
@@ -269,9 +270,9 @@ def digest_of(sources: list[Source]) -> dict[str, Any]:
 
 
 def _encode(
-    recipe: Recipe, sources: list[Source], jobs: int, strict: bool, progress: bool | None, report: Report
+    recipe: Recipe, sources: list[SourceFile], jobs: int, strict: bool, progress: bool | None, report: BuildReport
 ) -> Iterator[Batch]:
-    def encode(source: Source) -> Encoded | InputError:
+    def encode(source: SourceFile) -> Encoded | InputError:
         result: Encoded | InputError
         try:
             result = recipe.encode(source)
@@ -301,20 +302,20 @@ def _encode(
     yield batch
 
 
-def _already_made(target: Path, plan: dict[str, Any], strict: bool) -> Report:
+def _already_made(target: Path, plan: dict[str, Any], strict: bool) -> BuildReport:
     if read_plan(target) != plan:
         raise InputError(
             f"{target}: exists, and is not made of these images with these settings; choose another --output, or give "
             "--overwrite to replace it"
         )
-    report = Report(already_made=True)
+    report = BuildReport(already_made=True)
     _count(target, report)
     if strict and report.skipped:
         raise InputError(f"{report.skipped[0].source}: {report.skipped[0].reason}")
     return report
 
 
-def _count(folder: Path, report: Report) -> None:
+def _count(folder: Path, report: BuildReport) -> None:
     last = None
     for record in read_records(folder):
         report.images += record.source != last
