@@ -167,7 +167,7 @@ def described(docstring: str) -> dict[str, str]:
 
 
 def dataset_rows(cls: Any) -> list[Row]:
-    """The options that a dataset's docstring lists, but for those that every dataset has."""
+    """The options that a dataset's docstring lists, except those that every dataset has."""
     entries = re.findall(r"^ +- ([^(\n]+) \(([^)]*)\): (.*(?:\n {10,}.*)*)", inspect.getdoc(cls) or "", re.MULTILINE)
     rows = []
     for names, kind, text in entries:
