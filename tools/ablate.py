@@ -2,9 +2,10 @@
 
 Usage: python tools/ablate.py options/studies/models.yml [--data rain100h=FOLDER] [--jobs 2] [--work studies]
 
-Arms share seeds, and with them minibatches and crops, so that differences can be taken seed by seed. What has a result
-is not run again: an interrupted study goes on, and a new arm costs only itself. Each training has a folder
-WORK/STUDY/DATASET/ARM/seed_N with its options, log and experiment; the report is WORK/STUDY/report.md, .png and .json.
+All arms use the same seeds, and so the same minibatches and crops, so that differences can be taken seed by seed.
+Runs with a result are skipped, so an interrupted study continues, and a new arm costs only itself. Each training has
+a folder WORK/STUDY/DATASET/ARM/seed_N with its options, log and experiment; the report is WORK/STUDY/report.md, .png
+and .json.
 
 exit codes: 0 done; 2 bad usage or input; 3 done, but some trainings failed (listed); 5 interrupted, states saved
 """

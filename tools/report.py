@@ -1,4 +1,4 @@
-"""Write what a training looks like as one HTML page that needs nothing else.
+"""Write one self-contained HTML page about a training.
 
 Usage: python tools/report.py EXPERIMENT
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Train under Slurm, one process a GPU:
 #   sbatch tools/slurm_train.sh options/nlcl_2x8gpu_multinode.yml [more arguments of `basicsr train`]
-# Submit it from the folder that shall hold experiments/, with the environment active that has nlcl_plugin. What is
+# Submit it from the folder for experiments/, with the environment active that has nlcl_plugin. What is
 # particular to a site or a job goes before the script's name and overrules the lines below:
 #   sbatch --partition=... --account=... --nodes=1 --ntasks-per-node=4 --gpus-per-node=4 tools/slurm_train.sh ...
-# The job goes on from its newest checkpoint when it is submitted again, or put back into the queue by Slurm.
+# The job resumes from its newest checkpoint when it is submitted again or requeued by Slurm.
 #
 #SBATCH --job-name=nlcl
 #SBATCH --nodes=2
@@ -25,7 +25,7 @@ if [[ $# -eq 0 || -z ${SLURM_JOB_ID:-} ]]; then
   exit 2
 fi
 
-# One port a job, so that jobs which share a machine don't meet; from 20000 up, below what systems give out themselves.
+# One port per job, so that jobs on the same machine do not collide; from 20000 up, below the ports systems assign.
 export MASTER_PORT=${MASTER_PORT:-$((20000 + SLURM_JOB_ID % 12000))}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 

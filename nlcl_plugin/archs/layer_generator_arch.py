@@ -106,7 +106,7 @@ class LayerGenerator(nn.Module):
             taps: 0 is the first convolution, i the output of residual block i, `num_block` + 1 the tail.
 
         Returns:
-            One channel count a tap.
+            One channel count per tap.
 
         Raises:
             ValueError: If a tap does not exist.
@@ -168,7 +168,7 @@ class LayerGenerator(nn.Module):
     def _check_taps(self, taps: Sequence[int]) -> None:
         wrong = [tap for tap in taps if not 0 <= tap <= self.num_block + 1]
         if wrong:
-            raise ValueError(f"generator taps must lie in [0, {self.num_block + 1}], but received {wrong}")
+            raise ValueError(f"generator taps must be in [0, {self.num_block + 1}], but received {wrong}")
 
 
 def convert_official_state_dict(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -78,7 +78,7 @@ class PatchDiscriminator(nn.Module):
             taps: Indices into `layers`; at the defaults 0, 3, 7, 11 are the convolutions.
 
         Returns:
-            One channel count a tap.
+            One channel count per tap.
 
         Raises:
             ValueError: If a tap does not exist.
@@ -130,4 +130,4 @@ class PatchDiscriminator(nn.Module):
     def _check_taps(self, taps: Sequence[int]) -> None:
         wrong = [tap for tap in taps if not 0 <= tap < len(self.layers)]
         if wrong:
-            raise ValueError(f"discriminator taps must lie in [0, {len(self.layers) - 1}], but received {wrong}")
+            raise ValueError(f"discriminator taps must be in [0, {len(self.layers) - 1}], but received {wrong}")

@@ -46,7 +46,7 @@ def layer_contrast(
     image_negatives: Tensor | None = None,
     rain_negatives: Tensor | None = None,
 ) -> Tensor:
-    """Supervised contrast between the patches of two layers, for each item of a batch by itself.
+    """Supervised contrast between the patches of two layers, separately for each item of a batch.
 
     Every patch is an anchor; its positives are the other patches of its layer, its negatives those of the other layer.
     Computed in at least fp32, also inside autocast.
@@ -134,8 +134,8 @@ def layer_contrast_floor(
 ) -> float:
     """Value that `layer_contrast` cannot go below, approached as the layers separate and each becomes one point.
 
-    For `out` and `in` it is the anchor-weighted mean of log(P - 1), P patches a layer: each anchor shares its
-    denominator with P - 1 positives. A loss near this value teaches nothing, so log the loss minus its floor.
+    For `out` and `in` it is the anchor-weighted mean of log(P - 1), P patches per layer: the denominator of each anchor
+    contains P - 1 positives. A loss near this value teaches nothing, so log the loss minus its floor.
 
     Args:
         n_image: Image patches.
@@ -166,7 +166,7 @@ class AsymmetricNLCLLoss(nn.Module):
         form: `out` (SupCon's L_out, the CVPR loss), `in`, `decoupled` or `single`; see `anchor_losses`.
         asymmetry: `none`: both layers alike, exactly the CVPR loss. `fixed` (ours): the per-layer temperatures and
             weights below are used. `auto` (ours): the temperatures follow the layers' intrinsic dimensions, which
-            `observe` is told: image over rain is d_image / d_rain, their geometric mean is `temperature`. So the layer
+            `observe` receives: image over rain is d_image / d_rain, their geometric mean is `temperature`. So the layer
             of lower dimension is pulled tighter; until something is observed both are alike.
         temperature: Temperature of both layers, or of those without their own.
         temperature_image: Temperature of the image anchors, with `asymmetry="fixed"`.
@@ -258,9 +258,9 @@ class AsymmetricNLCLLoss(nn.Module):
         """Mean over taps and batch, times `loss_weight`.
 
         Args:
-            image_embeddings: One (B, N_image, D) a tap, of unit length unless there are references.
-            rain_embeddings: One (B, N_rain, D) a tap, likewise.
-            image_references: What the image patches are compared with, one entry a tap, where positives and negatives
+            image_embeddings: One (B, N_image, D) per tap, of unit length unless there are references.
+            rain_embeddings: The same of the rain layer, (B, N_rain, D) per tap.
+            image_references: What the image patches are compared with, one entry per tap, where positives and negatives
                 are known better than by the layer alone, as on composites; see `reference_contrast`.
             rain_references: The same of the rain patches; goes with `image_references`.
 
@@ -326,7 +326,7 @@ class AsymmetricNLCLLoss(nn.Module):
 
 def _check_taps(first: Sequence[Tensor], second: Sequence[Tensor]) -> None:
     if not first or len(first) != len(second):
-        raise ValueError(f"expected two lists with an entry a tap each, but received {len(first)} and {len(second)}")
+        raise ValueError(f"expected two lists with one entry per tap each, but received {len(first)} and {len(second)}")
 
 
 def _check_embeddings(image: Tensor, rain: Tensor) -> None:

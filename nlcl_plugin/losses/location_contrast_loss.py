@@ -52,12 +52,12 @@ def location_contrast(
         raise ValueError(f"expected two (B, N, D), but received {tuple(queries.shape)} and {tuple(keys.shape)}")
     n = queries.shape[1]
     if n < 2:
-        raise ValueError(f"location contrast needs at least two places an image, but received {n}")
+        raise ValueError(f"location contrast needs at least two locations per image, but received {n}")
     if negatives not in NEGATIVES:
         raise ValueError(f"negatives must be one of {', '.join(NEGATIVES)}, but received {negatives!r}")
     kept = max(1, (n - 1) // 2) if num_negatives is None else num_negatives
     if not 1 <= kept <= n - 1:
-        raise ValueError(f"num_negatives must lie in [1, {n - 1}] for {n} places, but received {kept}")
+        raise ValueError(f"num_negatives must be in [1, {n - 1}] for {n} places, but received {kept}")
     if all_keys is not None and negatives != "random":
         raise ValueError(f"keys of other images go with negatives: random, but received {negatives!r}")
     with torch.autocast(queries.device.type, enabled=False):
@@ -132,8 +132,8 @@ class LocationContrastLoss(nn.Module):
         """Mean over taps and batch, times `loss_weight`.
 
         Args:
-            queries: One (B, N, D) a tap, of unit length.
-            keys: One (B, N, D) a tap, of unit length.
+            queries: One (B, N, D) per tap, of unit length.
+            keys: One (B, N, D) per tap, of unit length.
 
         Returns:
             A scalar.
@@ -143,7 +143,7 @@ class LocationContrastLoss(nn.Module):
         """
         if not queries or len(queries) != len(keys):
             raise ValueError(
-                f"expected two lists with an entry a tap each, but received {len(queries)} and {len(keys)}"
+                f"expected two lists with one entry per tap each, but received {len(queries)} and {len(keys)}"
             )
         values = [
             location_contrast(

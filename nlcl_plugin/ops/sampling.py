@@ -10,7 +10,7 @@ def gather_at(features: Tensor, centres: Tensor, image_size: tuple[int, int]) ->
     """Pick the feature vectors of a layer at pixel positions of the image it was computed from.
 
     The layer may have another resolution than the image: row ``r`` of an image of height ``H`` is row
-    ``floor(r * h / H)`` of a layer of height ``h``, limited to ``[0, h - 1]``; columns likewise.
+    ``floor(r * h / H)`` of a layer of height ``h``, limited to ``[0, h - 1]``; the same for columns.
 
     Args:
         features: Output of a layer (B, C, h, w); gradients flow back to it.

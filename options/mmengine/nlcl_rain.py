@@ -1,5 +1,5 @@
-# Learn to remove rain without pairs, with MMEngine: the small networks and losses of options/nlcl_quickstart.yml, where
-# it stands what each loss does, on your own photographs (see _base_/rain_dataset.py).
+# Learn to remove rain without pairs, with MMEngine: the small networks and losses of options/nlcl_quickstart.yml, whose
+# comments explain each loss, on your own photographs (see _base_/rain_dataset.py).
 #   python tools/mm_train.py options/mmengine/nlcl_rain.py
 #   python tools/mm_train.py options/mmengine/nlcl_rain.py --resume
 _base_ = ["_base_/runtime.py", "_base_/rain_dataset.py"]

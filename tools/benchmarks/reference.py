@@ -1,8 +1,8 @@
 """The slow reference: the training step of the released CVPR code, written again plainly.
 
-Nothing here is shared with the package but the networks. What it does as the released code does (DESIGN facts 1 to 5):
-one query patch an image; candidates are gathered one by one into a tensor that `torch.cat` makes anew each time, with
-gradients tracked; features are computed anew for each loss; layer contrast builds labels and masks; the discriminator
+Only the networks come from the package. What it does as the released code does (DESIGN facts 1 to 5):
+one query patch per image; candidates are gathered one by one into a tensor that `torch.cat` copies each time, with
+gradients tracked; features are computed again for each loss; layer contrast builds labels and masks; the discriminator
 steps before the generators; its features begin with the image itself and the deepest is left out of the loss.
 """
 

@@ -12,7 +12,7 @@ ROUNDS = 2
 CROP, STEPS = 96, 6
 HERE = Path(__file__).resolve()
 OPTIONS = HERE.parents[2] / "options" / "nlcl.yml"
-# Assumed for the paper model: between GPUs of a machine, and between machines (100 Gbit/s, shared by 8 GPUs).
+# Assumed for the paper model: between GPUs of a machine, and between machines (100 Gbit/s per 8 GPUs).
 NEAR = {"bandwidth": 100e9, "latency": 10e-6}  # bytes/s, seconds a message
 FAR = {"bandwidth": 12.5e9, "latency": 30e-6}
 A_MACHINE = 8

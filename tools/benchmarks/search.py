@@ -54,7 +54,7 @@ def _rows(channels, cases, search, device, rounds, loops):
     loop_peak = call("search:peak", **sizes, loop=True)
     for (queries, batch), own in times.items():
         number = queries * batch
-        # The loop takes one query after the other, each alike: the time of one tells that of all.
+        # The loop handles queries one by one at equal cost: timing one query is enough.
         found = spread(ratios([number * loop[min(i, loops - 1)] for i in range(rounds)], own))
         operations = 2 * channels * PATCH**2 * search**2 * number
         above = median(ratios(own, [operations / rate for rate in rates]))
