@@ -17,7 +17,7 @@ from pathlib import Path
 
 from studies.execute import run_all
 from studies.plan import read_study, trainings
-from studies.report import write_report
+from studies.report import write_study_report
 
 from nlcl_plugin.errors import InputError, exit_code_of
 
@@ -56,7 +56,9 @@ def _ablate(arguments) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):  # the first is ignored in what a shell starts in the background
         signal.signal(number, signal.default_int_handler)
     failures = [] if arguments.report_only else run_all(found, folder, arguments.jobs)
-    text = write_report(study, found, folder, out=arguments.out, command=f"python tools/ablate.py {arguments.study}")
+    text = write_study_report(
+        study, found, folder, out=arguments.out, command=f"python tools/ablate.py {arguments.study}"
+    )
     print(text)
     for failure in failures:
         print(failure, file=sys.stderr)

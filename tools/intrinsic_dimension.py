@@ -15,7 +15,7 @@ import argparse
 import itertools
 import sys
 
-from studies.intrinsic_dimension.report import as_markdown, write_report
+from studies.intrinsic_dimension.report import as_markdown, write_dimension_report
 from studies.intrinsic_dimension.sources import difference_source, folder_source, network_source
 from studies.intrinsic_dimension.study import Settings, calibrate, study
 
@@ -44,7 +44,7 @@ def _run(arguments: argparse.Namespace) -> int:
     )
     layers, skipped = study(itertools.chain(*_sources(arguments)), settings)
     known = calibrate(settings)
-    files = write_report(arguments.out, layers, known, settings, skipped)
+    files = write_dimension_report(arguments.out, layers, known, settings, skipped)
     print(as_markdown(layers, known, settings))
     print()
     print(escape("written: " + ", ".join(str(file) for file in files)))
@@ -101,8 +101,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--patch-size", default=_DEFAULT.patch_sizes, help="sides of patches (default: %(default)s)", **sizes)
     add("--k", default=_DEFAULT.ks, help="numbers of neighbours (default: %(default)s)", **sizes)
     for name, text in (
-        ("num-patches", "random patches an image"),
-        ("num-queries", "queries an image"),
+        ("num-patches", "random patches per image"),
+        ("num-queries", "queries per image"),
         ("search-size", "side of the search window"),
         ("seed", "seed of all draws"),
     ):

@@ -5,9 +5,7 @@ Usage: python tools/prepare_rain_dataset.py SOURCE... --layout NAME --output DIR
        python tools/prepare_rain_dataset.py --pair-by stem --rainy DIR --clean DIR --output DIR
 
 Files are hard links where possible: to change one changes the source; --copy makes copies. Run the same command again
-after an interruption; what was read is recorded in .facts.jsonl in the output, so that only changed images are read
-again. (It contains paths of this machine and can be deleted; manifest.jsonl contains none.)
-Halves of images and frames of videos become PNG.
+after an interruption: files that are there already are kept. Halves of images and frames of videos become PNG.
 
 Exit codes: 0 done, 2 bad usage or input, 3 done but unreadable images were skipped, 5 interrupted.
 """
@@ -15,13 +13,12 @@ Exit codes: 0 done, 2 bad usage or input, 3 done but unreadable images were skip
 import argparse
 import os
 import sys
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 from nlcl_plugin.errors import InputError, escape, exit_code_of
 from nlcl_plugin.prepare import LAYOUTS, LayoutOptions, SplitOptions, collect, execute, inspect, make_plan
-from nlcl_plugin.prepare.execute import FACTS, SUMMARY, check_output_folder, saved_plan, writing_to
+from nlcl_plugin.prepare.execute import SUMMARY, check_output_folder
 from nlcl_plugin.prepare.model import Collection
 from nlcl_plugin.prepare.pairing import compiled
 
@@ -60,16 +57,9 @@ def _run(arguments: argparse.Namespace) -> int:
         collection = _name_scenes(collection, arguments.scene)
     output = Path(os.path.expanduser(arguments.output))
     check_output_folder(output)
-    with nullcontext() if arguments.dry_run else writing_to(output):
-        collection, facts, unreadable = inspect(
-            collection,
-            every=arguments.every,
-            jobs=arguments.jobs,
-            strict=arguments.strict,
-            record=output / FACTS,
-            # Another preparation must not change, and whether it is one is not known yet.
-            append=not arguments.dry_run and saved_plan(output) is None,
-        )
+    collection, facts, unreadable = inspect(
+        collection, every=arguments.every, jobs=arguments.jobs, strict=arguments.strict
+    )
     split_options = SplitOptions(
         val_fraction=arguments.val_fraction,
         val_split=arguments.val_split,
@@ -146,13 +136,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--pair-by", choices=("stem", "affix", "regex", "list", "order"), help="how --rainy and --clean pair")
     add("--rainy-name", metavar="FORM", help="affix: rainy names without ending, such as {}_rain")
     add("--clean-name", metavar="FORM", help="affix: clean names without ending, such as {}_clean")
-    add("--rainy-regex", metavar="REGEX", help="regex: its groups are what pairs share")
+    add("--rainy-regex", metavar="REGEX", help="regex: its groups are what pairs have in common")
     add("--clean-regex", metavar="REGEX", help="regex: for clean paths (default: the same)")
     add("--list", metavar="FILE", help="list, SPA-Data: 'rainy_path clean_path' on each line")
     add("--rain-side", choices=("left", "right"), help="side-by-side: which half is rainy")
     add("--paired-val", action="store_true", help="trainA/trainB: valA and valB are pairs of equal names")
     add("--scene", metavar="REGEX", help="its groups, or all it finds in a path, name the scene")
-    add("--val-fraction", type=float, metavar="X", help="share of scenes (default: own split, or 0.1 of pairs)")
+    add("--val-fraction", type=float, metavar="X", help="fraction of scenes (default: own split, or 0.1 of pairs)")
     add("--val-split", choices=("val", "test"), help="which of the dataset's own splits is for validation")
     add("--seed", type=int, default=0, help="seed of the split (default: %(default)s)")
     add("--keep-twins", action="store_true", help="train on both images of a pair")
@@ -165,7 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--leakage-bits", type=int, default=4, metavar="BITS", help="how near is the same (default: %(default)s of 128)"
     )
-    add("--allow-leakage", action="store_true", help="go on when training and validation share images")
+    add("--allow-leakage", action="store_true", help="continue when training and validation contain the same images")
     add("--every", type=int, default=15, metavar="N", help="videos: the sharpest of every N frames (default: 15)")
     add("--copy", action="store_true", help="copy files instead of linking them")
     add("--strict", action="store_true", help="an unreadable image ends the run, twins in unpaired training too")

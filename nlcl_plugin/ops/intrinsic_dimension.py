@@ -1,19 +1,15 @@
-"""Intrinsic dimension of sets of points: how many coordinates it takes to say where on their set a point lies.
+"""Intrinsic dimension of sets of points, and of the non-local neighbours in the image layer and the rain layer.
 
-Both estimators look at distances to near neighbours only, whose growth with their rank tells the dimension:
+The measure on which the asymmetry of NLCL rests (Chang et al., IEEE TPAMI 2024, arXiv 2211.00837): image patches that
+are alike are said to have a higher intrinsic dimension than rain patches. How it is measured here is ours, and
+docs/intrinsic_dimension.md has what came out.
 
-- ``mle``: Levina and Bickel, "Maximum Likelihood Estimation of Intrinsic Dimension", NIPS 2004. With the distances
-  T_1 <= ... <= T_k of a point to its neighbours, 1 / m_k is the mean of log(T_k / T_j) over j < k. The *inverses* are
-  averaged over the points (MacKay and Ghahramani, "Comments on 'Maximum Likelihood Estimation of Intrinsic Dimension'
-  by E. Levina and P. Bickel", 2005), which is the likelihood's maximum for all points together and free of the upward
-  bias that the mean of m_k has at small k.
-- ``two_nn``: Facco, d'Errico, Rodriguez and Laio, "Estimating the intrinsic dimension of datasets by a minimal
-  neighborhood information", Scientific Reports 7, 2017. The ratios T_2 / T_1 follow a Pareto law whose exponent is the
-  dimension: the slope through the origin of -log(1 - F) over log(T_2 / T_1), where F is the share of the ratios up to
-  this one. The largest ratios are left out of the fit.
-
-Both underestimate high dimensions, the more the fewer the points: a cube of 32 dimensions that 1,024 points are drawn
-from has nearly all of them at its border.
+The estimator is Levina and Bickel, "Maximum Likelihood Estimation of Intrinsic Dimension", NIPS 2004. With the
+distances T_1 <= ... <= T_k of a point to its neighbours, 1 / m_k is the mean of log(T_k / T_j) over j < k. The
+*inverses* are averaged over the points (MacKay and Ghahramani, "Comments on 'Maximum Likelihood Estimation of Intrinsic
+Dimension' by E. Levina and P. Bickel", 2005), which is the likelihood's maximum for all points together and free of the
+upward bias that the mean of m_k has at small k. High dimensions are underestimated, the more the fewer the points: a
+cube of 32 dimensions that 1,024 points are drawn from has nearly all of them at its border.
 """
 
 from __future__ import annotations
@@ -23,57 +19,50 @@ import math
 import torch
 from torch import Tensor
 
-METHODS = ("mle", "two_nn")
+from nlcl_plugin.ops.patch_search import nonlocal_neighbours
+from nlcl_plugin.ops.patch_sets import gather_patches, patch_deviation, textured_centres
 
-_BLOCK = 1 << 24  # distances at a time
+FLAT = 1 / 255
+"""Standard deviation up to which a patch counts as flat: one step of 8 bits."""
 
 
 @torch.no_grad()
-def intrinsic_dimension(
-    points: Tensor, *, method: str = "mle", k: int | tuple[int, int] = (10, 20), discard: float = 0.1
-) -> Tensor:
-    """Estimate the intrinsic dimension of sets of points.
+def intrinsic_dimension(points: Tensor, *, k: int | tuple[int, int] = (10, 20)) -> Tensor:
+    """Estimate the intrinsic dimension of sets of points by Levina-Bickel with MacKay and Ghahramani's averaging.
 
-    Levina-Bickel with MacKay and Ghahramani's averaging, or TwoNN (Facco et al. 2017); see the module for both.
-    Only ratios of distances matter: shifts, rotations and scale do not.
-
-    **Repeated points count once.** A distance of 0 would make every estimate 0. A set with too few distinct points has
-    no estimate: its value is NaN. Where all neighbours of all points are at one distance (the corners of a simplex),
-    the value is infinite. Points on a grid, such as 8-bit values of flat areas, have many equal distances and look
-    high-dimensional at small ``k``.
+    Only ratios of distances matter: shifts, rotations and scale do not. Repeated points count once: a distance of 0
+    would make every estimate 0.
 
     Args:
-        points: One set (N, D) or sets of equal size (B, N, D), floating point and finite. float16 and bfloat16 are
-            taken as float32. Memory grows with N squared.
-        method: `mle` or `two_nn`.
-        k: Neighbours of each point for `mle`: a number of at least 2, or a range (k1, k2), both inclusive, over which
-            the estimates are averaged as in Levina and Bickel. Not used by `two_nn`.
-        discard: Share of the largest ratios that `two_nn` leaves out of its fit, from 0 to below 1; the paper's 0.1.
-            The largest one is left out in any case, as its -log(1 - F) is infinite. Not used by `mle`.
+        points: One set (N, D) or sets of equal size (B, N, D), floating point and finite. Memory grows with B N².
+        k: Neighbours of each point: a number of at least 2, or a range (k1, k2), both inclusive, over which the
+            estimates are averaged as in Levina and Bickel.
 
     Returns:
-        The estimates, () for one set or (B,), of the dtype of the points (float32 for half precision).
+        The estimates, () for one set or (B,), of the dtype of the points (float32 for half precision). NaN for a set
+        with too few distinct points, infinite where all neighbours of all points are at one distance.
 
     Raises:
-        TypeError: If the points are no floating-point tensor, or ``k`` is no whole number.
-        ValueError: If a shape, the method, ``k`` or ``discard`` is wrong, a value is not finite, or a set has not more
-            than ``k`` points (`mle`) or fewer than 3 (`two_nn`).
+        TypeError: If the points are no floating-point tensor.
+        ValueError: If a shape or ``k`` is wrong, a value is not finite, or a set has not more than ``k`` points.
 
     Example:
         >>> generator = torch.Generator().manual_seed(0)
         >>> plane = torch.rand(1000, 2, generator=generator) @ torch.randn(2, 50, generator=generator)
-        >>> round(intrinsic_dimension(plane).item(), 1), round(intrinsic_dimension(plane, method="two_nn").item(), 1)
-        (1.9, 2.1)
         >>> cube = torch.rand(1000, 16, generator=generator)  # too few points for so high a dimension
-        >>> round(intrinsic_dimension(cube).item(), 1), round(intrinsic_dimension(cube, method="two_nn").item(), 1)
-        (12.0, 12.7)
+        >>> round(intrinsic_dimension(plane).item(), 1), round(intrinsic_dimension(cube).item(), 1)
+        (1.9, 12.0)
     """
-    low, high = _checked(points, method, k, discard)
-    sets = points if points.ndim == 3 else points[None]
-    if method == "mle":
-        dimension = mle_dimension(nearest_distances(sets, high), (low, high))
-    else:
-        dimension = two_nn_dimension(nearest_distances(sets, 2), discard)
+    if not points.is_floating_point():
+        raise TypeError(f"points must be a floating-point tensor, got {points.dtype}")
+    if points.ndim not in (2, 3) or 0 in points.shape[1:]:
+        raise ValueError(f"points must be (N, D) or (B, N, D), got shape {tuple(points.shape)}")
+    if not bool(points.isfinite().all()):
+        raise ValueError("points must be finite, got NaN or infinity")
+    low, high = (k, k) if isinstance(k, int) else k
+    if not 2 <= low <= high < points.shape[-2]:
+        raise ValueError(f"k must be from 2 to below the {points.shape[-2]} points, or a range (k1, k2), got {k}")
+    dimension = mle_dimension(nearest_distances(points if points.ndim == 3 else points[None], high), (low, high))
     dimension = dimension.to(points.dtype if points.dtype == torch.float64 else torch.float32)
     return dimension if points.ndim == 3 else dimension[0]
 
@@ -88,23 +77,17 @@ def nearest_distances(points: Tensor, k: int) -> Tensor:
         k: Number of neighbours, from 1 to N - 1.
 
     Returns:
-        L2 distances (B, N, k), float64, nearest first, in units that differ from set to set; never 0. NaN in the rows
-        of repeats, infinite where a set has not so many distinct points.
+        L2 distances (B, N, k), float64, nearest first; never 0. NaN in the rows of repeats, infinite where a set has
+        not so many distinct points.
     """
-    if points.dtype != torch.float64:
-        points = points.float()
-    num = points.shape[1]
-    found = points.new_empty(*points.shape[:2], k, dtype=torch.float64)
-    earlier = torch.ones(num, num, dtype=torch.bool, device=points.device).tril_(-1)
-    step = max(1, _BLOCK // num**2)
-    for start in range(0, len(points), step):
-        distances = _distances(points[start : start + step])
-        repeats = ((distances == 0) & earlier).any(-1)
-        distances.diagonal(dim1=1, dim2=2).fill_(math.inf)
-        distances.masked_fill_(repeats[:, None], math.inf)
-        nearest = distances.topk(k, largest=False).values
-        found[start : start + step] = nearest.masked_fill_(repeats[..., None], math.nan)
-    return found
+    points = points.double()
+    # Directly, as a product of matrices loses small distances.
+    distances = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist")
+    earlier = torch.ones(points.shape[1], points.shape[1], dtype=torch.bool, device=points.device).tril_(-1)
+    repeats = ((distances == 0) & earlier).any(-1)
+    distances.diagonal(dim1=1, dim2=2).fill_(math.inf)
+    distances.masked_fill_(repeats[:, None], math.inf)
+    return distances.topk(k, largest=False).values.masked_fill_(repeats[..., None], math.nan)
 
 
 def mle_dimension(distances: Tensor, k: int | tuple[int, int]) -> Tensor:
@@ -121,90 +104,115 @@ def mle_dimension(distances: Tensor, k: int | tuple[int, int]) -> Tensor:
     logs = distances[..., :high].log()
     ranks = torch.arange(low - 1, high, device=logs.device)  # of T_k, counted from 0: also the number of T_j below it
     below = logs.cumsum(-1)[..., low - 2 : high - 1] / ranks
-    inverse = _rounded(logs[..., low - 1 :] - below).nanmean(1)
+    difference = logs[..., low - 1 :] - below
+    inverse = difference.masked_fill(difference < 1e-12, 0.0).nanmean(1)  # equal distances differ by rounding
     short = torch.isinf(logs).any(-1).any(-1)
     return (1 / inverse).mean(-1).masked_fill(short, math.nan)
 
 
-def two_nn_dimension(distances: Tensor, discard: float = 0.1) -> Tensor:
-    """TwoNN estimate from distances to neighbours.
+@torch.no_grad()
+def layer_dimensions(
+    image_layer: Tensor,
+    rain_layer: Tensor,
+    *,
+    patch_size: int = 8,
+    search_size: int = 40,
+    k: int = 64,
+    num_queries: int = 8,
+    flat: float = FLAT,
+    generator: torch.Generator | None = None,
+) -> tuple[float, float]:
+    """Estimate the intrinsic dimension of non-local neighbours in both layers, measured alike; cheap enough to log.
+
+    In each layer query patches are drawn from those that are not flat; the set of a query is its ``k`` nearest
+    patches in its search window, itself included. The estimate on a set is Levina and Bickel's over the nearest k // 4
+    of its patches (see :func:`intrinsic_dimension`); the inverses are averaged over all sets of the batch. Sets that
+    lie for the most part in flat areas, with no more than k // 4 distinct patches, are left out.
+
+    ``k`` and all else are the same for both layers: the estimate depends on them, so only numbers that were measured
+    alike can be compared. Windows of overlapping patches lie on a surface of two coordinates, row and column, bent by
+    the image's detail and blurred by its noise: values are low, and only their order means something.
 
     Args:
-        distances: Of `nearest_distances` (B, N, K), K at least 2.
-        discard: Share of the largest ratios to leave out.
+        image_layer: B (B, 3, H, W) in [0, 1], finite.
+        rain_layer: R (B, 1 or 3, H, W) in [0, 1], finite.
+        patch_size: Side of a patch in pixels.
+        search_size: Side of the window of candidate centres in pixels.
+        k: Patches of a set, at least 8; the estimate is rough below 64.
+        num_queries: Query patches per image and layer.
+        flat: Standard deviation within a patch up to which it is no query.
+        generator: Source of the randomness; torch's global one when None.
 
     Returns:
-        Estimates (B,), float64; NaN for sets of fewer than 3 distinct points.
+        The dimensions of the image layer and of the rain layer; NaN for a layer without any set to measure, such as
+        rain that is nearly 0 everywhere.
+
+    Raises:
+        ValueError: If ``k`` is below 8 or more than a window in a corner has patches, or an image is smaller than a
+            patch.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> noise = torch.rand(1, 3, 64, 64, generator=generator)
+        >>> stripes = (torch.arange(64) / 9).sin().expand(1, 1, 64, 64) + 0.01 * noise[:, :1]
+        >>> image, rain = layer_dimensions(noise, stripes, generator=generator)
+        >>> round(image, 1), round(rain, 1)
+        (41.1, 7.4)
     """
-    near = distances[..., :2]
-    # NaN, the ratio of repeats, is sorted behind all others.
-    x = _rounded(near[..., 1].log() - near[..., 0].log()).sort(-1).values
-    count = (~near[..., 0].isnan()).sum(-1).double()
-    kept = (count * (1 - discard)).floor().minimum(count - 1)
-    rank = torch.arange(1, x.shape[-1] + 1, device=x.device, dtype=torch.float64)
-    used = rank <= kept[:, None]
-    y = -torch.log1p(-rank / count[:, None].clamp(min=1))
-    x, y = x.where(used, 0), y.where(used, 0)
-    level = (x * x).sum(-1)
-    slope = torch.where(level > 0, (x * y).sum(-1) / level, math.inf)
-    return slope.masked_fill((count < 3) | (kept < 1), math.nan)
+    if k < 8:
+        raise ValueError(f"k must be at least 8, got {k}; 64 or more give estimates that can be compared")
+    found = []
+    for layer in (image_layer, rain_layer):
+        inverses = []
+        textured = patch_deviation(layer, patch_size) > flat
+        for image, allowed in zip(layer.split(1), textured, strict=True):
+            queries = textured_centres(allowed, num_queries, patch_size, generator=generator)
+            if len(queries):
+                sets = neighbour_sets(image, queries, patch_size=patch_size, search_size=search_size, k=k)
+                inverses.append(1 / mle_dimension(nearest_distances(sets, k // 4), k // 4))
+        found.append((1 / torch.cat(inverses).nanmean()).item() if inverses else math.nan)
+    return found[0], found[1]
 
 
-def _rounded(difference: Tensor) -> Tensor:
-    """Differences of logarithms, at least 0, where what is left of equal distances by rounding is 0 too."""
-    return difference.masked_fill(difference < 1e-12, 0.0)
+def neighbour_sets(image: Tensor, queries: Tensor, *, patch_size: int, search_size: int, k: int) -> Tensor:
+    """Patches of the non-local neighbours of queries in one image, as sets of points.
+
+    Args:
+        image: (1, C, H, W), finite.
+        queries: Integer centres (Q, 2).
+        patch_size: Side of a patch in pixels.
+        search_size: Side of the window of candidate centres in pixels.
+        k: Neighbours of each query, itself included.
+
+    Returns:
+        (Q, k, C * patch_size * patch_size), nearest first.
+    """
+    centres, _ = nonlocal_neighbours(image, queries[None], patch_size=patch_size, search_size=search_size, k=k)
+    return gather_patches(image, centres.flatten(1, 2), patch_size).view(len(queries), k, -1)
 
 
-def _distances(points: Tensor) -> Tensor:
-    """All distances (B, N, N) within sets (B, N, D), each set in a unit of its own; equal points are at distance 0."""
-    if points.dtype == torch.float64:
-        return _direct_distances(points)
-    # |a|^2 - 2 a.b + |b|^2 of float32 values in float64 is a matrix product, ten times as fast for patches of colour.
-    centred = points.double()
-    centred = centred - centred.mean(1, keepdim=True)
-    energy = centred.square().sum(-1)
-    squares = torch.baddbmm(energy[:, None] + energy[..., None], centred, centred.mT, alpha=-2)
-    # But it loses small distances: a set with one that could be off by more than 2^-17 of its square is done directly.
-    error = (points.shape[-1] + 8) * 2.0**-51 * energy.amax(-1)
-    others = ~torch.eye(points.shape[1], dtype=torch.bool, device=points.device)
-    vague = ((squares <= error[:, None, None] * 2**17) & others).any(-1).any(-1)
-    distances = squares.clamp_(min=0).sqrt_()
-    if bool(vague.any()):
-        distances[vague] = _direct_distances(points[vague]).double()
-    return distances
+def dimension_ratio(d_image: float, d_rain: float, *, limit: float = 4.0) -> float:
+    """How many times the image layer's dimension is the rain layer's, within limits.
 
+    Meant for temperatures of the contrastive losses, image over rain (ours).
 
-def _direct_distances(points: Tensor) -> Tensor:
-    # A power of two for each set, so that no square overflows or vanishes, changes nothing else.
-    limit = 1000 if points.dtype == torch.float64 else 100
-    exponent = torch.frexp(points.abs().amax((1, 2), keepdim=True)).exponent.clamp(-limit, limit)
-    scaled = points * torch.ldexp(torch.ones_like(exponent, dtype=points.dtype), -exponent)
-    return torch.cdist(scaled, scaled, compute_mode="donot_use_mm_for_euclid_dist")
+    Args:
+        d_image: Of `layer_dimensions`.
+        d_rain: Of `layer_dimensions`.
+        limit: Largest ratio, at least 1; the smallest is its inverse.
 
+    Returns:
+        The ratio in [1 / limit, limit]; 1 where either is unknown (NaN), 0 or both are infinite.
 
-def _checked(points: Tensor, method: str, k: int | tuple[int, int], discard: float) -> tuple[int, int]:
-    """Check the arguments; the range of k."""
-    if not isinstance(points, Tensor) or not points.is_floating_point():
-        kind = points.dtype if isinstance(points, Tensor) else type(points).__name__
-        raise TypeError(f"points must be a floating-point tensor, got {kind}")
-    if points.ndim not in (2, 3) or 0 in points.shape[1:]:
-        raise ValueError(f"points must be (N, D) or (B, N, D), got shape {tuple(points.shape)}")
-    if not bool(points.isfinite().all()):
-        raise ValueError("points must be finite, got NaN or infinity")
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    if not 0 <= discard < 1:
-        raise ValueError(f"discard must be from 0 to below 1, got {discard}")
-    low, high = k if isinstance(k, tuple | list) and len(k) == 2 else (k, k)
-    if not (isinstance(low, int) and isinstance(high, int)):
-        raise TypeError(f"k must be a whole number or a range (k1, k2) of whole numbers, got {k!r}")
-    if not 2 <= low <= high:
-        raise ValueError(f"k must be at least 2, or a range (k1, k2) with 2 <= k1 <= k2, got {k}")
-    needed = high + 1 if method == "mle" else 3
-    if points.shape[-2] < needed:
-        use = f"k = {k}" if method == "mle" else "two_nn"
-        raise ValueError(
-            f"{use} needs sets of at least {needed} points, got {points.shape[-2]}; "
-            f"give more points{' or a smaller k' if method == 'mle' else ''}"
-        )
-    return low, high
+    Raises:
+        ValueError: If the limit is below 1.
+
+    Example:
+        >>> dimension_ratio(6.0, 4.0), dimension_ratio(1.0, 20.0), dimension_ratio(5.0, float("nan"))
+        (1.5, 0.25, 1.0)
+    """
+    if not limit >= 1:
+        raise ValueError(f"limit must be at least 1, got {limit}")
+    if not (d_image > 0 and d_rain > 0) or (math.isinf(d_image) and math.isinf(d_rain)):
+        return 1.0
+    return min(max(d_image / d_rain, 1 / limit), limit)

@@ -67,7 +67,7 @@ def textured_centres(deviation: Tensor, num: int, patch_size: int, *, generator:
     return places[order[:num].to(places.device)] + patch_size // 2
 
 
-def gather_patches(images: Tensor, centres: Tensor, patch_size: int, *, remove_mean: bool = False) -> Tensor:
+def gather_patches(images: Tensor, centres: Tensor, patch_size: int) -> Tensor:
     """Take the values of patches as vectors.
 
     A patch centred at ``c`` covers ``[c - p // 2, c - p // 2 + p)`` per axis, with ``p = patch_size``, as in
@@ -77,8 +77,6 @@ def gather_patches(images: Tensor, centres: Tensor, patch_size: int, *, remove_m
         images: (B, C, H, W).
         centres: Integer centres (B, N, 2) as (row, column), each with its whole patch inside the image.
         patch_size: Side of a patch in pixels.
-        remove_mean: Subtract from each patch its mean in each channel, so that patches that differ in brightness or
-            colour alone are equal.
 
     Returns:
         (B, N, C * patch_size * patch_size), of the dtype of the images.
@@ -93,7 +91,4 @@ def gather_patches(images: Tensor, centres: Tensor, patch_size: int, *, remove_m
     rows = (centres[..., 0, None] + reach)[..., :, None]
     columns = (centres[..., 1, None] + reach)[..., None, :]
     image = torch.arange(len(images), device=images.device)[:, None, None, None]
-    patches = images[image, :, rows, columns].movedim(-1, 2)  # (B, N, C, p, p)
-    if remove_mean:
-        patches = patches - patches.mean((-2, -1), keepdim=True)
-    return patches.flatten(2)
+    return images[image, :, rows, columns].movedim(-1, 2).flatten(2)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
+from typing import Any, Literal
 
 from nlcl_plugin.errors import escape
 
@@ -33,6 +35,11 @@ class SourceImage:
         return f"{self.path}#{self.part}" if self.part else self.path
 
     @property
+    def stem(self) -> str:
+        """Its name without ending."""
+        return str(PurePosixPath(self.name).with_suffix(""))
+
+    @property
     def is_frame(self) -> bool:
         """Whether it is a frame of a video."""
         return self.part.startswith("frame=")
@@ -48,6 +55,12 @@ class LabelledImage:
     split: Split | None = None  # the dataset's own, if it has one
     twin: SourceImage | None = None  # the clean image of a rainy one, if there is one; it has the same scene
 
+    def below(self, prefix: str) -> LabelledImage:
+        """The same with a prefix before its names and its scene."""
+        source = replace(self.source, name=prefix + self.source.name)
+        twin = self.twin and replace(self.twin, name=prefix + self.twin.name)
+        return replace(self, source=source, scene=prefix + self.scene, twin=twin)
+
 
 @dataclass(frozen=True)
 class Drop:
@@ -55,6 +68,9 @@ class Drop:
 
     label: str
     reason: str
+
+
+Paired = tuple[list[tuple[SourceImage, SourceImage]], list[Drop]]  # pairs, and images without a partner
 
 
 @dataclass
@@ -65,10 +81,16 @@ class Collection:
     drops: list[Drop] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def extend(self, images: list[LabelledImage], drops: list[Drop]) -> None:
-        """Add images and drops."""
-        self.images += images
+    def add_pairs(
+        self, paired: Paired, split: Split | None = None, scene: Callable[[SourceImage], str] | None = None
+    ) -> Collection:
+        """Add pairs of one split; `scene` returns the scene of a clean image, its path without ending by default."""
+        pairs, drops = paired
+        scene = scene or (lambda clean: clean.stem)
+        self.images += [LabelledImage(rainy, "rainy", scene(clean), split, clean) for rainy, clean in pairs]
+        self.images += [LabelledImage(one, "clean", scene(one), split) for one in dict.fromkeys(p[1] for p in pairs)]
         self.drops += drops
+        return self
 
     def drop(self, reasons: dict[SourceImage, str]) -> None:
         """Leave images out."""
@@ -85,7 +107,6 @@ class ImageFacts:
     width: int  # pixels, after the rotation that EXIF asks for
     height: int
     dhash: int | None  # the perceptual hash; None for an image without structure, which resembles every other such
-    brightness: float  # the mean of all pixels and channels in [0, 1]
     modified: int  # the source file's modification time in ns before it was read; shows later changes
 
     @property
@@ -119,17 +140,6 @@ class OutputFile:
     role: Role
     pair: str | None
 
-    def manifest_line(self) -> str:
-        """Its line in the manifest; the same wherever the dataset lies."""
-        source, facts = self.source, self.facts
-        record = {
-            "path": self.path,
-            "source": f"{source.name}#{source.part}" if source.part else source.name,
-            **{name: getattr(facts, name) for name in ("bytes", "sha256", "width", "height")},
-            **{name: getattr(self, name) for name in ("scene", "split", "role", "pair")},
-        }
-        return json.dumps(record) + "\n"  # ASCII, since names need not be valid Unicode
-
 
 @dataclass
 class Plan:
@@ -142,8 +152,15 @@ class Plan:
     twins: list[tuple[OutputFile, OutputFile]] = field(default_factory=list)  # unpaired, but of one scene
 
     def manifest(self) -> str:
-        """The manifest: one JSON line per file."""
-        return "".join(file.manifest_line() for file in self.files)
+        """The manifest: one JSON line per file; the same wherever the dataset lies."""
+        lines = []
+        for file in self.files:
+            source = f"{file.source.name}#{file.source.part}" if file.source.part else file.source.name
+            line: dict[str, Any] = {"path": file.path, "source": source}
+            line |= {name: getattr(file.facts, name) for name in ("bytes", "sha256", "width", "height")}
+            line |= {name: getattr(file, name) for name in ("scene", "split", "role", "pair")}
+            lines.append(json.dumps(line) + "\n")  # ASCII, since names need not be valid Unicode
+        return "".join(lines)
 
     def of(self, split: str, role: str) -> list[OutputFile]:
         """The files of one folder."""
@@ -157,9 +174,8 @@ class Plan:
             size = sum(file.facts.bytes for file in files) / 1e6
             line = f"{folder}: {len(files)} images of {len({file.scene for file in files})} scenes, {size:.1f} MB"
             if files:
-                sides = [min(file.facts.width, file.facts.height) for file in files]
-                brightness = sum(file.facts.brightness for file in files) / len(files)
-                line += f", shorter side {min(sides)} to {max(sides)} pixels, mean brightness {brightness:.2f}"
+                sides = [min(file.facts.size) for file in files]
+                line += f", shorter side {min(sides)} to {max(sides)} pixels"
             lines.append(line)
         return [escape(line) for line in lines + self.left_out() + [f"note: {note}" for note in self.notes]]
 

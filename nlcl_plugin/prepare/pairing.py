@@ -8,28 +8,14 @@ from pathlib import Path
 
 from nlcl_plugin.data.image_io import IMAGE_SUFFIXES
 from nlcl_plugin.errors import InputError
-from nlcl_plugin.prepare.model import Drop, LabelledImage, SourceImage, Split
-from nlcl_plugin.prepare.scan import stem
-
-UNLISTED = "in no whole pair of the list"
+from nlcl_plugin.prepare.model import Drop, Paired, SourceImage
 
 Images = list[SourceImage]
-Paired = tuple[list[tuple[SourceImage, SourceImage]], list[Drop]]  # pairs, and images without a partner
 Key = Callable[[SourceImage], Hashable | None]
 
 
-def label_pairs(
-    pairs: list[tuple[SourceImage, SourceImage]],
-    scene: Callable[[SourceImage], str] = lambda clean: stem(clean.name),
-    split: Split | None = None,
-) -> list[LabelledImage]:
-    """Label the images of pairs; `scene` returns the scene of a clean image, which may belong to many rainy ones."""
-    clean = [LabelledImage(one, "clean", scene(one), split) for one in dict.fromkeys(pair[1] for pair in pairs)]
-    return [LabelledImage(rainy, "rainy", scene(twin), split, twin) for rainy, twin in pairs] + clean
-
-
 def pair_by_key(rainy: Images, clean: Images, rainy_key: Key, clean_key: Key) -> Paired:
-    """Pair images that have the same key, or none if it is None; many rainy images may share a clean one.
+    """Pair images that have the same key, or none if it is None; many rainy images may have one clean partner.
 
     Raises:
         InputError: If two clean images have the same key.
@@ -51,7 +37,7 @@ def pair_by_key(rainy: Images, clean: Images, rainy_key: Key, clean_key: Key) ->
 
 def by_stem(rainy: Images, clean: Images) -> Paired:
     """Pair by the path without its ending."""
-    return pair_by_key(rainy, clean, lambda s: stem(s.name), lambda s: stem(s.name))
+    return pair_by_key(rainy, clean, lambda source: source.stem, lambda source: source.stem)
 
 
 def by_affix(rainy: Images, clean: Images, rainy_name: str, clean_name: str) -> Paired:
@@ -69,8 +55,8 @@ def by_regex(rainy: Images, clean: Images, rainy_regex: str, clean_regex: str) -
     def key(expression: str) -> Key:
         pattern = compiled(expression)
         if not pattern.groups:
-            raise InputError(f"--rainy-regex {expression[:200]!r}: has no group; put what pairs share into brackets")
-        return lambda source: found.groups() if (found := pattern.search(stem(source.name))) else None
+            raise InputError(f"--rainy-regex {expression[:200]!r}: has no group; put what pairs have in common in ()")
+        return lambda source: found.groups() if (found := pattern.search(source.stem)) else None
 
     return pair_by_key(rainy, clean, key(rainy_regex), key(clean_regex))
 
@@ -88,10 +74,10 @@ def by_leading_id(rainy: Images, clean: Images) -> Paired:
 
     A name is cut only before `_`, `-` or a blank, so that `12_3` is never taken for a rainy `1`.
     """
-    known = {stem(source.name) for source in clean}
+    known = {source.stem for source in clean}
 
     def key(source: SourceImage) -> Hashable | None:
-        name = stem(source.name)
+        name = source.stem
         while name not in known:
             end = max(name.rfind(mark) for mark in "_- ")
             if end <= name.rfind("/") + 1:
@@ -99,7 +85,7 @@ def by_leading_id(rainy: Images, clean: Images) -> Paired:
             name = name[:end]
         return name
 
-    return pair_by_key(rainy, clean, key, lambda s: stem(s.name))
+    return pair_by_key(rainy, clean, key, lambda source: source.stem)
 
 
 def by_order(rainy: Images, clean: Images) -> Paired:
@@ -112,18 +98,19 @@ def by_order(rainy: Images, clean: Images) -> Paired:
     return list(zip(rainy, clean, strict=True)), []
 
 
-def by_list(rainy: Images, clean: Images, list_file: Path) -> Paired:
-    """Pair as a file says; see `match_list`."""
-    pairs, drops = match_list(list_file, {s.name: s for s in rainy}, {s.name: s for s in clean})
-    used = {source for pair in pairs for source in pair}
-    return pairs, drops + [Drop(s.label, UNLISTED) for s in dict.fromkeys(rainy + clean) if s not in used]
+def by_stem_or_order(rainy: Images, clean: Images) -> Paired:
+    """Pair by the path without its ending or, if no two of these are equal, in the order of sorted names."""
+    # One missing file would shift all pairs after it, so order is for names that have nothing in common.
+    if {source.stem for source in rainy} & {source.stem for source in clean}:
+        return by_stem(rainy, clean)
+    return by_order(*(sorted(images, key=lambda source: source.name) for images in (rainy, clean)))
 
 
-def match_list(list_file: Path, rainy: dict[str, SourceImage], clean: dict[str, SourceImage]) -> Paired:
-    """Find the images of a list of pairs, and the lines of which an image is missing.
+def by_list(list_file: Path, rainy: dict[str, SourceImage], clean: dict[str, SourceImage]) -> Paired:
+    """Pair as a file says, with `rainy_path clean_path` on each line, among images by their path.
 
-    The list has `rainy_path clean_path` on each line. Paths may contain blanks if they end as images do. Leading
-    slashes and `./` are removed. A line that is repeated counts once.
+    Paths may contain blanks if they end as images do. Leading slashes and `./` are removed. A line that is repeated
+    counts once. What is left out are lines of which an image is missing, and images in no pair.
     """
     try:
         lines = list_file.read_text(encoding="utf-8-sig").split("\n")
@@ -132,25 +119,25 @@ def match_list(list_file: Path, rainy: dict[str, SourceImage], clean: dict[str, 
     endings = "|".join(re.escape(ending) for ending in IMAGE_SUFFIXES)
     with_blanks = re.compile(rf"(\S.*?(?:{endings}))\s+(\S.*(?:{endings}))", re.IGNORECASE)
     partners: dict[SourceImage, SourceImage] = {}
-    drops = {}
+    drops = []
     for number, line in enumerate(map(str.strip, lines), 1):
-        if not line:
-            continue
-        found = with_blanks.fullmatch(line)
-        names = [
-            re.sub(r"^(?:\./|/)+", "", name.replace("\\", "/")) for name in (found.groups() if found else line.split())
-        ]
-        if len(names) != 2:
+        parts = found.groups() if (found := with_blanks.fullmatch(line)) else line.split()
+        names = [re.sub(r"^(?:\./|/)+", "", name.replace("\\", "/")) for name in parts]
+        if len(names) not in (0, 2):
             raise InputError(
                 f"{list_file}, line {number}: got {line[:200]!r}, expected 'rainy_path clean_path'; correct it, "
                 "or give the right list with --list"
             )
+        if not names:
+            continue
         one, other = rainy.get(names[0]), clean.get(names[1])
         if not one or not other:
             missing = "the clean image is" if one else "the rainy image is" if other else "both images are"
-            drops[line] = Drop(f"{list_file}: {' '.join(names)}", f"listed, but {missing} missing")
+            drops.append(Drop(f"{list_file}: {' '.join(names)}", f"listed, but {missing} missing"))
         elif partners.setdefault(one, other) != other:
             raise InputError(f"{list_file}, line {number}: a second clean image for {one.name}; remove one")
     if not partners and not drops:
         raise InputError(f"{list_file}: contains no pair; expected 'rainy_path clean_path' on each line")
-    return list(partners.items()), list(drops.values())
+    used = {*partners, *partners.values()}
+    unlisted = [source for source in dict.fromkeys((*rainy.values(), *clean.values())) if source not in used]
+    return list(partners.items()), drops + [Drop(source.label, "in no whole pair of the list") for source in unlisted]

@@ -2,45 +2,38 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import random
-from collections import defaultdict
+import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import PurePosixPath
 
+from nlcl_plugin.data.files import inner_name
 from nlcl_plugin.errors import InputError
-from nlcl_plugin.prepare.model import (
-    FOLDERS,
-    Collection,
-    Drop,
-    ImageFacts,
-    LabelledImage,
-    OutputFile,
-    Plan,
-    Role,
-    SourceImage,
-    Split,
-    SplitOptions,
-    examples,
-)
-from nlcl_plugin.prepare.names import output_names
+from nlcl_plugin.prepare import model
+from nlcl_plugin.prepare.model import Collection, Drop, ImageFacts, LabelledImage, OutputFile, Plan, SourceImage
 from nlcl_plugin.prepare.similarity import TWIN_BITS, Matches, find_leaks, find_near_duplicates, find_twins
+
+Facts = dict[SourceImage, ImageFacts]
 
 _DEFAULT_FRACTION = 0.1  # of paired scenes
 _FRAME_BITS = 6  # frames of one camera differ by rain alone
+_UNSAFE = set('%/\\:*?"<>|')
+_ENDINGS = {".jpeg": ".jpg", ".tif": ".tiff"}
 
 
 def make_plan(
-    collection: Collection,
-    facts: dict[SourceImage, ImageFacts],
-    unreadable: Iterable[Drop] = (),
-    options: SplitOptions | None = None,
+    collection: Collection, facts: Facts, unreadable: Iterable[Drop] = (), options: model.SplitOptions | None = None
 ) -> Plan:
     """Decide which image goes where, from what `inspect` returns; equal input gives an equal plan.
 
     Raises:
-        InputError: If nothing remains, training would lack one role, or splits share images.
+        InputError: If nothing remains, training would lack one role, or splits contain the same images.
     """
-    options = options or SplitOptions()
+    options = options or model.SplitOptions()
     readable = [image for image in collection.images if image.source in facts]
     found = Collection(readable, list(collection.drops), list(collection.notes))
     _drop_broken_pairs(found, facts)
@@ -69,7 +62,40 @@ def make_plan(
     return plan
 
 
-def _drop_broken_pairs(found: Collection, facts: dict[SourceImage, ImageFacts]) -> None:
+def output_names(sources: list[SourceImage]) -> dict[SourceImage, str]:
+    """Name the files of one folder: no two alike, whatever the case, the Unicode form of letters, and the ending.
+
+    A file keeps its name; where two would be the same, all folders of their paths are put in front. Endings become
+    lower-case; characters that some systems cannot store become `_`. The result depends neither on the order of the
+    images nor on where the dataset lies.
+    """
+    short = {source: _safe(PurePosixPath(source.name).name, source) for source in sources}
+    counts = Counter(map(_key, short.values()))
+    names: dict[SourceImage, str] = {}
+    taken: set[str] = set()
+    for source in sorted(sources, key=lambda one: (counts[_key(short[one])] > 1, one.name, one.part)):
+        name = short[source] if counts[_key(short[source])] == 1 else _safe(source.name.replace("/", "__"), source)
+        stem, ending = os.path.splitext(name)
+        numbered = (f"{stem}-{number}{ending}" for number in itertools.count(2))  # one.png beside one.jpg, A beside a
+        names[source] = next(name for name in itertools.chain([name], numbered) if _key(name) not in taken)
+        taken.add(_key(names[source]))
+    return names
+
+
+def _key(name: str) -> str:
+    # Without the ending, since the keys of an LMDB have none.
+    return unicodedata.normalize("NFC", os.path.splitext(name)[0]).casefold()
+
+
+def _safe(name: str, source: SourceImage) -> str:
+    stem, ending = os.path.splitext(name)
+    ending = ".png" if source.part else _ENDINGS.get(ending.lower(), ending.lower())
+    if source.is_frame:
+        stem += f"_{int(source.part.removeprefix('frame=')):06d}"
+    return inner_name("".join(c if c.isprintable() and c not in _UNSAFE else "_" for c in stem)) + ending
+
+
+def _drop_broken_pairs(found: Collection, facts: Facts) -> None:
     reasons = {}
     for image in found.images:
         if image.twin and image.twin not in facts:
@@ -79,21 +105,17 @@ def _drop_broken_pairs(found: Collection, facts: dict[SourceImage, ImageFacts]) 
     found.drop(reasons)
 
 
-def _drop_near_duplicates(found: Collection, facts: dict[SourceImage, ImageFacts], options: SplitOptions) -> None:
+def _drop_near_duplicates(found: Collection, facts: Facts, options: model.SplitOptions) -> None:
     twins = {image.twin for image in found.images if image.twin}
-    for role in ("rainy", "clean"):
-        groups: dict[str, list[LabelledImage]] = defaultdict(list)
-        for image in found.images:
-            # A clean twin stays whatever it resembles: without it, its rainy images would lose their partner.
-            if image.role == role and image.source not in twins:
-                if options.near_duplicates is not None:
-                    groups["all"].append(image)
-                elif image.source.is_frame:
-                    groups[image.source.path].append(image)
-        bits = _FRAME_BITS if options.near_duplicates is None else options.near_duplicates
-        for group in groups.values():
-            duplicates = find_near_duplicates(group, facts, bits)
-            found.drop(dict.fromkeys(duplicates, f"{role} near-duplicate (at most {bits} of 128 bits)"))
+    groups: dict[tuple[str, str], list[LabelledImage]] = defaultdict(list)
+    for image in found.images:
+        # A clean twin stays whatever it resembles: without it, its rainy images would lose their partner.
+        if image.source not in twins and (options.near_duplicates is not None or image.source.is_frame):
+            groups[image.role, image.source.path if options.near_duplicates is None else ""].append(image)
+    bits = _FRAME_BITS if options.near_duplicates is None else options.near_duplicates
+    for (role, _), group in groups.items():
+        duplicates = find_near_duplicates(group, facts, bits)
+        found.drop(dict.fromkeys(duplicates, f"{role} near-duplicate (at most {bits} of 128 bits)"))
 
 
 def _drop_lonely_clean(found: Collection, twins: set[SourceImage]) -> None:
@@ -102,8 +124,8 @@ def _drop_lonely_clean(found: Collection, twins: set[SourceImage]) -> None:
     found.drop(dict.fromkeys(lonely, "all its rainy partners are left out"))
 
 
-def _merge_scenes(found: Collection, facts: dict[SourceImage, ImageFacts]) -> None:
-    """Make one scene of those that share a file, where the dataset has not put them into different splits itself."""
+def _merge_scenes(found: Collection, facts: Facts) -> None:
+    """Make one scene of those with a file in common, unless the dataset puts them into different splits."""
     merged: dict[str, str] = {}
 
     def merged_scene(scene: str) -> str:
@@ -111,27 +133,27 @@ def _merge_scenes(found: Collection, facts: dict[SourceImage, ImageFacts]) -> No
             scene = merged[scene]
         return scene
 
-    first: dict[tuple[str, Split | None], str] = {}
+    first: dict[tuple[str, str | None], str] = {}
     for image in found.images:
         other = first.setdefault((facts[image.source].sha256, image.split), image.scene)
         one, two = sorted((merged_scene(image.scene), merged_scene(other)))
         if one != two:
             merged[two] = one
     if merged:
-        equal = examples([f"{two} = {one}" for two, one in merged.items()])
+        equal = model.examples([f"{two} = {one}" for two, one in merged.items()])
         found.notes.append(f"{len(merged)} scenes contain an image of another and count as one: {equal}")
         found.images = [replace(image, scene=merged_scene(image.scene)) for image in found.images]
 
 
-def _split(found: Collection, options: SplitOptions) -> None:
+def _split(found: Collection, options: model.SplitOptions) -> None:
     given = {image.split for image in found.images}
     if given & {"val", "test"} and options.val_fraction is None:
         wanted = options.val_split or ("val" if "val" in given else "test")
         if wanted not in given:
             raise InputError(f"--val-split {wanted}: the dataset has no such split; choose another")
-        other = {"val", "test"} - {wanted}
-        left = [image.source for image in found.images if image.split in other]
-        found.drop(dict.fromkeys(left, f"of the dataset's {other.pop()} split (--val-split chooses between them)"))
+        other = "test" if wanted == "val" else "val"
+        left = [image.source for image in found.images if image.split == other]
+        found.drop(dict.fromkeys(left, f"of the dataset's {other} split (--val-split chooses between them)"))
         found.images = [replace(image, split="val" if image.split == wanted else "train") for image in found.images]
         if all(image.split == "val" for image in found.images):
             found.notes.append(f"all images are of the dataset's {wanted} split, for validation: see --val-fraction")
@@ -146,8 +168,8 @@ def _split(found: Collection, options: SplitOptions) -> None:
         fraction = default if options.val_fraction is None else options.val_fraction
         scenes = _shuffled(kind, options.seed, "split")
         count = round(fraction * len(scenes))
-        if fraction > 0 and len(scenes) > 1:
-            count = min(max(count, 1), len(scenes) - 1) if fraction < 1 else len(scenes)
+        if 0 < fraction < 1 and len(scenes) > 1:
+            count = min(max(count, 1), len(scenes) - 1)
         chosen.update(scenes[:count])
     found.images = [replace(image, split="val" if image.scene in chosen else "train") for image in found.images]
 
@@ -164,13 +186,20 @@ def _separate_twins(found: Collection, seed: int) -> None:
         found.drop(dict.fromkeys(left, f"training takes the {kept} images of its scene (--keep-twins takes both)"))
 
 
-def _files(images: list[LabelledImage], facts: dict[SourceImage, ImageFacts]) -> list[OutputFile]:
+def _shuffled(scenes: Iterable[str], seed: int, purpose: str) -> list[str]:
+    # A string seeds in the same way on every Python and does not tie the two draws together.
+    ordered = sorted(scenes)
+    random.Random(f"{seed} {purpose}").shuffle(ordered)
+    return ordered
+
+
+def _files(images: list[LabelledImage], facts: Facts) -> list[OutputFile]:
     files = []
 
-    def add(name: str, image: LabelledImage, source: SourceImage, role: Role, pair: str | None = None) -> None:
+    def add(name: str, image: LabelledImage, pair: str | None = None) -> None:
         assert image.split in ("train", "val")
-        path = f"{FOLDERS[image.split, role]}/{name}"
-        files.append(OutputFile(path, source, facts[source], image.scene, image.split, role, pair))
+        path = f"{model.FOLDERS[image.split, image.role]}/{name}"
+        files.append(OutputFile(path, image.source, facts[image.source], image.scene, image.split, image.role, pair))
 
     for split in ("train", "val"):
         rainy, clean = (
@@ -183,18 +212,18 @@ def _files(images: list[LabelledImage], facts: dict[SourceImage, ImageFacts]) ->
         unpaired = [source for source in clean if source not in twins]
         rainy_names, clean_names = output_names(list(rainy)), output_names(unpaired + paired)
         for source, image in rainy.items():
+            name = rainy_names[source]
             if split == "val" and image.twin:
-                add(rainy_names[source], image, image.twin, "clean", rainy_names[source])
-                add(rainy_names[source], image, source, "rainy", rainy_names[source])
+                add(name, replace(image, source=image.twin, role="clean"), name)
+                add(name, image, name)
             else:
-                pair = clean_names[image.twin] if image.twin in clean else None
-                add(rainy_names[source], image, source, "rainy", pair)
+                add(name, image, clean_names[image.twin] if image.twin in clean else None)
         for source in unpaired:
-            add(clean_names[source], clean[source], source, "clean")
+            add(clean_names[source], clean[source])
     return sorted(files, key=lambda file: file.path)
 
 
-def _check_leaks(plan: Plan, options: SplitOptions) -> None:
+def _check_leaks(plan: Plan, options: model.SplitOptions) -> None:
     leaks = find_leaks(plan.files, options.leakage_bits)
     if leaks:
         text = f"{len(leaks)} validation images are in training too, or nearly: {_pairs(leaks)}"
@@ -208,11 +237,4 @@ def _check_leaks(plan: Plan, options: SplitOptions) -> None:
 
 
 def _pairs(matches: Matches) -> str:
-    return examples([f"{one.source.label} = {other.source.label}" for one, other in matches])
-
-
-def _shuffled(scenes: Iterable[str], seed: int, purpose: str) -> list[str]:
-    # A string seeds in the same way on every Python and does not tie the two draws together.
-    ordered = sorted(scenes)
-    random.Random(f"{seed} {purpose}").shuffle(ordered)
-    return ordered
+    return model.examples([f"{one.source.label} = {other.source.label}" for one, other in matches])

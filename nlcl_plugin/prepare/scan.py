@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path, PurePosixPath
 
 from nlcl_plugin.data.files import natural_key
 from nlcl_plugin.data.image_io import IMAGE_SUFFIXES, list_files
-from nlcl_plugin.errors import InputError
 from nlcl_plugin.prepare.model import SourceImage, Split
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv")
 _SPLIT = re.compile(r"(?:(?<![a-z])|^rain)(train|val|test)(id|idation|ing|[ABLH]|_?set)?(?![a-z])", re.IGNORECASE)
-
-
-def existing_folder(path: str | os.PathLike[str]) -> Path:
-    """Check that a folder exists; else it is an `InputError`."""
-    path = os.path.expanduser(path)
-    if not os.path.isdir(path):
-        kind = "a file" if os.path.exists(path) else "not there"
-        raise InputError(f"{path}: this is {kind}, expected a folder; correct the path")
-    return Path(path)
 
 
 def find(root: Path, prefix: str = "", *, videos: bool = False) -> list[SourceImage]:
@@ -34,17 +23,6 @@ def find(root: Path, prefix: str = "", *, videos: bool = False) -> list[SourceIm
 def is_video(source: SourceImage) -> bool:
     """Whether a file is a video, by its ending."""
     return source.path.lower().endswith(VIDEO_SUFFIXES)
-
-
-def stem(name: str) -> str:
-    """A relative path without its ending."""
-    return str(PurePosixPath(name).with_suffix(""))
-
-
-def name_prefix(root: Path, sources: list[Path]) -> str:
-    """The prefix of names below one of several folders, which may contain equal names."""
-    # A single folder gets none, so that scenes, and hence splits, are the same wherever the dataset lies.
-    return f"{sources.index(root) + 1}-{root.resolve().name}/" if len(sources) > 1 else ""
 
 
 def split_of(name: str) -> Split | None:
@@ -62,7 +40,7 @@ def split_below(root: Path, folder: str) -> Split | None:
 
 def below_role(source: SourceImage) -> str:
     """The path below the folder that gives an image its role, without ending."""
-    parts = PurePosixPath(stem(source.name)).parts
+    parts = PurePosixPath(source.stem).parts
     place = next((i for i, part in enumerate(parts) if re.fullmatch(r"(train|val|test)[AB]|rainy|clean", part)), -1)
     return "/".join(parts[place + 1 :])
 
@@ -74,17 +52,15 @@ def role_folders(
 
     So `data/gt/1.png` is clean beside `data/in/1.png`, though `data` is a name of rainy folders too.
     """
-    places: dict[SourceImage, list[tuple[int, str, bool]]] = {}
-    sides: set[tuple[str, bool]] = set()
-    for source in images:
-        parts = PurePosixPath(source.name).parts
-        places[source] = [
-            (index, "/".join(parts[:index]), part.lower() in clean_names)
-            for index, part in enumerate(parts[:-1])
-            if part.lower() in rainy_names + clean_names
-        ]
-        sides.update((base, clean) for _, base, clean in places[source])
+
+    def folders(source: SourceImage) -> list[tuple[int, tuple[str, ...], bool]]:
+        parts = PurePosixPath(source.name).parts[:-1]
+        known = rainy_names + clean_names
+        return [(i, parts[:i], p.lower() in clean_names) for i, p in enumerate(parts) if p.lower() in known]
+
+    found = {source: folders(source) for source in images}
+    sides = {folder[1:] for of_one in found.values() for folder in of_one}
     return {
-        source: next((index for index, base, clean in found if (base, not clean) in sides), None)
-        for source, found in places.items()
+        source: next((index for index, above, clean in of_one if (above, not clean) in sides), None)
+        for source, of_one in found.items()
     }

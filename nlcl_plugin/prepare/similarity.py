@@ -84,14 +84,13 @@ def find_near_duplicates(
 
 def _distances(ones: list[ImageFacts], others: list[ImageFacts]) -> Iterator[tuple[int, np.ndarray]]:
     """Count the differing bits of all hashes; yields first rows and (rows, len(others)) blocks, to save memory."""
-    if not ones or not others:
-        return
-    # The product of signs counts the bits that agree minus those that differ: exact in float32, and compares 30,000
-    # images with 30,000 in seconds.
-    rows, columns = _signs(ones), _signs(others).T
-    step = max(_CELLS // len(others), 1)
-    for start in range(0, len(ones), step):
-        yield start, (BITS - rows[start : start + step] @ columns) / 2
+    if ones and others:
+        # The product of signs counts the bits that agree minus those that differ: exact in float32, and compares 30,000
+        # images with 30,000 in seconds.
+        rows, columns = _signs(ones), _signs(others).T
+        step = max(_CELLS // len(others), 1)
+        for start in range(0, len(ones), step):
+            yield start, (BITS - rows[start : start + step] @ columns) / 2
 
 
 def _signs(facts: list[ImageFacts]) -> np.ndarray:

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 from nlcl_plugin.report.experiment import block
 
 MAX_POINTS = 500  # per curve; a chart is about as many pixels wide
-_ABOVE = "_above_floor"
 
 Entries = Sequence[dict[str, Any]]  # of losses.jsonl or metrics.jsonl
 Points = list[tuple[int, float]]
@@ -33,8 +32,19 @@ class Chart(NamedTuple):
 
 def loss_charts(losses: Entries) -> list[Chart]:
     """One chart per loss: its values, their moving mean, and its floor where `l_x_above_floor` is logged with `l_x`."""
-    keys = [key for key in _keys(losses) if key.startswith("l_") and not key.endswith(_ABOVE)]
-    return [_loss_chart(key, losses) for key in keys]
+    charts = []
+    for key in [key for key in _keys(losses) if key.startswith("l_") and not key.endswith("_above_floor")]:
+        points, note = _points(losses, key), _last(losses, key)
+        window = min(100, max(5, len(points) // 20))
+        means = moving_mean([value for _, value in points], window)
+        smooth = [(i, mean) for (i, _), mean in zip(points, means, strict=True)]
+        curves = [_curve("value", points), _curve(f"mean of the last {window} logged", smooth, "mean")]
+        above = dict(_points(losses, f"{key}_above_floor"))
+        if floor := [(i, value - above[i]) for i, value in points if i in above]:
+            curves.append(_curve("floor", floor, "floor"))
+            note += f"; {floor[-1][1]:.4g} is its floor"
+        charts.append(Chart(key, curves, note))
+    return charts
 
 
 def other_charts(losses: Entries) -> list[Chart]:
@@ -65,12 +75,7 @@ def metric_charts(metrics: Entries) -> list[Chart]:
 
 
 def moving_mean(values: Sequence[float], window: int) -> list[float]:
-    """Mean of each value and those before it, at most `window` in all, except values that are not finite.
-
-    Example:
-        >>> moving_mean([4.0, 2.0, 6.0, 1.0], 2)
-        [4.0, 3.0, 4.0, 3.5]
-    """
+    """Mean of each value and those before it, at most `window` in all, except values that are not finite."""
     means = []
     for end in range(1, len(values) + 1):
         finite = [value for value in values[max(0, end - window) : end] if math.isfinite(value)]
@@ -91,8 +96,7 @@ def thinned(points: Points, most: int = MAX_POINTS) -> Points:
     kept = {len(points) - 1}
     for start in range(0, len(points), size):
         stretch = range(start, min(start + size, len(points)))
-        kept |= {min(stretch, key=lambda i: points[i][1]), max(stretch, key=lambda i: points[i][1])}
-        kept.update([i for i in stretch if not math.isfinite(points[i][1])][:1])
+        kept |= {choose(stretch, key=lambda i: points[i][1]) for choose in (min, max)}
     return [points[index] for index in sorted(kept)]
 
 
@@ -110,26 +114,14 @@ def _is_number(value: Any) -> bool:
 
 
 def _single_charts(entries: Entries, titles: dict[str, str]) -> list[Chart]:
-    found = [(title, points) for key, title in titles.items() if (points := _points(entries, key))]
-    return [Chart(title, [_curve(title, points)], _last(points)) for title, points in found]
-
-
-def _loss_chart(key: str, losses: Entries) -> Chart:
-    points = _points(losses, key)
-    window = min(100, max(5, len(points) // 20))
-    means = moving_mean([value for _, value in points], window)
-    above = dict(_points(losses, f"{key}{_ABOVE}"))
-    floor = [(i, value - above[i]) for i, value in points if i in above]
-    smooth = [(i, mean) for (i, _), mean in zip(points, means, strict=True)]
-    curves = [_curve("value", points), _curve(f"mean of the last {window} logged", smooth, "mean")]
-    if not floor:
-        return Chart(key, curves, _last(points))
-    return Chart(key, [*curves, _curve("floor", floor, "floor")], f"{_last(points)}; {floor[-1][1]:.4g} is its floor")
+    found = {key: points for key in titles if (points := _points(entries, key))}
+    return [Chart(titles[key], [_curve(titles[key], found[key])], _last(entries, key)) for key in found]
 
 
 def _curve(name: str, points: Points, kind: str = "value") -> Curve:
     return Curve(name, [(i, value if math.isfinite(value) else None) for i, value in thinned(points)], kind)
 
 
-def _last(points: Points) -> str:
-    return f"{points[-1][1]:.4g} at iteration {points[-1][0]:,d}"
+def _last(entries: Entries, key: str) -> str:
+    iteration, value = _points(entries, key)[-1]
+    return f"{value:.4g} at iteration {iteration:,d}"

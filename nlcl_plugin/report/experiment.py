@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import math
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,25 +17,15 @@ from nlcl_plugin.training.json_log import STARTS, read_json_lines
 
 @dataclass(frozen=True)
 class Experiment:
-    """What a training has written so far.
-
-    Attributes:
-        folder: Its folder.
-        options: Its options.
-        losses: Entries of `losses.jsonl`, by rising iteration.
-        metrics: Entries of `metrics.jsonl`; the later one of two with the same dataset and iteration.
-        starts: Entries of `starts.jsonl`.
-        summary: `summary.json`, empty before the end.
-        written: When something was last logged or saved.
-    """
+    """What a training has written so far."""
 
     folder: Path
     options: dict[str, Any]
-    losses: list[dict[str, Any]]
-    metrics: list[dict[str, Any]]
-    starts: list[dict[str, Any]]
-    summary: dict[str, Any]
-    written: datetime.datetime
+    losses: list[dict[str, Any]]  # entries of `losses.jsonl`, by rising iteration
+    metrics: list[dict[str, Any]]  # of `metrics.jsonl`; the later one of two with the same dataset and iteration
+    starts: list[dict[str, Any]]  # of `starts.jsonl`
+    summary: dict[str, Any]  # `summary.json`, empty before the end
+    written: datetime.datetime  # when something was last logged or saved
 
     @property
     def name(self) -> str:
@@ -54,7 +43,7 @@ class Experiment:
         """The last iteration at which something was logged, validated or saved."""
         logged = (entry["iter"] for entry in (*self.losses, *self.metrics))
         names = (path.stem.rpartition("_")[2] for path in (self.folder / "models").glob("net_*.pth"))
-        return max((*logged, *(int(name) for name in names if re.fullmatch(r"\d+", name))), default=0)
+        return max((*logged, *(int(name) for name in names if name.isdecimal())), default=0)
 
     @property
     def finished(self) -> bool:

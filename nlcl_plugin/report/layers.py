@@ -21,52 +21,26 @@ MAX_SIDE = 1024  # pixels; only the middle of a larger image is shown, as a CPU 
 
 
 class StageLayers(NamedTuple):
-    """The layers of an image by one stage.
+    """The layers of an image by one stage."""
 
-    Attributes:
-        stage: `stage 1`, `restorer`, or the model's type.
-        image: Image layer B, (3, H, W) in [0, 1].
-        rain: Rain layer R, (1 or 3, H, W); O - B where no network makes it.
-        own_rain: Whether R comes from a network of its own, so that B + R may differ from O.
-    """
-
-    stage: str
-    image: Tensor
-    rain: Tensor
-    own_rain: bool
+    stage: str  # `stage 1`, `restorer`, or the model's type
+    image: Tensor  # B, (3, H, W) in [0, 1]
+    rain: Tensor  # R, (1 or 3, H, W); O - B where no network makes it
+    own_rain: bool  # whether R comes from a network of its own, so that B + R may differ from O
 
 
 class Example(NamedTuple):
-    """An image with its layers.
+    """An image with its layers."""
 
-    Attributes:
-        name: Of the image, within its folder.
-        rainy: O, (3, H, W) in [0, 1].
-        clean: Ground truth, where there is any of this size.
-        layers: Of each stage; those of the last one are the result.
-        cut: Whether it is the middle of a larger image.
-    """
-
-    name: str
-    rainy: Tensor
-    clean: Tensor | None
-    layers: list[StageLayers]
-    cut: bool
+    name: str  # within its folder
+    rainy: Tensor  # O, (3, H, W) in [0, 1]
+    clean: Tensor | None  # ground truth, where there is any of this size
+    layers: list[StageLayers]  # of each stage; those of the last one are the result
+    cut: bool  # whether it is the middle of a larger image
 
 
 class TrainedStages:
-    """The networks of an experiment.
-
-    Args:
-        experiment: The experiment.
-        which: An iteration, or `latest` for the newest.
-
-    Raises:
-        InputError: If there are no such weights, or they don't fit the options.
-
-    Attributes:
-        which: The iteration of the weights, or `latest`.
-    """
+    """The networks of an experiment, of an iteration or the `latest`; an `InputError` if there are none that fit."""
 
     def __init__(self, experiment: Experiment, which: str = "latest") -> None:
         options, models = experiment.options, experiment.folder / "models"
@@ -86,11 +60,7 @@ class TrainedStages:
         }
 
     def split(self, rainy: Tensor) -> list[StageLayers]:
-        """Split an image O (3, H, W) into the layers of each stage.
-
-        Raises:
-            InputError: If a network fails on it, or changes its size.
-        """
+        """Split an image O (3, H, W) into the layers of each stage; networks that fail raise an `InputError`."""
         rest = {label: network.rain(rainy[None])[0] for label, network in self._networks.items()}
         own = {"g": rest["r"]} if self._own_rain else {}
         return [
@@ -110,12 +80,7 @@ def image_sets(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def split_examples(stages: TrainedStages, options: dict[str, Any], most: int) -> Iterator[Example]:
-    """Split images of a dataset, evenly spread over it.
-
-    Args:
-        stages: The networks.
-        options: Options of the dataset.
-        most: How many images at most.
+    """Split at most so many images of a dataset, evenly spread over it.
 
     Raises:
         InputError: If the dataset cannot be read or contains no images, or a network fails on one.

@@ -37,35 +37,20 @@ class Neighbourhood(NamedTuple):
 
 
 class Queries(NamedTuple):
-    """Query patches of an image.
+    """Query patches of an image."""
 
-    Attributes:
-        patches: Sizes and numbers.
-        asked: Whether the options ask for layer contrast; if not, `patches` contains its defaults.
-        picture: The image.
-        size: Its height and width.
-        places: The query patches on it.
-        found: For each of them its neighbours in B and in R.
-    """
-
-    patches: LayerPatches
-    asked: bool
+    patches: LayerPatches  # sizes and numbers
+    asked: bool  # whether the options ask for layer contrast; if not, `patches` contains its defaults
     picture: EmbeddedPicture
-    size: tuple[int, ...]
+    size: tuple[int, ...]  # height and width of the image
     places: list[Box]
-    found: list[list[Neighbourhood]]
+    found: list[list[Neighbourhood]]  # for each query its neighbours in B and in R
 
 
 def find_queries(example: Example, options: dict[str, Any], picture: EmbeddedPicture) -> Queries | None:
     """Search the neighbours of a few random query patches in the layers of stage 1, as training does.
 
-    Args:
-        example: The image.
-        options: Options of the training.
-        picture: The image, embedded.
-
-    Returns:
-        The queries, the same for the same image. None if the image is too small for them.
+    The queries are the same for the same image. None if the image is too small for them.
     """
     blocks = [block(options, "train", "layer_opt"), block(options, "train", "nlcl_opt", "layer_opt")]
     sampling = next((block(found, "sampling") for found in blocks if found), {})
@@ -105,8 +90,8 @@ def _neighbourhoods(name: str, layer: Tensor, queries: Tensor, patches: LayerPat
             for rank, ((y, x), difference) in enumerate(zip(centres, differences, strict=True), start=1)
         ]
         own = (row - top, column - left)
-        window = _box(own, search, "centres of neighbours lie in here")
-        found.append(Neighbourhood(picture, window, _box(own, side, "the query patch"), boxes))
+        window, query = _box(own, search, "centres of neighbours lie in here"), _box(own, side, "the query patch")
+        found.append(Neighbourhood(picture, window, query, boxes))
     return found
 
 

@@ -91,8 +91,8 @@ def write_report(
 def render(experiment: Experiment, pictures: PagePictures) -> str:
     """Make the HTML.
 
-    Names of files and options may come from anyone: the template engine escapes all texts, and the page's own policy
-    lets no script run except its own, and nothing be loaded.
+    Names and options may come from anyone: all texts are escaped, and by the page's own policy no script runs except
+    its own, and nothing is loaded.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True,

@@ -12,7 +12,7 @@ import pytest
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.media.video import open_video
 from nlcl_plugin.media.video_writing import encoder_like, write_video
-from nlcl_plugin.prepare.frames import choose_frames
+from nlcl_plugin.prepare.inspection import choose_frames
 from nlcl_plugin.prepare.model import SourceImage
 
 av = pytest.importorskip("av")

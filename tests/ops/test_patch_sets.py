@@ -21,8 +21,7 @@ def loop_deviation(image, patch_size):
     return found
 
 
-@pytest.mark.parametrize("patch_size", [1, 2, 5, 9])
-@pytest.mark.parametrize("offset", [0, 100])
+@pytest.mark.parametrize(("patch_size", "offset"), [(1, 0), (2, 100), (5, 0), (9, 100)])
 def test_deviation_is_that_of_the_loop(patch_size, offset):
     images = torch.rand(2, 3, 9, 14, generator=seeded()) + offset
     images[1, :, 2:8, 3:10] = offset + 0.5  # flat within
@@ -66,10 +65,8 @@ def test_patches_are_slices(patch_size):
     half = patch_size // 2
     low, high = half, 11 - patch_size + half
     centres = torch.tensor([[[low, low], [high, low]], [[high, 13 - patch_size + half], [low + 2, low + 1]]])
-    plain = gather_patches(images, centres, patch_size)
-    centred = gather_patches(images, centres, patch_size, remove_mean=True)
+    found = gather_patches(images, centres, patch_size)
     for b in range(2):
         for n, (row, column) in enumerate((centres[b] - half).tolist()):
             patch = images[b, :, row : row + patch_size, column : column + patch_size]
-            assert torch.equal(plain[b, n], patch.flatten())
-            torch.testing.assert_close(centred[b, n], (patch - patch.mean((1, 2), keepdim=True)).flatten())
+            assert torch.equal(found[b, n], patch.flatten())

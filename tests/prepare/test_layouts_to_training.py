@@ -12,6 +12,7 @@ from training_helpers import tiny_options, write_options
 from nlcl_plugin.cli import main
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["GT-RAIN", "two-folders"])
 def test_from_a_layout_to_a_training(layout, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

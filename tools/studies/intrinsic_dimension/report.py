@@ -22,7 +22,9 @@ Known = dict[Key, dict[int, float]]
 _TITLES = {"random": "random patches of an image", "neighbours": "non-local neighbours of a query"}
 
 
-def write_report(folder: str, layers: Layers, known: Known, settings: Settings, skipped: list[str]) -> list[Path]:
+def write_dimension_report(
+    folder: str, layers: Layers, known: Known, settings: Settings, skipped: list[str]
+) -> list[Path]:
     """Write all files.
 
     Args:

@@ -12,6 +12,11 @@ the same, one counts. Sets with too few distinct patches left are left out, and 
 
 **Bias.** The same estimators measure points drawn uniformly from cubes of known dimension, as many and chosen in the
 same two ways. Their embedding does not matter, as it keeps distances.
+
+TwoNN: Facco, d'Errico, Rodriguez and Laio, "Estimating the intrinsic dimension of datasets by a minimal neighborhood
+information", Scientific Reports 7, 2017. The ratios T_2 / T_1 follow a Pareto law whose exponent is the dimension: the
+slope through the origin of -log(1 - F) over log(T_2 / T_1), where F is the fraction of the ratios up to this one. The
+largest tenth of the ratios is left out of the fit.
 """
 
 from __future__ import annotations
@@ -27,11 +32,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nlcl_plugin.errors import InputError
-from nlcl_plugin.ops.intrinsic_dimension import METHODS, mle_dimension, nearest_distances, two_nn_dimension
-from nlcl_plugin.ops.layer_dimension import FLAT, neighbour_sets
+from nlcl_plugin.ops.intrinsic_dimension import FLAT, mle_dimension, nearest_distances, neighbour_sets
 from nlcl_plugin.ops.patch_sets import gather_patches, patch_deviation, textured_centres
 
 CHOICES = ("random", "neighbours")
+METHODS = ("mle", "two_nn")
 KNOWN = (1, 2, 4, 8, 16, 32, 64, 128)  # dimensions of the cubes
 
 
@@ -160,7 +165,7 @@ def study(
 def _measure(
     image: Tensor, patch_size: int, settings: Settings, layer: LayerResult, generator: torch.Generator
 ) -> str | None:
-    """Measure one image (1, C, H, W) with one patch size, or tell why not."""
+    """Measure one image (1, C, H, W) with one patch size; returns why not if it cannot be measured."""
     height, width = image.shape[-2:]
     # A window in a corner has a quarter of its patches.
     corner = min(height - patch_size + 1, settings.search_size // 2) * min(
@@ -173,26 +178,55 @@ def _measure(
     centres = textured_centres(textured, settings.num_patches, patch_size, generator=generator)
     if len(centres) < settings.num_patches:
         return f"{len(centres)} patches are not flat, {settings.num_patches} are needed"
-    points = gather_patches(image, centres[None], patch_size, remove_mean=settings.remove_mean)
+    points = gather_patches(image, centres[None], patch_size)
+    if settings.remove_mean:
+        points = without_mean(points, patch_size)
     distances = nearest_distances(points, max(settings.ks))
     layer.repeated.setdefault(patch_size, []).append(int(distances[..., 0].isnan().sum()))
     for method, k, value in _random_estimates(distances, settings):
         layer.values.setdefault(Key("random", method, patch_size, k), []).append(value)
     queries = centres[: settings.num_queries]
     for k in settings.ks:
-        sets = neighbour_sets(
-            image,
-            queries,
-            patch_size=patch_size,
-            search_size=settings.search_size,
-            k=k,
-            remove_mean=settings.remove_mean,
-        )
+        sets = neighbour_sets(image, queries, patch_size=patch_size, search_size=settings.search_size, k=k)
+        if settings.remove_mean:
+            sets = without_mean(sets, patch_size)
         for method, value, missing in _set_estimates(sets, k):
             key = Key("neighbours", method, patch_size, k)
             layer.values.setdefault(key, []).append(value)
             layer.sets_left_out[key] = layer.sets_left_out.get(key, 0) + missing
     return None
+
+
+def without_mean(points: Tensor, patch_size: int) -> Tensor:
+    """Subtract from patches (B, N, C * patch_size²) their mean in each channel."""
+    values = points.unflatten(2, (-1, patch_size**2))
+    return (values - values.mean(-1, keepdim=True)).flatten(2)
+
+
+def two_nn_dimension(distances: Tensor, discard: float = 0.1) -> Tensor:
+    """TwoNN estimate from distances to neighbours.
+
+    Args:
+        distances: Of `nearest_distances` (B, N, K), K at least 2.
+        discard: Fraction of the largest ratios to leave out; the largest one in any case, as its -log(1 - F) is
+            infinite.
+
+    Returns:
+        Estimates (B,), float64; NaN for sets of fewer than 3 distinct points.
+    """
+    near = distances[..., :2]
+    # NaN, the ratio of repeats, is sorted behind all others.
+    x = (near[..., 1].log() - near[..., 0].log()).sort(-1).values
+    x = x.masked_fill(x < 1e-12, 0.0)  # equal distances differ by rounding
+    count = (~near[..., 0].isnan()).sum(-1).double()
+    kept = (count * (1 - discard)).floor().minimum(count - 1)
+    rank = torch.arange(1, x.shape[-1] + 1, device=x.device, dtype=torch.float64)
+    used = rank <= kept[:, None]
+    y = -torch.log1p(-rank / count[:, None].clamp(min=1))
+    x, y = x.where(used, 0), y.where(used, 0)
+    level = (x * x).sum(-1)
+    slope = torch.where(level > 0, (x * y).sum(-1) / level, math.inf)
+    return slope.masked_fill((count < 3) | (kept < 1), math.nan)
 
 
 def _random_estimates(distances: Tensor, settings: Settings) -> Iterator[tuple[str, int | None, float]]:
