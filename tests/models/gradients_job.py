@@ -70,7 +70,7 @@ def gradients(name, folder, *, rank=0, processes=1, **changes):
         for parameter, value in model.get_bare_model(net).named_parameters()
         if value.grad is not None
     }
-    return found, dict(model.get_current_log())
+    return found, dict(model.get_current_log()) if name in UNPAIRED else {}  # BasicSR sums logs on rank 0 alone
 
 
 def _own_images(batch, rank, processes):
