@@ -183,7 +183,9 @@ class NLCLMixin:
                 continue
             found = output.shape[-1] / rainy.shape[-1] if isinstance(output, Tensor) and output.dim() == 4 else scale
             if found != scale:
-                raise InputError(f"scale: is {scale}, but network_g enlarges by {found:g} (network_g.upscale)")
+                raise InputError(
+                    f"scale: is {scale}, but network_g enlarges by {found:g}; change one (network_g.upscale)"
+                )
             return channels
         needed = [p for p in inspect.signature(net.forward).parameters.values() if p.default is p.empty]
         if len(needed) > 1:  # of a model of someone's own, which gives it more than an image
