@@ -15,7 +15,7 @@ def register_in_basicsr() -> None:
 
     from nlcl_plugin import archs, losses
     from nlcl_plugin.data import PseudoPairDataset, UnpairedImageDataset
-    from nlcl_plugin.models.addon_models import NLCLESRGANModel, NLCLSRGANModel, NLCLSRModel, NLCLSwinIRModel
+    from nlcl_plugin.models.nlcl_mixin import NLCLESRGANModel, NLCLSRGANModel, NLCLSRModel, NLCLSwinIRModel
     from nlcl_plugin.models.nlcl_model import NLCLModel
 
     for registry, classes in (

@@ -131,7 +131,7 @@ def test_pure_parts_import_no_framework(folder):
         "nlcl_plugin.data.files",
         "nlcl_plugin.metrics.classical_filters",
         "nlcl_plugin.metrics.quality",
-        "nlcl_plugin.models.schedulers",
+        "nlcl_plugin.models.optimization",
         "nlcl_plugin.ops.intrinsic_dimension",
         "nlcl_plugin.ops.layer_dimension",
         "nlcl_plugin.ops.patch_search",

@@ -47,11 +47,10 @@ def _train(arguments: argparse.Namespace) -> int:
     # Imported late, so that --help and usage errors don't wait for them.
     from nlcl_plugin.data.folder_lock import locked
     from nlcl_plugin.errors import rank_in_environment
-    from nlcl_plugin.mm.runtime import prepare_processes
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # is then what Ctrl-C is
     cfg = _config(arguments)
-    prepare_processes(cfg)
+    _prepare_processes(cfg)
     with locked(cfg.work_dir, inside=True) if rank_in_environment() == "0" else nullcontext():
         return _run(cfg, arguments.config)
 
@@ -60,7 +59,6 @@ def _run(cfg, config: str) -> int:
     from mmengine.runner import Runner
 
     from nlcl_plugin.mm.hooks import StopOnSignalHook
-    from nlcl_plugin.mm.runtime import leave_process_group
     from nlcl_plugin.training.loading import faults_of_workers
 
     # The restorer's schedule counts from the start of the training, its optimizer steps from stage 2.
@@ -75,7 +73,7 @@ def _run(cfg, config: str) -> int:
         if not stop.interrupted:
             raise
     except TrainingStoppedError:  # which all processes raise
-        leave_process_group()
+        _leave_process_group()
         raise
     except FAULTS_OF_CONFIGS as error:
         if stop.began or isinstance(error, InputError):
@@ -83,8 +81,40 @@ def _run(cfg, config: str) -> int:
         raise InputError(f"{config}: {_reason(error)}") from error
     finally:
         stop.after_train()
-    leave_process_group()
+    _leave_process_group()
     return 5 if stop.interrupted else 0
+
+
+def _prepare_processes(cfg) -> None:
+    """Join the process group over gloo where there is no GPU, as MMEngine's launcher and wrapper ask for one."""
+    import torch
+
+    from nlcl_plugin.training.distributed import check_launcher
+
+    check_launcher(cfg.get("launcher", "none"))
+    if cfg.get("launcher", "none") != "pytorch":
+        return
+    if "RANK" not in os.environ:
+        raise InputError(
+            "--launcher pytorch: RANK is not set; start with `torchrun --nproc_per_node=N tools/mm_train.py`"
+        )
+    wrapper = dict(cfg.get("model_wrapper_cfg") or {})
+    if cfg.get("model", {}).get("type") == "NLCLDerain":
+        wrapper.setdefault("type", "MMSeparateDistributedDataParallel")  # no other runs with several optimizers
+    if not torch.cuda.is_available():
+        wrapper["device_ids"] = None
+        if not torch.distributed.is_initialized():
+            torch.distributed.init_process_group("gloo")
+    if wrapper:
+        cfg.model_wrapper_cfg = wrapper
+
+
+def _leave_process_group() -> None:
+    import torch
+
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 def _reason(error: Exception) -> str:

@@ -28,8 +28,7 @@ from nlcl_plugin.config.check_parts import FILLED_IN
 from nlcl_plugin.config.train_options import Built, OptimizerOptions, TrainOptions
 from nlcl_plugin.data.files import written_whole
 from nlcl_plugin.errors import exit_code_of
-from nlcl_plugin.models.optimization import BASICSR_SCHEDULERS
-from nlcl_plugin.models.schedulers import linear_decay
+from nlcl_plugin.models.optimization import BASICSR_SCHEDULERS, linear_decay
 from nlcl_plugin.rain.variation import RainVariation
 
 Row = tuple[str, str, str, str]  # key, type with range, default, meaning

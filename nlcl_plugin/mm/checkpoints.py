@@ -1,4 +1,4 @@
-"""Checkpoints of MMEngine that a kill can neither tear nor leave you without."""
+"""Checkpoints of MMEngine: written whole, plain values only, the old ones removed last."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
-from mmengine.logging import HistoryBuffer
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmengine.utils import apply_to
-from torch import nn
 
 from nlcl_plugin.data.files import remove_leftovers, written_whole
 from nlcl_plugin.mm.derain import NLCLDerain
@@ -51,9 +48,9 @@ class WholeCheckpointHook(CheckpointHook):
     MMEngine's own writes `iter_N.pth` and `last_checkpoint` in place, and removes the oldest checkpoint, or the best
     one so far, before it writes the next: a kill in the middle leaves a broken file, or none at all.
 
-    What it writes is tensors and plain values only, and says which networks of `NLCLDerain` are in it:
-    `tools/derain.py` and others read it without a config, and without running code. It also knows, for `save_best`,
-    that PSNR and SSIM are better high and NIQE low.
+    Its files contain tensors and plain values only, and which networks of `NLCLDerain` are in them: MMEngine resumes
+    from them under `weights_only`, torch's default since 2.6, and `tools/derain.py` and others read them without a
+    config. For `save_best`, PSNR and SSIM are better high and NIQE low.
     """
 
     file_backend: Any
@@ -74,14 +71,21 @@ class WholeCheckpointHook(CheckpointHook):
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Make a checkpoint plain, and the same for one process and for several."""
         model = bare(runner.model)
-        checkpoint["state_dict"] = _without_wrappers(checkpoint["state_dict"], model)
+        # MMEngine loads no weights with the `module.` of networks that are wrapped by themselves.
+        wrapped = tuple(f"{name}.module." for name, child in model.named_children() if is_model_wrapper(child))
+        checkpoint["state_dict"] = {
+            name.replace(".module.", ".", 1) if name.startswith(wrapped) else name: value
+            for name, value in checkpoint["state_dict"].items()
+        }
+        hub = checkpoint["message_hub"]  # without the history of the log, which only smooths it and is no plain value
+        hub.update(log_scalars={}, resumed_keys=dict.fromkeys(hub["runtime_info"], True))
         for key in ("meta", "message_hub"):
-            checkpoint[key] = apply_to(checkpoint[key], _is_rich, _plain)
+            checkpoint[key] = apply_to(checkpoint[key], lambda v: isinstance(v, np.generic), lambda v: v.item())
         if isinstance(model, NLCLDerain):
             checkpoint[KEY] = model.about()
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Make of it again what MMEngine resumes from; of a network file, what `load_from` loads.
+        """Turn a network file into what `load_from` loads.
 
         Raises:
             InputError: If it is a file of a network that the model lacks, or of none.
@@ -89,22 +93,13 @@ class WholeCheckpointHook(CheckpointHook):
         model = bare(runner.model)
         if isinstance(model, NLCLDerain) and "state_dict" not in checkpoint:
             checkpoint["state_dict"] = model.weights_from(checkpoint, Path(str(runner._load_from)))
-        scalars = checkpoint.get("message_hub", {}).get("log_scalars", {})
-        for name, history in scalars.items():
-            if isinstance(history, list):
-                values, counts, length = history
-                scalars[name] = HistoryBuffer(values.cpu().numpy(), counts.cpu().numpy(), length)
-
-    def save(self, runner: Runner) -> None:
-        """Save a checkpoint after an iteration, though none is due."""
-        self._save_checkpoint(runner)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
         outdated: list[int] = []
         if self.max_keep_ckpts > 0:
             before = list(self.keep_ckpt_ids)
             if step not in before:
-                self.keep_ckpt_ids.append(step)  # holds so many and drops the oldest
+                self.keep_ckpt_ids.append(step)  # drops the oldest, if it is full
             outdated = [kept for kept in before if kept not in self.keep_ckpt_ids]
             runner.message_hub.update_info("keep_ckpt_ids", list(self.keep_ckpt_ids))
         self.last_ckpt = self._path(step)
@@ -122,9 +117,8 @@ class WholeCheckpointHook(CheckpointHook):
         if is_main_process():
             with written_whole(os.path.join(runner.work_dir, "last_checkpoint")) as file:
                 file.write(self.last_ckpt.encode())
-            for path in map(self._path, outdated):
-                if self.file_backend.isfile(path):
-                    self.file_backend.remove(path)
+            for path in filter(self.file_backend.isfile, map(self._path, outdated)):
+                self.file_backend.remove(path)
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, Any]) -> None:
         backend, self.file_backend = self.file_backend, _RemovingLater()
@@ -138,22 +132,6 @@ class WholeCheckpointHook(CheckpointHook):
 
     def _path(self, step: int) -> str:
         return str(self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(step)))
-
-
-def _is_rich(value: Any) -> bool:
-    return isinstance(value, np.generic | HistoryBuffer)
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else [*map(torch.from_numpy, value.data), value.max_length]
-
-
-def _without_wrappers(weights: dict[str, Any], model: nn.Module) -> dict[str, Any]:
-    """Weights by names without the `module.` of networks that are wrapped by themselves: MMEngine loads no others."""
-    wrapped = tuple(f"{name}.module." for name, child in model.named_children() if is_model_wrapper(child))
-    return {
-        name.replace(".module.", ".", 1) if name.startswith(wrapped) else name: value for name, value in weights.items()
-    }
 
 
 register_backend(BACKEND, WholeFileBackend, force=True)  # again and again changes nothing

@@ -1,7 +1,8 @@
-"""Hooks: what is logged, pictures of layers, and an end on request."""
+"""Hooks (what is logged, pictures of layers, an end on request) and a training loop that resumes at once."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 from collections.abc import Sequence
@@ -9,21 +10,22 @@ from types import FrameType
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from nlcl_plugin.data.files import inner_name
 from nlcl_plugin.data.image_io import to_uint8
 from nlcl_plugin.errors import escape
 from nlcl_plugin.mm.checkpoints import WholeCheckpointHook
+from nlcl_plugin.mm.data import EndlessBatchSampler
 from nlcl_plugin.pictures import strip
 from nlcl_plugin.training.distributed import Agreement
 
 
 class CurrentLossesHook(Hook):
-    """Takes losses that a step does not have out of MMEngine's log, which would go on showing their last values."""
+    """Removes losses that a step does not have from MMEngine's log, which would keep showing their last values."""
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Forget what the step did not return."""
+        """Remove what the step did not return."""
         scalars = runner.message_hub.log_scalars
         for name in [name for name in scalars if name.startswith("train/l_")]:
             if name.removeprefix("train/") not in (outputs or {}):
@@ -36,7 +38,7 @@ class LayerStripHook(Hook):
     With MMEngine's `LocalVisBackend` they go to `vis_data/vis_image` below the work folder.
 
     Args:
-        max_images: Strips a validation; None for all.
+        max_images: Strips per validation; None for all.
     """
 
     def __init__(self, max_images: int | None = None) -> None:
@@ -44,7 +46,7 @@ class LayerStripHook(Hook):
         self._shown = 0
 
     def before_val(self, runner: Runner) -> None:
-        """Begin anew."""
+        """Count from 0."""
         self._shown = 0
 
     before_test = before_val
@@ -67,22 +69,17 @@ class LayerStripHook(Hook):
 class StopOnSignalHook(Hook):
     """The first SIGINT or SIGTERM asks training to finish the step, save and end; a second one ends at once.
 
-    A loop that counts epochs is left by a KeyboardInterrupt, and begins its epoch anew when it is resumed.
-
-    Attributes:
-        began: Whether training has begun.
-        interrupted: Whether training was ended.
+    `began` and `interrupted` are for the caller. A loop that counts epochs is left by a KeyboardInterrupt.
     """
 
     priority = "LOWEST"  # after the step's logs, schedules and regular checkpoint
 
     def __init__(self) -> None:
-        self.began = self.interrupted = False
-        self._requested = False
+        self.began = self.interrupted = self._requested = False
         self._before: dict[int, Any] = {}
 
     def before_train(self, runner: Runner) -> None:
-        """Listen."""
+        """Install the handlers."""
         self.began = True
         self._agreement = Agreement()
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -93,26 +90,33 @@ class StopOnSignalHook(Hook):
         if not self._agreement.any(self._requested) or runner.iter + 1 == runner.max_iters:
             return
         self.interrupted = True
-        self._checkpoints(runner).save(runner)
+        hooks = [hook for hook in runner.hooks if isinstance(hook, WholeCheckpointHook) and not hook.by_epoch]
+        if not hooks:
+            hooks = [WholeCheckpointHook(by_epoch=False)]
+            hooks[0].before_train(runner)
+        hooks[0]._save_checkpoint(runner)  # the training's own, if it has one, as that counts what it keeps
         runner.train_loop.stop_training = True
         if isinstance(runner.train_loop, EpochBasedTrainLoop):
-            raise KeyboardInterrupt(f"saved after iteration {runner.iter + 1}")  # it would go on to the epoch's end
+            raise KeyboardInterrupt(f"saved after iteration {runner.iter + 1}")  # else it ends with the epoch
 
     def after_train(self, runner: Runner | None = None) -> None:
-        """Listen no more."""
+        """Restore the handlers from before."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
-
-    @staticmethod
-    def _checkpoints(runner: Runner) -> WholeCheckpointHook:
-        """What saves after iterations: the training's own hook, which counts what it keeps, if it is such a one."""
-        for hook in runner.hooks:
-            if isinstance(hook, WholeCheckpointHook) and not hook.by_epoch:
-                return hook
-        hook = WholeCheckpointHook(by_epoch=False)
-        hook.before_train(runner)
-        return hook
 
     def _request(self, number: int, _frame: FrameType | None) -> None:
         self._requested = True
         signal.signal(number, signal.SIG_DFL)
+
+
+class ResumableTrainLoop(IterBasedTrainLoop):
+    """`IterBasedTrainLoop` that resumes at once with an `EndlessBatchSampler`; MMEngine's loads all batches again."""
+
+    def run(self) -> Any:
+        """Train."""
+        batches = self.dataloader.batch_sampler
+        if self._iter > 0 and isinstance(batches, EndlessBatchSampler):
+            batches.start_at(self._iter)
+            # The loop drops so many batches: these are empty.
+            self.dataloader_iterator = itertools.chain(itertools.repeat(None, self._iter), iter(self.dataloader))
+        return super().run()

@@ -1,30 +1,29 @@
-"""PSNR, SSIM and NIQE of derained images, on 8-bit RGB."""
+"""PSNR, SSIM and NIQE of derained images, on 8-bit RGB, in MMEngine."""
 
 from __future__ import annotations
 
 import logging
 import math
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from typing import Any
 
-import numpy as np
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 
 from nlcl_plugin.data.image_io import to_uint8
+from nlcl_plugin.metrics.niqe import niqe
 from nlcl_plugin.metrics.quality import finite_mean, psnr, ssim
 
 
 class _ImageMetric(BaseMetric):
-    """Mean over images of a figure of each; `data_samples` are what `NLCLDerain` predicts."""
+    """Mean of a figure over images; `data_samples` are what `NLCLDerain` predicts."""
 
     default_prefix = "derained"
-    keys: tuple[str, ...] = ("result", "gt")  # of what is measured
+    keys: tuple[str, ...] = ("result", "gt")  # of the images that are measured
     measure: Callable[..., float]  # of images (H, W, 3), uint8 RGB, in that order
 
     def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
-        """Take the figures of a batch; images without ground truth, where it is needed, are left out."""
+        """Measure a batch; images without ground truth, where it is needed, are left out."""
         for sample in data_samples:
             if all(key in sample for key in self.keys):
                 name = sample.get("lq_path", f"image {len(self.results)}")
@@ -51,22 +50,7 @@ class SSIM(_ImageMetric):
 
 
 class NIQE(_ImageMetric):
-    """Naturalness without ground truth, by BasicSR's implementation; lower is better.
-
-    Raises:
-        ModuleNotFoundError: If BasicSR is not installed.
-    """
+    """Naturalness without ground truth, by BasicSR's implementation; lower is better."""
 
     keys = ("result",)
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        if find_spec("basicsr") is None:
-            raise ModuleNotFoundError("the metric NIQE is BasicSR's: pip install basicsr==1.4.2, or remove the metric")
-
-    @staticmethod
-    def measure(image: np.ndarray) -> float:
-        """The figure of one image (H, W, 3), uint8 RGB."""
-        from nlcl_plugin.metrics.niqe import niqe
-
-        return niqe(image)
+    measure = staticmethod(niqe)

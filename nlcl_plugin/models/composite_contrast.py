@@ -21,7 +21,7 @@ from nlcl_plugin.rain.batch_random import BatchRandom
 
 
 class Compared(NamedTuple):
-    """Arguments of `AsymmetricNLCLLoss`, one tap: grey pixels."""
+    """Arguments of `AsymmetricNLCLLoss` with one tap: grey pixels."""
 
     image: list[Tensor]
     rain: list[Tensor]

@@ -17,11 +17,11 @@ class _AllFound(Exception):  # noqa: N818  no error: it ends a forward pass whos
 
 
 class ModuleFeatures:
-    """Outputs of named modules of a network that is judged by, not trained.
+    """Outputs of named modules of a network that is not trained by what is made of them.
 
     Args:
         net: The network, without a wrapper for distributed training.
-        modules: Names as in `net.named_modules()`. Of a module that runs more than once, the first output is taken.
+        modules: Names as in `net.named_modules()`. Of a module that runs more than once, the first output is used.
         where: The option's name, for messages.
 
     Raises:
@@ -40,62 +40,50 @@ class ModuleFeatures:
         self.where = where
 
     @contextlib.contextmanager
-    def still(self) -> Iterator[None]:
+    def frozen(self) -> Iterator[None]:
         """Within it, passes of the network and of its gradient leave its weights and statistics as they are.
 
-        Dropout, batch statistics and the power iteration of spectral norm are off: a feature pass is the same whatever
-        else is in the batch, and draws nothing.
+        Dropout, batch statistics and the power iteration of spectral norm are off; no random numbers are drawn.
         """
         modes = [(module, module.training) for module in self.net.modules()]
-        wanted = [(parameter, parameter.requires_grad) for parameter in self.net.parameters()]
-        for module, _ in modes:
+        trained = [parameter for parameter in self.net.parameters() if parameter.requires_grad]
+        for module, _ in modes:  # not `eval`, which some networks override
             module.training = False
-        for parameter, _ in wanted:
-            parameter.requires_grad_(False)
+        self.net.requires_grad_(False)
         try:
             yield
         finally:
             for module, mode in modes:
                 module.training = mode
-            for parameter, mode in wanted:
-                parameter.requires_grad_(mode)
+            for parameter in trained:
+                parameter.requires_grad_(True)
 
     def __call__(self, images: Tensor) -> list[Tensor]:
-        """Features of images; the pass ends as soon as the last module has run.
-
-        Args:
-            images: Images (B, C, H, W).
-
-        Returns:
-            One (B, C, h, w) a module, in the order of the names.
+        """One (B, C, h, w) per module for images (B, C, H, W); the pass ends as soon as the last module has run.
 
         Raises:
-            InputError: If a module does not run, or puts out something else.
+            InputError: If a module does not run, or returns something else.
         """
         found: dict[str, Tensor] = {}
 
-        def keep(name: str) -> Any:
-            def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-                if not isinstance(output, Tensor) or output.dim() != 4:
-                    shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-                    raise InputError(
-                        f"{self.where}: {name!r} puts out {shape}, where features (B, C, H, W) are needed; "
-                        "name another module, such as a convolution"
-                    )
-                if name not in found:
-                    found[name] = output.clone()  # what comes next may change it in place
-                if len(found) == len(self.modules):
-                    raise _AllFound
+        def keep(name: str, output: Any) -> None:
+            if not isinstance(output, Tensor) or output.dim() != 4:
+                shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+                raise InputError(
+                    f"{self.where}: {name!r} returns {shape}, where features (B, C, H, W) are needed; "
+                    "name another module, such as a convolution"
+                )
+            if name not in found:
+                found[name] = output.clone()  # what comes next may change it in place
+            if len(found) == len(self.modules):
+                raise _AllFound
 
-            return hook
-
-        handles = [module.register_forward_hook(keep(name)) for name, module in self.modules.items()]
-        try:
+        with contextlib.ExitStack() as stack:
+            for name, module in self.modules.items():
+                handle = module.register_forward_hook(lambda _, __, output, name=name: keep(name, output))
+                stack.callback(handle.remove)
             with contextlib.suppress(_AllFound):
                 self.net(images)
-        finally:
-            for handle in handles:
-                handle.remove()
         missing = [name for name in self.modules if name not in found]
         if missing:
             raise InputError(f"{self.where}: {missing[0]!r} does not run in a forward pass; name another module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 from collections import OrderedDict
@@ -9,7 +10,13 @@ from copy import deepcopy
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from basicsr.archs import build_network
+from basicsr.losses import build_loss
+from basicsr.models.esrgan_model import ESRGANModel
+from basicsr.models.sr_model import SRModel
+from basicsr.models.srgan_model import SRGANModel
+from basicsr.models.swinir_model import SwinIRModel
 from basicsr.utils import get_root_logger
 from pydantic import BaseModel as OptionsModel
 from torch import Tensor, nn
@@ -17,28 +24,93 @@ from torch import Tensor, nn
 from nlcl_plugin.config.addon_options import AddonOptions
 from nlcl_plugin.config.train_options import Built, OptimizerOptions
 from nlcl_plugin.errors import InputError
-from nlcl_plugin.models.added_contrast import AddedContrast
+from nlcl_plugin.models.layer_embeddings import layer_places
 from nlcl_plugin.models.module_features import ModuleFeatures
-from nlcl_plugin.models.optimization import build_optimizer, build_scheduler
-from nlcl_plugin.models.pretrained import load_pretrained
+from nlcl_plugin.models.optimization import build_optimizer, build_scheduler, load_pretrained
+from nlcl_plugin.ops import gather_at
 from nlcl_plugin.rain.batch_random import BatchRandom
+
+
+class AddedContrast:
+    """The losses of a block `nlcl_opt` on an output B and what its input has beyond it, R = input - B.
+
+    Features are one (B, C, h, w) per tap of images: `ModuleFeatures`, or an encoder that is trained.
+    """
+
+    def __init__(self, options: AddonOptions, features: ModuleFeatures | nn.Module, device: torch.device) -> None:
+        self.options = options
+        self.features = features
+        self.cri_layer: Any = build_loss(options.layer_opt.build_options()).to(device)
+        location = options.location_opt
+        self.cri_location: Any = build_loss(location.build_options()).to(device) if location else None
+
+    def frozen(self) -> contextlib.AbstractContextManager[None]:
+        """Within it, a network that only returns features gets no gradients and keeps its state."""
+        return self.features.frozen() if isinstance(self.features, ModuleFeatures) else contextlib.nullcontext()
+
+    def __call__(
+        self, heads: nn.Module, output: Tensor, inputs: Tensor, random: BatchRandom
+    ) -> tuple[Tensor, OrderedDict[str, Tensor]]:
+        """Compare the layers; call it, and its backward pass, within `frozen`.
+
+        Args:
+            heads: Projection heads, two per tap with location contrast (its own first), else one.
+            output: The image layer B (B, C, H, W), RGB in [0, 1].
+            inputs: What it was made from (B, C, h, w); it is resized to the size of the output (bicubic).
+            random: Where places are drawn from.
+
+        Returns:
+            The sum of the losses, and each by itself without gradient, as it is logged.
+
+        Raises:
+            InputError: If input and output are not images with the same channels.
+        """
+        if output.dim() != 4 or inputs.dim() != 4 or output.shape[:2] != inputs.shape[:2]:
+            raise InputError(
+                f"train.nlcl_opt: compares images (B, C, H, W) of net_g's input and output, but received "
+                f"{tuple(inputs.shape)} and {tuple(output.shape)}; use a network of as many channels out as in"
+            )
+        full = inputs.detach()
+        if full.shape != output.shape:
+            full = F.interpolate(full, size=output.shape[-2:], mode="bicubic", align_corners=False)
+        rain = full - output
+        n, size = output.shape[0], (output.shape[-2], output.shape[-1])
+        location = self.options.location_opt
+        layers = [output, rain, full] if location else [output, rain]
+        maps = [feature.split(n) for feature in self.features(torch.cat(layers))]
+        vectors: list[tuple[Tensor, Tensor]] = []
+        if location:
+            places = random.centres(location.sampling.num_patches, size, 1, output.device)
+            vectors += [(gather_at(m[0], places, size), gather_at(m[2], places, size)) for m in maps]
+        sampling = self.options.layer_opt.sampling
+        found = layer_places(output, rain, [m[0] for m in maps], [m[1] for m in maps], sampling, random)
+        vectors += zip(*found, strict=True)
+        # One pass of the heads, as a second one would confuse DistributedDataParallel.
+        projected = heads([torch.cat(pair, dim=1) for pair in vectors])
+        pairs = [z.split([a.shape[1], b.shape[1]], dim=1) for z, (a, b) in zip(projected, vectors, strict=True)]
+        losses: OrderedDict[str, Tensor] = OrderedDict()
+        layer = [list(side) for side in zip(*pairs[-len(maps) :], strict=True)]
+        total = self.cri_layer(*layer)
+        losses["l_nlcl"] = total.detach()
+        losses["l_nlcl_above_floor"] = total.detach() - self.cri_layer.floor(*layer)
+        if location:
+            value = self.cri_location(*(list(side) for side in zip(*pairs[: len(maps)], strict=True)))
+            losses["l_nlcl_location"] = value.detach()
+            total = total + value
+        return total, losses
 
 
 class NLCLMixin:
     """Adds layer contrast, and location contrast if asked for, to a BasicSR model that has `net_g`.
 
-    For your own model class:
-
-        @MODEL_REGISTRY.register()
-        class MyNLCLModel(NLCLMixin, MyModel): ...
-
-    and in the option file `model_type: MyNLCLModel`, a block `train.nlcl_opt` (see `AddonOptions`) and `network_p`.
-    Without the block the model is the stock one.
+    For your own model class: `class MyNLCLModel(NLCLMixin, MyModel): ...`, registered in `MODEL_REGISTRY`, and in the
+    option file `model_type: MyNLCLModel`, a block `train.nlcl_opt` (see `AddonOptions`) and `network_p`. Without the
+    block the model is the stock one.
 
     The loss is computed when `net_g` has run, on a copy of its output that nothing else depends on; its gradient is
-    added to the output's own when the model's backward pass comes by. So `net_g` still has one backward pass, in which
-    distributed training adds up gradients once; a step in which the model does not train `net_g` trains the heads as
-    little; and the model's own code stays as it is, whatever its losses. Without a weight nothing is computed.
+    added to the output's own when the model's backward pass reaches it. So `net_g` still has one backward pass, in
+    which distributed training adds up gradients once; a step in which the model does not train `net_g` does not train
+    the heads; and the model's own code stays as it is, whatever its losses. With weight 0 nothing is computed.
 
     `net_p` (projection heads) and `net_e` (the encoder, if that gives the features) are initialised apart from the
     global random numbers, and are the last entry of `optimizers` and `schedulers`: a training state of the stock
@@ -77,37 +149,34 @@ class NLCLMixin:
     def _build_contrast(self) -> None:
         side = self.opt.get("datasets", {}).get("train", {}).get("gt_size", 128)
         images = self._image_channels(side)
-        encoder = self.nlcl_opt.features.source == "encoder"
-        if encoder:
-            self.net_e = self._build_extra("e", "an encoder", "{type: FeatureEncoder}")
-        self.contrast = AddedContrast(self.nlcl_opt, self.net_e if encoder else self._judge(), self.device)
+        features: ModuleFeatures | nn.Module
+        if self.nlcl_opt.features.source == "encoder":
+            features = self.net_e = self._build_extra("e", "an encoder", "{type: FeatureEncoder}")
+        else:
+            features = self._module_features()
+        self.contrast = AddedContrast(self.nlcl_opt, features, self.device)
         noise = torch.rand(2, 1, 3, side, side, device=self.device)[:, :, :images]
         try:  # now, as what does not fit would otherwise show in the first step only
-            channels = self.contrast.channels(noise[0])
-            if self.nlcl_opt.location_opt:
-                channels = channels * 2
+            with torch.no_grad(), self.contrast.frozen():
+                channels = [feature.shape[1] for feature in features(noise[0])]
+            channels *= 2 if self.nlcl_opt.location_opt else 1
             self.net_p = self._build_extra("p", "projection heads", "{type: ProjectionHeads}", in_channels=channels)
-            with torch.no_grad(), self.contrast.still():
+            with torch.no_grad(), self.contrast.frozen():
                 self.contrast(self.net_p, noise[0], noise[1], BatchRandom(0, 0, [0], 1))
         except (ValueError, RuntimeError) as error:
             if isinstance(error, InputError):
                 raise
-            reason = " ".join(str(error).split())[:300]
-            kind = "" if images == 3 else " of one channel"
+            kind, reason = "" if images == 3 else " of one channel", " ".join(str(error).split())[:300]
             raise InputError(f"train.nlcl_opt with crops of {side} pixels{kind}: {reason}") from error
 
     def _image_channels(self, side: int) -> int:
-        """Channels of the images that the generator takes, 3 or 1; one of another scale than the option's is refused.
-
-        Args:
-            side: Height and width of its outputs in pixels.
-        """
+        """Channels of the images that net_g takes, 3 or 1; found with a pass for outputs of so many pixels a side."""
         net = self.get_bare_model(self.net_g)  # type: ignore[attr-defined]
         scale = int(self.opt.get("scale", 1))
         for channels in (3, 1):
             rainy = torch.zeros(1, channels, side // scale, side // scale, device=self.device)
             try:
-                with torch.no_grad(), ModuleFeatures(net, (), "").still():
+                with torch.no_grad(), ModuleFeatures(net, (), "").frozen():
                     output = net(rainy)
             except Exception as error:  # a network may raise anything on what it was not made for
                 reason = " ".join(str(error).split())[:200]
@@ -126,16 +195,16 @@ class NLCLMixin:
             "use a network that does, or take the block out"
         )
 
-    def _judge(self) -> ModuleFeatures:
-        """Features of the network that `features.source` names."""
-        label = {"discriminator": "net_d", "generator": "net_g"}[self.nlcl_opt.features.source]
+    def _module_features(self) -> ModuleFeatures:
+        options = self.nlcl_opt.features
+        label = {"discriminator": "net_d", "generator": "net_g"}[options.source]
         if not hasattr(self, label):
             raise InputError(
-                f"train.nlcl_opt.features.source: {self.nlcl_opt.features.source} means {label}, which "
+                f"train.nlcl_opt.features.source: {options.source} means {label}, which "
                 f"{type(self).__name__} lacks; use generator or encoder, or a model with a discriminator"
             )
         net = self.get_bare_model(getattr(self, label))  # type: ignore[attr-defined]
-        return ModuleFeatures(net, self.nlcl_opt.features.modules, "train.nlcl_opt.features.modules")
+        return ModuleFeatures(net, options.modules, "train.nlcl_opt.features.modules")
 
     def _build_extra(self, label: str, what: str, example: str, **arguments: Any) -> nn.Module:
         key = f"network_{label}"
@@ -143,23 +212,20 @@ class NLCLMixin:
             raise InputError(f"{key} is missing: train.nlcl_opt needs {what}; add {key}: {example}")
         net = self.model_to_device(build_network({**deepcopy(self.opt[key]), **arguments}))  # type: ignore[attr-defined]
         self.nlcl_nets[label] = net
-        path = self.opt["path"].get(f"pretrain_network_{label}")
-        if path and self.opt["path"].get("resume_state") and not os.path.exists(path):
-            get_root_logger().warning(f"{path} does not exist: net_{label} starts anew.")  # a stock model's checkpoint
+        paths = self.opt["path"]
+        file = paths.get(f"pretrain_network_{label}")
+        if file and paths.get("resume_state") and not os.path.exists(file):  # a stock model's checkpoint
+            get_root_logger().warning(f"{file} does not exist: net_{label} starts anew.")
         else:
-            load_pretrained(self, net, label, self.opt["path"].get(f"param_key_{label}", "params"))
+            load_pretrained(self, net, label, paths.get(f"param_key_{label}", "params"))
         count = sum(p.numel() for p in net.parameters())
-        get_root_logger().info(f"net_{label}: {type(self.get_bare_model(net)).__name__}, {count:,d} parameters")  # type: ignore[attr-defined]
+        get_root_logger().info(f"net_{label}: {self.opt[key]['type']}, {count:,d} parameters")
         return net
 
     def _setup_nlcl_optimizer(self, train: dict[str, Any]) -> None:
-        options = self.nlcl_opt.optim_p
-        if options is None:
-            if "optim_g" not in train:
-                raise InputError(
-                    "train.nlcl_opt.optim_p is missing: there is no train.optim_g to take its options from"
-                )
-            options = OptimizerOptions.model_validate(train["optim_g"])
+        if self.nlcl_opt.optim_p is None and "optim_g" not in train:
+            raise InputError("train.nlcl_opt.optim_p is missing, and train.optim_g, whose options are the default")
+        options = self.nlcl_opt.optim_p or OptimizerOptions.model_validate(train["optim_g"])
         parameters = [p for net in self.nlcl_nets.values() for p in net.parameters()]
         self.optimizer_p = build_optimizer(options, parameters, "train.nlcl_opt.optim_p")
         self.optimizers.append(self.optimizer_p)
@@ -168,10 +234,7 @@ class NLCLMixin:
             self.schedulers.append(build_scheduler(scheduler, self.optimizer_p, int(train["total_iter"])))
 
     def optimize_parameters(self, current_iter: int) -> None:
-        """Take the model's own step with the losses added.
-
-        Args:
-            current_iter: The iteration, counted from 1.
+        """Take the model's own step of an iteration, counted from 1, with the losses added.
 
         Raises:
             InputError: If the model does not run `net_g`, or on something else than images.
@@ -199,34 +262,24 @@ class NLCLMixin:
     def nlcl_gradient(
         self, output: Tensor, inputs: Tensor, current_iter: int
     ) -> tuple[Tensor, OrderedDict[str, Tensor]]:
-        """Gradient of the weighted losses in the output; those in heads and encoder are added to their own.
-
-        Args:
-            output: Output of `net_g`.
-            inputs: Its input.
-            current_iter: The iteration, for the ramp and the random places.
-
-        Returns:
-            The gradient, and the losses to log.
-        """
+        """Gradient of the weighted losses in net_g's output, and the losses to log; heads and encoder get their own."""
         assert self.contrast is not None
         rank, processes = (self.opt["rank"], self.opt["world_size"]) if self.opt["dist"] else (0, 1)
-        batch = output.shape[0]
+        images = processes * output.shape[0]
         # The sampler deals the draws of a batch out to the processes in turn.
-        rows = [rank + processes * place for place in range(batch)]
-        random = BatchRandom(self.opt.get("manual_seed") or 0, current_iter, rows, batch * processes)
-        # In full precision whatever the model's: in fp16 gradients this small are 0 without a scaler, which the heads
-        # have not.
+        random = BatchRandom(self.opt.get("manual_seed") or 0, current_iter, range(rank, images, processes), images)
+        # In full precision whatever the model's: in fp16 such small gradients are 0 without a scaler, which the heads
+        # lack.
         leaf = output.detach().to(torch.promote_types(output.dtype, torch.float32)).requires_grad_()
         inputs = inputs.to(leaf.dtype)
-        with torch.autocast(leaf.device.type, enabled=False), self.contrast.still():
+        with torch.autocast(leaf.device.type, enabled=False), self.contrast.frozen():
             total, losses = self.contrast(self.net_p, leaf, inputs, random)
             (self.nlcl_opt.weight_at(current_iter) * total).backward()
         assert leaf.grad is not None
         return leaf.grad, losses
 
     def nlcl_loss_scale(self) -> float:
-        """What the model multiplies its losses by, as it does with a `GradScaler` of its own."""
+        """What the model multiplies its losses by, if it has a `GradScaler` of its own; else 1."""
         scalers = (value for value in vars(self).values() if isinstance(value, torch.amp.GradScaler))
         return next((scaler.get_scale() for scaler in scalers if scaler.is_enabled()), 1.0)
 
@@ -237,14 +290,14 @@ class NLCLMixin:
         super().save(epoch, current_iter)  # type: ignore[misc]
 
     def resume_training(self, resume_state: dict[str, Any]) -> None:
-        """Take optimizers and schedules from a training state, of this class or of the stock model."""
+        """Restore optimizers and schedules from a training state of this class or of the stock model."""
         if self.contrast and len(resume_state["optimizers"]) == len(self.optimizers) - 1:
             get_root_logger().warning("The training state has no projection heads: these start anew.")
-            own = {
-                name: [*resume_state[name], *(entry.state_dict() for entry in mine[len(resume_state[name]) :])]
-                for name, mine in (("optimizers", self.optimizers), ("schedulers", self.schedulers))
+            fresh = {
+                name: [*resume_state[name], *(entry.state_dict() for entry in own[len(resume_state[name]) :])]
+                for name, own in (("optimizers", self.optimizers), ("schedulers", self.schedulers))
             }
-            resume_state = {**resume_state, **own}
+            resume_state = {**resume_state, **fresh}
         super().resume_training(resume_state)  # type: ignore[misc]
 
 
@@ -261,12 +314,12 @@ class _Addition:
         if self.computed or not torch.is_grad_enabled():
             return
         self.computed = True  # first, as features of net_g need passes of it
-        inputs = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
+        values = (*args, *kwargs.values())
+        inputs = next((value for value in values if isinstance(value, Tensor)), None)
         if not isinstance(output, Tensor) or inputs is None:
-            took = ", ".join(type(value).__name__ for value in (*args, *kwargs.values()))
             raise InputError(
-                f"train.nlcl_opt: net_g must take and put out images (B, C, H, W), but takes {took} and puts out "
-                f"{type(output).__name__}"
+                "train.nlcl_opt: net_g must take and return images (B, C, H, W), but takes "
+                f"{', '.join(type(value).__name__ for value in values)} and returns {type(output).__name__}"
             )
         if not output.requires_grad:
             return
@@ -279,3 +332,19 @@ class _Addition:
             return own + (self.model.nlcl_loss_scale() * gradient).to(own.dtype)
 
         output.register_hook(add)
+
+
+class NLCLSRModel(NLCLMixin, SRModel):
+    """`SRModel` (EDSR, RCAN, RRDBNet and others) with NLCL."""
+
+
+class NLCLSwinIRModel(NLCLMixin, SwinIRModel):
+    """`SwinIRModel` with NLCL."""
+
+
+class NLCLSRGANModel(NLCLMixin, SRGANModel):
+    """`SRGANModel` with NLCL."""
+
+
+class NLCLESRGANModel(NLCLMixin, ESRGANModel):
+    """`ESRGANModel` with NLCL."""

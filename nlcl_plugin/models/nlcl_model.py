@@ -19,12 +19,16 @@ from nlcl_plugin.config.train_options import OptimizerOptions, TrainOptions
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.inference.any_size import infer
 from nlcl_plugin.inference.padding import run_padded
-from nlcl_plugin.models.initial_weights import own_random_stream
 from nlcl_plugin.models.layer_embeddings import LayerEmbeddings
-from nlcl_plugin.models.optimization import build_optimizer, build_scheduler
-from nlcl_plugin.models.pretrained import load_pretrained
-from nlcl_plugin.models.schedulers import set_rates
-from nlcl_plugin.models.stepper import Stepper
+from nlcl_plugin.models.optimization import (
+    Stepper,
+    build_optimizer,
+    build_scheduler,
+    frozen_copy,
+    load_pretrained,
+    own_random_stream,
+    set_rates,
+)
 from nlcl_plugin.models.unpaired_iteration import UnpairedIteration, needed_nets
 from nlcl_plugin.models.validation import ValidationMixin
 
@@ -33,8 +37,8 @@ class NLCLModel(ValidationMixin, BaseModel):
     """Learn B (image layer) and R (rain layer) of rainy images O with unpaired clean images C.
 
     Stage 1 trains `net_g` (O to B) and, in the `two_branch` decomposition, `net_r` (O to R) against `net_d`, with the
-    losses of the `train` block. In the `residual` decomposition R = O - B. Stage 2, if asked for, holds those still
-    and trains the restorer `net_s` on pseudo-pairs of clean images and extracted rain; from then on `net_s` derains.
+    losses of the `train` block. In the `residual` decomposition R = O - B. Stage 2, if asked for, freezes those and
+    trains the restorer `net_s` on pseudo-pairs of clean images and extracted rain; from then on `net_s` derains.
 
     Args:
         opt: BasicSR's option dict. Networks: `network_g`, `network_r` (two_branch), `network_d` (with gan_opt),
@@ -51,6 +55,8 @@ class NLCLModel(ValidationMixin, BaseModel):
     def __init__(self, opt: dict[str, Any]) -> None:
         super().__init__(opt)
         self.current_iter = 0
+        self._seed = opt.get("manual_seed") or 0
+        self.averages: dict[str, nn.Module] = {}
         if not self.is_train:
             self.restoring = "network_s" in opt
             labels = ["s"] if self.restoring else ["g", "r"] if "network_r" in opt else ["g"]
@@ -64,13 +70,13 @@ class NLCLModel(ValidationMixin, BaseModel):
         self.log_dict: OrderedDict[str, float] = OrderedDict()
         self.extra_state: dict[str, Any] = {}
         self.nets = self._build_nets(needed_nets(self.train_opt, opt.get("decomposition", "residual")))
-        self.averages = self._build_averages()
+        self._build_averages()
         self.iteration = UnpairedIteration(
             self.train_opt,
             self.nets,
             self.averages,
             lambda options: build_loss(options).to(self.device),
-            seed=opt.get("manual_seed") or 0,
+            seed=self._seed,
             rank=opt["rank"] if opt.get("dist") else 0,
             processes=opt["world_size"] if opt.get("dist") else 1,
             logger=get_root_logger,
@@ -79,7 +85,6 @@ class NLCLModel(ValidationMixin, BaseModel):
         self.stepper = Stepper(self.train_opt.amp, self.train_opt.grad_clip, self.device)
         self._setup_optimizers()
 
-    # networks -------------------------------------------------------------------------------------------------------
     def _build_nets(self, labels: Iterable[str]) -> dict[str, nn.Module]:
         nets: dict[str, nn.Module] = {}
         for label in labels:
@@ -89,43 +94,32 @@ class NLCLModel(ValidationMixin, BaseModel):
             options = deepcopy(self.opt[key])
             if label == "p":
                 options["in_channels"] = LayerEmbeddings.in_channels(self.train_opt, nets)
-            with own_random_stream(self.opt.get("manual_seed") or 0, label):
+            with own_random_stream(self._seed, label):
                 net = build_network(options)
-            if self.is_train:
-                self._speed_up(net)
+            if self.is_train and self.train_opt.channels_last:
+                net.to(memory_format=torch.channels_last)
+            if self.is_train and self.train_opt.compile:
+                net.compile()
             net = self.model_to_device(net)
             param_key = self.opt["path"].get(f"param_key_{label}", "params" if self.is_train else "params_ema")
             load_pretrained(self, net, label, param_key)
             setattr(self, f"net_{label}", net)
             nets[label] = net
             count = sum(p.numel() for p in net.parameters())
-            get_root_logger().info(f"net_{label}: {type(self.get_bare_model(net)).__name__}, {count:,d} parameters")
+            get_root_logger().info(f"net_{label}: {options['type']}, {count:,d} parameters")
         return nets
 
-    def _speed_up(self, net: nn.Module) -> None:
-        if self.train_opt.channels_last:
-            net.to(memory_format=torch.channels_last)
-        if self.train_opt.compile:
-            net.compile()
-
-    def _build_averages(self) -> dict[str, nn.Module]:
-        """Moving averages of the networks whose output is used, and `t`: they are what tests and extracts rain."""
-        averages: dict[str, nn.Module] = {}
-        if self.train_opt.ema_decay > 0:
-            for label in {"g", "r", "s"} & set(self.nets):
-                average = deepcopy(self.get_bare_model(self.nets[label])).eval().requires_grad_(False)
-                load_pretrained(self, average, label, "params_ema")
-                averages[label] = average
+    def _build_averages(self) -> None:
+        """Moving averages of the networks that derain or extract rain, and `t`, the restorer of the last round."""
+        for label in [label for label in ("g", "r", "s") if label in self.nets and self.train_opt.ema_decay > 0]:
+            self.averages[label] = frozen_copy(self.get_bare_model(self.nets[label]))
+            load_pretrained(self, self.averages[label], label, "params_ema")
         if self.train_opt.restorer_opt and self.train_opt.restorer_opt.rounds:
-            averages["t"] = deepcopy(self.get_bare_model(self.nets["s"])).eval().requires_grad_(False)
-        return averages
+            self.averages["t"] = frozen_copy(self.get_bare_model(self.nets["s"]))
 
-    def _steady(self, label: str) -> nn.Module:
-        """The network to infer with: its moving average if there is one."""
-        averages = getattr(self, "averages", {})
-        return averages[label] if label in averages else self.get_bare_model(self.nets[label])
+    def _inference_network(self, label: str) -> nn.Module:
+        return self.averages[label] if label in self.averages else self.get_bare_model(self.nets[label])
 
-    # optimizers -------------------------------------------------------------------------------------------------------
     def _setup_optimizers(self) -> None:
         t = self.train_opt
         stage1 = t.restorer_opt.start_iter if t.restorer_opt else t.total_iter
@@ -146,12 +140,7 @@ class NLCLModel(ValidationMixin, BaseModel):
             self.schedulers.append(build_scheduler(t.scheduler, optimizer, iterations))
 
     def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
-        """Step the schedules of the optimizers at work; that of stage 2 begins with stage 2.
-
-        Args:
-            current_iter: The iteration that follows, counted from 1.
-            warmup_iter: Iterations of linear warm-up at the start of stage 1; -1 for none.
-        """
+        """Step the schedules of the optimizers in use before an iteration; that of stage 2 begins with stage 2."""
         restorer = self.train_opt.restorer_opt
         second = self.train_opt.restores(current_iter)
         begin = restorer.start_iter if restorer is not None and second else 0
@@ -161,12 +150,11 @@ class NLCLModel(ValidationMixin, BaseModel):
                 set_rates(scheduler, advance=current_iter > begin + 1, factor=warmth)
 
     def get_current_learning_rate(self) -> list[float]:
-        """Learning rate of the optimizer at work: the generators', in stage 2 the restorer's."""
+        """Learning rate of the optimizer in use: the generators', in stage 2 the restorer's."""
         return [group["lr"] for group in self.optimizer["s" if self.restoring else "g"].param_groups]
 
-    # one iteration ----------------------------------------------------------------------------------------------------
     def feed_data(self, data: dict[str, Any]) -> None:
-        """Take a batch: `lq` rainy images, and `gt`: unpaired clean images in training, ground truth in validation."""
+        """Set the batch: `lq` rainy images, and `gt`: unpaired clean images in training, ground truth in validation."""
         self.lq = self._to_device(data["lq"])
         self.gt: Any = self._to_device(data["gt"]) if "gt" in data else None
         self.lq_path = data.get("lq_path", [])
@@ -177,26 +165,17 @@ class NLCLModel(ValidationMixin, BaseModel):
         return images.contiguous(memory_format=torch.channels_last) if last else images
 
     def optimize_parameters(self, current_iter: int) -> None:
-        """Take one optimizer step of the current stage.
-
-        Args:
-            current_iter: The iteration, counted from 1.
-
-        Raises:
-            InputError: If the batch cannot be cut into `accumulate` equal parts.
-            TrainingStoppedError: If a loss or gradient is not finite, or the rain layer stays empty.
-        """
+        """Take one optimizer step of an iteration's stage, counted from 1; errors are those of `UnpairedIteration`."""
         self.current_iter = current_iter
         self.restoring = self.train_opt.restores(current_iter)
         log = self.iteration(self.lq, self.gt, self.lq_path, current_iter, self.optimizer, self.stepper)
         self.log_dict = OrderedDict(skipped_steps=float(self.iteration.skipped_steps)) if log is None else log
 
-    # inference, saving, resuming --------------------------------------------------------------------------------------
     @torch.no_grad()
     def test(self) -> None:
         """Derain `self.lq` into `self.output`, and its rain layer into `self.rain`."""
         label = "s" if self.restoring else "g"
-        net = self._steady(label)
+        net = self._inference_network(label)
         training = net.training
         net.eval()
         # Networks of windowed attention name their window in BasicSR by this option.
@@ -204,7 +183,7 @@ class NLCLModel(ValidationMixin, BaseModel):
         self.output = run_padded(net, self.lq, window) if self.is_train else self._infer(net, window)
         net.train(training)
         if "r" in self.nets and not self.restoring:
-            rain = self._steady("r")(self.lq) if self.is_train else self._infer(self._steady("r"))
+            rain = self._inference_network("r")(self.lq) if self.is_train else self._infer(self._inference_network("r"))
             self.rain = rain.expand_as(self.lq).contiguous()  # it may be grey
         else:
             self.rain = self.lq - self.output
@@ -228,7 +207,7 @@ class NLCLModel(ValidationMixin, BaseModel):
                 self.save_network([net, self.averages[label]], f"net_{label}", current_iter, param_key=keys)
             else:
                 self.save_network(net, f"net_{label}", current_iter)
-        # BaseModel's own state holds optimizers and schedules; see compat.hold_the_whole_state.
+        # BaseModel's own state contains optimizers and schedules; see training.basicsr_features.save_extra_state.
         self.extra_state["model"] = {
             "mean_rain": self.iteration.mean_rain,
             "skipped_steps": self.iteration.skipped_steps,
@@ -240,7 +219,7 @@ class NLCLModel(ValidationMixin, BaseModel):
         self.save_training_state(epoch, current_iter)
 
     def resume_training(self, resume_state: dict[str, Any]) -> None:
-        """Take optimizers, schedules, the stage and running values from a training state."""
+        """Restore optimizers, schedules, the stage and running values from a training state."""
         super().resume_training(resume_state)
         own = resume_state.get("model", {})  # a stock state has none
         self.iteration.mean_rain = own.get("mean_rain")
@@ -250,8 +229,8 @@ class NLCLModel(ValidationMixin, BaseModel):
             if name in own.get("losses", {}):
                 loss.load_state_dict(own["losses"][name])
         if "t" in self.averages:
-            # In a training that began without rounds the restorer of this moment stands in.
-            self.averages["t"].load_state_dict(own.get("rain_restorer") or self._steady("s").state_dict())
+            # A training that began without rounds has none: its restorer of this moment is used.
+            self.averages["t"].load_state_dict(own.get("rain_restorer") or self._inference_network("s").state_dict())
         if own.get("scaler"):
             self.stepper.scaler.load_state_dict(own["scaler"])
         self.current_iter = resume_state["iter"]

@@ -7,7 +7,7 @@ import logging
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,40 +16,13 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from nlcl_plugin.config.train_options import UnpairedOptions
 from nlcl_plugin.errors import InputError, TrainingStoppedError
 from nlcl_plugin.models.composite_contrast import compare_composites
-from nlcl_plugin.models.moving_average import update_average
+from nlcl_plugin.models.optimization import Stepper, update_average
 from nlcl_plugin.models.unpaired_losses import UnpairedLosses
 from nlcl_plugin.rain.batch_random import BatchRandom
 from nlcl_plugin.rain.pseudo_pairs import make_pseudo_rainy, replace_by_rendered
 
 DECOMPOSITIONS = ("residual", "two_branch")
 MAX_SKIPPED = 20  # steps in a row; more of them mean that the weights themselves are past help
-
-
-class StepperLike(Protocol):
-    """How a framework steps; see `models.stepper.Stepper`."""
-
-    @property
-    def scales(self) -> bool:
-        """Whether losses are scaled; a step whose gradients overflow is then left out, and that is no fault."""
-
-    @property
-    def clips(self) -> bool:
-        """Whether gradients are clipped; their norms are then logged."""
-
-    def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """The precision of forward passes."""
-
-    def backward(self, loss: Tensor) -> None:
-        """Add a loss's gradients."""
-
-    def clip(self, optimizers: dict[str, Any]) -> dict[str, Tensor]:
-        """Clip the gradients of each optimizer and return the norms before that."""
-
-    def step(self, optimizers: dict[str, Any]) -> None:
-        """Step each optimizer."""
-
-    def leave_out(self) -> None:
-        """End an iteration without a step."""
 
 
 def needed_nets(options: UnpairedOptions, decomposition: str) -> list[str]:
@@ -151,7 +124,7 @@ class UnpairedIteration:
         names: Sequence[str],
         current_iter: int,
         optimizers: Mapping[str, Any],
-        stepper: StepperLike,
+        stepper: Stepper,
     ) -> OrderedDict[str, float] | None:
         """Take one optimizer step of the current stage.
 
@@ -234,7 +207,7 @@ class UnpairedIteration:
         return BatchRandom(self._seed, current_iter, rows, batch * self._processes)
 
     def _unpaired_part(
-        self, rainy: Tensor, clean: Tensor, weight: float, current_iter: int, random: BatchRandom, stepper: StepperLike
+        self, rainy: Tensor, clean: Tensor, weight: float, current_iter: int, random: BatchRandom, stepper: Stepper
     ) -> OrderedDict[str, Tensor]:
         if "d" in self.nets:
             self.nets["d"].requires_grad_(False)
@@ -251,7 +224,7 @@ class UnpairedIteration:
         return losses
 
     def _restorer_part(
-        self, rainy: Tensor, clean: Tensor, weight: float, current_iter: int, random: BatchRandom, stepper: StepperLike
+        self, rainy: Tensor, clean: Tensor, weight: float, current_iter: int, random: BatchRandom, stepper: Stepper
     ) -> OrderedDict[str, Tensor]:
         assert self.options.restorer_opt is not None
         assert self.cri_pix is not None

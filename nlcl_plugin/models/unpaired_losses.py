@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,13 +13,15 @@ from torch import Tensor, nn
 from nlcl_plugin.config.train_options import LossOptions, UnpairedOptions
 from nlcl_plugin.losses import lay_rain
 from nlcl_plugin.models.composite_contrast import compare_composites
-from nlcl_plugin.models.dimensions import measure_dimensions
 from nlcl_plugin.models.layer_embeddings import LayerEmbeddings, image_places, layer_places
+from nlcl_plugin.ops import dimension_ratio, layer_dimensions
 from nlcl_plugin.rain.batch_random import BatchRandom
+
+DIMENSIONS = ("dim_image", "dim_rain", "log_dim_ratio")  # what `measure_dimensions` returns
 
 
 class Layers(NamedTuple):
-    """What the generators made of a part of a batch, without gradient."""
+    """Layers of a part of a batch, without gradient."""
 
     image: Tensor
     rain: Tensor
@@ -136,12 +139,32 @@ class UnpairedLosses:
         Args:
             image: Image layers B (B, 3, H, W), without gradient.
             clean: Clean images C of the same shape.
-
-        Returns:
-            A scalar.
         """
         real, fake = _full(self.nets["d"](torch.cat((clean, image)))).chunk(2)
         return 0.5 * (self.cri_gan(real, True, is_disc=True) + self.cri_gan(fake, False, is_disc=True))
+
+
+def measure_dimensions(image: Tensor, rain: Tensor, random: BatchRandom) -> dict[str, Tensor]:
+    """Measure the intrinsic dimensions of the layers of a part of a batch, each image by itself.
+
+    Args:
+        image: Image layers B (B, 3, H, W).
+        rain: Rain layers R (B, C, H, W).
+        random: Where query patches are drawn from.
+
+    Returns:
+        Means over the images, by `DIMENSIONS`: both dimensions, 0 for a layer without texture, and the logarithm of
+        their ratio within its limits, 0 where it is unknown.
+    """
+    seeds = random.each(lambda n: torch.randint(2**62, (n,), generator=random.generator), torch.device("cpu"))
+    found = []
+    for b, r, seed in zip(image.float().split(1), rain.float().split(1), seeds.tolist(), strict=True):
+        generator = torch.Generator().manual_seed(seed)
+        dimensions = layer_dimensions(torch.nan_to_num(b), torch.nan_to_num(r), generator=generator)
+        known = [d if math.isfinite(d) else 0.0 for d in dimensions]
+        found.append([*known, math.log(dimension_ratio(*dimensions))])
+    means = torch.tensor(found, device=image.device).mean(dim=0)
+    return dict(zip(DIMENSIONS, means.unbind(), strict=True))
 
 
 def _full(x: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ PAIRED_METRICS = {
     "ssim": {"type": "calculate_ssim", "crop_border": 0, "test_y_channel": False},
 }
 BLIND_METRICS = {"niqe": {"type": "calculate_niqe", "crop_border": 0, "better": "lower"}}
-TB_IMAGES, TB_WIDTH = 3, 256  # pictures of a dataset that TensorBoard gets at each validation, and pixels of each part
+TB_IMAGES, TB_WIDTH = 3, 256  # pictures of a dataset for TensorBoard at each validation, and pixels of each image
 
 _Derained = tuple[str, dict[str, float], dict[str, np.ndarray]]  # path, metrics, pictures
 
@@ -43,53 +43,48 @@ class ValidationMixin:
     """
 
     opt: dict[str, Any]
+    best_metric_results: dict[str, dict[str, dict[str, Any]]]
 
     def dist_validation(self, dataloader: DataLoader, current_iter: int, tb_logger: Any, save_img: bool) -> None:
-        """Validate, each process on its share of the images; the first one writes."""
+        """Validate, each process on every so many-th image; the first process writes."""
         self.nondist_validation(dataloader, current_iter, tb_logger, save_img)
 
     def nondist_validation(self, dataloader: DataLoader, current_iter: int, tb_logger: Any, save_img: bool) -> None:
-        """Derain every image of a dataset, save pictures and log the metrics.
+        """Derain every image of a dataset, save pictures and log the metrics; TensorBoard gets a few small pictures.
 
-        Args:
-            dataloader: Loader with batch size 1.
-            current_iter: Iteration, or the name of the test.
-            tb_logger: TensorBoard writer, which gets the metrics and a few small pictures, or None.
-            save_img: Whether to save pictures.
+        Arguments are BasicSR's; `current_iter` is the name of the test in testing.
         """
         dataset: Any = dataloader.dataset
         name = dataset.opt["name"]
         rank, processes = (self.opt["rank"], self.opt["world_size"]) if self.opt["dist"] else (0, 1)
         wanted = self.opt.get("val", {}).get("pbar", not self.opt["is_train"]) and rank == 0
-        hidden = None if wanted else True  # None hides the bar where there is no terminal
         rows: list[dict[str, Any]] = []
         names: set[str] = set()
-        sent = 0  # of the first process's share, as it is the one that writes
-        share = DataLoader(dataset, batch_size=1, sampler=range(rank, len(dataset), processes))
         faults: list[Exception] = []
 
         @contextlib.contextmanager
-        def kept() -> Iterator[None]:
+        def faults_kept() -> Iterator[None]:
             """Keep an error until the last round, as the other processes wait for this one in each."""
             try:
                 yield
             except Exception as error:
                 faults.append(error)
 
-        # In rounds of one image a process, so that the first one can write the pictures of a round before the next.
-        batches = iter(share)
-        for _ in tqdm(range(math.ceil(len(dataset) / processes)), unit="round", desc=name, disable=hidden):
+        # In rounds of one image per process, so that the first one can write the pictures of a round before the next.
+        batches = iter(DataLoader(dataset, batch_size=1, sampler=range(rank, len(dataset), processes)))
+        rounds = range(math.ceil(len(dataset) / processes))
+        # `disable=None` hides the bar where there is no terminal.
+        for number in tqdm(rounds, unit="round", desc=name, disable=None if wanted else True):
             own = None
-            with kept():
+            with faults_kept():
                 data = next(batches, None) if not faults else None  # the last round may not need all processes
-                shows = tb_logger is not None and sent < TB_IMAGES
-                own = self._derained(data, keep_images=save_img or shows) if data is not None else None
-                if own and shows:
+                logged = tb_logger is not None and number < TB_IMAGES  # the first process has the writer
+                own = self._derained(data, keep_images=save_img or logged) if data is not None else None
+                if own and logged:
                     tag = escape(f"{name}/{osp.basename(own[0])}")
                     tb_logger.add_image(tag, _small(own[2]), current_iter, dataformats="HWC")
-                    sent += 1
             collected = _collected(own, processes)
-            with kept():
+            with faults_kept():
                 for path, values, images in filter(None, collected):
                     image_name = _output_name(path, dataset.opt.get("dataroot_lq"), names)
                     rows.append({"image": image_name, **values})
@@ -109,7 +104,7 @@ class ValidationMixin:
         images = {key: tensor2img(value) for key, value in visuals.items()}  # BGR, 8 bit
         path = data["lq_path"][0]
         values = self._measure(path, images)
-        if not torch.isfinite(visuals["result"]).all():  # what became of it in 8 bit says nothing
+        if not torch.isfinite(visuals["result"]).all():  # then figures of 8-bit values mean nothing
             values = dict.fromkeys(values, math.nan)
         return path, values, images if keep_images else {}
 
@@ -122,17 +117,13 @@ class ValidationMixin:
                 border = int(options.get("crop_border", 0))  # type: ignore[arg-type]
                 for key, picture in ((name, images["result"]), (f"{name}_rainy", images["lq"])):
                     values[key] = niqe(picture[..., ::-1], border)
-                continue
-            if not paired:
-                continue
-            if images["gt"].shape != images["result"].shape:
-                raise InputError(
-                    f"{image}: the derained image is {_size(images['result'])} and its ground truth "
-                    f"{_size(images['gt'])}; pairs must have one size"
-                )
-            data = {"img": images["result"], "img2": images["gt"]}
-            figure = calculate_metric(data, {k: v for k, v in options.items() if k != "better"})
-            values[name] = math.nan if figure is None else float(figure)
+            elif paired:
+                if images["gt"].shape != images["result"].shape:
+                    result, truth = ("×".join(map(str, images[key].shape[1::-1])) for key in ("result", "gt"))
+                    raise InputError(f"{image}: derained {result}, ground truth {truth}; pairs must have one size")
+                data = {"img": images["result"], "img2": images["gt"]}
+                figure = calculate_metric(data, {k: v for k, v in options.items() if k != "better"})
+                values[name] = math.nan if figure is None else float(figure)
         return values
 
     def _save_pictures(self, images: dict[str, np.ndarray], dataset: str, image: str, current_iter: Any) -> None:
@@ -148,45 +139,43 @@ class ValidationMixin:
 
     def _log_metrics(self, dataset: str, rows: list[dict[str, Any]], current_iter: Any, tb_logger: Any) -> None:
         means: dict[str, float] = {}
-        parts = []
+        texts = []
         for key in sorted({key for row in rows for key in row if key != "image"}):
             value, left_out = finite_mean([(row["image"], row[key]) for row in rows if key in row])
             if math.isnan(value):
-                parts.append(f"{key}{left_out}")
+                texts.append(f"{key}{left_out}")
                 continue
             means[key] = value
             best = self._keep_best(dataset, key, value, current_iter)
             since = f" (best {best['val']:.4f} @ {best['iter']})" if self.opt["is_train"] else ""
-            parts.append(f"{key} {value:.4f}{left_out}{since}")
+            texts.append(f"{key} {value:.4f}{left_out}{since}")
             if tb_logger:
                 tb_logger.add_scalar(f"metrics/{dataset}/{key}", value, current_iter)
-        get_root_logger().info(f"Validation {dataset} ({len(rows)} images): {', '.join(parts) or 'no metric applies'}")
+        get_root_logger().info(f"Validation {dataset} ({len(rows)} images): {', '.join(texts) or 'no metric applies'}")
         self.metric_results = means  # BasicSR's: of the dataset validated last
         self.last_metrics: dict[str, dict[str, float]] = {**getattr(self, "last_metrics", {}), dataset: means}
 
     def _keep_best(self, dataset: str, metric: str, value: float, current_iter: Any) -> dict[str, Any]:
+        """The best value of a metric so far, with its iteration."""
+        known = self.opt.get("val", {}).get("metrics") or {**PAIRED_METRICS, **BLIND_METRICS}
+        options = known.get(metric) or known[metric.removesuffix("_rainy")]
+        better = options.get("better", "lower" if options["type"] == "calculate_niqe" else "higher")
         if not hasattr(self, "best_metric_results"):
-            self.best_metric_results: dict[str, dict[str, dict[str, Any]]] = {}
-        wanted = self.opt.get("val", {}).get("metrics") or {**PAIRED_METRICS, **BLIND_METRICS}
-        options = wanted.get(metric) or wanted[metric.removesuffix("_rainy")]
-        lower = options.get("better", "lower" if options["type"] == "calculate_niqe" else "higher") == "lower"
+            self.best_metric_results = {}
         record = self.best_metric_results.setdefault(dataset, {})
         best = record.get(metric)
-        # Not the other way round: a NaN, which checkpoints of earlier versions may hold, gives way to any figure.
-        if best is None or not (best["val"] < value if lower else best["val"] > value):
-            record[metric] = {"better": "lower" if lower else "higher", "val": value, "iter": current_iter}
+        if best is None or not (best["val"] < value if better == "lower" else best["val"] > value):
+            record[metric] = {"better": better, "val": value, "iter": current_iter}
         return record[metric]
 
 
 def _collected(own: _Derained | None, processes: int) -> list[_Derained | None]:
-    """What the processes made of a round, in the order of the images, on the first one; elsewhere nothing."""
+    """Results of all processes in a round, in the order of the images, on the first one; elsewhere nothing."""
     if processes == 1:
         return [own]
-    if torch.distributed.get_rank() != 0:
-        torch.distributed.gather_object(own)
-        return []
-    gathered: list[_Derained | None] = [None] * processes
-    torch.distributed.gather_object(own, gathered)
+    first = torch.distributed.get_rank() == 0
+    gathered: list[_Derained | None] = [None] * processes if first else []
+    torch.distributed.gather_object(own, gathered if first else None)
     return gathered
 
 
@@ -205,16 +194,12 @@ def _raise_in_all(faults: list[Exception], processes: int) -> None:
 
 def _small(images: dict[str, np.ndarray]) -> np.ndarray:
     """Rainy, derained and rain side by side (H, W, 3), RGB, small enough to be logged again and again."""
-    parts = [fit(images[key], TB_WIDTH, enlarge=False) for key in ("lq", "result", "rain")]
-    return cv2.cvtColor(strip(parts), cv2.COLOR_BGR2RGB)
-
-
-def _size(image: np.ndarray) -> str:
-    return f"{image.shape[1]}×{image.shape[0]}"
+    layers = [fit(images[key], TB_WIDTH, enlarge=False) for key in ("lq", "result", "rain")]
+    return cv2.cvtColor(strip(layers), cv2.COLOR_BGR2RGB)
 
 
 def _output_name(path: str, root: str | None, taken: set[str]) -> str:
-    """Name of an image's output: its path below the root without suffix, which stays where two would be one."""
+    """Name of an image's output: its path below the root without suffix, except where two would be equal."""
     inside = root is not None and osp.abspath(path).startswith(osp.abspath(root) + os.sep)
     # Never an absolute path: joined to the output folder it would lead out of it.
     relative = osp.relpath(path, root) if inside else osp.basename(path)

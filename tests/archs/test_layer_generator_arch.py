@@ -52,11 +52,6 @@ def test_taps_are_what_the_layers_put_out_and_stopping_early_changes_nothing():
     assert net.tap_channels((0, 4)) == [8, 8]
 
 
-def test_images_of_a_batch_do_not_touch_each_other():
-    net, x = small().eval(), torch.rand(3, 3, 9, 9)
-    torch.testing.assert_close(net(x)[1:2], net(x[1:2]))
-
-
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [({"layer": "snow"}, "image, rain, residual"), ({"layer": "residual", "num_out_ch": 2}, "num_out_ch 1 or 3")],

@@ -45,13 +45,6 @@ def test_all_negatives_by_similarity_equal_random():
         torch.testing.assert_close(chosen, everything)
 
 
-def test_similar_negatives_are_the_hardest_when_output_equals_input():
-    keys = embeddings(1, 40, 5)
-    similar = location_contrast(keys, keys, negatives="similar", num_negatives=8)
-    dissimilar = location_contrast(keys, keys, negatives="dissimilar", num_negatives=8)
-    assert similar > dissimilar
-
-
 def test_keys_get_no_gradient():
     queries, keys = embeddings(1, 4, 5).requires_grad_(), embeddings(1, 4, 5, seed=1).requires_grad_()
     LocationContrastLoss()([queries], [keys]).backward()
@@ -71,26 +64,6 @@ def test_autocast_computes_in_fp32():
         assert LocationContrastLoss()([queries], [keys]) == expected
 
 
-@pytest.mark.parametrize(
-    ("arguments", "match"),
-    [({"negatives": "hard"}, "random, similar, dissimilar"), ({"temperature": -1}, "must be positive")],
-)
-def test_wrong_arguments_are_refused(arguments, match):
-    with pytest.raises(ValueError, match=match):
-        LocationContrastLoss(**arguments)
-
-
-def test_impossible_inputs_are_refused():
-    with pytest.raises(ValueError, match=r"num_negatives must lie in \[1, 3\] for 4 places, but received 9"):
-        LocationContrastLoss(negatives="similar", num_negatives=9)([embeddings(1, 4, 5)], [embeddings(1, 4, 5)])
-    with pytest.raises(ValueError, match="at least two places"):
-        LocationContrastLoss()([embeddings(1, 1, 5)], [embeddings(1, 1, 5)])
-    with pytest.raises(ValueError, match=r"received \(1, 4, 5\) and \(1, 3, 5\)"):
-        LocationContrastLoss()([embeddings(1, 4, 5)], [embeddings(1, 3, 5)])
-    with pytest.raises(ValueError, match="received 0 and 0"):
-        LocationContrastLoss()([], [])
-
-
 def test_gathered_negatives_are_the_keys_of_all_images_in_value_and_gradient():
     queries = embeddings(2, 4, 5).requires_grad_()
     keys = embeddings(2, 4, 5, seed=1)
@@ -105,9 +78,21 @@ def test_gathered_negatives_are_the_keys_of_all_images_in_value_and_gradient():
     torch.testing.assert_close(got, wanted, atol=1e-9, rtol=1e-7)
 
 
-def test_gathering_goes_with_random_negatives_only():
-    with pytest.raises(ValueError, match="gather_negatives goes with negatives: random, but received 'similar'"):
-        LocationContrastLoss(negatives="similar", gather_negatives=True)
-    keys = embeddings(1, 4, 5)
-    with pytest.raises(ValueError, match="keys of other images go with negatives: random"):
-        location_contrast(keys, keys, negatives="similar", all_keys=keys[0])
+def compared(queries, keys, **arguments):
+    return LocationContrastLoss(**arguments)([embeddings(*queries)], [embeddings(*keys)])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "queries", "keys", "match"),
+    [
+        ({"negatives": "hard"}, (1, 4, 5), (1, 4, 5), "random, similar, dissimilar"),
+        ({"temperature": -1}, (1, 4, 5), (1, 4, 5), "must be positive"),
+        ({"negatives": "similar", "num_negatives": 9}, (1, 4, 5), (1, 4, 5), r"\[1, 3\] for 4 places, but received 9"),
+        ({}, (1, 1, 5), (1, 1, 5), "at least two places"),
+        ({}, (1, 4, 5), (1, 3, 5), r"received \(1, 4, 5\) and \(1, 3, 5\)"),
+        ({"negatives": "similar", "gather_negatives": True}, (1, 4, 5), (1, 4, 5), "gather_negatives goes with negat"),
+    ],
+)
+def test_wrong_arguments_and_inputs_are_refused(arguments, queries, keys, match):
+    with pytest.raises(ValueError, match=match):
+        compared(queries, keys, **arguments)

@@ -9,7 +9,9 @@ from pathlib import Path
 import torch
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path += [str(REPOSITORY / "tests" / "training"), str(REPOSITORY / "tools")]  # for their modules
+sys.path.append(str(REPOSITORY / "tests" / "models"))
+
+import model_helpers  # noqa: E402
 
 # Stage 2 begins with iteration 11 of 20; each epoch has three batches.
 CONFIG = f"""
@@ -61,35 +63,18 @@ def environment():
     return {**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "-1"}
 
 
-def python(code):
-    """Run code in a new interpreter; returns the finished process."""
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300)
-
-
 def model_config(**train_cfg):
-    """A model with every loss and both stages; `train_cfg` changes its losses."""
+    """The model of `model_helpers`, with both stages; `train_cfg` changes its losses."""
+    opt = model_helpers.options(Path())
+    losses = {key: value for key, value in opt["train"].items() if key.endswith("_opt")}
     return {
         "type": "NLCLDerain",
-        "generator": {"type": "LayerGenerator", "layer": "residual", "num_out_ch": 1, "num_feat": 8, "num_block": 2},
-        "discriminator": {"type": "PatchDiscriminator", "num_feat": 8, "num_layers": 2, "antialias": False},
-        "heads": {"type": "ProjectionHeads", "num_feat": 8},
-        "restorer": {"type": "ResidualUNet", "num_feat": 8, "num_block": 1},
+        "generator": opt["network_g"],
+        "discriminator": opt["network_d"],
+        "heads": opt["network_p"],
+        "restorer": opt["network_s"],
         "seed": 3,
-        "train_cfg": {
-            "ema_decay": 0.9,
-            "gan_opt": {"type": "GANLoss", "gan_type": "lsgan"},
-            "identity_opt": {"type": "L1Loss"},
-            "fidelity_opt": {"type": "L1Loss", "loss_weight": 0.1},
-            "relay_opt": {"type": "RelayLoss", "loss_weight": 8.0},
-            "location_opt": {"type": "LocationContrastLoss", "sampling": {"taps": [0, 2], "num_patches": 16}},
-            "layer_opt": {
-                "type": "AsymmetricNLCLLoss",
-                "sampling": {"taps": [0, 2, 5], "num_queries": 2, "num_image_patches": 4, "num_rain_patches": 6}
-                | {"patch_size": 8, "search_size": 16},
-            },
-            "restorer_opt": {"start_iter": 1},
-            **train_cfg,
-        },
+        "train_cfg": {**losses, "ema_decay": 0.9, "restorer_opt": {"start_iter": 1}, **train_cfg},
     }
 
 
@@ -111,10 +96,8 @@ def optimizers(model, **changes):
     return build_optim_wrapper(model, {**OPTIMIZERS, **changes})
 
 
-def batch(seed=0, n=4, size=32):
-    generator = torch.Generator().manual_seed(seed)
-    lq, gt = (torch.rand(n, 3, size, size, generator=generator) for _ in range(2))
-    return {"lq": lq, "gt": gt, "lq_path": [f"rainy/{i}.png" for i in range(n)]}
+def batch(seed=0, n=4):
+    return model_helpers.batch(seed, n)
 
 
 def train(folder, config, *arguments, processes=1, check=True):

@@ -1,84 +1,97 @@
-"""Gradients and logs of one training step on this process's share of a batch; run by test_distributed_gradients."""
+"""Gradients and logs of a training step on this process's part of a batch; run by test_distributed_gradients."""
 
 import sys
 from pathlib import Path
 
+import addon_helpers
+import model_helpers
 import torch
 import torch.distributed as dist
-from model_helpers import ADAM, batch, build, options
+from addon_helpers import DISCRIMINATOR, ENCODER
+from model_helpers import ADAM
 
-OFF = {"gan_opt": None, "location_opt": None, "layer_opt": None, "identity_opt": None}
-OFF |= {"fidelity_opt": None, "relay_opt": None}
-SMALL = {"taps": [0, 2], "num_patches": 16}
+sys.path.append(str(Path(__file__).resolve().parents[1] / "mm"))
+
+OFF = dict.fromkeys(("gan_opt", "location_opt", "layer_opt", "identity_opt", "fidelity_opt", "relay_opt"))
 GAN = {"gan_opt": {"type": "GANLoss", "gan_type": "lsgan"}}
-LAYER = {
-    **GAN,
-    "layer_opt": {
-        "type": "AsymmetricNLCLLoss",
-        "sampling": {"taps": [0, 2, 5], "num_queries": 2, "num_image_patches": 4, "num_rain_patches": 6}
-        | {"patch_size": 8, "search_size": 16},
-    },
-}
-LOCATION = {"location_opt": {"type": "LocationContrastLoss", "sampling": SMALL}}
-GATHERED_LAYER = {**GAN, "layer_opt": {**LAYER["layer_opt"], "gather_negatives": True}}
-GATHERED_LOCATION = {"location_opt": {**LOCATION["location_opt"], "gather_negatives": True}}
-COMPOSITE = {
-    "composite_opt": {
-        **{"type": "AsymmetricNLCLLoss", "form": "single", "temperature": 0.02},
-        "sampling": {"num_queries": 4, "num_positives": 2, "num_negatives": 2, "search_size": 16},
-    }
-}
-RESTORER = {"restorer_opt": {"start_iter": 0, "gain": [0.7, 1.3]}, "optim_s": ADAM}
-# name: (decomposition, changes of the train block)
-CASES = {
-    "gan": ("residual", {**OFF, **GAN}),
-    "location": ("residual", {**OFF, **LOCATION}),
-    "location without clean": (
-        "residual",
-        {**OFF, "location_opt": {**LOCATION["location_opt"], "sampling": {**SMALL, "on_clean": False}}},
-    ),
-    "layer": ("residual", {**OFF, **LAYER}),
-    "identity": ("residual", {**OFF, "identity_opt": {"type": "L1Loss"}}),
-    "fidelity": ("residual", {**OFF, "fidelity_opt": {"type": "L1Loss"}}),
-    "relay": ("residual", {**OFF, "relay_opt": {"type": "RelayLoss"}}),
-    "composite": ("residual", {**OFF, **COMPOSITE}),
-    "consistency": ("two_branch", {**OFF, "consistency_opt": {"type": "MSELoss"}}),
-    "layer, measured": (
-        "residual",
-        {**OFF, **LAYER, "layer_opt": {**LAYER["layer_opt"], "asymmetry": "auto"}, "dimension_freq": 1},
-    ),
+LAYER = {"type": "AsymmetricNLCLLoss",
+         "sampling": {"taps": [0, 2, 5], "num_queries": 2, "num_image_patches": 4, "num_rain_patches": 6,
+                      "patch_size": 8, "search_size": 16}}  # fmt: skip
+LOCATION = {"type": "LocationContrastLoss", "sampling": {"taps": [0, 2], "num_patches": 16}}
+COMPOSITE = {"type": "AsymmetricNLCLLoss", "form": "single", "temperature": 0.02,
+             "sampling": {"num_queries": 4, "num_positives": 2, "num_negatives": 2, "search_size": 16}}  # fmt: skip
+RESTORER = {"restorer_opt": {"start_iter": 0, "gain": [0.7, 1.3], "composite_opt": COMPOSITE}, "optim_s": ADAM}
+GATHERED = {"gather_negatives": True}
+# NLCLModel: the decomposition and changes of the train block
+UNPAIRED = {
     "all, residual": ("residual", {}),
     "all, two_branch": ("two_branch", {}),
     "all, clipped": ("two_branch", {"grad_clip": 0.01}),
     "all, accumulated": ("two_branch", {"accumulate": 2}),
+    "without clean": ("residual", {**OFF, "location_opt": {**LOCATION, "sampling": {"taps": [0], "on_clean": False}}}),
+    "measured": ("residual", {**OFF, **GAN, "layer_opt": {**LAYER, "asymmetry": "auto"}, "dimension_freq": 1}),
+    "composite": ("residual", {**OFF, "composite_opt": COMPOSITE}),
     "restorer": ("residual", {**OFF, **GAN, **RESTORER}),
-    "restorer, composite": (
-        "residual",
-        {**OFF, **GAN, **RESTORER, "restorer_opt": {**RESTORER["restorer_opt"], **COMPOSITE}},
-    ),
-    "gathered layer": ("residual", {**OFF, **GATHERED_LAYER}),
-    "gathered location": ("residual", {**OFF, **GATHERED_LOCATION}),
+    "gathered layer": ("residual", {**OFF, **GAN, "layer_opt": {**LAYER, **GATHERED}}),
+    "gathered location": ("residual", {**OFF, "location_opt": {**LOCATION, **GATHERED}}),
 }
-IMAGES = 4
+# models with NLCLMixin: the stock model, features and changes of the block
+ADDON = {
+    "SwinIR": ("SwinIRModel", addon_helpers.GENERATOR, {"location_opt": addon_helpers.LOCATION}),
+    "SRGAN": ("SRGANModel", DISCRIMINATOR, {"location_opt": addon_helpers.LOCATION}),
+    "encoder, gathered": (
+        "SRModel",
+        ENCODER,
+        {"location_opt": {**addon_helpers.LOCATION, **GATHERED}, "layer_opt": {**addon_helpers.LAYER, **GATHERED}},
+    ),
+}
+CASES = [*UNPAIRED, *ADDON, "MMEngine"]
 
 
 def gradients(name, folder, *, rank=0, processes=1, **changes):
-    """Gradients of all networks by name, and the log."""
-    decomposition, train = CASES[name]
-    opt = options(folder, decomposition, **{**train, **changes})
-    opt.update(dist=processes > 1, rank=rank, world_size=processes, manual_seed=3)
-    model = build(opt)
-    data = batch(n=IMAGES)
-    share = {key: value[rank::processes] for key, value in data.items()}
-    model.feed_data({**share, "lq": share["lq"].double(), "gt": share["gt"].double()})
+    """Gradients of all trained networks by name, and the log."""
+    if name == "MMEngine":
+        return _of_mmengine(rank, processes)
+    helpers = model_helpers if name in UNPAIRED else addon_helpers
+    if name in UNPAIRED:
+        decomposition, train = UNPAIRED[name]
+        opt = helpers.options(folder, decomposition, **{**train, **changes})
+    else:
+        model, features, block = ADDON[name]
+        opt = helpers.options(folder, model, features, **block)
+        opt["network_g"].update({"drop_path_rate": 0.0} if model == "SwinIRModel" else {})  # drops paths at random
+    model = helpers.build({**opt, "dist": processes > 1, "rank": rank, "world_size": processes, "manual_seed": 3})
+    model.feed_data(_own_images(helpers.batch(n=4), rank, processes))
     model.optimize_parameters(1)
+    nets = model.nets if name in UNPAIRED else {"g": model.net_g, **model.nlcl_nets}
     found = {
-        f"net_{label}.{parameter}": value.grad
-        for label, net in model.nets.items()
+        f"{label}.{parameter}": value.grad
+        for label, net in nets.items()
         for parameter, value in model.get_bare_model(net).named_parameters()
         if value.grad is not None
     }
-    return found, dict(model.get_current_log())
+    return found, dict(model.get_current_log()) if name in UNPAIRED else {}  # BasicSR sums logs on rank 0 alone
+
+
+def _own_images(batch, rank, processes):
+    own = {key: value[rank::processes] for key, value in batch.items()}
+    return {**own, "lq": own["lq"].double(), "gt": own["gt"].double()}
+
+
+def _of_mmengine(rank, processes):
+    from mm_helpers import batch, build, optimizers
+    from mmengine.model import MMSeparateDistributedDataParallel
+
+    model = build()
+    wrapped = MMSeparateDistributedDataParallel(model, device_ids=None) if processes > 1 else model
+    wrappers = optimizers(wrapped)
+    found, log = {}, {}
+    for stage in (1, 2):
+        log |= wrapped.train_step(_own_images(batch(), rank, processes), optim_wrapper=wrappers)
+        for name, value in model.named_parameters():
+            if value.grad is not None:
+                found[f"{stage} {name.replace('module.', '')}"] = value.grad.clone()
+    return found, log
 
 
 def main(folder):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from model_helpers import ADAM, batch, build, options, step
 
-from nlcl_plugin.models.dimensions import NAMES, measure_dimensions
+from nlcl_plugin.models.unpaired_losses import DIMENSIONS, measure_dimensions
 from nlcl_plugin.ops import dimension_ratio, layer_dimensions
 from nlcl_plugin.rain.batch_random import BatchRandom
 
@@ -25,7 +25,7 @@ def test_measurements_are_means_over_images_and_do_not_depend_on_the_split():
     rain[2] = 0  # nothing to measure
     whole = measure_dimensions(image, rain, BatchRandom(0, 1, range(4), 4))
     halves = [measure_dimensions(image[h], rain[h], BatchRandom(0, 1, range(4)[h], 4)) for h in (slice(2), slice(2, 4))]
-    for name in NAMES:
+    for name in DIMENSIONS:
         torch.testing.assert_close(whole[name], (halves[0][name] + halves[1][name]) / 2)
     seeds = torch.randint(2**62, (4,), generator=BatchRandom(0, 1, range(4), 4).generator).tolist()
     each = [
@@ -44,8 +44,8 @@ def test_dimensions_are_logged_when_due_and_change_no_step(tmp_path):
     measured = build(options(tmp_path, dimension_freq=2))
     for current_iter in (1, 2, 3):
         expected, log = step(plain, current_iter, size=48), step(measured, current_iter, size=48)
-        assert (set(NAMES) <= set(log)) == (current_iter == 2)
-        assert {name: value for name, value in log.items() if name not in NAMES} == expected
+        assert (set(DIMENSIONS) <= set(log)) == (current_iter == 2)
+        assert {name: value for name, value in log.items() if name not in DIMENSIONS} == expected
 
 
 def test_temperatures_follow_and_are_resumed(tmp_path):

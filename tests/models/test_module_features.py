@@ -43,7 +43,7 @@ def test_a_network_that_holds_still_keeps_statistics_weights_and_modes():
     images = torch.rand(2, 3, 8, 8, requires_grad=True)
     features = ModuleFeatures(net, ["norm"], "modules")
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    with features.still():
+    with features.frozen():
         features(images)[0].square().sum().backward()
     assert images.grad.abs().max() > 0
     assert all(p.grad is None for p in net.parameters())

@@ -2,15 +2,10 @@
 
 import copy
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from addon_gradients_job import CASES, gradients
 from addon_helpers import (
     ADAM,
     DISCRIMINATOR,
@@ -35,44 +30,35 @@ from nlcl_plugin.models.nlcl_mixin import NLCLMixin
 from nlcl_plugin.ops import nonlocal_neighbours
 from nlcl_plugin.rain.batch_random import BatchRandom
 
-HERE = Path(__file__).parent
-MODELS = ("SRModel", "SwinIRModel", "SRGANModel", "ESRGANModel")
-SOURCES = {"generator": GENERATOR, "discriminator": DISCRIMINATOR, "encoder": ENCODER}
 
-
-def trained(opt):
-    """Weights after three steps, the last log, and what the global generator gives next."""
+def trained(opt, steps=2):
+    """Weights after a few steps, the last log, and what the global generator returns next."""
     model = build(opt)
-    logs = [step(model, current_iter) for current_iter in (1, 2, 3)]
+    logs = [step(model, current_iter + 1) for current_iter in range(steps)]
     return states(model), dict(logs[-1]), torch.rand(4)
+
+
+def assert_same(found, expected):
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
 
 
 # the stock model ------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
-    ("model", "source"),
-    [(model, source) for model in MODELS for source in SOURCES if source != "discriminator" or "GAN" in model],
+    ("model", "features"),
+    [("SRModel", GENERATOR), ("SwinIRModel", ENCODER), ("SRGANModel", DISCRIMINATOR), ("ESRGANModel", GENERATOR)],
 )
-def test_with_weight_zero_the_training_is_bit_for_bit_that_of_the_stock_model(tmp_path, model, source):
-    opt = options(tmp_path, model, SOURCES[source], loss_weight=0, location_opt=LOCATION)
-    found, log, drawn = trained(opt)
+def test_with_weight_zero_or_without_the_block_the_training_is_that_of_the_stock_model(tmp_path, model, features):
+    opt = options(tmp_path, model, features, loss_weight=0, location_opt=LOCATION)
     expected, its_log, its_drawn = trained(stock(opt))
-    for name, value in expected.items():
-        assert torch.equal(found[name], value), name
+    found, log, drawn = trained(opt)
+    assert_same(found, expected)
     assert log == its_log
     assert torch.equal(drawn, its_drawn)
-
-
-@pytest.mark.parametrize("model", MODELS)
-def test_without_the_block_the_model_is_the_stock_one(tmp_path, model):
-    opt = options(tmp_path, model, nlcl_opt=None)
-    built = build(opt)
-    assert not hasattr(built, "net_p")
-    opt["train"]["nlcl_opt"] = {}
-    expected = trained(stock(opt))[0]
     del opt["train"]["nlcl_opt"]
-    found = trained(opt)[0]
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    without = trained(opt)[0]
+    assert without.keys() == expected.keys()
+    assert_same(without, expected)
 
 
 def test_a_weight_draws_nothing_from_the_global_generator_and_changes_the_generator(tmp_path):
@@ -85,17 +71,10 @@ def test_a_weight_draws_nothing_from_the_global_generator_and_changes_the_genera
 
 def test_a_discriminator_that_gives_the_features_is_trained_by_its_own_loss_alone(tmp_path):
     opt = options(tmp_path, "SRGANModel", DISCRIMINATOR)
-    found, expected = (states(trained_once(o)) for o in (opt, stock(opt)))
-    for name, value in expected.items():
-        if name.startswith("net_d."):  # the first step of net_d sees the output before net_g's
-            assert torch.equal(found[name], value), name
+    found, expected = (trained(o, steps=1)[0] for o in (opt, stock(opt)))
+    # The first step of net_d uses the output before net_g's.
+    assert_same(found, {name: value for name, value in expected.items() if name.startswith("net_d.")})
     assert not torch.equal(found["net_g.conv_last.weight"], expected["net_g.conv_last.weight"])
-
-
-def trained_once(opt):
-    model = build(opt)
-    step(model, 1)
-    return model
 
 
 # gradients ------------------------------------------------------------------------------------------------------------
@@ -159,16 +138,15 @@ def test_gradient_is_the_stock_one_and_the_weighted_one_of_a_slow_reference(tmp_
         torch.set_default_dtype(torch.float32)
 
 
-@pytest.mark.parametrize("source", SOURCES)
-@pytest.mark.parametrize("scale", [1, 2])
-def test_heads_and_encoder_learn_from_every_source_of_features(tmp_path, source, scale):
-    model = build(options(tmp_path, "SRGANModel", SOURCES[source], scale=scale, location_opt=LOCATION))
+@pytest.mark.parametrize(("features", "scale"), [(GENERATOR, 2), (DISCRIMINATOR, 1), (ENCODER, 2)])
+def test_heads_and_encoder_learn_from_every_source_of_features(tmp_path, features, scale):
+    model = build(options(tmp_path, "SRGANModel", features, scale=scale, location_opt=LOCATION))
     before = states(model)
     for current_iter in (1, 2, 3):
         log = step(model, current_iter, scale=scale)
     after = states(model)
     learning = [name for name in before if name.startswith(("net_p.", "net_e.", "net_g."))]
-    assert any(name.startswith("net_e.") for name in learning) == (source == "encoder")
+    assert any(name.startswith("net_e.") for name in learning) == (features is ENCODER)
     for name in learning:
         assert not torch.equal(before[name], after[name]), name
     assert {"l_nlcl", "l_nlcl_above_floor", "l_nlcl_location", "l_g_pix", "l_d_real"} <= set(log)
@@ -194,33 +172,6 @@ def test_each_step_compares_places_of_its_own_which_a_resumed_run_draws_again(tm
     assert values[0] == values[2] != values[1]
 
 
-@pytest.fixture(scope="module")
-def two_processes(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("two")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])}
-    job = subprocess.run(
-        [*command, HERE / "addon_gradients_job.py", folder],
-        env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert job.returncode == 0, job.stderr[-3000:]
-    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_gradients_of_two_processes_are_those_of_one(two_processes, tmp_path, name):
-    torch.set_default_dtype(torch.float64)
-    try:
-        expected = gradients(name, tmp_path)
-    finally:
-        torch.set_default_dtype(torch.float32)
-    assert {parameter[:5] for parameter in expected} >= {"net_g", "net_p"}
-    for found in (ranks[name] for ranks in two_processes):
-        assert found.keys() == expected.keys()
-        for parameter, gradient in expected.items():
-            torch.testing.assert_close(found[parameter], gradient, rtol=1e-9, atol=1e-11, msg=parameter)
-
-
 # a model of one's own -------------------------------------------------------------------------------------------------
 class TwiceModel(SRModel):
     """Scales its loss, as with half precision, and runs net_g and the backward pass through its output twice."""
@@ -243,19 +194,22 @@ class TwiceModel(SRModel):
 
 
 @pytest.fixture
-def own_model():
-    @MODEL_REGISTRY.register()
-    class NLCLTwiceModel(NLCLMixin, TwiceModel): ...
+def with_mixin():
+    """Registers a class derived from a model with `NLCLMixin`; returns its name."""
 
-    yield NLCLTwiceModel
-    del MODEL_REGISTRY._obj_map["NLCLTwiceModel"]
+    def register(model):
+        MODEL_REGISTRY.register(type("NLCLOwnModel", (NLCLMixin, model), {"__module__": __name__}))
+        return "NLCLOwnModel"
+
+    yield register
+    del MODEL_REGISTRY._obj_map["NLCLOwnModel"]
 
 
-def test_two_lines_give_the_losses_to_a_model_of_ones_own(tmp_path, own_model):
+def test_two_lines_give_the_losses_to_a_model_of_ones_own(tmp_path, with_mixin):
     opt = options(tmp_path)
     plain = build(opt)
     step(plain, 1)
-    opt["model_type"] = own_model.__name__
+    opt["model_type"] = with_mixin(TwiceModel)
     model = build(opt)
     assert set(step(model, 1)) == {"l_mine", "l_nlcl", "l_nlcl_above_floor"}
     # Its scaler has taken the factor out again: the gradients are those of the plain model, added once.
@@ -280,21 +234,12 @@ class HalfModel(SRModel):
         self.log_dict = {}
 
 
-@pytest.fixture
-def half_model():
-    @MODEL_REGISTRY.register()
-    class NLCLHalfModel(NLCLMixin, HalfModel): ...
-
-    yield NLCLHalfModel
-    del MODEL_REGISTRY._obj_map["NLCLHalfModel"]
-
-
-def test_small_gradients_are_not_lost_in_a_model_of_half_precision(tmp_path, half_model):
+def test_small_gradients_are_not_lost_in_a_model_of_half_precision(tmp_path, with_mixin):
     opt = options(tmp_path, features=ENCODER, loss_weight=1e-6)
-    opt["model_type"] = half_model.__name__
+    opt["model_type"] = with_mixin(HalfModel)
     opt["network_g"] = {"type": "ResidualUNet", "num_feat": 4, "num_block": 1}
     found = []
-    for half_model.half in (False, True):
+    for HalfModel.half in (False, True):
         model = build(opt)
         step(model, 1)
         nets = (model.net_g, model.net_p, model.net_e)
@@ -328,7 +273,7 @@ def test_a_resumed_run_ends_bit_for_bit_as_one_that_was_not_interrupted(tmp_path
         step(other, current_iter)
     expected, found = states(whole), states(other)
     assert {"net_p.heads.0.0.weight", "net_e.levels.0.weight"} <= set(expected)
-    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    assert_same(found, expected)
 
 
 def test_a_checkpoint_of_the_stock_model_goes_on_with_fresh_heads(tmp_path):
@@ -357,18 +302,14 @@ def test_heads_have_the_generators_optimizer_or_their_own(tmp_path):
     assert rates == [0.2, 0.2, 0.1]  # by train.scheduler
 
 
-# other images than of three channels ----------------------------------------------------------------------------------
+# one channel ---------------------------------------------------------------------------------------------------------
 GREY_ENCODER = {"type": "FeatureEncoder", "num_in_ch": 1, "num_feat": 4, "num_level": 2}
 MSR = {"type": "MSRResNet", "num_in_ch": 1, "num_out_ch": 1, "num_feat": 8, "num_block": 1, "upscale": 2}
 
 
 @pytest.mark.parametrize(
     ("model", "network", "features", "scale"),
-    [
-        ("SwinIRModel", {**SWINIR, "in_chans": 1}, GENERATOR, 1),
-        ("SRModel", MSR, {"source": "generator", "modules": ["conv_first"]}, 2),
-        ("SRModel", MSR, ENCODER, 2),
-    ],
+    [("SwinIRModel", {**SWINIR, "in_chans": 1}, GENERATOR, 1), ("SRModel", MSR, ENCODER, 2)],
 )
 def test_one_channel_models_train_with_the_losses(tmp_path, model, network, features, scale):
     opt = options(tmp_path, model, features, scale=scale, location_opt=LOCATION)
@@ -380,48 +321,30 @@ def test_one_channel_models_train_with_the_losses(tmp_path, model, network, feat
     assert all(not torch.equal(value, before[name]) for name, value in states(built).items() if name[:6] == "net_p.")
 
 
-VSR = {"type": "BasicVSR", "num_feat": 4, "num_block": 1}
-EDVR = {"type": "EDVR", "num_feat": 4, "deformable_groups": 1, "num_extract_block": 1, "num_reconstruct_block": 1}
-
-
-@pytest.mark.parametrize(
-    ("network", "features", "message"),
-    [
-        (VSR, GENERATOR, r"network_g \(BasicVSR\) takes no images \(B, 3 or 1, H, W\): .*; use a network that does"),
-        (VSR, ENCODER, r"network_g \(BasicVSR\) takes no images"),
-        (EDVR, ENCODER, r"network_g \(EDVR\) takes no images"),
-        (MSR, {"source": "encoder"}, "train.nlcl_opt with crops of 32 pixels of one channel: "),  # an encoder of three
-    ],
-)
-def test_networks_of_other_than_images_are_refused_when_the_model_is_built(tmp_path, network, features, message):
-    opt = {**options(tmp_path, "SRModel", features, scale=2), "network_g": network}
-    with pytest.raises(InputError, match=message) as raised:
-        build(opt)
-    assert "\n" not in str(raised.value)
-
-
 # faults ---------------------------------------------------------------------------------------------------------------
-FAULTS = [
-    ("SRModel", DISCRIMINATOR, {}, r"source: discriminator means net_d, which NLCLSRModel lacks; use generator"),
-    ("SRModel", {**GENERATOR, "modules": ["conv_frist"]}, {}, "no module 'conv_frist'; did you mean 'conv_first'"),
-    ("SwinIRModel", {**GENERATOR, "modules": ["layers.0"]}, {}, r"'layers.0' puts out \(1, 256, 8\)"),
-    ("SRModel", GENERATOR, {"layer_opt": {**LAYER, "sampling": {"patch_size": 17}}}, "with crops of 16 pixels"),
-    ("SRModel", GENERATOR, {"optim_p": {"type": "Adma", "lr": 0.1}}, "optim_p.type: torch.optim has no 'Adma'"),
+VSR = {"network_g": {"type": "BasicVSR", "num_feat": 4, "num_block": 1}}
+FAULTS = [  # model, features, changes of the block, changes of the options, message
+    ("SRModel", DISCRIMINATOR, {}, {}, r"source: discriminator means net_d, which NLCLSRModel lacks; use generator"),
+    ("SRModel", {**GENERATOR, "modules": ["conv_frist"]}, {}, {}, "no module 'conv_frist'; did you mean 'conv_first'"),
+    ("SwinIRModel", {**GENERATOR, "modules": ["layers.0"]}, {}, {}, r"'layers.0' returns \(1, 256, 8\)"),
+    ("SRModel", GENERATOR, {"layer_opt": {**LAYER, "sampling": {"patch_size": 17}}}, {}, "with crops of 16 pixels"),
+    ("SRModel", GENERATOR, {"optim_p": {"type": "Adma", "lr": 0.1}}, {}, "optim_p.type: torch.optim has no 'Adma'"),
+    ("SRModel", GENERATOR, {}, {"network_p": None}, "network_p is missing: train.nlcl_opt needs"),
+    ("SRModel", ENCODER, {}, {"network_e": None}, "network_e is missing: train.nlcl_opt needs"),
+    ("SRModel", GENERATOR, {}, VSR, r"network_g \(BasicVSR\) takes no images \(B, 3 or 1, H, W\): .*; use a network"),
+    ("SRModel", ENCODER, {}, {"network_g": MSR, "scale": 2}, "crops of 16 pixels of one channel: "),  # encoder of 3
+    ("SRModel", ENCODER, {}, {"scale": 2}, "scale: is 2, but network_g enlarges by 1"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("model", "features", "changes", "message"), FAULTS)
-def test_options_that_do_not_fit_are_refused_when_the_model_is_built(tmp_path, model, features, changes, message):
-    with pytest.raises(InputError, match=message):
-        build(options(tmp_path, model, features, **changes))
-
-
-@pytest.mark.parametrize(("key", "features"), [("network_p", GENERATOR), ("network_e", ENCODER)])
-def test_a_missing_network_is_named(tmp_path, key, features):
-    opt = options(tmp_path, features=features)
-    del opt[key]
-    with pytest.raises(InputError, match=f"{key} is missing: train.nlcl_opt needs"):
-        build(opt)
+@pytest.mark.parametrize(("model", "features", "block", "changes", "message"), FAULTS)
+def test_options_that_do_not_fit_are_refused_when_the_model_is_built(
+    tmp_path, model, features, block, changes, message
+):
+    opt = {**options(tmp_path, model, features, **block), **changes}
+    with pytest.raises(InputError, match=message) as raised:
+        build({key: value for key, value in opt.items() if value is not None})
+    assert "\n" not in str(raised.value)
 
 
 def test_a_network_that_puts_out_no_image_is_refused(tmp_path):

@@ -7,15 +7,14 @@ import torch
 
 from nlcl_plugin.errors import InputError
 
-MODELS = ("NLCLModel", "NLCLSRModel", "SRModel")
+MODELS = ("NLCLModel", "SRModel")
 
 
 def begun(tmp_path, model, content, **path):
     """A model with a moving average that begins with a file; its network and that average."""
     torch.save(content, tmp_path / "given.pth")
     helpers = model_helpers if model == "NLCLModel" else addon_helpers
-    opt = helpers.options(tmp_path)
-    opt = addon_helpers.stock(opt) if model == "SRModel" else opt
+    opt = helpers.options(tmp_path) if model == "NLCLModel" else addon_helpers.stock(helpers.options(tmp_path))
     opt["path"].update(pretrain_network_g=str(tmp_path / "given.pth"), **path)
     built = helpers.build(opt)
     return built.net_g, built.averages["g"] if model == "NLCLModel" else built.net_g_ema
@@ -32,8 +31,6 @@ def weights(tmp_path, model, value):
     ("keys", "path", "expected"),
     [
         (None, {}, (1, 1)),
-        (None, {"param_key_g": None}, (1, 1)),
-        (["params"], {}, (1, 1)),
         (["params_ema"], {}, (1, 1)),
         (["params", "params_ema"], {}, (1, 2)),
         (["params", "params_ema"], {"param_key_g": "params_ema"}, (2, 2)),
