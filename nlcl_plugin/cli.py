@@ -9,8 +9,9 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
+from typing import Any
 
-from nlcl_plugin.errors import InputError, TrainingStoppedError, disk_fault, escape
+from nlcl_plugin.errors import TrainingStoppedError, exit_code_of, print_line
 from nlcl_plugin.version import __version__
 
 EXIT_CODES = """exit codes:
@@ -34,24 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = _parser().parse_args(argv)
     warnings.showwarning = _show_warning
-    logging.raiseExceptions = False  # a log file on a full disk: the checkpoint's error tells of it, in one line
-    try:
-        return _run(arguments) if arguments.launcher == "none" else _run_recorded(arguments)
-    except InputError as error:
-        _say(f"error: {_one_line(error)}")
-        return 2
-    except TrainingStoppedError as error:
-        _say(f"stopped: {error}")
-        return 4
-    except KeyboardInterrupt:  # before the first iteration or after the last; between them it asks for a checkpoint
-        _say("interrupted; run the same command again, a training with --auto_resume")
-        return 5
-    except OSError as error:
-        line = disk_fault(error)
-        if line is None:
-            raise
-        _say(f"error: {_one_line(line)}")
-        return 2
+    logging.raiseExceptions = False  # a log file on a full disk: the checkpoint's error mentions it, in one line
+    run = _run if arguments.launcher == "none" else _run_recorded
+    # Between the first iteration and the last an interruption asks for a checkpoint instead.
+    again = "run the same command again, a training with --auto_resume"
+    return exit_code_of(lambda: run(arguments), interrupted=again)
 
 
 def _run_recorded(arguments: argparse.Namespace) -> int:
@@ -99,10 +87,11 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--version", action="version", version=f"nlcl_plugin {__version__} (BasicSR {version('basicsr')})"
-    )
-    _add_local_rank(parser, default=None)
+    shown = f"nlcl_plugin {__version__} (BasicSR {version('basicsr')})"
+    parser.add_argument("--version", action="version", version=shown)
+    local_rank: dict[str, Any] = {"type": int, "help": argparse.SUPPRESS}
+    # torch.distributed.launch puts it before the command; others may put it behind.
+    parser.add_argument("--local_rank", "--local-rank", default=None, **local_rank)
     commands = parser.add_subparsers(dest="command", required=True, metavar="{train,test,check}")
     for name, text in (
         ("train", "train a model; output goes to experiments/ and tb_logger/ in the current folder"),
@@ -111,41 +100,21 @@ def _parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("-opt", "--opt", required=True, metavar="FILE", help="option file (YAML)")
-        command.add_argument(
-            "--force_yml",
-            nargs="+",
-            metavar="BLOCK:KEY=VALUE",
-            help="set options, such as train:total_iter=1000 path:resume_state=~",
-        )
+        text = "set options, such as train:total_iter=1000 path:resume_state=~"
+        command.add_argument("--force_yml", nargs="+", metavar="BLOCK:KEY=VALUE", help=text)
         if name == "check":  # runs in this process alone
             command.set_defaults(launcher="none")
             continue
         command.add_argument("--launcher", choices=("none", "pytorch", "slurm"), default="none", help="job launcher")
-        command.add_argument("--auto_resume", action="store_true", help="go on from the newest training state")
+        command.add_argument("--auto_resume", action="store_true", help="continue from the newest training state")
         command.add_argument("--debug", action="store_true", help="short intervals and no TensorBoard")
-        _add_local_rank(command, default=argparse.SUPPRESS)
+        command.add_argument("--local_rank", "--local-rank", default=argparse.SUPPRESS, **local_rank)
     return parser
-
-
-def _add_local_rank(parser: argparse.ArgumentParser, default: str | None) -> None:
-    # torch.distributed.launch puts it before the command; others may put it behind.
-    parser.add_argument("--local_rank", "--local-rank", type=int, default=default, help=argparse.SUPPRESS)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
     if issubclass(category, UserWarning):
-        _say(f"warning: {_one_line(message)}")
-
-
-def _one_line(message: object) -> str:
-    return escape(" ".join(str(message).split()))
-
-
-def _say(line: str) -> None:
-    from nlcl_plugin.errors import rank_in_environment
-
-    rank = rank_in_environment()
-    print(f"[rank {rank}] {line}" if rank != "0" else line, file=sys.stderr)
+        print_line(f"warning: {message}")
 
 
 if __name__ == "__main__":

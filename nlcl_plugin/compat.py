@@ -31,8 +31,20 @@ from nlcl_plugin.errors import InputError
 from nlcl_plugin.metrics.quality import psnr, ssim
 
 
+class TorchWith(ModuleType):
+    """The module `torch` with some names changed, for a module of BasicSR that calls them."""
+
+    def __init__(self, **changed: Any) -> None:
+        super().__init__("torch")
+        vars(self).update(changed)
+
+    def __getattr__(self, name: str) -> Any:
+        """Look up in torch what is not changed."""
+        return getattr(torch, name)
+
+
 def prepare_import() -> None:
-    """Put back the modules that BasicSR imports and that are gone, before it is imported."""
+    """Restore the modules that BasicSR imports and that are gone, before it is imported."""
     restore_functional_tensor()
     restore_scipy_filters()
 
@@ -48,7 +60,6 @@ def repair_basicsr() -> None:
     measure_equal_and_small_images()
     stay_on_the_device()
     validate_videos()
-    validate_hifacegan_in_processes()
     align_frames_without_gpu()
     filter_any_layout()
     compute_styles_without_extensions()
@@ -56,17 +67,11 @@ def repair_basicsr() -> None:
 
 def restore_functional_tensor() -> None:
     """`import basicsr` needs `torchvision.transforms.functional_tensor`, which is gone since torchvision 0.17."""
-    name = "torchvision.transforms.functional_tensor"
-    if name in sys.modules:
-        return
-    try:
-        __import__(name)
-    except ModuleNotFoundError:
-        from torchvision.transforms.functional import rgb_to_grayscale
+    from torchvision.transforms.functional import rgb_to_grayscale
 
-        module = ModuleType(name, "The part of the former torchvision module that BasicSR 1.4.2 uses.")
-        module.rgb_to_grayscale = rgb_to_grayscale  # type: ignore[attr-defined]
-        sys.modules[name] = module
+    module: Any = ModuleType("torchvision.transforms.functional_tensor")
+    module.rgb_to_grayscale = rgb_to_grayscale  # all that BasicSR uses of it
+    sys.modules.setdefault(module.__name__, module)
 
 
 def restore_scipy_filters() -> None:
@@ -75,44 +80,16 @@ def restore_scipy_filters() -> None:
     sys.modules["scipy.ndimage.filters"] = ndimage.filters = ndimage
 
 
-def explain_clone(error: ModuleNotFoundError, file: str) -> None:
-    """A clone that was never installed shadows BasicSR in the current folder, and lacks a file that installing makes.
-
-    Args:
-        error: Raised by the import of BasicSR.
-        file: BasicSR's `__init__.py`.
-
-    Raises:
-        ImportError: Saying what is in the way and what to do, if that is the reason.
-    """
-    if error.name == "basicsr.version":
-        raise ImportError(
-            f"{Path(file).parent.parent} has a clone of BasicSR that is not installed and is found before an installed "
-            "one; start from another folder (the one of your own project), or install the clone there: pip install -e ."
-        ) from error
-
-
 def share_lmdb_environments() -> None:
     """Lmdb >= 2 refuses to open a path twice in a process, so training and validating on one LMDB died."""
     from basicsr.utils.file_client import LmdbBackend
 
     from nlcl_plugin.data.lmdb.store import open_environment
 
-    def __init__(  # noqa: N807
-        self: Any,
-        db_paths: str | list[str],
-        client_keys: str | list[str] = "default",
-        readonly: bool = True,
-        lock: bool = False,
-        readahead: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        paths = [str(path) for path in (db_paths if isinstance(db_paths, list) else [db_paths])]
+    def __init__(self: Any, db_paths: Any, client_keys: str | list[str] = "default", **_: Any) -> None:  # noqa: N807
+        self.db_paths = [str(path) for path in (db_paths if isinstance(db_paths, list) else [db_paths])]
         names = client_keys if isinstance(client_keys, list) else [client_keys]
-        if len(paths) != len(names):
-            raise ValueError(f"client_keys and db_paths must be as many, but received {len(names)} and {len(paths)}")
-        self.db_paths = paths
-        self._paths = dict(zip(names, paths, strict=True))
+        self._paths = dict(zip(names, self.db_paths, strict=True))
 
     def get(self: Any, filepath: str, client_key: str) -> bytes | None:
         # Looked up at each read, so that a forked worker opens an environment of its own.
@@ -123,13 +100,8 @@ def share_lmdb_environments() -> None:
 
 
 def find_images_as_training_does() -> None:
-    """Images in sub-folders were not seen, Thumbs.db was taken for one, a.png and a.jpg were no pair.
-
-    A missing file of a list was missed when it was read, in the middle of an epoch.
-    """
+    """Images in sub-folders were not seen, Thumbs.db was taken for one, a.png and a.jpg were no pair."""
     from basicsr.data import data_util, paired_image_dataset, realesrgan_paired_dataset, single_image_dataset
-
-    listed = data_util.paired_paths_from_meta_info_file
 
     def scandir(root: str, full_path: bool = True) -> list[str]:
         return [os.path.join(root, name) for name in list_images(root)]
@@ -141,40 +113,21 @@ def find_images_as_training_does() -> None:
             raise InputError(f"dataroot_lq: {error}") from error
         return [{f"{key}_path": path for key, path in zip(keys, pair, strict=True)} for pair in pairs]
 
-    @functools.wraps(listed)
-    def paired_paths_from_meta_info_file(
-        folders: list[str], keys: list[str], meta_info_file: str, filename_tmpl: str
-    ) -> list[dict[str, str]]:
-        pairs = listed(folders, keys, meta_info_file, filename_tmpl)
-        missing = [path for pair in pairs for path in pair.values() if not os.path.isfile(path)]
-        if missing:
-            raise InputError(
-                f"meta_info_file: {meta_info_file} lists {len(missing)} images that are not there, such as "
-                f"{missing[0]}; correct the list or the folders"
-            )
-        return pairs
-
     data_util.paths_from_folder = single_image_dataset.scandir = scandir
     for module in (data_util, paired_image_dataset, realesrgan_paired_dataset):
         module.paired_paths_from_folder = paired_paths_from_folder
-        if module is not realesrgan_paired_dataset:
-            module.paired_paths_from_meta_info_file = paired_paths_from_meta_info_file
 
 
 def read_lists_of_any_editor() -> None:
     """A byte order mark became a part of the first name in a list of images, and a blank line was a name."""
     import basicsr.data
 
-    for module in (*basicsr.data._dataset_modules, basicsr.data.data_util):
-        module.open = _open_list
-
-
-def _open_list(path: str, mode: str = "r") -> io.StringIO:
-    try:
+    def open_list(path: str, mode: str = "r") -> io.StringIO:
         lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: cannot be read as UTF-8 text ({error}); save it as such") from error
-    return io.StringIO("".join(f"{line}\n" for line in lines if line.strip()))
+        return io.StringIO("".join(f"{line}\n" for line in lines if line.strip()))
+
+    for module in (*basicsr.data._dataset_modules, basicsr.data.data_util):
+        module.open = open_list
 
 
 def reseed_workers_every_epoch() -> None:
@@ -185,8 +138,8 @@ def reseed_workers_every_epoch() -> None:
 
 
 def _seed_worker(worker_id: int, num_workers: int, rank: int, seed: int) -> None:
-    # torch.initial_seed() in a worker is a base seed drawn anew for each epoch from the main process (whose seed holds
-    # the rank), plus the worker's number.
+    # torch.initial_seed() in a worker is a base seed drawn anew for each epoch from the main process (whose seed
+    # contains the rank), plus the worker's number.
     worker_seed = torch.initial_seed() % 2**32
     np.random.seed(worker_seed)  # noqa: NPY002  stock datasets use the global generators
     random.seed(worker_seed)
@@ -202,9 +155,7 @@ def wrap_networks_without_gpu() -> None:
             device_ids = [torch.cuda.current_device()] if self.device.type == "cuda" else None
             unused = self.opt.get("find_unused_parameters", False)
             return DistributedDataParallel(net, device_ids=device_ids, find_unused_parameters=unused)
-        if not self.opt["dist"] and self.opt["num_gpu"] > 1:
-            return DataParallel(net)
-        return net
+        return DataParallel(net) if not self.opt["dist"] and self.opt["num_gpu"] > 1 else net
 
     BaseModel.model_to_device = model_to_device
 
@@ -217,14 +168,12 @@ def pass_on_prefetch_errors() -> None:
         try:
             for item in self.generator:
                 self.queue.put(item)
-            self.queue.put(None)
+            self.queue.put(StopIteration())
         except Exception as error:
             self.queue.put(error)
 
     def __next__(self: Any) -> Any:  # noqa: N807
         item = self.queue.get()
-        if item is None:
-            raise StopIteration
         if isinstance(item, Exception):
             raise item
         return item
@@ -318,25 +267,12 @@ def validate_videos() -> None:
     VideoBaseModel.validation = validation
 
 
-def validate_hifacegan_in_processes() -> None:
-    """In a process group HiFaceGAN's validation took a way that BasicSR itself calls unfinished and that fails."""
-    from basicsr.models.hifacegan_model import HiFaceGANModel
-    from basicsr.models.sr_model import SRModel
-
-    HiFaceGANModel.nondist_validation = SRModel.nondist_validation
-
-
 def align_frames_without_gpu() -> None:
     """Without a GPU BasicVSR++ left out its alignment: another network, which the weights of the whole do not fit."""
     from basicsr.archs import basicvsrpp_arch
 
-    class TorchThatAligns(ModuleType):
-        cuda = SimpleNamespace(is_available=lambda: True, empty_cache=torch.cuda.empty_cache)
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(torch, name)
-
-    basicvsrpp_arch.torch = TorchThatAligns("torch")
+    cuda = SimpleNamespace(is_available=lambda: True, empty_cache=torch.cuda.empty_cache)
+    basicvsrpp_arch.torch = TorchWith(cuda=cuda)
 
 
 def filter_any_layout() -> None:
@@ -344,12 +280,9 @@ def filter_any_layout() -> None:
     from basicsr.models import realesrgan_model, realesrnet_model
     from basicsr.utils import img_process_util
 
-    def filter2D(img: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:  # noqa: N802
-        return stock(img.contiguous(), kernel)
-
     stock = img_process_util.filter2D
     for module in (img_process_util, realesrgan_model, realesrnet_model):
-        module.filter2D = filter2D
+        module.filter2D = lambda img, kernel: stock(img.contiguous(), kernel)
 
 
 def compute_styles_without_extensions() -> None:
@@ -364,9 +297,7 @@ def compute_styles_without_extensions() -> None:
             return fused_act.FusedLeakyReLUFunction.apply(input, bias, negative_slope, scale)
         return F.leaky_relu(input + bias.view(1, -1, *[1] * (input.ndim - 2)), negative_slope) * scale
 
-    def upfirdn2d(
-        input: torch.Tensor, kernel: torch.Tensor, up: int = 1, down: int = 1, pad: tuple[int, int] = (0, 0)
-    ) -> torch.Tensor:
+    def upfirdn2d(input: torch.Tensor, kernel: torch.Tensor, up: int = 1, down: int = 1, pad: Any = (0, 0)) -> Any:
         return resampling.upfirdn2d_native(input, kernel, up, up, down, down, *pad, *pad)
 
     resampling: Any = sys.modules["basicsr.ops.upfirdn2d.upfirdn2d"]  # the package has a function of this name

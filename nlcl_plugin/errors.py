@@ -19,14 +19,14 @@ class InputError(ValueError):
 
 
 class TrainingStoppedError(RuntimeError):
-    """Training stopped itself because going on could only waste time (NaN, collapse).
+    """Training stopped itself because continuing could only waste time (NaN, collapse).
 
     Commands print the message and exit with code 4.
     """
 
 
 def escape(text: str) -> str:
-    """Make one printable line of a text that may hold file names with newlines or bytes that are no Unicode."""
+    """Make one printable line of a text that may contain file names with newlines or bytes that are no Unicode."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -36,42 +36,39 @@ def rank_in_environment() -> str:
     return next((os.environ[name] for name in names if os.environ.get(name)), "0")
 
 
-def disk_fault(error: OSError) -> str | None:
-    """Say that a disk is full, read-only or broken, if that is what an error is of; other errors are faults of ours.
-
-    Args:
-        error: What was raised while something was written.
-
-    Returns:
-        The line, or None.
-    """
-    if error.errno not in _DISK:
-        return None
-    where = f"{error.filename}: " if error.filename else ""
-    return f"{where}cannot be written ({error.strerror}); make room or choose another place, then run it again"
+def print_line(message: str) -> None:
+    """Print a message to stderr as one line, which names the rank of the process if that is not 0."""
+    rank = rank_in_environment()
+    print(f"[rank {rank}] " * (rank != "0") + escape(" ".join(message.split())), file=sys.stderr)
 
 
-def exit_code_of(work: Callable[[], int], *, interrupted: str = "run the same command again to go on") -> int:
-    """Do the work of a script and turn what ends it early into one line and an exit code.
+def exit_code_of(work: Callable[[], int], *, interrupted: str = "run the same command again to continue") -> int:
+    """Do the work of a command and turn what ends it early into one line and an exit code.
 
     Args:
         work: Returns the exit code.
         interrupted: What to do after an interruption.
 
     Returns:
-        The exit code of the work; 2 for a fault in what the user gave or a full disk, 5 after an interruption.
+        The exit code of the work; 2 for a fault in what the user gave and for a disk that is full, read-only or broken,
+        4 if training stopped itself, 5 after an interruption.
     """
     try:
         return work()
     except InputError as error:
-        print(escape(f"error: {error}"), file=sys.stderr)
+        print_line(f"error: {error}")
         return 2
-    except OSError as error:
-        line = disk_fault(error)
-        if line is None:
-            raise
-        print(escape(f"error: {line}"), file=sys.stderr)
-        return 2
+    except TrainingStoppedError as error:
+        print_line(f"stopped: {error}")
+        return 4
     except KeyboardInterrupt:
-        print(f"interrupted; {interrupted}", file=sys.stderr)
+        print_line(f"interrupted; {interrupted}")
         return 5
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print_line(
+            f"error: {where}cannot be written ({error.strerror}); make room or choose another place, then run it again"
+        )
+        return 2

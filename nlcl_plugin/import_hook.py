@@ -33,14 +33,10 @@ class _BasicSRFinder(MetaPathFinder):
         execute = spec.loader.exec_module
 
         def exec_module(module: ModuleType) -> None:
-            from nlcl_plugin.compat import explain_clone, prepare_import
+            from nlcl_plugin.compat import prepare_import
 
             prepare_import()
-            try:
-                execute(module)
-            except ModuleNotFoundError as error:
-                explain_clone(error, str(spec.origin))
-                raise
+            execute(module)
             _extend()
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]

@@ -11,55 +11,40 @@ def register_in_basicsr() -> None:
     Raises:
         RuntimeError: If another package has taken one of our names.
     """
-    from basicsr.utils import registry as basicsr_registry
+    from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY, MODEL_REGISTRY
 
     from nlcl_plugin import archs, losses
     from nlcl_plugin.data import PseudoPairDataset, UnpairedImageDataset
     from nlcl_plugin.models.nlcl_mixin import NLCLESRGANModel, NLCLSRGANModel, NLCLSRModel, NLCLSwinIRModel
     from nlcl_plugin.models.nlcl_model import NLCLModel
 
-    for registry, classes in (
-        (
-            basicsr_registry.ARCH_REGISTRY,
-            (
-                archs.FeatureEncoder,
-                archs.LayerGenerator,
-                archs.PatchDiscriminator,
-                archs.ProjectionHeads,
-                archs.ResidualUNet,
-                archs.SimpleGateUNet,
-            ),
-        ),
-        (
-            basicsr_registry.LOSS_REGISTRY,
-            (losses.AsymmetricNLCLLoss, losses.LocationContrastLoss, losses.RelayLoss),
-        ),
-        (basicsr_registry.DATASET_REGISTRY, (UnpairedImageDataset, PseudoPairDataset)),
-        (
-            basicsr_registry.MODEL_REGISTRY,
-            (NLCLModel, NLCLSRModel, NLCLSwinIRModel, NLCLSRGANModel, NLCLESRGANModel),
-        ),
-    ):
-        for cls in classes:
-            register(registry, cls)
+    architectures = (
+        archs.FeatureEncoder,
+        archs.LayerGenerator,
+        archs.PatchDiscriminator,
+        archs.ProjectionHeads,
+        archs.ResidualUNet,
+        archs.SimpleGateUNet,
+    )
+    models = (NLCLModel, NLCLSRModel, NLCLSwinIRModel, NLCLSRGANModel, NLCLESRGANModel)
+    register(ARCH_REGISTRY, *architectures)
+    register(LOSS_REGISTRY, losses.AsymmetricNLCLLoss, losses.LocationContrastLoss, losses.RelayLoss)
+    register(DATASET_REGISTRY, UnpairedImageDataset, PseudoPairDataset)
+    register(MODEL_REGISTRY, *models)
 
 
-def register(registry: Any, cls: type) -> None:
-    """Register a class under its own name in a BasicSR registry.
-
-    Args:
-        registry: A `basicsr.utils.registry.Registry`.
-        cls: The class.
+def register(registry: Any, *classes: type) -> None:
+    """Register classes under their own names in a `basicsr.utils.registry.Registry`.
 
     Raises:
-        RuntimeError: If the name belongs to another class.
+        RuntimeError: If a name belongs to another class.
     """
-    if cls.__name__ not in registry:
-        registry.register(cls)
-        return
-    taken = registry.get(cls.__name__)
-    if taken is not cls:
-        raise RuntimeError(
-            f"{cls.__name__!r} is already registered in BasicSR's {registry._name} registry by {taken.__module__}: "
-            f"{cls.__module__} cannot register its own; import only one of the two packages"
-        )
+    for cls in classes:
+        taken = registry._obj_map.get(cls.__name__)
+        if taken is None:
+            registry.register(cls)
+        elif taken is not cls:
+            raise RuntimeError(
+                f"{cls.__name__!r} is already registered in BasicSR's {registry._name} registry by "
+                f"{taken.__module__}: {cls.__module__} cannot register its own; import only one of the two packages"
+            )

@@ -82,3 +82,13 @@ def run(folder, *arguments, timeout=300):
         check=False,
         timeout=timeout,
     )
+
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+
+
+def torchrun(folder, script, *arguments):
+    """Run a Python script in two processes; returns the finished torchrun."""
+    (folder / "script.py").write_text(script)
+    command = [*TORCHRUN, "script.py", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=300)

@@ -1,4 +1,4 @@
-"""What training adds to BasicSR: whole checkpoints that hold everything, samples drawn per epoch, processes anywhere.
+"""What training adds to BasicSR: whole and complete checkpoints, samples drawn per epoch, processes anywhere.
 
 Applied when BasicSR is imported, so that stock models and scripts have it too; applying it twice changes nothing.
 """
@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import nn
 
+from nlcl_plugin.compat import TorchWith
 from nlcl_plugin.data.files import written_whole
 from nlcl_plugin.errors import InputError
 
@@ -29,7 +29,7 @@ def extend_basicsr() -> None:
 
 
 def use_epoch_sampler() -> None:
-    """Datasets could not know the epoch, and an epoch could not be gone on with in its middle.
+    """Datasets could not know the epoch, and an epoch could not be continued in its middle.
 
     In the place of `EnlargedSampler`; in one process the order of the images is the same.
     """
@@ -38,8 +38,7 @@ def use_epoch_sampler() -> None:
 
     from nlcl_plugin.data.sampler import EpochSampler
 
-    basicsr.data.data_sampler.EnlargedSampler = EpochSampler
-    basicsr.train.EnlargedSampler = EpochSampler
+    basicsr.data.data_sampler.EnlargedSampler = basicsr.train.EnlargedSampler = EpochSampler
 
 
 def join_processes_anywhere() -> None:
@@ -71,35 +70,27 @@ def save_whole_files() -> None:
     """A kill left half a checkpoint under its final name, errors were swallowed, and loading one could run code."""
     from basicsr.models import base_model
 
-    # BasicSR's module calls `torch.save` and `torch.load`; only there they now mean these.
-    base_model.torch = _TorchWithSafeFiles("torch")
+    base_model.torch = TorchWith(save=_save, load=_load)
 
 
-class _TorchWithSafeFiles(ModuleType):
-    def __getattr__(self, name: str) -> Any:
-        return getattr(torch, name)
+def _save(content: Any, path: str) -> None:
+    """`torch.save` to a temporary file that gets its name when it is whole and on the disk."""
+    try:
+        with written_whole(path) as file:
+            torch.save(content, file)
+    except (OSError, RuntimeError) as error:  # torch raises the latter when a disk is full
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
+        raise InputError(
+            f"{path}: cannot be saved ({reason}); make room, then resume from the checkpoint before it (--auto_resume)"
+        ) from error
 
-    @staticmethod
-    def save(content: Any, path: str) -> None:
-        """`torch.save` to a temporary file that gets its name when it is whole and on the disk."""
-        try:
-            with written_whole(path) as file:
-                torch.save(content, file)
-        except (OSError, RuntimeError) as error:  # torch raises the latter when a disk is full
-            # Nothing tries again: of BasicSR's methods that save, ours have taken the place.
-            reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
-            raise InputError(
-                f"{path}: cannot be saved ({reason}); make room, then go on from the checkpoint before it with "
-                "--auto_resume"
-            ) from error
 
-    @staticmethod
-    def load(path: str | os.PathLike[str], **kwargs: Any) -> Any:
-        """Tensors and plain values, no larger than the file; a .safetensors file has its weights under `params`."""
-        from nlcl_plugin.networks.safe_load import load_plain
+def _load(path: str | os.PathLike[str], **_: Any) -> Any:
+    """Tensors and plain values; the weights of a .safetensors file are under `params`."""
+    from nlcl_plugin.networks.safe_load import load_plain
 
-        content = load_plain(Path(path))
-        return {"params": content} if Path(path).suffix == ".safetensors" else content
+    content = load_plain(Path(path))
+    return {"params": content} if Path(path).suffix == ".safetensors" else content
 
 
 def load_weights_under_any_key() -> None:
@@ -116,7 +107,7 @@ def load_weights_under_any_key() -> None:
         keys = (param_key, paths.get(given))  # models load averages by a key of their own
         name = type(net).__name__
         try:
-            content = _TorchWithSafeFiles.load(load_path)
+            content = _load(load_path)
             weights = weights_of(content, Path(load_path), *keys)
             get_root_logger().info(f"Loading {name} from {load_path}, with param key: [{weights_key(content, *keys)}].")
             self._print_different_keys_loading(net, weights, strict)
@@ -135,15 +126,11 @@ def save_network_metadata() -> None:
     from basicsr.utils.dist_util import master_only
 
     @master_only
-    def save_network(
-        self: Any, net: Any, net_label: str, current_iter: int, param_key: str | list[str] = "params"
-    ) -> None:
+    def save_network(self: Any, net: Any, net_label: str, current_iter: int, param_key: Any = "params") -> None:
         from nlcl_plugin.networks.about import describe  # late: it imports this package
 
         nets = [self.get_bare_model(one) for one in (net if isinstance(net, list) else [net])]
         keys = param_key if isinstance(param_key, list) else [param_key]
-        if len(nets) != len(keys):
-            raise ValueError(f"net and param_key must be as many, but received {len(nets)} and {len(keys)}")
         content: dict[str, Any] = {}
         for one, key in zip(nets, keys, strict=True):
             content[key] = one.state_dict()
@@ -157,7 +144,7 @@ def save_network_metadata() -> None:
             for key in keys:  # for readers that take the weights alone, such as nlcl_plugin.spandrel_support
                 content[key]._metadata[""]["about"] = content["about"]
         file = f"{net_label}_{'latest' if current_iter == -1 else current_iter}.pth"
-        _TorchWithSafeFiles.save(content, os.path.join(self.opt["path"]["models"], file))
+        _save(content, os.path.join(self.opt["path"]["models"], file))
 
     BaseModel.save_network = save_network
 
@@ -178,6 +165,6 @@ def save_extra_state() -> None:
             "schedulers": [scheduler.state_dict() for scheduler in self.schedulers],
             **getattr(self, "extra_state", {}),
         }
-        _TorchWithSafeFiles.save(state, os.path.join(self.opt["path"]["training_states"], f"{current_iter}.state"))
+        _save(state, os.path.join(self.opt["path"]["training_states"], f"{current_iter}.state"))
 
     BaseModel.save_training_state = save_training_state

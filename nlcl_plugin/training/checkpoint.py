@@ -2,31 +2,37 @@
 
 A checkpoint of iteration I, in BasicSR's layout and names:
 
-    models/net_{label}_I.pth          networks; also .safetensors
-    training_states/I.state           optimizers and all else a run needs to go on
+    models/net_{label}_I.pth          networks; the newest and the best also as .safetensors
+    models/best.json                  the best validation so far; its checkpoint is never pruned
+    training_states/I.state           optimizers, random states and all else that a run needs to continue
     training_states/I.sha256          written last: their SHA-256, for `sha256sum -c I.sha256` in that folder
 """
 
 from __future__ import annotations
 
+import math
 import os
+import random
 import re
 import warnings
-from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+import torch.distributed as dist
 from basicsr.utils import check_resume
 from basicsr.utils.dist_util import master_only
 
-from nlcl_plugin.data.files import remove_leftovers, sha256, sync_folder, written_whole
+from nlcl_plugin.data.files import json_text, parse_record, remove_leftovers, sha256, sync_folder, written_whole
 from nlcl_plugin.errors import InputError
+from nlcl_plugin.models.validation import BLIND_METRICS, PAIRED_METRICS
 from nlcl_plugin.networks.about import as_metadata
 from nlcl_plugin.networks.safe_load import load_plain, missing, weights_of
 from nlcl_plugin.networks.weights import numbered, save_safetensors
-from nlcl_plugin.training.distributed import from_rank_zero
+from nlcl_plugin.training.distributed import from_rank_zero, get_dist_info
 
-_NETWORK = re.compile(r"net_(?P<label>.+)_(?P<iteration>\d+)\.(?:pth|safetensors)")
 _SUM = re.compile(r"(?P<sum>[0-9a-f]{64}) [ *](?P<name>[^\0]+)")
 
 
@@ -40,63 +46,117 @@ def seal(opt: dict[str, Any], current_iter: int) -> None:
         current_iter: Its iteration.
     """
     folder = Path(opt["path"]["training_states"])
-    state = folder / f"{current_iter}.state"
-    networks = sorted(path for path, _ in _networks(opt["path"]["models"], current_iter))
-    lines = [f"{sha256(path)}  {Path(os.path.relpath(path, folder)).as_posix()}\n" for path in (state, *networks)]
+    files = [folder / f"{current_iter}.state", *_networks(opt, current_iter)]
+    lines = [f"{sha256(path)}  {Path(os.path.relpath(path, folder)).as_posix()}\n" for path in files]
     with written_whole(folder / f"{current_iter}.sha256") as file:
         file.write("".join(lines).encode())
 
 
 @master_only
 def save_as_safetensors(opt: dict[str, Any], current_iter: int | str) -> None:
-    """Write saved networks as .safetensors too: the weights to run them with, that is the average where there is one.
+    """Write the newest networks and the best as .safetensors too, and remove such copies of all others.
+
+    They contain the weights to run a network with: the average where there is one.
 
     Args:
         opt: Options with `path.models`.
-        current_iter: Their iteration, or `latest`; rank 0 only does it.
+        current_iter: Iteration of the newest, or `latest`; rank 0 only does it.
     """
-    for path in sorted(Path(opt["path"]["models"]).glob(f"net_*_{current_iter}.pth")):
-        content = load_plain(path)
-        notes = {"iter": current_iter, **(as_metadata(content["about"]) if "about" in content else {})}
-        save_safetensors(path.with_suffix(".safetensors"), weights_of(content, path), notes)
+    wanted = [*_networks(opt, current_iter), *_networks(opt, (read_best(opt) or {}).get("iter", current_iter))]
+    for path in Path(opt["path"]["models"]).glob("net_*.pth"):
+        copy = path.with_suffix(".safetensors")
+        if path not in wanted:
+            copy.unlink(missing_ok=True)
+        elif path.stem.endswith(f"_{current_iter}") or not copy.exists():
+            content = load_plain(path)
+            notes = as_metadata(content["about"]) if "about" in content else {}
+            save_safetensors(copy, weights_of(content, path), {"iter": path.stem.rpartition("_")[2], **notes})
 
 
 @master_only
 def prune(opt: dict[str, Any], keep: int | None) -> None:
-    """Delete the oldest sealed checkpoints; unsealed and `latest` files stay. Rank 0 only does it.
+    """Delete the oldest sealed checkpoints; the best, unsealed and `latest` files stay. Rank 0 only does it.
 
     Args:
         opt: Options with `path.models` and `path.training_states`.
-        keep: How many whole ones to keep, at least 1; None keeps all.
+        keep: How many whole ones to keep beside the best, at least 1; None keeps all.
     """
     if keep is None:
         return
     folder = Path(opt["path"]["training_states"])
-    sealed = sorted(_iterations(folder, ".sha256"))
+    sealed = sorted(map(int, numbered(folder, ".sha256")))
     # A seal without its state is what a kill in the middle of this function leaves; the next call ends it.
     kept = [iteration for iteration in sealed if (folder / f"{iteration}.state").exists()][-keep:]
+    best = (read_best(opt) or {}).get("iter")
     for iteration in sealed:
         if not kept or iteration >= kept[0]:
             break
+        if iteration == best:
+            continue
         # First the state, without which nobody resumes from the rest; last the seal, which says that there is a rest.
         (folder / f"{iteration}.state").unlink(missing_ok=True)
         sync_folder(folder)
-        for path, _ in _networks(opt["path"]["models"], iteration):
+        for path in _networks(opt, iteration):
             path.unlink()
+            path.with_suffix(".safetensors").unlink(missing_ok=True)
         sync_folder(opt["path"]["models"])
         (folder / f"{iteration}.sha256").unlink()
 
 
-def _iterations(folder: Path, suffix: str) -> set[int]:
-    return {int(which) for which in numbered(folder, suffix)}
+def _networks(opt: dict[str, Any], iteration: int | str) -> list[Path]:
+    return sorted(Path(opt["path"]["models"]).glob(f"net_*_{iteration}.pth"))
 
 
-def _networks(folder: str, iteration: int | None = None) -> Iterator[tuple[Path, str]]:
-    """Numbered networks of a folder with their labels, of one iteration or of all."""
-    for path in Path(folder).iterdir() if os.path.isdir(folder) else ():
-        found = _NETWORK.fullmatch(path.name)
-        if found and iteration in (None, int(found["iteration"])):
-            yield path, found["label"]
+# the best -------------------------------------------------------------------------------------------------------------
+def choose_best(opt: dict[str, Any], validations: list[dict[str, Any]], current_iter: int) -> dict[str, Any] | None:
+    """Choose the best validation by the first metric of the first validation dataset that has finite values of one.
+
+    Args:
+        opt: Options with `datasets`, `val.metrics` and `path.models`.
+        validations: Entries of `metrics.jsonl`, in their order. Those whose networks were deleted do not count.
+        current_iter: The iteration whose networks need not be on disk yet.
+
+    Returns:
+        `metric`, `value`, `iter` and `better` (`higher` or `lower`), of equal values the earliest; None without any.
+    """
+    metrics = (opt.get("val") or {}).get("metrics") or {**PAIRED_METRICS, **BLIND_METRICS}
+    datasets = [options["name"] for key, options in opt["datasets"].items() if key.split("_")[0] == "val"]
+    for dataset, (metric, options) in product(datasets, metrics.items()):
+        better = options.get("better", "lower" if options["type"] == "calculate_niqe" else "higher")
+        found = [
+            (entry["metrics"][metric], entry["iter"])
+            for entry in validations
+            if entry.get("dataset") == dataset
+            and _is_finite(entry["metrics"].get(metric))
+            and (entry["iter"] == current_iter or _networks(opt, entry["iter"]))
+        ]
+        if found:
+            value, iteration = (min if better == "lower" else max)(found, key=lambda pair: pair[0])
+            return {"metric": metric, "value": value, "iter": iteration, "better": better}
+    return None
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+@master_only
+def write_best(opt: dict[str, Any], best: dict[str, Any] | None) -> None:
+    """Write `models/best.json`, or remove it if there is no best; rank 0 only does it."""
+    path = Path(opt["path"]["models"]) / "best.json"
+    if best is None:
+        path.unlink(missing_ok=True)
+    elif best != read_best(opt):
+        with written_whole(path) as file:
+            file.write(json_text(best).encode())
+
+
+def read_best(opt: dict[str, Any]) -> dict[str, Any] | None:
+    """Read `models/best.json`; None if it is missing or torn."""
+    try:
+        return parse_record((Path(opt["path"]["models"]) / "best.json").read_bytes())
+    except (OSError, ValueError):
+        return None
 
 
 # resuming -------------------------------------------------------------------------------------------------------------
@@ -129,8 +189,8 @@ def _choose(opt: dict[str, Any]) -> str | None:
         folder = Path(opt["path"]["training_states"])
         for place in (folder, Path(opt["path"]["models"])):
             remove_leftovers(place)
-        found = sorted(_iterations(folder, ".state") | _iterations(folder, ".sha256"), reverse=True)
-        for iteration in found:
+        found = sorted({int(name) for suffix in (".state", ".sha256") for name in numbered(folder, suffix)})
+        for iteration in reversed(found):
             path = folder / f"{iteration}.state"
             try:
                 verify(path, opt)
@@ -156,61 +216,87 @@ def verify(path: Path, opt: dict[str, Any]) -> None:
 
     Args:
         path: Its training state.
-        opt: Options with the networks and `path.models`.
+        opt: Options with `path.models`.
 
     Raises:
         InputError: Naming the first file that is missing, torn or changed.
     """
     sums = path.with_suffix(".sha256")
     sealed = sums.exists()
-    if sealed:
-        for file, expected in _read_sums(sums).items():
-            _verify_sum(file, expected, sums)
-    state = _load_state(path)
-    if path.stem.isdigit() and int(path.stem) != state["iter"]:
-        raise InputError(f"{path}: changed: it holds iteration {state['iter']}; give it its own name again")
+    for file, expected in _read_sums(sums).items() if sealed else ():
+        try:
+            found = sha256(file)
+        except OSError as error:
+            raise missing(file, error) from error
+        if found != expected:
+            raise InputError(f"{file}: torn or changed: its SHA-256 is not the one in {sums.name}")
+    iteration = _load_state(path)["iter"]
+    if path.stem.isdigit() and int(path.stem) != iteration:
+        raise InputError(f"{path}: changed: it is of iteration {iteration}; give it its own name again")
     if not sealed:
-        for file in _expected_networks(opt, state["iter"]):
+        for file in _networks(opt, iteration) or [Path(opt["path"]["models"]) / f"net_g_{iteration}.pth"]:
             load_plain(file)
         warnings.warn(f"{path}: has no {sums.name}, so that it loads is all that could be verified", stacklevel=2)
 
 
 def _read_sums(sums: Path) -> dict[Path, str]:
-    names = re.compile(rf"{sums.stem}\.state|(?:.*/)?net_.+_{sums.stem}\.(?:pth|safetensors)")
-    try:
-        lines = [_SUM.fullmatch(line) for line in sums.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError):
-        lines = []
-    listed = {line["name"]: line["sum"] for line in lines if line and names.fullmatch(line["name"])}
-    if f"{sums.stem}.state" not in listed or len(listed) != len(lines):
+    lines = [_SUM.fullmatch(line) for line in sums.read_text(encoding="utf-8", errors="replace").splitlines()]
+    if None in lines or f"{sums.stem}.state" not in {line["name"] for line in lines if line}:
         raise InputError(f"{sums}: torn or changed: it is no list of checksums of this checkpoint")
-    return {sums.parent / name: expected for name, expected in listed.items()}
-
-
-def _verify_sum(file: Path, expected: str, sums: Path) -> None:
-    try:
-        found = sha256(file)
-    except OSError as error:
-        raise missing(file, error) from error
-    if found != expected:
-        load_plain(file)  # tells what is torn
-        raise InputError(f"{file}: changed: its SHA-256 is not the one in {sums.name}")
-
-
-def _expected_networks(opt: dict[str, Any], iteration: int) -> list[Path]:
-    """Networks of a checkpoint without checksums: one of each label that the folder has and the options name."""
-    ignored = opt["path"].get("ignore_resume_networks") or ()
-    files = {label: path for path, label in _networks(opt["path"]["models"], iteration)}
-    for _, label in _networks(opt["path"]["models"]):
-        if f"network_{label}" in opt and f"network_{label}" not in ignored:
-            files.setdefault(label, Path(opt["path"]["models"]) / f"net_{label}_{iteration}.pth")
-    if not files:
-        raise InputError(f"{opt['path']['models']}: the networks net_*_{iteration}.pth are missing")
-    return list(files.values())
+    # Earlier versions sealed the copies as .safetensors too, which nothing resumes from.
+    named = {line["name"]: line["sum"] for line in lines if line and not line["name"].endswith(".safetensors")}
+    return {sums.parent / name: expected for name, expected in named.items()}
 
 
 def _load_state(path: Path) -> dict[str, Any]:
     state = load_plain(path, "training state")
     if not isinstance(state, dict) or not isinstance(state.get("iter"), int):
-        raise InputError(f"{path}: not a training state (it holds no iteration)")
+        raise InputError(f"{path}: not a training state (it contains no iteration)")
     return state
+
+
+# random states: tensors, numbers, texts and lists, as `torch.load(..., weights_only=True)` takes nothing else ---------
+def capture_random() -> dict[str, Any]:
+    """State of every global random generator of this process: Python's, numpy's, torch's on the CPU and on each GPU."""
+    version, numbers, gauss = random.getstate()
+    # The legacy generator is the one that stock datasets draw from.
+    name, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
+    return {
+        "python": [version, list(numbers), gauss],
+        "numpy": [str(name), np.asarray(keys).tolist(), int(position), int(has_gauss), float(cached)],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def gather_random() -> list[dict[str, Any]] | None:
+    """Random states of all processes, by rank, on rank 0, and None on the others; all must call this."""
+    rank, world_size = get_dist_info()
+    if world_size == 1:
+        return [capture_random()]
+    states: list[Any] | None = [None] * world_size if rank == 0 else None
+    dist.gather_object(capture_random(), states, dst=0)
+    return states
+
+
+def restore_random(states: list[dict[str, Any]] | None) -> bool:
+    """Set every global random generator of this process to what it was in the process of the same rank.
+
+    Args:
+        states: Of `gather_random`; None if the checkpoint has none. GPUs that they or this machine lack are left out.
+
+    Returns:
+        Whether it was done: not if there were more processes or fewer, as theirs were other draws.
+    """
+    rank, world_size = get_dist_info()
+    if states is None or len(states) != world_size:
+        return False
+    state = states[rank]
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    name, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, np.array(keys, np.uint32), position, has_gauss, cached))  # noqa: NPY002
+    torch.set_rng_state(state["torch"].cpu())
+    for device in range(min(len(state["cuda"]), torch.cuda.device_count())):
+        torch.cuda.set_rng_state(state["cuda"][device].cpu(), device)
+    return True

@@ -1,4 +1,4 @@
-"""Join the processes of a run, let them agree, and part; without BasicSR, except in `join_process_group`."""
+"""Join the processes of a run, let them agree, and leave; without BasicSR, except in `join_process_group`."""
 
 from __future__ import annotations
 
@@ -34,14 +34,7 @@ _NEEDED = {
 
 
 def check_launcher(launcher: str) -> None:
-    """Refuse a process that was started together with others and doesn't know it: each would do the whole job.
-
-    Args:
-        launcher: `none`, or what joins the processes.
-
-    Raises:
-        InputError: If it is `none`, and torchrun or srun started several.
-    """
+    """Raise an InputError if torchrun or srun started several processes but the launcher is `none`."""
     # SLURM_NTASKS is of the whole job, and set where a batch script starts a single process without srun.
     for name, needed in (("WORLD_SIZE", "pytorch"), ("SLURM_STEP_NUM_TASKS", "slurm")):
         count = os.environ.get(name, "")
@@ -75,58 +68,39 @@ def join_process_group(
     """
     from basicsr.utils.dist_util import init_dist
 
+    from nlcl_plugin.config.blocks import DistOptions
+    from nlcl_plugin.config.schema import check_schema
+
     names, advice = _NEEDED[launcher]
     missing = [name for name in names if name not in os.environ]
     if missing:
         raise InputError(f"--launcher {launcher}: not set: {', '.join(missing)}; {advice}")
-    parameters = _checked(parameters)
-    if parameters["backend"] == "nccl" and not (on_gpu and torch.cuda.is_available() and dist.is_nccl_available()):
-        parameters["backend"] = "gloo"
+    check_schema(DistOptions, parameters, "dist_params")
+    given = {key: parameters[key] for key in DistOptions.model_fields if parameters.get(key) is not None}
+    given.setdefault("backend", "nccl")
+    if given["backend"] == "nccl" and not (on_gpu and torch.cuda.is_available() and dist.is_nccl_available()):
+        given["backend"] = "gloo"
         if rank_in_environment() == "0":
             warnings.warn("dist_params.backend: nccl needs GPUs, and this run has none; gloo is used", stacklevel=2)
     if local_rank is not None:
         os.environ.setdefault("LOCAL_RANK", str(local_rank))
     try:
-        init_dist(launcher, **parameters)
+        init_dist(launcher, **given)
     except InputError:
         raise
     except (RuntimeError, ValueError) as error:  # unset or wrong variables, an unknown host, a port in use, a time-out
         reason = " ".join(str(error).split())[:300]
         raise InputError(
-            f"--launcher {launcher}: the processes don't find each other ({reason}); check MASTER_ADDR, MASTER_PORT "
-            "and that as many processes were started as each expects"
+            f"--launcher {launcher}: the processes don't find each other ({reason}); check dist_params, MASTER_ADDR, "
+            "MASTER_PORT and that as many processes were started as each expects"
         ) from error
 
 
-def _checked(parameters: dict[str, Any]) -> dict[str, Any]:
-    parameters = {"backend": "nccl", **parameters}
-    backends = [name for name in dist.Backend.backend_list if name not in ("undefined", "fake")]
-    if parameters["backend"] not in backends:
-        raise InputError(
-            f"dist_params.backend: expected one of {', '.join(backends)}, but received {parameters['backend']!r}"
-        )
-    for key in sorted(set(parameters) - {"backend", "port", "timeout"}):
-        raise InputError(f"dist_params.{key}: unknown option; expected backend, port or timeout")
-    port = parameters.get("port")
-    if port is not None and (isinstance(port, bool) or not isinstance(port, int) or not 0 < port < 65536):
-        raise InputError(f"dist_params.port: expected a number from 1 to 65535, but received {port!r}")
-    timeout = parameters.get("timeout")
-    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout <= 0):
-        raise InputError(f"dist_params.timeout: expected seconds, a number above 0, but received {timeout!r}")
-    return parameters
-
-
 def from_rank_zero(make: Callable[[], T]) -> T:
-    """Do something on rank 0 and give what comes of it to every process; all must call this.
-
-    Args:
-        make: Called on rank 0 only.
-
-    Returns:
-        What it returned; on other ranks a copy.
+    """Call a function on rank 0 and return (a copy of) what it returns on every rank; all processes must call this.
 
     Raises:
-        InputError: On every rank, if it raised one.
+        InputError: On every rank, if the function raised one.
     """
     rank, world_size = get_dist_info()
     if world_size == 1:
@@ -146,10 +120,7 @@ def from_rank_zero(make: Callable[[], T]) -> T:
 
 @contextmanager
 def only_run(folder: str) -> Iterator[None]:
-    """Keep other runs out of a folder while the processes of this one are at work; all must call this.
-
-    Args:
-        folder: The folder; rank 0 locks it.
+    """Lock a folder while the processes of this run are at work; all must call this.
 
     Raises:
         InputError: On every rank, if another run is at work there.
@@ -160,20 +131,14 @@ def only_run(folder: str) -> Iterator[None]:
 
 
 def leave_process_group(code: int) -> int:
-    """Wait until every process is here, then destroy the process group.
+    """Wait until every process is here, destroy the process group, and return the highest exit code of all.
 
-    A launcher ends all processes as soon as one exits with another code than 0, so that one which has only been told to
-    stop must not exit while another is saving. There is no time limit: rank 0 may have a long summary to write.
-
-    Args:
-        code: Exit code of this process.
-
-    Returns:
-        The highest of all processes, which each then exits with.
+    A launcher ends all processes as soon as one exits with another code than 0, so one that was asked to stop must not
+    exit while another is saving. There is no time limit: rank 0 may have a long summary to write.
     """
+    rank, world_size = get_dist_info()
     if not dist.is_initialized():
         return code
-    rank, world_size = get_dist_info()
     store = dist.distributed_c10d._get_default_store()  # a collective would have a time limit
     store.set(f"exit_code/{rank}", str(code))
     store.add("arrived", 1)
@@ -194,9 +159,8 @@ class Agreement:
     """
 
     def __init__(self, timeout: float | None = None) -> None:
-        several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
         limit = None if timeout is None else timedelta(seconds=timeout)
-        self._group: Any = dist.new_group(backend="gloo", timeout=limit) if several else None
+        self._group: Any = dist.new_group(backend="gloo", timeout=limit) if get_dist_info()[1] > 1 else None
 
     def any(self, wanted: bool) -> bool:
         """Whether one process or more wants it; every process must ask."""
@@ -217,19 +181,19 @@ def init_process_group(backend: str, port: int | None = None, timeout: float | N
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", os.environ["RANK"])) % torch.cuda.device_count())
     elif backend == "nccl":
         backend = "gloo"
-    if torch.distributed.is_torchelastic_launched():
-        store, rank, world_size = next(torch.distributed.rendezvous("env://"))
+    if dist.is_torchelastic_launched():
+        store, rank, world_size = next(dist.rendezvous("env://"))
         store = _store_of_this_attempt(store, rank, world_size, timeout or 1800)
         kwargs.update(store=store, rank=rank, world_size=world_size)
-    torch.distributed.init_process_group(backend=backend, **kwargs)
+    dist.init_process_group(backend=backend, **kwargs)
 
 
 def _store_of_this_attempt(store: Any, rank: int, world_size: int, timeout: float) -> Any:
-    """The part of torchrun's store that the processes of this attempt have to themselves.
+    """The part of torchrun's store that only the processes of this attempt use.
 
-    torchrun keeps its store over restarts, and torch 2.15 finds the addresses of the dead processes in it. The number
-    of restarts tells attempts apart on one host only: another host's agent does not count those it takes part in. So
-    rank 0 names the attempt, and answers by that name, which a dead one does not.
+    torchrun keeps its store over restarts, and torch 2.15 finds the addresses of dead processes in it. The number of
+    restarts identifies attempts on one host only: another host's agent does not count those it takes part in. So rank
+    0 names the attempt, and answers by that name, which a dead one does not.
     """
     own = uuid.uuid4().hex
     if rank == 0:
@@ -237,7 +201,7 @@ def _store_of_this_attempt(store: Any, rank: int, world_size: int, timeout: floa
         for other in range(1, world_size):
             store.wait([f"{own}/asked/{other}"], timedelta(seconds=timeout))
             store.set(f"{own}/answered/{store.get(f'{own}/asked/{other}').decode()}", "")
-        return torch.distributed.PrefixStore(own, store)
+        return dist.PrefixStore(own, store)
     deadline = time.monotonic() + timeout
     while True:
         attempt = store.get("attempt").decode()
@@ -248,7 +212,7 @@ def _store_of_this_attempt(store: Any, rank: int, world_size: int, timeout: floa
             if time.monotonic() > deadline:
                 raise
         else:
-            return torch.distributed.PrefixStore(attempt, store)
+            return dist.PrefixStore(attempt, store)
 
 
 def init_process_group_of_slurm(backend: str, port: int | None = None, **kwargs: Any) -> None:
@@ -263,18 +227,13 @@ def init_process_group_of_slurm(backend: str, port: int | None = None, **kwargs:
 
 
 def _first_host_of_slurm() -> str:
-    # The step's hosts, as srun can be told to use a part of the job's.
+    # The step's hosts, as srun can use only some of the job's.
     names = ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST", "SLURM_NODELIST")
-    hosts = next((os.environ[name] for name in names if os.environ.get(name)), None)
-    if hosts is None:
-        raise InputError(f"--launcher slurm: none of {', '.join(names)} is set; start with srun, or set MASTER_ADDR")
-    command = ["scontrol", "show", "hostnames", hosts]
+    hosts = next((os.environ[name] for name in names if os.environ.get(name)), "")
     try:
-        shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.split()
-        reason = "it shows none"
-    except (OSError, subprocess.SubprocessError) as error:
-        shown = []
-        reason = " ".join(str(getattr(error, "stderr", None) or error).split())
-    if not shown:
-        raise InputError(f"--launcher slurm: `{' '.join(command)}` fails ({reason}); set MASTER_ADDR to the first host")
-    return shown[0]
+        shown = subprocess.run(["scontrol", "show", "hostnames", hosts], capture_output=True, text=True, timeout=60)
+        return shown.stdout.split()[0]
+    except (OSError, subprocess.SubprocessError, IndexError) as error:
+        raise InputError(
+            f"--launcher slurm: `scontrol show hostnames {hosts}` names no host; start with srun, or set MASTER_ADDR"
+        ) from error

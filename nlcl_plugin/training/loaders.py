@@ -8,7 +8,6 @@ import multiprocessing
 import signal
 from collections.abc import Callable
 from functools import partial
-from types import FrameType
 from typing import Any
 
 import torch
@@ -34,9 +33,9 @@ class TrainingBatches:
     Attributes:
         dataset: The training dataset.
         epoch: The epoch, counted from 0.
-        place: Draws of the epoch that all processes together have given out in batches.
-        batch_size: Images a step, of all processes together.
-        steps: Steps an epoch.
+        place: Draws of the epoch that all processes together have used in batches.
+        batch_size: Images per step, of all processes together.
+        steps: Steps per epoch.
     """
 
     def __init__(self, opt: dict[str, Any]) -> None:
@@ -63,12 +62,15 @@ class TrainingBatches:
         self._prefetcher: Any = None
         self.batch_size = self._loader.batch_size * opt["world_size"]
         self.steps = len(self._loader)
-        self.epoch = 0
-        self.place = 0
-        self._log(opt)
+        self.epoch = self.place = 0
+        iterations = int(opt["train"]["total_iter"])
+        get_root_logger().info(
+            f"Training on {len(self.dataset)} images: {opt['world_size']} processes × {self._loader.batch_size} images "
+            f"per step, {self.steps} steps per epoch, {iterations} steps, {math.ceil(iterations / self.steps)} epochs."
+        )
 
     def start_at(self, epoch: int, place: int) -> None:
-        """Go on in the middle of an epoch; before the first batch."""
+        """Continue in the middle of an epoch; before the first batch."""
         self.epoch, self.place = epoch, place
 
     def next(self) -> dict[str, Any]:
@@ -90,20 +92,12 @@ class TrainingBatches:
         else:
             self._prefetcher.reset()
 
-    def _log(self, opt: dict[str, Any]) -> None:
-        batches = self.steps
-        iterations = int(opt["train"]["total_iter"])
-        get_root_logger().info(
-            f"Training on {len(self.dataset)} images: {opt['world_size']} processes × {self._loader.batch_size} images "
-            f"a step, {batches} steps an epoch, {iterations} steps, {math.ceil(iterations / batches)} epochs."
-        )
-
 
 def _start_worker(initialise: Callable[[int], None], worker_id: int) -> None:
     # Launchers send a signal to the workers too, which have to outlive the step and the saving that the first one asks
     # their process for.
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _end_at_the_next)
+        signal.signal(number, lambda number, _: signal.signal(number, signal.SIG_DFL))
     initialise(worker_id)
 
 
@@ -116,23 +110,13 @@ def _end_workers() -> None:
             child.kill()
 
 
-def _end_at_the_next(number: int, _frame: FrameType | None) -> None:
-    signal.signal(number, signal.SIG_DFL)
-
-
 def validation_loaders(opt: dict[str, Any]) -> list[DataLoader[Any]]:
-    """The loaders of all validation datasets, whole images one by one.
+    """The loaders of all validation datasets of complete, checked options, whole images one by one."""
+    return [evaluation_loader(opt, options) for name, options in opt["datasets"].items() if name.split("_")[0] == "val"]
 
-    Args:
-        opt: Complete, checked options.
 
-    Returns:
-        One loader a dataset.
-    """
-    loaders = []
-    for name, options in opt["datasets"].items():
-        if name.split("_")[0] == "val":
-            dataset = ExplainedDataset(build_dataset(options))
-            loaders.append(build_dataloader(dataset, options, num_gpu=opt["num_gpu"], dist=opt["dist"]))
-            get_root_logger().info(f"Number of images in {options['name']}: {len(dataset)}")
-    return loaders
+def evaluation_loader(opt: dict[str, Any], options: dict[str, Any]) -> DataLoader[Any]:
+    """The loader of one dataset for validation or testing, whole images one by one."""
+    dataset = ExplainedDataset(build_dataset(options))
+    get_root_logger().info(f"Number of images in {options['name']}: {len(dataset)}")
+    return build_dataloader(dataset, options, num_gpu=opt["num_gpu"], dist=opt["dist"])

@@ -1,4 +1,4 @@
-"""Faults of single files, told by name."""
+"""Errors of single files, which name the file."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from nlcl_plugin.errors import InputError
 class ExplainedDataset(Dataset[Any]):
     """A dataset that names the files of the sample that it fails on.
 
-    Stock datasets fail with an AttributeError that names no file. Whatever fails outside of it, such as a network or a
-    metric, is no fault of its files. Attributes are those of the dataset inside.
+    Stock datasets fail with an AttributeError that names no file. Attributes are those of the dataset inside.
 
     Args:
         dataset: A dataset; if it has BasicSR's `paths`, these are the names.
@@ -44,7 +43,7 @@ class ExplainedDataset(Dataset[Any]):
             files = self._files(index)
             for file in files:
                 if os.path.isfile(file) or getattr(error, "filename", None) == file:
-                    _check_readable(file, error)
+                    decode_stored(read_bytes(file), file)  # raises an InputError that names it
             if not isinstance(error, ValueError):  # BasicSR's, of images that don't fit each other
                 raise
             on = f" fails on {' and '.join(files)}" if files else ""
@@ -63,13 +62,6 @@ class ExplainedDataset(Dataset[Any]):
             return []
         entry = paths[int(index)]
         return [str(path) for path in (entry.values() if isinstance(entry, dict) else [entry])]
-
-
-def _check_readable(file: str, error: Exception) -> None:
-    try:
-        decode_stored(read_bytes(file), file)
-    except InputError as unreadable:
-        raise unreadable from error
 
 
 @contextlib.contextmanager

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from basicsr.data import build_dataloader, build_dataset
 from basicsr.models import build_model
 
 from nlcl_plugin.data.files import natural_key
 from nlcl_plugin.models.validation import ValidationMixin
-from nlcl_plugin.training.loading import ExplainedDataset
+from nlcl_plugin.training.loaders import evaluation_loader
 from nlcl_plugin.training.summary import summarise
 from nlcl_plugin.training.train import make_folders, start_logger
 
@@ -28,12 +27,7 @@ def test(opt: dict[str, Any]) -> int:
     """
     make_folders(opt)
     logger = start_logger(opt, "test")
-    loaders = []
-    for name in sorted(opt["datasets"], key=natural_key):
-        options = opt["datasets"][name]
-        dataset = ExplainedDataset(build_dataset(options))
-        loaders.append(build_dataloader(dataset, options, num_gpu=opt["num_gpu"], dist=opt["dist"]))
-        logger.info(f"Number of test images in {options['name']}: {len(dataset)}")
+    loaders = [evaluation_loader(opt, opt["datasets"][name]) for name in sorted(opt["datasets"], key=natural_key)]
     model = build_model(opt)
     for loader in loaders:
         model.validation(loader, current_iter=opt["name"], tb_logger=None, save_img=opt["val"]["save_img"])

@@ -8,7 +8,6 @@ import os
 import signal
 import time
 from os import path as osp
-from types import FrameType
 from typing import Any, NoReturn
 
 import basicsr
@@ -25,10 +24,9 @@ from nlcl_plugin.config.option_files import FOLDERS, difference, plain, plain_op
 from nlcl_plugin.errors import InputError, TrainingStoppedError
 from nlcl_plugin.training import checkpoint
 from nlcl_plugin.training.distributed import Agreement
-from nlcl_plugin.training.json_log import JsonLog, record_start
+from nlcl_plugin.training.json_log import JsonLog, read_json_lines, record_start
 from nlcl_plugin.training.loaders import TrainingBatches, validation_loaders
 from nlcl_plugin.training.loading import faults_of_workers
-from nlcl_plugin.training.run_state import gather_random, restore_rank
 from nlcl_plugin.training.summary import summarise
 from nlcl_plugin.version import __version__
 
@@ -64,7 +62,7 @@ def train(opt: dict[str, Any], option_file: str) -> int:
             get_root_logger().error(f"Training stopped: {error}")
             raise
     if run.interrupted:
-        get_root_logger().info(f"Interrupted: state of iteration {run.current_iter} saved; go on with --auto_resume.")
+        get_root_logger().info(f"Interrupted: state of iteration {run.current_iter} saved; resume with --auto_resume.")
         return INTERRUPTED
     return run.finish()
 
@@ -119,26 +117,27 @@ class _Run:
         self._tb_logger = init_tb_loggers(opt)
         self._losses: JsonLog | None = None  # rank 0 writes them
         self._metrics: JsonLog | None = None
+        self._best: dict[str, Any] | None = None  # the best validation, on rank 0
         self.batches = TrainingBatches(opt)
         self.val_loaders = validation_loaders(opt)
         self.model: Any = build_model(opt)
 
     def resume(self, state: dict[str, Any]) -> None:
-        """Go on from a training state."""
+        """Continue from a training state."""
         logger = get_root_logger()
         run = state.get("run", {})  # a state of stock BasicSR has none
         changes = difference(run["options"], self._options) if "options" in run else []
         for line in changes:
             logger.warning(f"Option changed since the checkpoint: {line}")
         if any(line.startswith("train.optim_") for line in changes):
-            logger.warning("Optimizers go on with the rates and arguments of the checkpoint all the same.")
+            logger.warning("Optimizers continue with the rates and arguments of the checkpoint all the same.")
         try:
             self.model.resume_training(state)
         except AssertionError as error:  # BasicSR's, which says neither what is there nor what to do
             raise InputError(
-                f"{self.opt['path']['resume_state']}: holds {len(state['optimizers'])} optimizers where these options "
-                f"need {len(self.model.optimizers)}; resume with the losses and stages it was trained with, or start "
-                "afresh from its networks (path.pretrain_network_*)"
+                f"{self.opt['path']['resume_state']}: contains {len(state['optimizers'])} optimizers where these "
+                f"options need {len(self.model.optimizers)}; resume with the losses and stages it was trained with, or "
+                "start afresh from its networks (path.pretrain_network_*)"
             ) from error
         self.current_iter = state["iter"]
         self.batches.start_at(state["epoch"], run.get("place", 0))
@@ -146,20 +145,22 @@ class _Run:
             self.model.best_metric_results = run["best"]
         self._skipped.update(run.get("skipped", ()))
         logger.info(f"Resuming from epoch {state['epoch']}, iteration {self.current_iter}.")
-        if not restore_rank(run.get("random") or [], self.opt["rank"], self.opt["world_size"]):
-            # Our model draws from the iteration and needs no state; what draws from the global generators goes on anew.
+        if not checkpoint.restore_random(run.get("random")):
+            # Our model draws from the iteration and needs no state; what draws from the global generators starts anew.
             torch.manual_seed(self.opt["manual_seed"] + self.opt["rank"] + self.opt["world_size"] * self.current_iter)
             logger.warning(
                 "The checkpoint is of another number of processes or of stock BasicSR: generators seeded anew."
             )
 
     def open_logs(self) -> None:
-        """Open the files of losses and metrics, without what came after the iteration that the run goes on from."""
+        """Open the files of losses and metrics, without what came after the iteration that the run continues from."""
         if self.opt["rank"] == 0:
             folder = self.opt["path"]["experiments_root"]
             record_start(folder, self.opt, self.current_iter)
             self._losses = JsonLog(osp.join(folder, "losses.jsonl"), self.current_iter)
             self._metrics = JsonLog(osp.join(folder, "metrics.jsonl"), self.current_iter)
+            self._is_best()
+            checkpoint.write_best(self.opt, self._best)
 
     def iterate(self, stop: StopRequest) -> None:
         """Iterate to `total_iter`, or until one of the processes was asked to stop."""
@@ -170,14 +171,15 @@ class _Run:
         while self.current_iter < self.total_iter:
             self._step(self._next_batch())
             last = self.current_iter == self.total_iter
-            # Before the checkpoint, which holds the best figures; the last validation comes with the summary.
+            # Before the checkpoint, which contains the best figures; the last validation comes with the summary.
             due = not last and self.opt.get("val") and self._is_due("val", "val_freq")
             fault = self._validate() if due else None
+            best = due and self._agreement.any(fault is None and self._is_best())
             self.interrupted = self._agreement.any(stop.requested or fault is not None)
             if fault is not None:
                 self._save_before(fault)
-            # The last, so that it can be gone on with.
-            if last or self.interrupted or self._is_due("logger", "save_checkpoint_freq"):
+            # The last too, so that training can be continued from it.
+            if last or best or self.interrupted or self._is_due("logger", "save_checkpoint_freq"):
                 get_root_logger().info("Saving models and training states.")
                 self._save()
             if self.interrupted:
@@ -189,14 +191,18 @@ class _Run:
         logger = get_root_logger()
         logger.info(f"End of training ({self.total_iter} iterations). Saving the latest model.")
         self.model.save(epoch=-1, current_iter=-1)
-        checkpoint.save_as_safetensors(self.opt, "latest")
         skipped = self._gathered_skipped()  # now, as the other processes don't wait for the summary in a collective
-        if self.opt.get("val"):
-            fault = self._validate()
-            if fault is not None:
-                raise fault
-            if self.opt["rank"] == 0:
-                summarise(self.model, self.val_loaders, self.opt["path"]["experiments_root"])
+        fault = self._validate() if self.opt.get("val") else None
+        self._is_best()
+        self._sort_checkpoints("latest")
+        if fault is not None:
+            raise fault
+        if self._best:
+            best = self._best
+            files = f"models/net_*_{best['iter']}.pth"
+            logger.info(f"Best {best['metric']}: {best['value']:.4f} at iteration {best['iter']} ({files}).")
+        if self.opt.get("val") and self.opt["rank"] == 0:
+            summarise(self.model, self.val_loaders, self.opt["path"]["experiments_root"], self._best)
         if self._tb_logger:
             self._tb_logger.close()
         if skipped:
@@ -243,9 +249,12 @@ class _Run:
         """Validate; returns what went wrong, so that all processes can save the state before it is raised."""
         try:
             for loader in self.val_loaders:
+                dataset: Any = loader.dataset
                 self.model.validation(loader, self.current_iter, self._tb_logger, self.opt["val"]["save_img"])
-                if self._metrics:
-                    self._metrics.write({"iter": self.current_iter, **_reached(self.model, loader.dataset)})
+                if self._metrics:  # those of the dataset that was validated last, of our models and BasicSR's
+                    metrics = plain(getattr(self.model, "metric_results", None) or {})
+                    entry = {"iter": self.current_iter, "dataset": dataset.opt["name"]}
+                    self._metrics.write({**entry, "images": len(dataset), "metrics": metrics})
         except Exception as error:
             if self.opt["dist"] and isinstance(self.model, VideoBaseModel):
                 raise  # the others wait for this one inside of the validation
@@ -256,7 +265,7 @@ class _Run:
         try:
             self._save()
             get_root_logger().error(
-                f"State of iteration {self.current_iter} saved; go on with --auto_resume once what follows is mended."
+                f"State of iteration {self.current_iter} saved; resume with --auto_resume once what follows is fixed."
             )
         finally:
             raise fault
@@ -265,16 +274,26 @@ class _Run:
         extra = getattr(self.model, "extra_state", {})
         extra["run"] = {
             "place": self.batches.place,
-            "random": gather_random(),
+            "random": checkpoint.gather_random(),
             "best": plain(getattr(self.model, "best_metric_results", None)),
             "skipped": self._gathered_skipped(),
             "options": self._options,
         }
         self.model.extra_state = extra
         self.model.save(self.batches.epoch, self.current_iter)
-        checkpoint.save_as_safetensors(self.opt, self.current_iter)
         checkpoint.seal(self.opt, self.current_iter)
+        self._sort_checkpoints(self.current_iter)
+
+    def _sort_checkpoints(self, newest: int | str) -> None:
+        checkpoint.write_best(self.opt, self._best)
+        checkpoint.save_as_safetensors(self.opt, newest)
         checkpoint.prune(self.opt, self.opt["logger"].get("keep_checkpoints"))
+
+    def _is_best(self) -> bool:
+        """Find the best validation so far, on rank 0; returns whether it is that of this iteration."""
+        if self._metrics:
+            self._best = checkpoint.choose_best(self.opt, read_json_lines(self._metrics.path), self.current_iter)
+        return self._best is not None and self._best["iter"] == self.current_iter
 
     def _gathered_skipped(self) -> list[str]:
         if not self.opt["dist"]:
@@ -287,12 +306,6 @@ class _Run:
         return self.current_iter % int(self.opt[block][key]) == 0
 
 
-def _reached(model: Any, dataset: Any) -> dict[str, Any]:
-    """What a validation reached, our models' or BasicSR's, which keep the dataset validated last."""
-    metrics = plain(getattr(model, "metric_results", None) or {})
-    return {"dataset": dataset.opt["name"], "images": len(dataset), "metrics": metrics}
-
-
 class StopRequest:
     """Within it, the first SIGINT or SIGTERM asks training to finish the step and save; a second one ends at once."""
 
@@ -300,16 +313,14 @@ class StopRequest:
         self.requested = False
 
     def __enter__(self) -> StopRequest:
-        self._before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        for number in self._before:
-            signal.signal(number, self._request)
+        self._before = {number: signal.signal(number, self._request) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _request(self, _number: int, _frame: FrameType | None) -> None:
+    def _request(self, *_: object) -> None:
         self.requested = True
-        for other in self._before:
-            signal.signal(other, signal.SIG_DFL)
+        for number in self._before:
+            signal.signal(number, signal.SIG_DFL)

