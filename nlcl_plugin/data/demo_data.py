@@ -199,7 +199,7 @@ def demo_data_is_made(root: str | os.PathLike[str], *, seed: int = 0) -> bool:
         raise _unwritable(root, error) from error
     advice = "delete it or choose another folder"
     if not isinstance(manifest, dict) or manifest.get("made_by") != expected["made_by"]:
-        raise InputError(f"{target} exists and is no demo data (no {_MANIFEST} of ours); {advice}")
+        raise InputError(f"{target} exists and holds no demo data (no {_MANIFEST} of ours); {advice}")
     for key, value in {**expected, **manifest, "counts": found}.items():
         if value != expected.get(key):
             raise InputError(f"{target} contains demo data with {key} {value}, expected {expected.get(key)}; {advice}")

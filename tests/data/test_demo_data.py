@@ -155,10 +155,10 @@ def test_complete_data_is_left_alone_and_all_else_refused_untouched(tmp_path, mo
     for content in ('{"made_by": "somebody"}', "{", None):
         (root / "manifest.json").write_text(content) if content else (root / "manifest.json").unlink()
         before = digests(root)
-        with pytest.raises(InputError, match=r"is no demo data.*delete it or choose another folder"):
+        with pytest.raises(InputError, match=r"holds no demo data.*delete it or choose another folder"):
             make_demo_data(root)
         assert digests(root) == before
-    with pytest.raises(InputError, match="is no demo data"):
+    with pytest.raises(InputError, match="holds no demo data"):
         make_demo_data(root / "clean" / "0001.png")
     assert list(tmp_path.iterdir()) == [root]
 

@@ -168,17 +168,6 @@ def test_overwriting_keeps_the_old_one_until_the_new_is_whole_and_readers_follow
     assert create(tmp_path / "other", path).already_made
 
 
-def test_the_old_one_is_put_back_after_a_kill_between_the_renames(root, tmp_path):
-    path = tmp_path / "x.lmdb"
-    create(root, path)
-    before = contents(path)
-    os.rename(path, tmp_path / "x.lmdb.replaced")
-    with pytest.raises(InputError, match="give --overwrite to replace it"):
-        create(root, path, cut=Cut(24, 20))
-    assert contents(path) == before
-    assert sorted(os.listdir(tmp_path)) == ["in", "x.lmdb"]
-
-
 def test_a_value_that_does_not_read_back_stops_the_run(root, tmp_path, monkeypatch):
     count = lmdb_create._count
 

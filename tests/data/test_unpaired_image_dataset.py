@@ -103,11 +103,6 @@ class TestTraining:
         assert abs((partners[1:] == partners[:-1]).mean() - 1 / 3) < 0.06
         assert abs(np.corrcoef(np.repeat(np.arange(5), epochs), partners.T.ravel())[0, 1]) < 0.12
 
-    def test_an_enlarged_epoch_draws_each_rainy_image_with_several_partners(self, roots):
-        dataset = UnpairedImageDataset(options(roots))
-        pairs = {(dataset[i]["lq_path"], dataset[i]["gt_path"]) for i in epoch_indices(5, epoch=0, ratio=20)}
-        assert len(pairs) == len(RAINY) * len(CLEAN)
-
     @pytest.mark.parametrize("size", [(1, 1), (1, 9), (2, 3), (5, 40), (20, 20), (31, 7)])
     def test_small_images_are_reflected_to_the_crop(self, size):
         image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
@@ -153,14 +148,6 @@ class TestDeterminism:
         indices = epoch_indices(5, epoch=1)
         loader = DataLoader(train, sampler=indices, batch_size=2, num_workers=1, multiprocessing_context="spawn")
         assert all(map(equal, loader, load(train, indices)))
-
-    def test_split_into_ranks_does_not_matter(self, roots):
-        dataset = UnpairedImageDataset(options(roots))
-        whole = {index.draw: dataset[index] for index in epoch_indices(5, epoch=3, ratio=2)}
-        for rank in (0, 1):
-            for index in epoch_indices(5, epoch=3, ratio=2, world_size=2, rank=rank):
-                assert equal(dataset[index], whole.pop(index.draw))
-        assert not whole
 
     def test_cache_changes_nothing_and_stays_behind(self, roots):
         plain, cached = UnpairedImageDataset(options(roots)), UnpairedImageDataset(options(roots, cache=True))

@@ -39,25 +39,11 @@ def test_heavy_rain_is_clipped_at_the_limit_and_no_drops_give_none():
     assert not render_rain((32, 32), np.random.default_rng(0), density=(0.0, 0.0)).any()
 
 
-def test_more_drops_give_more_rain():
-    means = [
-        np.mean([render_rain((64, 64), np.random.default_rng(s), density=(d, d)).mean() for s in range(8)])
-        for d in (0.0005, 0.002, 0.008)
-    ]
-    assert means[0] < means[1] < means[2]
-
-
 def test_border_is_as_rainy_as_the_middle():
     mean = np.mean([render_rain((96, 96), np.random.default_rng(seed)) for seed in range(150)], axis=0)
     inner = mean[24:72, 24:72].mean()
     rim = np.concatenate([mean[:4].ravel(), mean[-4:].ravel(), mean[:, :4].ravel(), mean[:, -4:].ravel()]).mean()
     assert rim == pytest.approx(inner, rel=0.15)
-
-
-def test_upright_rain_varies_across_far_more_than_along():
-    rain = render_rain((128, 128), np.random.default_rng(1), max_angle=0.0)
-    across, along = np.abs(np.diff(rain, axis=1)).mean(), np.abs(np.diff(rain, axis=0)).mean()
-    assert across > 3 * along
 
 
 @pytest.mark.parametrize(("length", "angle", "blur"), [(9.0, 0.0, 0.3), (14.3, 31.0, 0.6), (6.0, -40.0, 0.45)])
