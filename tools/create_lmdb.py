@@ -38,9 +38,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _describe(report: BuildReport, output: str) -> list[str]:
     pictures = f"{report.images} images" + (f", {report.values} sub-images" if report.values != report.images else "")
-    run = f"{report.copied} taken byte for byte, {report.encoded} encoded in this run"
-    lines = [f"{output}: {pictures}, {report.bytes / 1e6:.1f} MB; {'already made' if report.already_made else run}"]
-    lines += [f"{count} {'image was' if count == 1 else 'images were'} {note}" for note, count in report.notes.items()]
+    lines = [f"{output}: {pictures}, {report.bytes / 1e6:.1f} MB{'; already made' if report.already_made else ''}"]
     lines += [f"{len(report.skipped)} could not be read and were skipped:"] if report.skipped else []
     return lines + [f"  {one.source}: {one.reason}" for one in report.skipped]
 

@@ -36,7 +36,7 @@ def _run(arguments: argparse.Namespace) -> int:
         tell=lambda line: print(escape(line)),
     )
     facts = read_facts(arguments.output)
-    made = "already made" if report.already_made else f"{report.encoded} extracted in this run"
+    made = "already made" if report.already_made else "extracted"
     lines = [
         f"{arguments.output}: {report.values} rain layers, {report.bytes / 1e6:.1f} MB; {made}",
         f"mean R {facts['mean_rain']:.4f}, brightest {facts['max_rain']:.2f}",

@@ -2,7 +2,7 @@
 
 Usage: python tools/verify_lmdb.py X.lmdb [--against DIR]
 
-Nothing is changed. Hashes, and the parts of cut images, are known of LMDBs that tools/create_lmdb.py made.
+Nothing is changed. Hashes and sources are known of LMDBs that tools/create_lmdb.py made.
 
 Exit codes: 0 all is well, 2 faults, bad usage or input, 5 interrupted.
 """
@@ -36,8 +36,6 @@ def _describe(found: Verification, arguments: argparse.Namespace) -> list[str]:
     done = f"{found.values} images decoded, {found.hashed} hashes compared"
     if arguments.against is not None:
         done += f", {found.compared} compared with {arguments.against}"
-    if found.not_comparable:
-        done += f", {found.not_comparable} not comparable, as nothing says which part of an image they are"
     result = "1 fault" if len(found.faults) == 1 else f"{len(found.faults) or 'no'} faults"
     return [f"{arguments.lmdb}: {result}{':' if lines else ''}", *lines, done]
 

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, also after a kill or a power cut."""
+"""Files that are there whole or not at all, also after a kill or a power cut; names, hashes and JSON of files."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from nlcl_plugin.errors import InputError
 
 _LEFTOVER = re.compile(r".+\.\d+\.tmp")
 _LONGEST = 200  # bytes of a name; file systems take 255, and endings and temporary names need room
-_DEPTH = 10  # of lists and objects in each other; ours have 4
-_DIGITS = 18  # of whole numbers; larger ones become floats
 
 
 @contextlib.contextmanager
@@ -75,12 +73,8 @@ def natural_key(name: str) -> tuple[list[str | int], str]:
 def inner_name(name: str) -> str:
     """Make a relative path of a name that comes from a file, such as a key; it leads out of no folder.
 
-    Args:
-        name: Parts with forward slashes between them. Those that mean a folder itself or the one above are left out,
-            and a part that is too long for file systems is cut, and its hash put behind it.
-
-    Returns:
-        The path, never empty; a name that can be joined to a folder as it is stays so.
+    The parts `.` and `..` are left out, and a part that is too long for file systems is cut and gets its hash. The path
+    is never empty; a name that can be joined to a folder as it is stays so.
 
     Example:
         >>> [inner_name(name) for name in ("night/a.b", "../../etc/passwd", "..", "a//./b")]
@@ -100,12 +94,8 @@ def _shortened(part: str, longest: int) -> str:
 def check_inside(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> None:
     """See that a file that is about to be written lies in a folder, and no link leads it out.
 
-    Args:
-        path: The file; its own folder may be missing.
-        folder: Where it must be.
-
     Raises:
-        InputError: If it does not.
+        InputError: If it does not. The file's own folder may be missing.
     """
     real, home = (os.path.realpath(place) for place in (os.path.dirname(path) or ".", folder))
     if not Path(real).is_relative_to(home):
@@ -113,14 +103,7 @@ def check_inside(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
-    """Hash a file of any size.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The SHA-256 in hexadecimal digits.
-    """
+    """Return the SHA-256 of a file of any size, in hexadecimal digits."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
@@ -129,7 +112,7 @@ def sha256(path: str | os.PathLike[str]) -> str:
 
 
 def json_text(value: Any, indent: int | None = None) -> str:
-    """JSON of a value, with `null` for every number that is not finite: JSON has no word for those.
+    """JSON of a value, with `null` for every number that is not finite, as JSON has none.
 
     Example:
         >>> json_text({"psnr": 31.5, "ssim": float("nan")})
@@ -139,26 +122,15 @@ def json_text(value: Any, indent: int | None = None) -> str:
 
 
 def parse_record(text: str | bytes) -> dict[str, Any]:
-    """Read a record of ours back: a JSON object that is not deep and whose numbers can be reckoned with.
-
-    Args:
-        text: The JSON.
-
-    Returns:
-        The object.
+    """Read a record of ours, a JSON object.
 
     Raises:
         ValueError: If it is none.
     """
     try:
-        record = json.loads(text, parse_int=lambda digits: int(digits) if len(digits) <= _DIGITS else float(digits))
+        record = json.loads(text)
     except RecursionError:
         record = None
-    if not isinstance(record, dict) or not _is_flat(record, _DEPTH):
-        raise ValueError("expected an object, not deep")
+    if not isinstance(record, dict):
+        raise ValueError("expected a JSON object")
     return record
-
-
-def _is_flat(value: Any, depth: int) -> bool:
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return depth > 0 and all(_is_flat(entry, depth - 1) for entry in inner)

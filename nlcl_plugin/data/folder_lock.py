@@ -22,9 +22,8 @@ def locked(folder: str | os.PathLike[str], *, inside: bool = False) -> Iterator[
     """Keep other runs out of a folder, which need not exist.
 
     The operating system holds the lock (`flock`), so that it ends with the process, however that ends. Over NFS the
-    server holds it, also against other machines; where a client is mounted with `nolock` only against its own, and of a
-    machine that crashed for as long as the server waits for it, 90 seconds by default. Where a file system has no locks
-    at all, there is a warning and no lock.
+    server holds it, also against other machines (not where it is mounted with `nolock`). Where a file system has no
+    locks at all, there is a warning and no lock.
 
     Args:
         folder: The folder. Unless `inside`, it may be renamed or removed meanwhile.
@@ -42,18 +41,15 @@ def locked(folder: str | os.PathLike[str], *, inside: bool = False) -> Iterator[
         file.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except filelock.Timeout as error:
-        raise InputError(
-            f"{folder}: another run is at work in this folder; wait for it, or choose another name"
-        ) from error
+        message = f"{folder}: another run is at work in this folder; wait for it, or choose another name"
+        raise InputError(message) from error
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise InputError(
                 f"{folder}: cannot be written ({error.strerror}); make room or choose another place, then run it again"
             ) from error
-        warnings.warn(
-            f"{folder}: the file system has no locks ({error.strerror}); start no second run in this folder",
-            stacklevel=3,
-        )
+        message = f"{folder}: the file system has no locks ({error.strerror}); start no second run in this folder"
+        warnings.warn(message, stacklevel=3)
     try:
         yield
     finally:

@@ -17,8 +17,6 @@ from nlcl_plugin.errors import InputError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 
-_DEEPEST = 100  # folders in each other
-_LARGEST = 1 << 32  # bytes of an image file
 _FLOAT_TOLERANCE = 1e-4  # a float image may overshoot [0, 1] by rounding, not by being in other units
 
 # Level 1 as BasicSR, but one filter where libpng tries five on each row: on rainy photographs 1.4 times as fast to
@@ -34,21 +32,15 @@ if hasattr(cv2, "IMWRITE_PNG_FILTER"):
 
 
 def list_images(root: str | os.PathLike[str]) -> list[str]:
-    """List the images below a folder, in a fixed order; see `list_files` for what is searched.
-
-    Args:
-        root: The folder.
-
-    Returns:
-        Paths relative to `root`, with forward slashes, sorted.
+    """List the images below a folder, as `list_files` does.
 
     Raises:
-        InputError: If `root` is missing, is not a folder, cannot be read or holds no image.
+        InputError: If `root` is missing, is not a folder, cannot be read or contains no image.
     """
     if not os.path.exists(root):
         raise InputError(f"{root}: no such folder; expected a folder of images, correct the path")
     if not os.path.isdir(root):
-        raise InputError(f"{root}: this is a file, expected a folder of images; give the folder that holds it")
+        raise InputError(f"{root}: this is a file, expected a folder of images; give the folder that contains it")
     names = [name for name in list_files(root) if name.lower().endswith(IMAGE_SUFFIXES)]
     if not names:
         endings = ", ".join(suffix.lstrip(".") for suffix in IMAGE_SUFFIXES)
@@ -60,8 +52,8 @@ def list_files(root: str | os.PathLike[str]) -> list[str]:
     """List all files below a folder.
 
     Sub-folders are searched and links are followed. A link to nothing is listed, so that it is missed when it is read.
-    Hidden files and folders are left out, since they hold thumbnails, checkpoints and other leftovers; pipes and
-    devices too, since they could be read for ever.
+    Hidden files and folders are left out, since they are thumbnails, checkpoints and other leftovers; pipes and devices
+    too, since they could be read for ever.
 
     Args:
         root: The folder.
@@ -70,7 +62,7 @@ def list_files(root: str | os.PathLike[str]) -> list[str]:
         Paths relative to `root`, with forward slashes, sorted.
 
     Raises:
-        InputError: If a folder cannot be read, or more than 100 are in each other.
+        InputError: If a folder cannot be read.
     """
     return sorted(_walk(os.fspath(root), "", ()))
 
@@ -81,46 +73,29 @@ def _walk(folder: str, prefix: str, ancestors: tuple[tuple[int, int], ...]) -> l
         entries = list(os.scandir(folder))
     except OSError as error:
         raise InputError(f"{folder}: this folder cannot be read ({error.strerror}); check its permissions") from error
-    # A link may lead back to a folder we are in. Only that makes a loop: two links to one folder are two folders to us,
-    # so that what is listed does not depend on the order of the search.
+    # A link may lead back to a folder we are in. Only that makes a loop: two links to one folder are two folders to us.
     identity = (status.st_dev, status.st_ino)
     if identity in ancestors:
         return []
-    if len(ancestors) > _DEEPEST:
-        raise InputError(f"{folder[:200]}…: more than {_DEEPEST} folders are in each other; move the images up")
     names = []
     for entry in entries:
         if entry.name.startswith("."):
             continue
-        try:
-            is_folder, is_file = entry.is_dir(), entry.is_file() or not os.path.exists(entry)
-        except OSError:  # a link to itself, or to where one may not look
-            is_folder, is_file = False, True
-        if is_folder:
-            names += _walk(entry.path, f"{prefix}{entry.name}/", (*ancestors, identity))
-        elif is_file:
+        if entry.is_file(follow_symlinks=False) or os.path.isfile(entry) or not os.path.exists(entry):
             names.append(prefix + entry.name)
+        elif os.path.isdir(entry):
+            names += _walk(entry.path, f"{prefix}{entry.name}/", (*ancestors, identity))
     return names
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
-    """Read a file.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its content.
+    """Return the content of a file.
 
     Raises:
-        InputError: If it cannot be read, or is larger than any image.
+        InputError: If it cannot be read.
     """
     try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > _LARGEST:
-                raise InputError(f"{path}: has {size} bytes, more than any image; remove or replace it")
-            return file.read()
+        return Path(path).read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); expected an image file") from error
     except MemoryError as error:
@@ -197,17 +172,10 @@ def decode_stored(data: bytes, source: str, flags: int = cv2.IMREAD_UNCHANGED) -
 
 
 def checked_values(image: np.ndarray, source: str) -> np.ndarray:
-    """See that the values of an image are of a type and in a range that we take.
-
-    Args:
-        image: The image.
-        source: The file's name, for messages.
-
-    Returns:
-        The image of uint8, uint16, or float32 in [0, 1].
+    """Return an image as uint8, uint16, or float32 in [0, 1].
 
     Raises:
-        InputError: If its type or its values are not supported.
+        InputError: If its type or its values are not supported; `source` is the file's name for the message.
     """
     if image.dtype in (np.float32, np.float64):
         if not np.isfinite(image).all():
@@ -222,65 +190,28 @@ def checked_values(image: np.ndarray, source: str) -> np.ndarray:
 
 
 def to_float(image: np.ndarray) -> np.ndarray:
-    """Scale an image to [0, 1].
-
-    Args:
-        image: An array of uint8, uint16, or floats in [0, 1], of any byte order.
-
-    Returns:
-        The float32 array.
-    """
+    """Scale an image of uint8, uint16 (of any byte order), or floats in [0, 1] to float32 in [0, 1]."""
     if image.dtype.kind == "u":
         return image.astype(np.float32) / np.iinfo(image.dtype).max
     return image.astype(np.float32)
 
 
-def decode_image(data: bytes, source: str) -> np.ndarray:
-    """Decode an image; see `decode_raw` for what is accepted and for the errors.
-
-    Args:
-        data: The content of an image file.
-        source: The file's name, for messages.
-
-    Returns:
-        An (H, W, 3) RGB float32 array in [0, 1].
-    """
-    return to_float(decode_raw(data, source))
-
-
 def read_image(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read an image file; see `decode_raw` for what is accepted and for the errors.
-
-    Args:
-        path: The file.
-
-    Returns:
-        An (H, W, 3) RGB float32 array in [0, 1].
-    """
-    return decode_image(read_bytes(path), str(path))
+    """Read an image file as (H, W, 3) RGB float32 in [0, 1]; see `decode_raw` for what is accepted and the errors."""
+    return to_float(decode_raw(read_bytes(path), str(path)))
 
 
 def to_tensor(image: np.ndarray) -> torch.Tensor:
-    """Make a tensor of an image.
-
-    Args:
-        image: An (H, W, C) array of uint8, uint16, or floats in [0, 1].
-
-    Returns:
-        A (C, H, W) float32 tensor in [0, 1] with memory of its own.
-    """
+    """Make a (C, H, W) float32 tensor in [0, 1], with memory of its own, of an (H, W, C) array as for `to_float`."""
     # order="C" copies even what is float32 already: the array may be a view into a cached image.
     return torch.from_numpy(np.array(to_float(image.transpose(2, 0, 1)), order="C"))
 
 
 def to_uint8(image: torch.Tensor | np.ndarray) -> np.ndarray:
-    """Make an 8-bit image: clip to [0, 1], then round.
+    """Make an 8-bit image (H, W, 3): clip to [0, 1], then round.
 
     Args:
-        image: A (C, H, W) tensor or an (H, W, C) array in [0, 1]; uint8 values are taken as they are.
-
-    Returns:
-        An (H, W, C) uint8 array.
+        image: A (3, H, W) tensor or an (H, W, 3) array in [0, 1]; uint8 values are taken as they are.
 
     Raises:
         ValueError: If there are not three dimensions and three channels, or a value is not finite.
@@ -301,26 +232,12 @@ def to_uint8(image: torch.Tensor | np.ndarray) -> np.ndarray:
 
 
 def to_uint16(image: np.ndarray) -> np.ndarray:
-    """Make a float image 16-bit, the nearest that a PNG can hold; others are returned as they are.
-
-    Args:
-        image: An array of uint8, uint16, or floats in [0, 1].
-
-    Returns:
-        The array of uint8 or uint16.
-    """
+    """Make a float image in [0, 1] 16-bit, the nearest that a PNG can store; others are returned as they are."""
     return np.rint(image * 65535).astype(np.uint16) if image.dtype == np.float32 else image
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    """Encode without loss; floats become 16-bit.
-
-    Args:
-        image: An (H, W, 3) RGB or (H, W) grey array of uint8, uint16, or float32 in [0, 1].
-
-    Returns:
-        The content of a PNG file.
-    """
+    """Encode an (H, W, 3) RGB or (H, W) grey array of uint8, uint16, or float32 in [0, 1]; floats become 16-bit."""
     image = to_uint16(image)
     if image.ndim == 3:
         image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)

@@ -3,35 +3,23 @@
 from __future__ import annotations
 
 import os
-from typing import Protocol
 
 from nlcl_plugin.data.image_io import list_images, read_bytes
 from nlcl_plugin.errors import InputError
 
 
-class ImageSource(Protocol):
-    """Where encoded images come from.
-
-    Attributes:
-        root: The folder or LMDB.
-        names: The images: paths below the folder, or keys.
-    """
-
-    root: str
-    names: list[str]
-
-    def read(self, name: str) -> bytes:
-        """Read an encoded image."""
-
-
-class FolderSource:
-    """The images below a folder.
+class ImageSource:
+    """Encoded images: those below a folder. `LmdbSource` has the same methods.
 
     Args:
         root: The folder.
 
     Raises:
-        InputError: If it holds no image.
+        InputError: If there is no image.
+
+    Attributes:
+        root: The folder or LMDB.
+        names: The images: paths below the folder, or keys.
     """
 
     def __init__(self, root: str) -> None:
@@ -39,23 +27,16 @@ class FolderSource:
         self.names = list_images(root)
 
     def read(self, name: str) -> bytes:
-        """Read an image file.
+        """Read an encoded image.
 
         Raises:
-            InputError: If it cannot be read.
+            InputError: If it is missing or cannot be read.
         """
         return read_bytes(os.path.join(self.root, name))
 
 
-class LmdbSource:
-    """The images of an LMDB.
-
-    Args:
-        root: The LMDB.
-
-    Raises:
-        InputError: If it is not a whole LMDB in BasicSR's layout.
-    """
+class LmdbSource(ImageSource):
+    """The images of an LMDB in BasicSR's layout."""
 
     def __init__(self, root: str) -> None:
         from nlcl_plugin.data.lmdb.store import LmdbImages  # here, as who reads folders needs no lmdb
@@ -65,11 +46,7 @@ class LmdbSource:
         self.names = self._images.keys
 
     def read(self, name: str) -> bytes:
-        """Read an encoded image.
-
-        Raises:
-            InputError: If it is missing or cannot be read.
-        """
+        """Read an encoded image; see `ImageSource.read`."""
         return self._images.get(name)
 
 
@@ -91,7 +68,7 @@ def open_source(root: str | os.PathLike[str]) -> ImageSource:
         InputError: If there are no images.
     """
     root = os.path.normpath(os.path.expanduser(root))
-    return LmdbSource(root) if is_lmdb(root) else FolderSource(root)
+    return LmdbSource(root) if is_lmdb(root) else ImageSource(root)
 
 
 def pair_images(rainy: str, clean: str, template: str = "{}") -> list[tuple[str, str]]:
@@ -108,7 +85,7 @@ def pair_images(rainy: str, clean: str, template: str = "{}") -> list[tuple[str,
         The paths of both, sorted.
 
     Raises:
-        InputError: If a folder holds no image, or an image has no partner or several.
+        InputError: If a folder contains no image, or an image has no partner or several.
     """
     left = set(list_images(rainy))
     wanted = {}  # the rainy image, by the clean one

@@ -3,48 +3,36 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from tqdm import tqdm
-
-from nlcl_plugin.data.image_io import silent_opencv
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 def map_in_order(
-    function: Callable[[T], R],
-    arguments: Iterable[T],
-    *,
-    jobs: int,
-    title: str,
-    total: int | None = None,
-    progress: bool | None = None,
+    function: Callable[[T], R], arguments: Collection[T], *, jobs: int, title: str, progress: bool | None = None
 ) -> Iterator[R]:
     """Map in threads; results come in the order of the arguments, and only a few wait in memory.
 
     Args:
         function: What to do with each; it may run in several threads at once.
-        arguments: Taken from the caller's thread, a few ahead of the results.
+        arguments: Its arguments.
         jobs: The number of threads.
-        title: What the progress bar says.
-        total: The number of arguments, if it is known and they have no length.
+        title: The title of the progress bar.
         progress: False shows no progress bar, None shows one on a terminal.
 
     Yields:
         The results. The first error is raised in its place and ends the rest.
     """
-    if total is None:
-        arguments = list(arguments)
-        total = len(arguments)
-    bar = tqdm(total=total, desc=title, unit="file", disable=None if progress is None else not progress)
+    bar = tqdm(total=len(arguments), desc=title, unit="file", disable=None if progress is None else not progress)
     pool = ThreadPoolExecutor(jobs)
     waiting: deque[Future[R]] = deque()
     try:
-        with bar, silent_opencv():
+        with bar:
             for argument in arguments:
                 waiting.append(pool.submit(function, argument))
                 if len(waiting) > 4 * jobs:

@@ -12,8 +12,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from nlcl_plugin.data.crops import random_crop
-from nlcl_plugin.data.image_dataset import ImageDataset
+from nlcl_plugin.data.image_dataset import ImageDataset, random_crop
 from nlcl_plugin.data.image_io import to_tensor
 from nlcl_plugin.data.image_sources import ImageSource, open_source
 from nlcl_plugin.data.sampler import sample_generator
@@ -30,41 +29,25 @@ class PseudoPairDataset(ImageDataset):
     """Clean images, and the same with rain of a bank on them: pairs for any model that learns from pairs.
 
     A bank is what `tools/extract_rain_layers.py` makes of rainy photographs. Each sample draws its rain anew, varies it
-    as stage 2 of `NLCLModel` does, and lays it on a crop of the clean image. All that comes from (seed, epoch, draw)
-    and from nothing else, if the sampler gives a `SampleIndex`; a plain int counts as that draw of epoch 0. Images and
-    layers smaller than the crop are continued by reflection.
+    as stage 2 of `NLCLModel` does, and lays it on a crop of the clean image. All that depends on (seed, epoch, draw)
+    alone, if the sampler gives a `SampleIndex`; a plain int counts as that draw of epoch 0.
 
     Args:
-        opt: The options:
+        opt: The options; see `ImageDataset` for those not listed here:
 
             - phase (str): `train`.
             - dataroot_gt (str): The clean images: a folder that is searched to its depth, or an LMDB.
-            - io_backend (dict): `type: disk` (the default) or `type: lmdb`, for the clean images.
             - dataroot_rain (str, or a list of them): The banks: LMDBs, by their names, or folders of images that show
               rain on black. Every layer of them all is drawn equally often. Not needed where `rendered` is 1.
-            - rendered (float): The fraction of samples whose rain is rendered (`rain.renderer`) instead. Default:
-              0.
+            - rendered (float): The fraction of samples whose rain is rendered (`rain.renderer`) instead. Default: 0.
             - gain, threshold, resize, flip, layers, rain_free, screen: How the rain is varied, as in
               `train.restorer_opt`; see `RainVariation`. Of several `layers`, all are of the bank or all rendered.
-            - gt_size (int): The side of the square crop.
-            - use_hflip, use_vflip, use_rot (bool): Mirror the clean crop left-right, upside down, transpose it, each
-              half of the time. Default: False.
-            - manual_seed, or seed (int): The seed. Default: 0.
-            - cache (bool): Keep all decoded images and layers in the memory of each process. Default: False.
-            - on_error (str): `raise` (the default), or `skip`: the next image or layer takes the place of one that
-              cannot be read, and the sample tells it in `skipped`.
-            - scale (int): 1 or absent.
-
-            Others, such as the loader's, are left alone.
 
     Raises:
         InputError: If an option is missing or wrong.
 
     Attributes:
-        opt: The options, as given.
-        paths: The path of each clean image; in an LMDB, the LMDB's path and the key.
         variation: How the rain is varied.
-        OPTION_KEYS: The keys that this class knows.
     """
 
     OPTION_KEYS = (*ImageDataset.OPTION_KEYS, "dataroot_rain", *RainVariation.model_fields)
@@ -79,15 +62,11 @@ class PseudoPairDataset(ImageDataset):
         self._ends = list(accumulate(len(bank.names) for bank in self._banks))
         self.paths = [os.path.join(self._clean.root, name) for name in self._clean.names]
 
-    def __len__(self) -> int:
-        """The number of clean images."""
-        return len(self.paths)
-
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Make a sample.
 
         Args:
-            index: The clean image; a `SampleIndex` also says of which epoch and draw.
+            index: The clean image; a `SampleIndex` also has the epoch and draw.
 
         Returns:
             `lq`, the pseudo-rainy image, and `gt`, the clean one: (3, gt_size, gt_size) RGB float32 tensors in [0, 1];
@@ -96,8 +75,7 @@ class PseudoPairDataset(ImageDataset):
         Raises:
             InputError: If an image cannot be read.
         """
-        if not 0 <= index < len(self):
-            raise IndexError(f"index {index} of {len(self)} images")  # what ends a plain loop over the dataset
+        self._check_index(index)
         rng = sample_generator(self._seed, index)
         skipped: list[str] = []
         image, path = self._load_from(self._clean, int(index), skipped)
@@ -123,29 +101,23 @@ class PseudoPairDataset(ImageDataset):
         return to_tensor(random_crop(layer, self._crop_size, rng, hflip=False, vflip=False, rot=False)), path
 
     def _read_variation(self) -> RainVariation:
-        # A key without a value (`gain: ~`) stands for its default, as everywhere in a dataset's block.
+        # A key without a value (`gain: ~`) stands for its default.
         given = {key: self.opt[key] for key in RainVariation.model_fields if self.opt.get(key) is not None}
         try:
             return RainVariation(**given)
         except ValidationError as error:
             first = error.errors()[0]
-            message = first["msg"].removeprefix("Value error, ")
-            if not first["loc"]:  # which names the key and the value itself
-                raise InputError(message) from error
-            raise InputError(
-                f"{first['loc'][0]}: got {first['input']!r}: {message[0].lower()}{message[1:]}; correct it"
-            ) from error
+            where = f"{first['loc'][0]}: got {first['input']!r}: " if first["loc"] else ""  # else the message has both
+            raise InputError(f"{where}{first['msg'].removeprefix('Value error, ')}; correct it") from error
 
     def _open_banks(self) -> list[ImageSource]:
-        roots = self.opt.get("dataroot_rain")
-        roots = roots if isinstance(roots, list | tuple) else [] if roots is None else [roots]
+        roots = self.opt.get("dataroot_rain") or []
+        roots = roots if isinstance(roots, list | tuple) else [roots]
         if not all(isinstance(root, str | os.PathLike) and os.fspath(root) for root in roots):
             raise self._wrong("dataroot_rain", "the path of a bank of rain layers (LMDB or folder), or a list of them")
         if not roots and self.variation.rendered < 1:
-            raise self._wrong(
-                "dataroot_rain",
-                "a bank of rain layers; make one with tools/extract_rain_layers.py, or set rendered: 1",
-            )
+            wanted = "a bank of rain layers; make one with tools/extract_rain_layers.py, or set rendered: 1"
+            raise self._wrong("dataroot_rain", wanted)
         try:
             return [open_source(root) for root in roots]
         except InputError as error:

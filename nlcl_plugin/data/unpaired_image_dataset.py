@@ -13,37 +13,18 @@ from nlcl_plugin.data.sampler import sample_generator
 class UnpairedImageDataset(ImageDataset):
     """Rainy images, each with a clean image of another scene that is drawn anew in every epoch.
 
-    The clean partner, the crops and the flips of a sample come from (seed, epoch, draw) and from nothing else, if the
-    sampler gives a `SampleIndex`; a plain int counts as that draw of epoch 0. Crops and flips of the two images are
-    independent. Images smaller than the crop are continued by reflection.
+    The clean partner, the crops and the flips of a sample depend on (seed, epoch, draw) alone, if the sampler gives a
+    `SampleIndex`; a plain int counts as that draw of epoch 0. Crops and flips of the two images are independent.
 
     Args:
-        opt: The options:
+        opt: The options; see `ImageDataset` for those not listed here:
 
             - phase (str): `train`, or `val` or `test` for whole rainy images alone.
             - dataroot_lq (str): The rainy images: a folder that is searched to its depth, or an LMDB.
             - dataroot_gt (str): The clean images, for training only: other scenes, other names, any count.
-            - io_backend (dict): `type: disk` (the default) or `type: lmdb`, for both roots.
-            - gt_size (int): The side of the square crop, for training only.
-            - use_hflip, use_vflip, use_rot (bool): Mirror left-right, upside down, transpose, each half of the time.
-              Default: False. Rain falls downwards: the last two also teach rain that does not.
-            - manual_seed, or seed (int): The seed. Default: 0.
-            - cache (bool): Keep all decoded images in the memory of each process. Default: False. For small sets;
-              loader workers each fill a cache of their own, so use it with `num_worker_per_gpu: 0` or with
-              `persistent_workers: true`.
-            - on_error (str): `raise` (the default), or `skip`: in training, the next image takes the place of one that
-              cannot be read, and the sample tells it in `skipped`.
-            - scale (int): 1 or absent; there is nothing to enlarge.
-
-            Others, such as the loader's, are left alone.
 
     Raises:
         InputError: If an option is missing or wrong.
-
-    Attributes:
-        opt: The options, as given.
-        paths: The path of each rainy image; in an LMDB, the LMDB's path and the key.
-        OPTION_KEYS: The keys that this class knows.
     """
 
     OPTION_KEYS = (*ImageDataset.OPTION_KEYS, "dataroot_lq")
@@ -56,15 +37,11 @@ class UnpairedImageDataset(ImageDataset):
         self._rainy = self._open("dataroot_lq")
         self.paths = [os.path.join(self._rainy.root, name) for name in self._rainy.names]
 
-    def __len__(self) -> int:
-        """The number of rainy images."""
-        return len(self.paths)
-
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Load a sample.
 
         Args:
-            index: The rainy image; a `SampleIndex` also says of which epoch and draw.
+            index: The rainy image; a `SampleIndex` also has the epoch and draw.
 
         Returns:
             `lq`, the rainy image, and `lq_path`; in training also `gt`, a clean image of another scene, and `gt_path`.
@@ -73,8 +50,7 @@ class UnpairedImageDataset(ImageDataset):
         Raises:
             InputError: If an image cannot be read.
         """
-        if not 0 <= index < len(self):
-            raise IndexError(f"index {index} of {len(self)} images")  # what ends a plain loop over the dataset
+        self._check_index(index)
         skipped: list[str] = []
         rainy, rainy_path = self._load_from(self._rainy, int(index), skipped)
         if not self._training:

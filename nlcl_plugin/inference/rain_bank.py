@@ -13,17 +13,20 @@ import numpy as np
 from nlcl_plugin.data.files import parse_record, sha256, written_whole
 from nlcl_plugin.data.image_io import decode_raw, encode_png, to_float, to_tensor, to_uint8
 from nlcl_plugin.data.image_sources import ImageSource, LmdbSource, open_source
-from nlcl_plugin.data.lmdb.building import BANK_FILE, SHEET_FILE, SourceFile, remove
 from nlcl_plugin.data.lmdb.create import (
+    BANK_FILE,
+    SHEET_FILE,
     BuildReport,
     Recipe,
+    SourceFile,
     build_lmdb,
     check_output,
     digest_of,
     list_sources,
+    remove,
     state_of,
 )
-from nlcl_plugin.data.lmdb.encode import Encoded, Value
+from nlcl_plugin.data.lmdb.encode import Value
 from nlcl_plugin.data.lmdb.keys import Record, keys_of, read_records
 from nlcl_plugin.data.lmdb.store import close_environment, open_environment
 from nlcl_plugin.errors import InputError
@@ -75,11 +78,11 @@ def extract_rain_bank(
         "weights_sha256": sha256(derainer.source),
     }
 
-    def encode(source: SourceFile) -> Encoded:
+    def encode(source: SourceFile) -> list[Value]:
         path = os.path.join(images.root, source.name)
         rain = rain_of(network, decode_raw(images.read(source.name), path))
         shape = (rain.shape[0], rain.shape[1], 1 if rain.ndim == 2 else 3)
-        return Encoded([Value(encode_png(rain), shape)], copied=False, notes=[])
+        return [Value(encode_png(rain), shape)]
 
     def finish(folder: Path) -> None:
         _finish(folder, images, network, identity, output)

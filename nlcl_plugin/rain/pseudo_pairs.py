@@ -46,12 +46,9 @@ def replace_by_rendered(rain: Tensor, fraction: float, random: BatchRandom) -> T
     """Put rendered rain (see `rain.renderer`) in the places of some rain layers.
 
     Args:
-        rain: Rain layers (B, C, H, W).
+        rain: Rain layers (B, C, H, W), the shape of the result.
         fraction: How many are replaced, in [0, 1]. With 0 no number is drawn.
         random: Where it is drawn from which ones these are, and what they become.
-
-    Returns:
-        Rain layers of the same shape.
     """
     if fraction == 0:
         return rain
@@ -70,12 +67,9 @@ def vary_rain(rain: Tensor, options: RainVariation, random: BatchRandom) -> Tens
     """Flip, resize and amplify rain layers.
 
     Args:
-        rain: Rain layers (B, C, H, W), not negative.
+        rain: Rain layers (B, C, H, W), not negative; the shape of the result.
         options: Ranges of the variation; the size is drawn once for the batch, gain and flips for each image.
         random: Where the variation is drawn from.
-
-    Returns:
-        Rain layers of the same shape.
     """
     height, width = rain.shape[-2:]
     if options.flip:
@@ -96,14 +90,11 @@ def _without_texture(rain: Tensor, options: RainVariation) -> Tensor:
 
 def _fit(rain: Tensor, height: int, width: int, random: BatchRandom) -> Tensor:
     """Cut or mirror rain layers to a size."""
-    pad_h, pad_w = max(0, height - rain.shape[-2]), max(0, width - rain.shape[-1])
-    while pad_h or pad_w:  # one reflection can at most double a side less one
-        step_h, step_w = min(pad_h, rain.shape[-2] - 1), min(pad_w, rain.shape[-1] - 1)
-        if step_h + step_w == 0:
-            rain = F.pad(rain, (0, pad_w, 0, pad_h), mode="replicate")
-            break
-        rain = F.pad(rain, (0, step_w, 0, step_h), mode="reflect")
-        pad_h, pad_w = max(0, height - rain.shape[-2]), max(0, width - rain.shape[-1])
+    for dim, length in ((-2, height), (-1, width)):
+        size = rain.shape[dim]
+        if size < length:  # continued by reflection to and fro: 0 1 2 1 0 1 ... for a size of 3
+            places = torch.arange(length, device=rain.device) % max(2 * (size - 1), 1)
+            rain = rain.index_select(dim, torch.minimum(places, 2 * (size - 1) - places))
     top = random.shared_integer(rain.shape[-2] - height + 1)
     left = random.shared_integer(rain.shape[-1] - width + 1)
     return rain[..., top : top + height, left : left + width]

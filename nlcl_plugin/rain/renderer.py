@@ -1,7 +1,7 @@
 """A small rain renderer: bright grey streaks, drawn from nothing but a random generator.
 
 It serves demonstrations and tests. It is not a model of real rain: there is no depth, no veil of mist, no lens and no
-motion of the background. What it does share with real rain is what unpaired learning needs: streaks of one dominant
+motion of the background. It has in common with real rain what unpaired learning needs: streaks of one dominant
 direction per image, of varied length, brightness and density, and only ever added light.
 """
 
@@ -10,15 +10,12 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import torch
 
 from nlcl_plugin.errors import InputError
+from nlcl_plugin.losses import lay_rain
 
-__all__ = ["BLEND_MODES", "MAX_RAIN", "blend", "render_rain"]
-
-MAX_RAIN = 0.8
-"""The brightest value of a rendered rain layer."""
-
-BLEND_MODES = ("additive", "screen")
+MAX_RAIN = 0.8  # the brightest value of a rendered rain layer
 
 _STREAKS_PER_LAYER = 16  # different streaks that the drops of one layer choose from
 _LENGTH = (9.0, 25.0)  # pixels, before the scale of the layer
@@ -38,7 +35,7 @@ def render_rain(
     density: tuple[float, float] = (0.0006, 0.0022),
     amplitude: tuple[float, float] = (0.2, 0.55),
 ) -> np.ndarray:
-    """Renders one grey rain layer.
+    """Render one grey rain layer.
 
     All streaks of an image share a main angle, up to a jitter of some degrees. Each layer has its own scale, density
     and brightness, as rain at several distances would; the brightest layer wins at each pixel.
@@ -87,31 +84,29 @@ def render_rain(
 
 
 def blend(clean: np.ndarray, rain: np.ndarray, mode: str = "additive") -> np.ndarray:
-    """Puts a rain layer on a clean image.
-
-    `additive` is O = clip(B + R, 0, 1), the model that the rain layer of this package assumes. `screen` is
-    O = B + R(1 - B): streaks are weak on bright ground and never clip, so that O = B + R no longer holds with a grey R.
+    """Lay a rain layer on a clean image: `losses.lay_rain` for arrays.
 
     Args:
-        clean: (H, W, C) image B in [0, 1].
-        rain: (H, W) rain layer R in [0, 1], the same for all channels.
+        clean: (H, W, C) image in [0, 1].
+        rain: (H, W) rain layer in [0, 1], the same for all channels.
         mode: `additive` or `screen`.
 
     Returns:
-        The rainy image O, float32, (H, W, C), in [0, 1].
+        The rainy image, float32, (H, W, C), in [0, 1].
 
     Raises:
         InputError: The mode is neither of the two, or the sizes differ.
     """
-    if mode not in BLEND_MODES:
-        raise InputError(f"blend mode is {mode!r}, expected one of: {', '.join(BLEND_MODES)}")
     if clean.ndim != 3 or rain.shape != clean.shape[:2]:
         raise InputError(f"image is {clean.shape} and rain is {rain.shape}, expected (H, W, C) and (H, W)")
-    image = clean.astype(np.float32, copy=False)
-    light = rain.astype(np.float32, copy=False)[..., None]
-    if mode == "screen":
-        return image + light * (1.0 - image)
-    return np.clip(image + light, 0.0, 1.0)
+    try:
+        return lay_rain(_tensor(clean), _tensor(rain[..., None]), blend=mode).numpy()
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.array(array, np.float32, order="C"))
 
 
 def _streak(length: float, angle: float, blur: float) -> np.ndarray:
@@ -127,7 +122,7 @@ def _streak(length: float, angle: float, blur: float) -> np.ndarray:
 
 
 def _stamp(canvas: np.ndarray, streak: np.ndarray, row: int, column: int) -> None:
-    """Draws a streak centred at a place, inside or outside of the canvas; the brighter value stays."""
+    """Draw a streak centred at a place, inside or outside of the canvas; the brighter value stays."""
     radius = streak.shape[0] // 2
     top, left = max(row - radius, 0), max(column - radius, 0)
     place = canvas[top : max(row + radius + 1, 0), left : max(column + radius + 1, 0)]

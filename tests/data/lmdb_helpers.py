@@ -1,4 +1,4 @@
-"""Image files of every kind, and what an LMDB holds, for the tests of the LMDB tools."""
+"""Image files of every kind, and what an LMDB contains, for the tests of the LMDB tools."""
 
 import importlib.util
 import io
@@ -30,9 +30,9 @@ def create_in_small_batches(arguments):
     sys.exit(tool("create_lmdb").main(arguments))
 
 
-def create(root, output, **options):
+def create(root, output, tell=lambda line: None, **options):
     """Make an LMDB in silence."""
-    return lmdb_create.create_lmdb(root, output, progress=False, tell=lambda line: None, **options)
+    return lmdb_create.create_lmdb(root, output, progress=False, tell=tell, **options)
 
 
 def noise(size, seed=0, channels=3, dtype=np.uint8):
@@ -40,23 +40,17 @@ def noise(size, seed=0, channels=3, dtype=np.uint8):
     return np.random.default_rng(seed).integers(0, np.iinfo(dtype).max + 1, shape, dtype=dtype)
 
 
-def with_pillow(image, kind, **options):
+def with_pillow(image, kind, orientation=None, **options):
     buffer = io.BytesIO()
-    image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
-    image.save(buffer, kind, **options)
+    if orientation:
+        options["exif"] = Image.Exif()
+        options["exif"][0x0112] = orientation
+    (Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(buffer, kind, **options)
     return buffer.getvalue()
 
 
-def with_opencv(image, ending):
-    done, data = cv2.imencode(ending, image)
-    assert done
-    return data.tobytes()
-
-
-def turned(orientation):
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    return exif
+def with_opencv(image, ending=".png"):
+    return cv2.imencode(ending, image)[1].tobytes()
 
 
 def write_files(root, files):
@@ -68,12 +62,10 @@ def write_files(root, files):
 
 def some_images(count, size=(40, 56)):
     """PNG and JPEG files in two folders, of different sizes, one of them broken."""
-    files = {}
+    files = {"b/broken.png": b"no image"}
     for i in range(count):
-        image = noise((size[0] + i % 3, size[1] - i % 5), seed=i)
         ending = ".png" if i % 3 else ".jpg"
-        files[f"{'ab'[i % 2]}/{i:03d}{ending}"] = with_opencv(image, ending)
-    files["b/broken.png"] = b"no image"
+        files[f"{'ab'[i % 2]}/{i:03d}{ending}"] = with_opencv(noise((size[0] + i % 3, size[1] - i % 5), seed=i), ending)
     return files
 
 

@@ -1,17 +1,26 @@
-import hashlib
+"""Files that are whole or not there, and runs in each other's way."""
+
+import errno
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import time
 
+import filelock
 import pytest
 
-from nlcl_plugin.data.files import remove_leftovers, sha256, written_whole
+from nlcl_plugin.data.files import parse_record, remove_leftovers, written_whole
+from nlcl_plugin.data.folder_lock import locked
+from nlcl_plugin.errors import InputError
 
 
 def test_a_failure_while_writing_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "file"
-    path.write_bytes(b"old")
+    with written_whole(path) as file:
+        file.write(b"old")
+        assert not path.exists()
 
     def fail():
         with written_whole(path) as file:
@@ -34,29 +43,76 @@ def test_a_kill_while_writing_leaves_the_old_file_and_a_leftover_that_can_be_rem
         "    file.write(b'new' * 100000)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], check=False)
-    assert done.returncode == -signal.SIGKILL
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
     assert path.read_bytes() == b"old"
     assert len(os.listdir(tmp_path)) == 2
     (tmp_path / "mine.tmp").touch()
     remove_leftovers(tmp_path)
     assert sorted(os.listdir(tmp_path)) == ["1.state", "mine.tmp"]
-
-
-def test_leftovers_of_a_missing_folder_are_none(tmp_path):
     remove_leftovers(tmp_path / "none")
 
 
-def test_the_new_content_takes_the_place_of_the_old(tmp_path):
-    path = tmp_path / "file"
-    path.write_bytes(b"old")
-    with written_whole(path) as file:
-        file.write(b"new")
-        assert path.read_bytes() == b"old"
-    assert path.read_bytes() == b"new"
+@pytest.mark.parametrize("text", [b"", b"{", b"null", b"[1]", b"[" * 100_000, b"\xff", b'{"a": 1}\0'])
+def test_what_is_no_record_is_a_value_error(text):
+    with pytest.raises(ValueError, match=r"."):
+        parse_record(text)
 
 
-def test_hash_is_that_of_the_whole_file(tmp_path):
-    content = os.urandom((1 << 20) + 1)
-    (tmp_path / "file").write_bytes(content)
-    assert sha256(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+@pytest.mark.parametrize("inside", [False, True])
+def test_one_run_at_a_time_and_no_trace_of_the_lock(tmp_path, inside):
+    folder = tmp_path / "a" / "b"
+    for _ in range(2):
+        with locked(folder, inside=inside), locked(tmp_path / "a" / "c", inside=inside):
+            assert folder.exists() == inside
+            with pytest.raises(InputError, match="b: another run is at work"), locked(folder, inside=inside):
+                pass
+    assert sorted(path.name for path in tmp_path.rglob("*")) == (["a"] if inside else [])
+
+
+def test_a_lock_stays_while_the_folder_is_renamed_and_made_anew(tmp_path):
+    (tmp_path / "x").mkdir()
+    with locked(tmp_path / "x"):
+        (tmp_path / "x").rename(tmp_path / "x_archived")
+        (tmp_path / "x").mkdir()
+        with pytest.raises(InputError, match="another run is at work"), locked(tmp_path / "x"):
+            pass
+    assert sorted(os.listdir(tmp_path)) == ["x", "x_archived"]
+
+
+OWNER = """
+import multiprocessing, sys, time
+from nlcl_plugin.data.folder_lock import locked
+with locked(sys.argv[1]):
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    child.start()
+    print(child.pid, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="forks")
+def test_a_killed_owner_takes_the_lock_with_it_though_its_loader_workers_live(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", OWNER, tmp_path / "x"], stdout=subprocess.PIPE, text=True) as owner:
+        child = int(owner.stdout.readline())
+        with pytest.raises(InputError, match="another run is at work"), locked(tmp_path / "x"):
+            pass
+        owner.send_signal(signal.SIGKILL)
+        time.sleep(0.5)
+        os.kill(child, 0)  # it lives
+        with locked(tmp_path / "x"):
+            pass
+        os.kill(child, signal.SIGKILL)
+    assert os.listdir(tmp_path) == []
+
+
+def test_file_systems_without_locks_are_warned_about_and_unwritable_places_are_one_line(tmp_path, monkeypatch):
+    def refuse(code):
+        error = OSError(code, os.strerror(code))
+        monkeypatch.setattr(filelock.FileLock, "acquire", lambda *_, **__: (_ for _ in ()).throw(error))
+
+    refuse(errno.ENOLCK)
+    with pytest.warns(UserWarning, match="x: the file system has no locks"), locked(tmp_path / "x"):
+        pass
+    refuse(errno.EACCES)
+    with pytest.raises(InputError, match=r"x: cannot be written \(Permission denied\)"), locked(tmp_path / "x"):
+        pass

@@ -13,9 +13,7 @@ from prepare_helpers import start_command
 
 from nlcl_plugin.data.folder_lock import locked
 from nlcl_plugin.data.image_io import list_images
-from nlcl_plugin.data.lmdb import building as lmdb_building
 from nlcl_plugin.data.lmdb import create as lmdb_create
-from nlcl_plugin.data.lmdb.create import create_lmdb
 from nlcl_plugin.data.lmdb.encode import Cut
 from nlcl_plugin.data.lmdb.store import LmdbImages, close_environment
 from nlcl_plugin.errors import InputError
@@ -27,10 +25,10 @@ CUT = ["--crop", "24", "--step", "20"]
 def start(arguments):
     # A fork of this process would take over OpenCV's locks in whatever state they are in.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["nlcl_plugin.data.lmdb.create", "nlcl_plugin.prepare"])
+    context.set_forkserver_preload(["nlcl_plugin.data.lmdb.create"])
     process = context.Process(target=create_in_small_batches, args=(arguments,))
     process.start()
-    return process
+    return process.is_alive, lambda: (process.kill(), process.join())
 
 
 @pytest.fixture
@@ -39,16 +37,7 @@ def root(tmp_path):
 
 
 def test_killed_runs_are_finished_by_the_next(root, tmp_path):
-    def start_and_hold(arguments):
-        process = start(arguments)
-
-        def kill():
-            process.kill()
-            process.join()
-
-        return process.is_alive, kill
-
-    kill_and_finish(root, tmp_path, start_and_hold, kills=3)
+    kill_and_finish(root, tmp_path, start, kills=3)
 
 
 @pytest.mark.slow
@@ -63,7 +52,7 @@ def kill_and_finish(root, tmp_path, start, kills):
     whole = contents(tmp_path / "whole.lmdb")
     size = len(whole[1]["keys.jsonl"])
     rng = random.Random(0)
-    resumed = 0
+    lines = []
     for number in range(kills):
         path = tmp_path / f"killed{number}.lmdb"
         journal = tmp_path / f"killed{number}.lmdb.building" / "keys.jsonl"
@@ -76,24 +65,21 @@ def kill_and_finish(root, tmp_path, start, kills):
         kill()
         if path.exists():
             assert contents(path) == whole
-        said = []
-        report = create_lmdb(root, path, cut=Cut(24, 20), progress=False, tell=said.append)
-        resumed += any("going on with image" in line for line in said)
-        assert report.exit_code == 3
+        assert create(root, path, lines.append, cut=Cut(24, 20)).exit_code == 3
         assert contents(path) == whole
         assert not journal.parent.exists()
-    assert resumed
+    assert any("continued at image" in line for line in lines)
 
 
 def test_every_step_may_be_the_last(root, tmp_path, monkeypatch):
-    """Stop at each write to the disk in turn, as a kill would, and go on: meets every state of the folder."""
+    """Stop at each write to the disk in turn, as a kill would, and continue: meets every state of the folder."""
     for name in list_images(root)[12:-1]:
         (root / name).unlink()
     monkeypatch.setattr(lmdb_create, "BATCH_IMAGES", 3)
     create(root, tmp_path / "whole.lmdb", cut=Cut(24, 20))
     former = write_files(tmp_path / "former", {"x.png": PNG})
-    whole, path, steps, real = contents(tmp_path / "whole.lmdb"), tmp_path / "x.lmdb", 0, {}
-    commit = lmdb_building.Building.commit
+    whole, path, steps = contents(tmp_path / "whole.lmdb"), tmp_path / "x.lmdb", 0
+    places = [(os, name) for name in ("fsync", "replace", "rename", "unlink", "remove")] + [(lmdb_create, "_commit")]
     finished = False
     while not finished:
         create(former, path, overwrite=True)
@@ -109,9 +95,8 @@ def test_every_step_may_be_the_last(root, tmp_path, monkeypatch):
             return step
 
         with monkeypatch.context() as patch:
-            for name in ("fsync", "replace", "rename", "unlink", "remove"):
-                patch.setattr(os, name, stop_or(real.setdefault(name, getattr(os, name))))
-            patch.setattr(lmdb_building.Building, "commit", stop_or(commit))
+            for place, name in places:
+                patch.setattr(place, name, stop_or(getattr(place, name)))
             try:
                 create(root, path, cut=Cut(24, 20), overwrite=True)
                 finished = True
@@ -128,59 +113,36 @@ def test_every_step_may_be_the_last(root, tmp_path, monkeypatch):
 
 def test_torn_journals_are_mended(root, tmp_path, monkeypatch):
     monkeypatch.setattr(lmdb_create, "BATCH_IMAGES", 5)
-    create(root, tmp_path / "whole.lmdb", cut=Cut(24, 20))
-    whole = contents(tmp_path / "whole.lmdb")
+    path, building = tmp_path / "x.lmdb", tmp_path / "x.lmdb.building"
+    create(root, path, cut=Cut(24, 20))
+    whole = contents(path)
     lines = whole[1]["keys.jsonl"].splitlines(keepends=True)
     for torn in (b"", b"".join(lines[:7]), b"".join(lines[:100]) + lines[100][:30], b"".join(lines) + b"\0" * 99):
-        path = tmp_path / "x.lmdb"
-        create(root, path, cut=Cut(24, 20), overwrite=True)
-        os.rename(path, tmp_path / "x.lmdb.building")
-        (tmp_path / "x.lmdb.building" / "keys.jsonl").write_bytes(torn)
-        (tmp_path / "x.lmdb.building" / "meta_info.txt").unlink()
+        os.rename(path, building)
+        (building / "keys.jsonl").write_bytes(torn)
+        (building / "meta_info.txt").unlink()
         create(root, path, cut=Cut(24, 20))
         assert contents(path) == whole
 
 
-def test_another_setting_or_source_begins_anew(root, tmp_path, monkeypatch):
+@pytest.mark.parametrize("change", ["setting", "source", "new source"])
+def test_another_setting_or_source_begins_anew(root, tmp_path, monkeypatch, change):
     path = tmp_path / "x.lmdb"
-
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    for change in ("setting", "source", "new source"):
-        with monkeypatch.context() as patch:
-            patch.setattr(lmdb_create, "_count", interrupt)
-            with pytest.raises(KeyboardInterrupt):
-                create(root, path, cut=Cut(30, 30))
-        if change == "source":
-            write_files(root, {"a/000.jpg": JPEG})
-        elif change == "new source":
-            write_files(root, {"a/0.png": PNG})
-        cut = Cut(30, 15) if change == "setting" else Cut(30, 30)
-        said = []
-        create_lmdb(root, path, cut=cut, progress=False, tell=said.append)
-        assert said == [f"{path}.building: was begun with other images or settings; it is built anew"]
-        create(root, tmp_path / f"{change}.lmdb", cut=cut)
-        assert contents(path) == contents(tmp_path / f"{change}.lmdb")
-        with pytest.raises(InputError, match="give --overwrite to replace it"):
-            create(root, path)
-        assert not list(tmp_path.glob("*.building"))
-        (path / "build.json").unlink()
-        create(write_files(tmp_path / "tiny", {"x.png": PNG}), path, overwrite=True)
-        for item in path.iterdir():
-            item.unlink()
-        path.rmdir()
-
-
-def test_two_runs_at_once(root, tmp_path):
-    path = tmp_path / "x.lmdb"
-    command = ["--input", str(root), *CUT, "--output", str(path)]
-    both = [start(command), start(command)]
-    for process in both:
-        process.join()
-    assert sorted(process.exitcode for process in both) in ([2, 3], [3, 3])
-    create(root, tmp_path / "whole.lmdb", cut=Cut(24, 20))
-    assert contents(path) == contents(tmp_path / "whole.lmdb")
+    with monkeypatch.context() as patch:
+        patch.setattr(lmdb_create, "_count", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            create(root, path, cut=Cut(30, 30))
+    if change != "setting":
+        write_files(root, {"a/000.jpg": JPEG} if change == "source" else {"a/0.png": PNG})
+    cut = Cut(30, 15) if change == "setting" else Cut(30, 30)
+    lines = []
+    create(root, path, lines.append, cut=cut)
+    assert lines == [f"{path}.building: was begun with other images or settings; it is built anew"]
+    create(root, tmp_path / "other.lmdb", cut=cut)
+    assert contents(path) == contents(tmp_path / "other.lmdb")
+    with pytest.raises(InputError, match="give --overwrite to replace it"):
+        create(root, path)
+    assert not list(tmp_path.glob("*.building"))
 
 
 def test_a_second_run_is_refused_while_one_is_at_work(root, tmp_path):
@@ -206,24 +168,13 @@ def test_overwriting_keeps_the_old_one_until_the_new_is_whole_and_readers_follow
     assert create(tmp_path / "other", path).already_made
 
 
-def test_the_old_one_is_put_back_after_a_kill_between_the_renames(root, tmp_path):
-    path = tmp_path / "x.lmdb"
-    create(root, path)
-    before = contents(path)
-    os.rename(path, tmp_path / "x.lmdb.replaced")
-    with pytest.raises(InputError, match="give --overwrite to replace it"):
-        create(root, path, cut=Cut(24, 20))
-    assert contents(path) == before
-    assert sorted(os.listdir(tmp_path)) == ["in", "x.lmdb"]
-
-
 def test_a_value_that_does_not_read_back_stops_the_run(root, tmp_path, monkeypatch):
-    write_meta = lmdb_create._count
+    count = lmdb_create._count
 
-    def damage(folder, report):
+    def damage(folder):
         with lmdb.open(str(folder)) as environment, environment.begin(write=True) as transaction:
             transaction.put(b"a/000_s002", b"other")
-        write_meta(folder, report)
+        return count(folder)
 
     monkeypatch.setattr(lmdb_create, "_count", damage)
     with pytest.raises(InputError, match="does not read back as it was written; remove this folder"):

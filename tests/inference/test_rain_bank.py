@@ -160,7 +160,7 @@ def test_an_interrupted_run_is_gone_on_with(root, tmp_path, monkeypatch):
     assert not path.exists()
     said = []
     extract_rain_bank(tiny, str(root / "clean"), str(path), progress=False, tell=said.append)
-    assert "going on with image" in said[0]
+    assert "continued at image" in said[0]
     for name in ("rain_bank.json", "rain_bank.png", "keys.jsonl", "meta_info.txt"):
         assert (path / name).read_bytes() == (tmp_path / "whole.lmdb" / name).read_bytes()
     before, after = layers(tmp_path / "whole.lmdb"), layers(path)

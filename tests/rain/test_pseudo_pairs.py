@@ -17,26 +17,24 @@ def layers(n=3, height=12, width=17):
     return torch.rand(n, 3, height, width), 0.5 * torch.rand(n, 1, height, width)
 
 
-def test_without_variation_the_composite_is_the_clipped_sum():
-    clean, rain = layers()
-    torch.testing.assert_close(
-        make_pseudo_rainy(clean, rain, RestorerOptions(**PLAIN), drawn(clean)), (clean + rain).clamp(0, 1)
-    )
+def varied(**changes):
+    return RestorerOptions(**{**PLAIN, **changes})
 
 
-def test_screen_blending_and_rain_free_pairs_are_as_asked_for():
+def test_without_variation_the_composite_is_the_blend_or_the_clean_image():
     clean, rain = layers()
-    screen = make_pseudo_rainy(clean, rain, RestorerOptions(**{**PLAIN, "screen": 1.0}), drawn(clean))
-    torch.testing.assert_close(screen, clean + rain * (1 - clean))
-    assert torch.equal(
-        make_pseudo_rainy(clean, rain, RestorerOptions(**{**PLAIN, "rain_free": 1.0}), drawn(clean)), clean
-    )
+    for changes, expected in (
+        ({}, (clean + rain).clamp(0, 1)),
+        ({"screen": 1.0}, clean + rain * (1 - clean)),
+        ({"rain_free": 1.0}, clean),
+    ):
+        torch.testing.assert_close(make_pseudo_rainy(clean, rain, varied(**changes), drawn(clean)), expected)
 
 
 def test_faint_and_negative_rain_is_dropped():
     clean = torch.zeros(1, 3, 1, 3)
     rain = torch.tensor([-0.5, 0.02, 0.3]).view(1, 1, 1, 3)
-    rainy = make_pseudo_rainy(clean, rain, RestorerOptions(**{**PLAIN, "threshold": 0.03}), drawn(clean))
+    rainy = make_pseudo_rainy(clean, rain, varied(threshold=0.03), drawn(clean))
     assert rainy[0, 0, 0].tolist() == pytest.approx([0, 0, 0.3])
 
 
@@ -44,20 +42,20 @@ def test_faint_and_negative_rain_is_dropped():
 @pytest.mark.parametrize("size", [(12, 17), (1, 1), (2, 30)])
 def test_resized_rain_keeps_its_size_and_range(scale, size):
     _, rain = layers(2, *size)
-    varied = vary_rain(rain, RestorerOptions(**{**PLAIN, "resize": (scale, scale)}), drawn(rain))
-    assert varied.shape == rain.shape
-    assert varied.min() >= 0
-    assert varied.max() <= rain.max() + 1e-6
+    result = vary_rain(rain, varied(resize=(scale, scale)), drawn(rain))
+    assert result.shape == rain.shape
+    assert result.min() >= 0
+    assert result.max() <= rain.max() + 1e-6
 
 
 def test_gain_and_flips_are_drawn_for_each_image():
     torch.manual_seed(0)
     rain = torch.rand(1, 1, 8, 8).expand(64, 1, 8, 8)
-    varied = vary_rain(rain, RestorerOptions(**{**PLAIN, "gain": (0.5, 2.0), "flip": True}), drawn(rain))
-    sums = varied.sum(dim=(1, 2, 3)) / rain[0].sum()
+    result = vary_rain(rain, varied(gain=(0.5, 2.0), flip=True), drawn(rain))
+    sums = result.sum(dim=(1, 2, 3)) / rain[0].sum()
     assert sums.min() < 0.7
     assert sums.max() > 1.6
-    shapes = {tuple((v / v.max()).flatten().round(decimals=3).tolist()) for v in varied}
+    shapes = {tuple((v / v.max()).flatten().round(decimals=3).tolist()) for v in result}
     assert len(shapes) == 4  # no flip, either, both
 
 
@@ -65,15 +63,9 @@ def test_extra_layers_only_add_rain_of_other_images():
     clean, rain = torch.zeros(4, 3, 6, 6), torch.zeros(4, 1, 6, 6)
     for i in range(4):
         rain[i, :, i] = 0.1 * (i + 1)
-    rainy = make_pseudo_rainy(clean, rain, RestorerOptions(**{**PLAIN, "layers": 3}), drawn(clean))
+    rainy = make_pseudo_rainy(clean, rain, varied(layers=3), drawn(clean))
     assert (rainy[:, :1] >= rain - 1e-6).all()
     assert (rainy.amax(dim=(1, 3)) > 0).sum() > 4
-
-
-@pytest.mark.parametrize("bad", [{"gain": (0, 1)}, {"resize": (2, 1)}, {"rain_free": 1.5}, {"start_iter": -1}])
-def test_impossible_options_are_refused(bad):
-    with pytest.raises(ValueError, match=next(iter(bad))):
-        RestorerOptions(**{**PLAIN, **bad})
 
 
 def test_rendered_rain_takes_the_places_of_as_many_layers_as_asked_for():
@@ -105,7 +97,7 @@ def test_without_rendered_rain_no_number_is_drawn():
 
 def test_given_further_layers_take_the_places_of_the_other_images():
     clean, rain = torch.zeros(4, 3, 6, 6), torch.zeros(4, 1, 6, 6)
-    options = RestorerOptions(**{**PLAIN, "layers": 2})
+    options = varied(layers=2)
     rainy = make_pseudo_rainy(clean, rain, options, drawn(clean, 2), [torch.full_like(rain, 0.5)])
     values = {tuple(image.unique().tolist()) for image in rainy}
     assert values == {(0.0,), (0.5,)}

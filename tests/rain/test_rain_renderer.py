@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nlcl_plugin.errors import InputError
-from nlcl_plugin.rain.renderer import MAX_RAIN, blend, render_rain
+from nlcl_plugin.rain.renderer import MAX_RAIN, _stamp, _streak, blend, render_rain
 
 
 def _naive_streak(length, angle, blur):
@@ -23,36 +23,20 @@ def _naive_streak(length, angle, blur):
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (7, 200), (64, 64), (144, 96)])
-@pytest.mark.parametrize("seed", range(5))
-def test_layer_is_float32_of_the_given_shape_within_range(shape, seed):
-    rain = render_rain(shape, np.random.default_rng(seed))
-    assert rain.shape == shape
-    assert rain.dtype == np.float32
-    assert rain.min() >= 0
-    assert rain.max() <= MAX_RAIN
+def test_layer_is_float32_of_the_given_shape_within_range_and_depends_on_the_seed(shape):
+    layers = [render_rain(shape, np.random.default_rng(seed)) for seed in (0, 1, 2, 3, 4, 0)]
+    for rain in layers:
+        assert (rain.shape, rain.dtype) == (shape, np.float32)
+        assert rain.min() >= 0
+        assert rain.max() <= MAX_RAIN
+    assert layers[0].tobytes() == layers[-1].tobytes()
+    assert shape == (1, 1) or not np.array_equal(layers[0], layers[1])
 
 
-def test_same_seed_gives_the_same_layer_and_another_seed_another():
-    first, again, other = (render_rain((48, 48), np.random.default_rng(seed)) for seed in (3, 3, 4))
-    assert first.tobytes() == again.tobytes()
-    assert not np.array_equal(first, other)
-
-
-def test_heavy_rain_is_clipped_at_the_limit():
+def test_heavy_rain_is_clipped_at_the_limit_and_no_drops_give_none():
     rain = render_rain((32, 32), np.random.default_rng(0), density=(0.1, 0.1), amplitude=(1.0, 1.0))
     assert rain.max() == np.float32(MAX_RAIN)
-
-
-def test_no_drops_give_no_rain():
     assert not render_rain((32, 32), np.random.default_rng(0), density=(0.0, 0.0)).any()
-
-
-def test_more_drops_give_more_rain():
-    means = [
-        np.mean([render_rain((64, 64), np.random.default_rng(s), density=(d, d)).mean() for s in range(8)])
-        for d in (0.0005, 0.002, 0.008)
-    ]
-    assert means[0] < means[1] < means[2]
 
 
 def test_border_is_as_rainy_as_the_middle():
@@ -62,33 +46,15 @@ def test_border_is_as_rainy_as_the_middle():
     assert rim == pytest.approx(inner, rel=0.15)
 
 
-def test_upright_rain_varies_across_far_more_than_along():
-    rain = render_rain((128, 128), np.random.default_rng(1), max_angle=0.0)
-    across, along = np.abs(np.diff(rain, axis=1)).mean(), np.abs(np.diff(rain, axis=0)).mean()
-    assert across > 3 * along
-
-
 @pytest.mark.parametrize(("length", "angle", "blur"), [(9.0, 0.0, 0.3), (14.3, 31.0, 0.6), (6.0, -40.0, 0.45)])
 def test_streak_equals_the_naive_distance_to_a_segment(length, angle, blur):
-    from nlcl_plugin.rain.renderer import _streak
-
     streak = _streak(length, angle, blur)
     assert streak.max() == 1.0
     np.testing.assert_allclose(streak, _naive_streak(length, angle, blur), atol=1e-4)
 
 
-def test_positive_angle_leans_down_to_the_right():
-    from nlcl_plugin.rain.renderer import _streak
-
-    streak = _streak(15.0, 30.0, 0.3)
-    middle = streak.shape[0] // 2
-    assert streak[middle + 4 :, middle:].sum() > 5 * streak[middle + 4 :, :middle].sum()
-
-
 @pytest.mark.parametrize("centre", [(0, 0), (-3, 4), (11, 12), (-40, 5), (5, 60), (50, 50)])
 def test_stamp_is_cut_at_the_border_and_keeps_brighter_values(centre):
-    from nlcl_plugin.rain.renderer import _stamp, _streak
-
     streak = _streak(9.0, 20.0, 0.3)
     radius = streak.shape[0] // 2
     canvas = np.full((12, 13), 0.5, np.float32)
@@ -100,30 +66,19 @@ def test_stamp_is_cut_at_the_border_and_keeps_brighter_values(centre):
             assert canvas[y, x] == max(0.5, streak[row, column] if inside else 0.0)
 
 
-def test_blend_formulas():
+@pytest.mark.parametrize(("mode", "expected"), [("additive", [0.6, 0.9, 1.0]), ("screen", [0.52, 0.7, 0.94])])
+def test_blend_formulas(mode, expected):
     clean = np.array([[[0.2, 0.5, 0.9]]], np.float32)
-    rain = np.array([[0.4]], np.float32)
-    np.testing.assert_allclose(blend(clean, rain), [[[0.6, 0.9, 1.0]]], rtol=1e-6)
-    np.testing.assert_allclose(blend(clean, rain, "additive"), [[[0.6, 0.9, 1.0]]], rtol=1e-6)
-    np.testing.assert_allclose(blend(clean, rain, "screen"), [[[0.52, 0.7, 0.94]]], rtol=1e-6)
-    assert blend(clean, rain, "screen").dtype == np.float32
-    np.testing.assert_array_equal(clean, np.array([[[0.2, 0.5, 0.9]]], np.float32))
-
-
-def test_blend_stays_in_range_and_no_rain_changes_nothing():
-    rng = np.random.default_rng(0)
-    clean = rng.random((16, 16, 3), np.float32)
-    rain = render_rain((16, 16), rng, density=(0.02, 0.02))
-    for mode in ("additive", "screen"):
-        rainy = blend(clean, rain, mode)
-        assert (rainy >= clean).all()
-        assert rainy.max() <= 1
-        np.testing.assert_array_equal(blend(clean, np.zeros_like(rain), mode), clean)
+    rainy = blend(clean, np.array([[0.4]], np.float32), mode)
+    np.testing.assert_allclose(rainy, [[expected]], rtol=1e-6)
+    assert rainy.dtype == np.float32
+    assert clean.ravel().tolist() == np.float32([0.2, 0.5, 0.9]).tolist()
+    np.testing.assert_array_equal(blend(clean[:, ::-1], np.zeros((1, 1)), mode), clean[:, ::-1])
 
 
 def test_blend_refuses_an_unknown_mode_and_other_sizes():
     clean, rain = np.zeros((4, 5, 3), np.float32), np.zeros((4, 5), np.float32)
-    with pytest.raises(InputError, match=r"'multiply', expected one of: additive, screen"):
+    with pytest.raises(InputError, match="additive or screen, but received 'multiply'"):
         blend(clean, rain, "multiply")
     with pytest.raises(InputError, match=r"expected \(H, W, C\) and \(H, W\)"):
         blend(clean, rain.T)

@@ -1,49 +1,74 @@
-"""Make an LMDB of images, in BasicSR's layout, whole and checked before it has its name."""
+"""Make an LMDB of images, in BasicSR's layout, whole and checked before it has its name.
+
+It is built in `X.lmdb.building`. A batch of images goes into `data.mdb`, and only when it is on the disk, its lines go
+into `keys.jsonl`: what that file lists is there. `build.json` has the plan, the images and settings that decide the
+result; a run with the same plan continues where a kill has stopped the one before.
+"""
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import json
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import lmdb
+from tqdm import tqdm
 
-from nlcl_plugin.data.files import written_whole
+from nlcl_plugin.data.files import parse_record, remove_leftovers, sync_folder, written_whole
 from nlcl_plugin.data.folder_lock import locked
 from nlcl_plugin.data.image_io import list_images, read_bytes
-from nlcl_plugin.data.lmdb.building import (
-    META_FILE,
-    Batch,
-    Building,
-    Skipped,
-    SourceFile,
-    check_replaceable,
-    mend_swap,
-    read_plan,
-    read_skipped,
-    remove,
-    swap,
-)
-from nlcl_plugin.data.lmdb.encode import Cut, Encoded, encode_image
-from nlcl_plugin.data.lmdb.keys import Record, keys_of, read_records
+from nlcl_plugin.data.lmdb.encode import Cut, Value, encode_image
+from nlcl_plugin.data.lmdb.keys import KEYS_FILE, Record, from_line, keys_of, read_records, sub_image_key, to_line
+from nlcl_plugin.data.lmdb.store import check_length, close_environment
 from nlcl_plugin.data.parallel import map_in_order
 from nlcl_plugin.errors import InputError
 
-# A kill loses a batch at most; a batch, and its copy in the transaction, are what is held in memory.
+# A kill loses a batch at most; a batch, and its copy in the transaction, are in memory.
 BATCH_BYTES = 64 << 20
 BATCH_IMAGES = 256
-_MAPPED_BYTES = 8 << 20  # read through one map when the values are checked
+FIRST_MAP_BYTES = 1 << 28  # room in the address space, not on the disk; doubled when it is full
+
+META_FILE = "meta_info.txt"
+SKIPPED_FILE = "skipped.jsonl"
+# Of a bank of rain layers: where it came from, and a picture of some.
+BANK_FILE = "rain_bank.json"
+SHEET_FILE = "rain_bank.png"
+_BUILD_FILE = "build.json"
+_FILES = {"data.mdb", "lock.mdb", META_FILE, KEYS_FILE, SKIPPED_FILE, _BUILD_FILE, BANK_FILE, SHEET_FILE}
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """An image file when it was listed.
+
+    Attributes:
+        name: Its path below the folder, with forward slashes.
+        key: Its key; sub-images add their number.
+        state: Its size and time of change, by which a change is noticed.
+    """
+
+    name: str
+    key: str
+    state: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An image that could not be read, and why."""
+
+    source: str
+    reason: str
 
 
 @dataclass
 class BuildReport:
-    """What an LMDB holds and how it came to be.
+    """What an LMDB contains and how it was made.
 
     Attributes:
         images: The image files in it.
@@ -51,9 +76,6 @@ class BuildReport:
         bytes: The size of these.
         skipped: The files that could not be read.
         already_made: Whether there was nothing to do.
-        copied: The files that this run took byte for byte.
-        encoded: The files that this run encoded.
-        notes: How many files of this run were particular in some way, such as smaller than the crop.
     """
 
     images: int = 0
@@ -61,9 +83,6 @@ class BuildReport:
     bytes: int = 0
     skipped: list[Skipped] = field(default_factory=list)
     already_made: bool = False
-    copied: int = 0
-    encoded: int = 0
-    notes: Counter[str] = field(default_factory=Counter)
 
     @property
     def exit_code(self) -> int:
@@ -82,18 +101,21 @@ class Recipe:
         state_of: The state of one now, by which a change is noticed.
         plan: All that decides the result.
         numbered: Whether images are cut into sub-images, whose keys have numbers.
-        title: What the progress bar says.
-        batch_images: How many images a kill may lose.
-        finish: Gets the folder when all values are in it, to put more files there (see `lmdb_building`) or to refuse
-            them with an error.
+        jobs: The number of threads.
+        strict: Raise the error of an unreadable image instead of skipping it.
+        title: The title of the progress bar.
+        batch_images: How many images a kill may lose; None for `BATCH_IMAGES`.
+        finish: Gets the folder when all values are in it, to add files (see `_FILES`) or to refuse it by an error.
     """
 
     root: str
     sources: list[SourceFile]
-    encode: Callable[[SourceFile], Encoded]
+    encode: Callable[[SourceFile], list[Value]]
     state_of: Callable[[SourceFile], tuple[int, int]]
     plan: dict[str, Any]
     numbered: bool = False
+    jobs: int = 1
+    strict: bool = False
     title: str = "encoding"
     batch_images: int | None = None
     finish: Callable[[Path], object] = lambda folder: None
@@ -131,15 +153,13 @@ def create_lmdb(
         InputError: If no image can be read, an image changes meanwhile, the LMDB cannot be written, or its name is
             taken by something else.
     """
-    # Shells leave a ~ in --output=~/x.lmdb as it is.
-    folder, output = os.path.expanduser(root), os.path.expanduser(output)
-    check_output(folder, output)
+    folder = os.path.expanduser(root)  # shells leave a ~ in --output=~/x.lmdb as it is
+    sources = list_sources(folder)
 
-    def encode(source: SourceFile) -> Encoded:
+    def encode(source: SourceFile) -> list[Value]:
         path = os.path.join(folder, source.name)
         return encode_image(read_bytes(path), path, cut)
 
-    sources = list_sources(folder)
     recipe = Recipe(
         root=folder,
         sources=sources,
@@ -147,73 +167,62 @@ def create_lmdb(
         state_of=lambda source: state_of(os.path.join(folder, source.name)),
         plan={"format": 1, "cut": None if cut is None else asdict(cut), **digest_of(sources)},
         numbered=cut is not None,
+        jobs=jobs,
+        strict=strict,
     )
-    return build_lmdb(recipe, output, jobs=jobs, strict=strict, overwrite=overwrite, progress=progress, tell=tell)
+    return build_lmdb(recipe, os.path.expanduser(output), overwrite=overwrite, progress=progress, tell=tell)
 
 
 def build_lmdb(
-    recipe: Recipe,
-    output: str,
-    *,
-    jobs: int = 1,
-    strict: bool = False,
-    overwrite: bool = False,
-    progress: bool | None = None,
-    tell: Callable[[str], object] = print,
+    recipe: Recipe, output: str, *, overwrite: bool, progress: bool | None, tell: Callable[[str], object]
 ) -> BuildReport:
-    """Make an LMDB by a recipe; see `create_lmdb` for all but that.
-
-    Args:
-        recipe: Of what, and how.
-        output: The LMDB.
-        jobs: The number of threads.
-        strict: Raise the error of an unreadable image instead of skipping it.
-        overwrite: Replace one that is there.
-        progress: Whether to show a progress bar.
-        tell: Gets lines about an unfinished run.
-
-    Returns:
-        What was done.
-
-    Raises:
-        InputError: As of `create_lmdb`.
-    """
-    root = recipe.root
-    target = check_output(root, output)
-    building = target.with_name(f"{target.name}.building")
-    report = BuildReport()
-    with _writing_to(output), locked(building):
-        mend_swap(target)
-        if target.exists() and not overwrite:
-            return _already_made(target, recipe.plan, strict)
-        check_replaceable(target)
-        building.mkdir(exist_ok=True)
-        with Building(building, recipe.plan, tell) as unfinished:
-            todo = recipe.sources[unfinished.position([source.name for source in recipe.sources]) :]
-            for batch in _encode(recipe, todo, jobs, strict, progress, report):
-                unfinished.commit(batch)
-        _count(building, report)
+    """Make an LMDB by a recipe; see `create_lmdb` for the rest."""
+    target = check_output(recipe.root, output)
+    folder = target.with_name(f"{target.name}.building")
+    replaced = target.with_name(f"{target.name}.replaced")
+    with _writing_to(output), locked(folder):
+        # After a kill within the swap below: the former LMDB goes back, or away if the new one is there.
+        if target.exists():
+            remove(replaced)
+        elif replaced.exists():
+            os.rename(replaced, target)
+        if target.exists():
+            if not overwrite:
+                return _already_made(target, recipe)
+            if (foreign := _foreign(target)) or not (target / "data.mdb").is_file():
+                found = f"contains {foreign[0]}" if foreign else "has no data.mdb"
+                raise InputError(f"{target}: {found}, so it is not an LMDB to replace; choose another --output")
+        folder.mkdir(exist_ok=True)
+        with _opened(folder, recipe.plan, tell) as environment:
+            start = _resume(folder, [source.name for source in recipe.sources])
+            if start:
+                tell(f"{folder}: continued at image {start + 1} of {len(recipe.sources)}")
+            for batch in _encode(recipe, recipe.sources[start:], progress):
+                _commit(environment, folder, batch)
+        report = _count(folder)
         if not report.values:
-            remove(building)
+            remove(folder)
             raise InputError(
-                f"{root}: none of its {len(recipe.sources)} images can be read; the first, {report.skipped[0].source}, "
-                + report.skipped[0].reason
+                f"{recipe.root}: none of its {len(recipe.sources)} images can be read; the first, "
+                f"{report.skipped[0].source}, {report.skipped[0].reason}"
             )
-        _check_values(building, report.values, progress)
-        _write_meta(building)
-        recipe.finish(building)
-        swap(building, target)
+        _check_values(folder, report.values, progress)
+        with written_whole(folder / META_FILE) as file:
+            for record in read_records(folder):
+                file.write(f"{record.key}.png ({record.h},{record.w},{record.c}) 1\n".encode("ascii"))
+        recipe.finish(folder)
+        sync_folder(folder)
+        if target.exists():
+            close_environment(target)
+            os.rename(target, replaced)
+        os.rename(folder, target)
+        sync_folder(target.parent)
+        remove(replaced)
     return report
 
 
 def list_sources(root: str | os.PathLike[str]) -> list[SourceFile]:
-    """List the images of a folder with their keys.
-
-    Args:
-        root: The folder.
-
-    Returns:
-        The images, sorted by name.
+    """List the images of a folder with their keys, sorted by name.
 
     Raises:
         InputError: If there is none.
@@ -230,23 +239,12 @@ def state_of(path: str) -> tuple[int, int]:
     try:
         status = os.stat(path)
     except OSError:
-        return (-1, -1)  # such as a link to nothing: the reading will say so
+        return (-1, -1)  # such as a link to nothing, which fails when it is read
     return (status.st_size, status.st_mtime_ns)
 
 
-def _changed(path: str) -> InputError:
-    return InputError(f"{path}: changed while the LMDB was being made; run again when it is at rest")
-
-
 def check_output(root: str, output: str) -> Path:
-    """See that an LMDB can have a name.
-
-    Args:
-        root: Where its images are.
-        output: The LMDB.
-
-    Returns:
-        Its folder, links resolved.
+    """See that an LMDB of the images of `root` can have the name `output`; returns its folder, links resolved.
 
     Raises:
         InputError: If it cannot.
@@ -262,114 +260,207 @@ def check_output(root: str, output: str) -> Path:
 
 
 def digest_of(sources: list[SourceFile]) -> dict[str, Any]:
-    """What a plan says of its images: their number, and a hash of their names and states."""
+    """The images in a plan: their number, and a hash of their names and states."""
     digest = hashlib.sha256()
     for source in sources:
         digest.update(json.dumps([source.name, *source.state]).encode())
     return {"images": len(sources), "images_sha256": digest.hexdigest()}
 
 
-def _encode(
-    recipe: Recipe, sources: list[SourceFile], jobs: int, strict: bool, progress: bool | None, report: BuildReport
-) -> Iterator[Batch]:
-    def encode(source: SourceFile) -> Encoded | InputError:
-        result: Encoded | InputError
+def read_skipped(folder: Path) -> list[Skipped]:
+    """Return the images that were left out of an LMDB, as they could not be read.
+
+    Raises:
+        InputError: If the file that lists them is damaged.
+    """
+    path = folder / SKIPPED_FILE
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []  # a line without an end is torn
+        return [Skipped(**parse_record(line)) for line in lines]
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{path}: is damaged ({error}); build the LMDB again") from error
+
+
+def remove(folder: Path) -> None:
+    """Remove an LMDB, if it is there.
+
+    Raises:
+        InputError: If the folder contains anything else.
+    """
+    if folder.exists():
+        _empty(folder)
+        folder.rmdir()
+
+
+def _empty(folder: Path) -> None:
+    if foreign := _foreign(folder):
+        raise InputError(f"{folder}: contains {foreign[0]}, which is not of an LMDB; move it away and run again")
+    # The plan first: a kill must not leave it with only some of the other files.
+    (folder / _BUILD_FILE).unlink(missing_ok=True)
+    for name in os.listdir(folder):
+        (folder / name).unlink()
+
+
+def _foreign(folder: Path) -> list[str]:
+    """What no LMDB has: other names, and folders."""
+    return sorted(entry.name for entry in os.scandir(folder) if entry.name not in _FILES or entry.is_dir())
+
+
+def _read_plan(folder: Path) -> dict[str, Any] | None:
+    try:
+        return parse_record((folder / _BUILD_FILE).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+@contextmanager
+def _opened(folder: Path, plan: dict[str, Any], tell: Callable[[str], object]) -> Iterator[lmdb.Environment]:
+    """Open an unfinished LMDB for writing: that of a stopped run of the same plan, or a new one."""
+    remove_leftovers(folder)
+    resumed = _read_plan(folder) == plan
+    if not resumed:
+        if (folder / _BUILD_FILE).exists():
+            tell(f"{folder}: was begun with other images or settings; it is built anew")
+        _empty(folder)
+    # No lock file: no other run is at work, and where it does not fit on a disk, writing to it kills the process.
+    with lmdb.open(os.fsencode(folder), map_size=FIRST_MAP_BYTES, meminit=False, lock=False) as environment:
+        check_length(environment, folder)
+        if not resumed:  # last, as it marks the database as more than a file that was just being made
+            with written_whole(folder / _BUILD_FILE) as file:
+                file.write(json.dumps(plan).encode() + b"\n")
+        yield environment
+
+
+def _resume(folder: Path, names: list[str]) -> int:
+    """Return the index of the first image to make, and forget what is listed from there on.
+
+    The last image listed is made again: of its sub-images, some lines may be missing.
+    """
+    last, start, offset = "", 0, 0  # the last image listed, where its lines start, where the line read ends
+    if (folder / KEYS_FILE).exists():
+        with (folder / KEYS_FILE).open("rb") as file:
+            for line in file:
+                try:
+                    record = from_line(line)
+                except ValueError:
+                    break  # torn by the kill
+                if record.source != last:
+                    last, start = record.source, offset
+                offset += len(line)
+        os.truncate(folder / KEYS_FILE, start)
+    if (folder / SKIPPED_FILE).exists():
+        kept = [skipped for skipped in read_skipped(folder) if skipped.source < last]
+        with written_whole(folder / SKIPPED_FILE) as file:
+            file.write(_lines(kept))
+    return bisect.bisect_left(names, last)
+
+
+@dataclass
+class _Batch:
+    """Images that are written in one transaction."""
+
+    values: list[tuple[Record, bytes]] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    images: int = 0
+    bytes: int = 0
+
+
+def _encode(recipe: Recipe, sources: list[SourceFile], progress: bool | None) -> Iterator[_Batch]:
+    def encode(source: SourceFile) -> list[Value] | InputError:
+        result: list[Value] | InputError
         try:
             result = recipe.encode(source)
         except InputError as error:
             result = error
         if recipe.state_of(source) != source.state:
-            raise _changed(os.path.join(recipe.root, source.name))
-        if strict and isinstance(result, InputError):
+            path = os.path.join(recipe.root, source.name)
+            raise InputError(f"{path}: changed while the LMDB was being made; run again when it is at rest")
+        if recipe.strict and isinstance(result, InputError):
             raise result
         return result
 
-    results = map_in_order(encode, sources, jobs=jobs, title=recipe.title, progress=progress)
+    results = map_in_order(encode, sources, jobs=recipe.jobs, title=recipe.title, progress=progress)
     limit = BATCH_IMAGES if recipe.batch_images is None else recipe.batch_images
-    batch = Batch()
+    batch = _Batch()
     for source, result in zip(sources, results, strict=True):
         if isinstance(result, InputError):
             reason = str(result).removeprefix(f"{os.path.join(recipe.root, source.name)}: ")
             batch.skipped.append(Skipped(source.name, reason))
             continue
-        batch.add(source, result, numbered=recipe.numbered)
-        report.copied += result.copied
-        report.encoded += not result.copied
-        report.notes.update(result.notes)
+        for number, value in enumerate(result, start=1):
+            key = sub_image_key(source.key, number) if recipe.numbered else source.key
+            record = Record(key, source.name, value.box, *value.shape, len(value.data), value.sha256)
+            batch.values.append((record, value.data))
+            batch.bytes += record.bytes
+        batch.images += 1
         if batch.bytes >= BATCH_BYTES or batch.images >= limit:
             yield batch
-            batch = Batch()
+            batch = _Batch()
     yield batch
 
 
-def _already_made(target: Path, plan: dict[str, Any], strict: bool) -> BuildReport:
-    if read_plan(target) != plan:
+def _commit(environment: lmdb.Environment, folder: Path, batch: _Batch) -> None:
+    """Write a batch to the disk, then list it."""
+    while True:
+        try:
+            with environment.begin(write=True) as transaction:
+                for record, data in batch.values:
+                    transaction.put(record.key.encode(), data)
+            break
+        except lmdb.MapFullError:  # which has undone the whole batch
+            environment.set_mapsize(2 * environment.info()["map_size"])
+    # The skipped first: a listed image means that all before it are settled.
+    if batch.skipped:
+        _append(folder / SKIPPED_FILE, _lines(batch.skipped))
+    _append(folder / KEYS_FILE, b"".join(to_line(record) for record, _ in batch.values))
+
+
+def _lines(skipped: list[Skipped]) -> bytes:
+    return b"".join(json.dumps(asdict(one)).encode() + b"\n" for one in skipped)
+
+
+def _append(path: Path, data: bytes) -> None:
+    with path.open("ab") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _already_made(target: Path, recipe: Recipe) -> BuildReport:
+    if _read_plan(target) != recipe.plan:
         raise InputError(
             f"{target}: exists, and is not made of these images with these settings; choose another --output, or give "
             "--overwrite to replace it"
         )
-    report = BuildReport(already_made=True)
-    _count(target, report)
-    if strict and report.skipped:
+    report = replace(_count(target), already_made=True)
+    if recipe.strict and report.skipped:
         raise InputError(f"{report.skipped[0].source}: {report.skipped[0].reason}")
     return report
 
 
-def _count(folder: Path, report: BuildReport) -> None:
-    last = None
+def _count(folder: Path) -> BuildReport:
+    report, last = BuildReport(skipped=read_skipped(folder)), None
     for record in read_records(folder):
         report.images += record.source != last
         report.values += 1
         report.bytes += record.bytes
         last = record.source
-    report.skipped = read_skipped(folder)
+    return report
 
 
 def _check_values(folder: Path, total: int, progress: bool | None) -> None:
     """Read every value back from the disk."""
-    reader = _Reader(folder)
-    try:
-        # One thread: lmdb takes one environment of a path in a process, and this one is closed now and then.
-        checks = map_in_order(
-            reader.is_whole, read_records(folder), jobs=1, title="checking", total=total, progress=progress
-        )
-        if not all(list(checks)) or reader.entries() != total:
-            raise InputError(f"{folder}: does not read back as it was written; remove this folder and run again")
-    finally:
-        reader.close()
-
-
-class _Reader:
-    """Reads an LMDB from end to end; the map is made anew now and then, or all that was read would stay in memory."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._open()
-
-    def _open(self) -> None:
-        self._environment = lmdb.open(os.fsencode(self._folder), readonly=True, lock=False, readahead=False)
-        self._read = 0
-
-    def is_whole(self, record: Record) -> bool:
-        if self._read >= _MAPPED_BYTES:
-            self._environment.close()
-            self._open()
-        self._read += record.bytes
-        with self._environment.begin(buffers=True) as transaction:
+    with (
+        lmdb.open(os.fsencode(folder), readonly=True, lock=False, readahead=False) as environment,
+        environment.begin(buffers=True) as transaction,
+    ):
+        whole = environment.stat()["entries"] == total
+        hidden = None if progress is None else not progress
+        for record in tqdm(read_records(folder), "checking", total, unit="file", disable=hidden):
             value = transaction.get(record.key.encode())
-            return value is not None and hashlib.sha256(value).hexdigest() == record.sha256
-
-    def entries(self) -> int:
-        return int(self._environment.stat()["entries"])
-
-    def close(self) -> None:
-        self._environment.close()
-
-
-def _write_meta(folder: Path) -> None:
-    with written_whole(folder / META_FILE) as file:
-        for record in read_records(folder):
-            file.write(f"{record.key}.png ({record.h},{record.w},{record.c}) 1\n".encode("ascii"))
+            whole = whole and value is not None and hashlib.sha256(value).hexdigest() == record.sha256
+    if not whole:
+        raise InputError(f"{folder}: does not read back as it was written; remove this folder and run again")
 
 
 @contextmanager

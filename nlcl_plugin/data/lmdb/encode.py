@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from nlcl_plugin.data.image_io import decode_raw, encode_png
+from nlcl_plugin.data.image_io import decode_raw, decode_stored, encode_png
 from nlcl_plugin.data.lmdb.keys import Box
-from nlcl_plugin.errors import InputError
 
 _PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 
@@ -32,15 +31,7 @@ class Cut:
     threshold: int = 0
 
     def boxes(self, height: int, width: int) -> list[Box]:
-        """Cut an image, row by row; where it is smaller than the crop, it is not cut in that direction.
-
-        Args:
-            height: Of the image.
-            width: Of the image.
-
-        Returns:
-            Top, left, height and width of each sub-image.
-        """
+        """Return the sub-images of an image, row by row; where it is smaller than the crop, it is not cut there."""
         return [
             (top, left, min(self.crop, height), min(self.crop, width))
             for top in self._starts(height)
@@ -81,23 +72,8 @@ class Value:
         object.__setattr__(self, "sha256", hashlib.sha256(self.data).hexdigest())
 
 
-@dataclass(frozen=True)
-class Encoded:
-    """What an image file becomes.
-
-    Attributes:
-        values: The image, or its sub-images.
-        copied: Whether it is the file itself, byte for byte.
-        notes: What is particular about it, in words for a summary.
-    """
-
-    values: list[Value]
-    copied: bool
-    notes: list[str]
-
-
-def encode_image(data: bytes, source: str, cut: Cut | None = None) -> Encoded:
-    """Make the values of an image file.
+def encode_image(data: bytes, source: str, cut: Cut | None = None) -> list[Value]:
+    """Make the values of an image file: the image, or its sub-images.
 
     A PNG that is not cut and that EXIF does not turn stays as it is, once it has proved to be whole. All else is
     decoded and becomes PNG: grey and 16-bit stay so, floats become 16-bit, alpha is dropped, and the EXIF orientation
@@ -108,31 +84,22 @@ def encode_image(data: bytes, source: str, cut: Cut | None = None) -> Encoded:
         source: Its name, for messages.
         cut: How to cut it.
 
-    Returns:
-        The values.
-
     Raises:
         InputError: If it cannot be decoded; see `decode_raw`.
     """
     if data.startswith(_PNG_START) and len(data) > 24:
         width, height = struct.unpack(">II", data[16:24])
         if (cut is None or cut.leaves_whole(height, width)) and not _is_turned(data):
-            value = Value(data, shape_of(data, source))
-            return Encoded([value], True, _notes((height, width), cut))
+            return [Value(data, shape_of(data, source))]
     image = decode_raw(data, source, keep_grey=True)
-    size = (image.shape[0], image.shape[1])
-    notes = _notes(size, cut)
-    if image.dtype == np.float32:
-        notes.append("of floats and became 16-bit")
+    height, width = image.shape[:2]
     channels = 1 if image.ndim == 2 else 3
-    if cut is None or cut.leaves_whole(*size):
-        return Encoded([Value(encode_png(image), (*size, channels))], False, notes)
-    values = []
-    for box in cut.boxes(*size):
-        top, left, height, width = box
-        part = image[top : top + height, left : left + width]
-        values.append(Value(encode_png(part), (height, width, channels), box))
-    return Encoded(values, False, notes)
+    if cut is None or cut.leaves_whole(height, width):
+        return [Value(encode_png(image), (height, width, channels))]
+    return [
+        Value(encode_png(image[top : top + high, left : left + wide]), (high, wide, channels), (top, left, high, wide))
+        for top, left, high, wide in cut.boxes(height, width)
+    ]
 
 
 def shape_of(data: bytes, source: str) -> tuple[int, int, int]:
@@ -148,27 +115,14 @@ def shape_of(data: bytes, source: str) -> tuple[int, int, int]:
     Raises:
         InputError: If it cannot be decoded.
     """
-    image = _decode(data, cv2.IMREAD_UNCHANGED) if data else None
-    if image is None:
-        raise InputError(f"{source}: cannot be decoded as an image; it is broken or of another kind, replace it")
+    image = decode_stored(data, source)
     return (image.shape[0], image.shape[1], 1 if image.ndim == 2 else image.shape[2])
 
 
 def _is_turned(data: bytes) -> bool:
-    # The four letters may also stand in the pixels by chance: what counts is whether the decoder turns the image.
+    # The four letters may also be in the pixels by chance: what counts is whether the decoder turns the image.
     if b"eXIf" not in data:
         return False
     flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
-    seen, stored = _decode(data, flags), _decode(data, flags | cv2.IMREAD_IGNORE_ORIENTATION)
-    return seen is not None and stored is not None and not np.array_equal(seen, stored)
-
-
-def _decode(data: bytes, flags: int) -> np.ndarray | None:
-    try:
-        return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:  # for example more pixels than OpenCV accepts
-        return None
-
-
-def _notes(size: tuple[int, int], cut: Cut | None) -> list[str]:
-    return ["smaller than the crop, and not cut on that side"] if cut is not None and min(size) < cut.crop else []
+    seen, stored = (decode_stored(data, "", f) for f in (flags, flags | cv2.IMREAD_IGNORE_ORIENTATION))
+    return not np.array_equal(seen, stored)

@@ -1,17 +1,16 @@
-"""The keys of an LMDB that is made of a folder, and the file beside `meta_info.txt` that says what each key is."""
+"""The keys of an LMDB that is made of a folder, and `keys.jsonl` beside `meta_info.txt` with the origin of each key."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
+from nlcl_plugin.data.files import parse_record
 from nlcl_plugin.errors import InputError
 
 KEYS_FILE = "keys.jsonl"
@@ -21,7 +20,6 @@ Box = tuple[int, int, int, int]  # top, left, height, width
 # LMDB takes keys of 511 bytes; this leaves room for `_s001` and beyond.
 _LONGEST = 490
 _SAFE = frozenset(range(0x21, 0x7F)) - set(b".=")
-_SUB_IMAGE = re.compile(r"(?P<key>.+)_s\d{3,}", re.DOTALL)
 
 
 def keys_of(names: list[str]) -> list[str]:
@@ -39,24 +37,11 @@ def keys_of(names: list[str]) -> list[str]:
     """
     stems = [os.path.splitext(name)[0] for name in names]
     counts = Counter(stems)
-    endings = [name[len(stem) + 1 :] if counts[stem] > 1 else "" for name, stem in zip(names, stems, strict=True)]
-    return [safe_key(stem, ending) for stem, ending in zip(stems, endings, strict=True)]
-
-
-def safe_key(stem: str, ending: str = "") -> str:
-    """Make the key of one image; see `keys_of`.
-
-    Args:
-        stem: Its path without the ending.
-        ending: The ending, where it has to be told from another image.
-
-    Returns:
-        The key.
-    """
-    key = _escape(stem) + (f"=={_escape(ending)}" if ending else "")
-    if len(key) <= _LONGEST:
-        return key
-    return f"{key[:400]}=~{hashlib.sha256(key.encode()).hexdigest()}"
+    keys = []
+    for name, stem in zip(names, stems, strict=True):
+        key = _escape(stem) + (f"=={_escape(name[len(stem) + 1 :])}" if counts[stem] > 1 else "")
+        keys.append(key if len(key) <= _LONGEST else f"{key[:400]}=~{hashlib.sha256(key.encode()).hexdigest()}")
+    return keys
 
 
 def _escape(text: str) -> str:
@@ -69,15 +54,9 @@ def sub_image_key(key: str, number: int) -> str:
     return f"{key}_s{number:03d}"
 
 
-def whole_image_key(key: str) -> str | None:
-    """Return the key of the image that a sub-image is of; None if the key is not that of a sub-image."""
-    match = _SUB_IMAGE.fullmatch(key)
-    return match["key"] if match else None
-
-
 @dataclass(frozen=True)
 class Record:
-    """What an LMDB has under a key: a line of `keys.jsonl`.
+    """The origin and the value of a key: a line of `keys.jsonl`.
 
     Attributes:
         key: The key.
@@ -100,9 +79,6 @@ class Record:
     sha256: str
 
 
-_FIELDS = {field.name for field in fields(Record)}
-
-
 def to_line(record: Record) -> bytes:
     """Make the line of `keys.jsonl`."""
     return json.dumps(asdict(record)).encode() + b"\n"
@@ -114,37 +90,17 @@ def from_line(line: bytes) -> Record:
     Raises:
         ValueError: If it is torn or none of ours.
     """
+    if not line.endswith(b"\n"):
+        raise ValueError("its end is missing")
+    values = parse_record(line)
     try:
-        values = json.loads(line)
-    except RecursionError as error:
-        raise ValueError("no record of an LMDB, but nested") from error
-    if not line.endswith(b"\n") or not isinstance(values, dict) or not _is_record(values):
-        raise ValueError(f"no record of an LMDB: {line[:80]!r}")
-    return Record(**{**values, "box": values["box"] and tuple(values["box"])})
-
-
-def _is_record(values: dict[str, Any]) -> bool:
-    def counts(*numbers: Any) -> bool:
-        return all(type(number) is int and 0 <= number < 1 << 63 for number in numbers)
-
-    if set(values) != _FIELDS or not all(type(values[name]) is str for name in ("key", "source", "sha256")):
-        return False
-    box = values["box"]
-    return (
-        values["key"].isascii()
-        and counts(*(values[name] for name in ("h", "w", "c", "bytes")))
-        and (box is None or (type(box) is list and len(box) == 4 and counts(*box)))
-    )
+        return Record(**{**values, "box": values["box"] and tuple(values["box"])})
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"no record of an LMDB: {line[:80]!r}") from error
 
 
 def read_records(folder: str | os.PathLike[str]) -> Iterator[Record]:
-    """Read the `keys.jsonl` of an LMDB, line by line.
-
-    Args:
-        folder: The LMDB's folder.
-
-    Yields:
-        The records.
+    """Yield the records in the `keys.jsonl` of an LMDB's folder.
 
     Raises:
         InputError: If the file cannot be read.

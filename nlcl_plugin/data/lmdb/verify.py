@@ -8,20 +8,19 @@ import re
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from nlcl_plugin.data.image_io import decode_raw, list_images, read_bytes, to_uint16
-from nlcl_plugin.data.lmdb.building import META_FILE, read_skipped
+from nlcl_plugin.data.lmdb.create import META_FILE, read_skipped
 from nlcl_plugin.data.lmdb.encode import shape_of
-from nlcl_plugin.data.lmdb.keys import KEYS_FILE, Record, keys_of, read_records, whole_image_key
+from nlcl_plugin.data.lmdb.keys import KEYS_FILE, Record, read_records
 from nlcl_plugin.data.lmdb.store import LmdbImages, open_environment
 from nlcl_plugin.data.parallel import map_in_order
 from nlcl_plugin.errors import InputError
 
 _META_SIZE = re.compile(r"\(\s*(\d+)\s*,\s*(\d+)\s*(?:,\s*(\d+)\s*)?\)(?:\s+\d+)?\s*$")
-
-Shape = tuple[int, ...]  # height, width, channels
 
 
 @dataclass
@@ -32,25 +31,21 @@ class Verification:
         values: The images or sub-images that `meta_info.txt` lists.
         hashed: How many of them were compared with their hashes in `keys.jsonl`.
         compared: How many of them were compared with their sources, pixel by pixel.
-        not_comparable: How many of them have a source, but nothing says which part of it they are.
-        faults: What is wrong, a line each.
+        faults: What is wrong, one line each.
     """
 
     values: int = 0
     hashed: int = 0
     compared: int = 0
-    not_comparable: int = 0
     faults: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class _Entry:
+class _Entry(NamedTuple):
     """What is known of a value; None for what is not."""
 
     key: str
-    shape: Shape | None  # by meta_info.txt
+    shape: tuple[int, ...] | None  # height, width, channels by meta_info.txt
     record: Record | None  # of keys.jsonl
-    source: str | None = None  # to compare it with
 
 
 def verify_lmdb(
@@ -62,8 +57,7 @@ def verify_lmdb(
 ) -> Verification:
     """Check counts, that every value decodes, its size and hash, and its picture if the sources are given.
 
-    Nothing is changed. Hashes, and the parts of cut images, are known from `keys.jsonl`; without that file, keys are
-    matched to the names of the sources.
+    Nothing is changed. Hashes, sources and the parts of cut images are known from `keys.jsonl` alone.
 
     Args:
         path: The LMDB.
@@ -75,55 +69,55 @@ def verify_lmdb(
         What was found.
 
     Raises:
-        InputError: If the LMDB cannot be opened, or there is no such folder.
+        InputError: If the LMDB cannot be opened, there is no such folder, or the sources of the values are not known.
     """
     path = os.path.expanduser(path)
     against = None if against is None else os.path.expanduser(against)
     images = LmdbImages(path)
     records = {one.key: one for one in read_records(path)} if os.path.exists(os.path.join(path, KEYS_FILE)) else None
-    shapes = _meta_shapes(Path(path) / META_FILE)
-    entries = [_Entry(key, shape, (records or {}).get(key)) for key, shape in zip(images.keys, shapes, strict=True)]
+    text = (Path(path) / META_FILE).read_text(encoding="utf-8-sig")
+    sizes = [_META_SIZE.search(line) for line in text.split("\n") if line.strip()]
+    entries = [
+        # A grey image may have no third number.
+        _Entry(key, size and tuple(map(int, size.groups(default="1"))), (records or {}).get(key))
+        for key, size in zip(images.keys, sizes, strict=True)
+    ]
     found = Verification(values=len(entries), faults=_compare_lists(images, records))
     if against is not None:
-        entries = _find_sources(entries, list_images(against), {one.source for one in read_skipped(Path(path))}, found)
+        if records is None:
+            raise InputError(f"{path}: has no {KEYS_FILE}, so its sources are not known; verify it without --against")
+        used = {one.source for one in records.values()} | {one.source for one in read_skipped(Path(path))}
+        found.faults += [f"{name}: is not in the LMDB" for name in list_images(against) if name not in used]
 
-    def check(group: list[_Entry]) -> Verification:
-        part = Verification()
-        source = None
-        if against is not None and group[0].source is not None:
+    def check(group: list[_Entry]) -> tuple[int, list[str]]:
+        source, faults = None, []
+        record = group[0].record
+        if against is not None and record is not None:
+            name = os.path.join(against, record.source)
             try:
-                source = _read_source(os.path.join(against, group[0].source))
+                source = to_uint16(decode_raw(read_bytes(name), name))
             except InputError as error:
-                part.faults.append(str(error))
-        for entry in group:
-            fault = _fault_of(images, entry, source)
-            if fault:
-                part.faults.append(f"key {entry.key!r}: {fault}")
-            part.hashed += entry.record is not None
-            part.compared += source is not None
-        return part
+                faults.append(str(error))
+        checked = ((entry.key, _fault_of(images, entry, source)) for entry in group)
+        faults += [f"key {key!r}: {fault}" for key, fault in checked if fault]
+        return (0 if source is None else len(group)), faults
 
-    # Sub-images of one image stand together, so that it is decoded once.
-    groups = [list(group) for _, group in groupby(entries, key=lambda entry: entry.source or entry.key)]
-    for part in map_in_order(check, groups, jobs=jobs, title="verifying", progress=progress):
-        found.hashed += part.hashed
-        found.compared += part.compared
-        found.faults += part.faults
+    found.hashed = sum(entry.record is not None for entry in entries)
+    # Sub-images of one image are neighbours, so that it is decoded once.
+    groups = [
+        list(group) for _, group in groupby(entries, key=lambda one: one.record.source if one.record else one.key)
+    ]
+    for compared, faults in map_in_order(check, groups, jobs=jobs, title="verifying", progress=progress):
+        found.compared += compared
+        found.faults += faults
     return found
-
-
-def _meta_shapes(path: Path) -> list[Shape | None]:
-    """The shape in each line; a grey image may have no third number."""
-    lines = [line for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
-    matches = [_META_SIZE.search(line) for line in lines]
-    return [tuple(int(number) for number in match.groups(default="1")) if match else None for match in matches]
 
 
 def _compare_lists(images: LmdbImages, records: dict[str, Record] | None) -> list[str]:
     stored, listed = len(open_environment(images.path)), set(images.keys)
     faults = []
     if stored != len(listed):
-        faults.append(f"data.mdb holds {stored} values, but {META_FILE} lists {len(listed)}")
+        faults.append(f"data.mdb contains {stored} values, but {META_FILE} lists {len(listed)}")
     if records is not None:
         faults += [
             f"key {key!r} is in {META_FILE}, but not in {KEYS_FILE}" for key in images.keys if key not in records
@@ -132,64 +126,29 @@ def _compare_lists(images: LmdbImages, records: dict[str, Record] | None) -> lis
     return faults
 
 
-def _find_sources(entries: list[_Entry], names: list[str], skipped: set[str], found: Verification) -> list[_Entry]:
-    """Say of each value which image it is compared with; report images that are missing or left over."""
-    by_key: dict[str, set[str]] = {}
-    for name, key in zip(names, keys_of(names), strict=True):
-        for candidate in (key, os.path.splitext(name)[0]):  # ours, and what stock scripts take
-            by_key.setdefault(candidate, set()).add(name)
-    present = set(names)
-    used = set(skipped)
-    matched = []
-    for entry in entries:
-        source = None
-        if entry.record is not None:
-            sources = {entry.record.source} & present
-            source = entry.record.source if sources else None
-        else:
-            sources = by_key.get(entry.key, set())
-            if len(sources) == 1:
-                (source,) = sources
-            elif whole := whole_image_key(entry.key):
-                sources = sources or by_key.get(whole, set())
-        if not sources:
-            origin = f"its source {entry.record.source} is" if entry.record else "an image of this name is"
-            found.faults.append(f"key {entry.key!r}: {origin} missing")
-        elif source is None:
-            found.not_comparable += 1
-        used |= sources
-        matched.append(_Entry(entry.key, entry.shape, entry.record, source))
-    found.faults += [f"{name}: is not in the LMDB" for name in names if name not in used]
-    return matched
-
-
-def _read_source(path: str) -> np.ndarray:
-    return to_uint16(decode_raw(read_bytes(path), path))
-
-
 def _fault_of(images: LmdbImages, entry: _Entry, source: np.ndarray | None) -> str:
     """What is wrong with a value; empty if nothing."""
-    label = "the value"
+    record, label = entry.record, "the value"
     try:
         value = images.get(entry.key)
-        if entry.record is not None and hashlib.sha256(value).hexdigest() != entry.record.sha256:
+        if record is not None and hashlib.sha256(value).hexdigest() != record.sha256:
             return f"has another hash than in {KEYS_FILE}; build the LMDB again"
         shape = shape_of(value, label)
         picture = None if source is None else decode_raw(value, label)
     except InputError as error:
         return str(error)
-    if entry.shape is not None and shape != entry.shape:
-        return f"is {_words(shape)}, but {_words(entry.shape)} in {META_FILE}"
-    if entry.record is not None and shape != (entry.record.h, entry.record.w, entry.record.c):
-        return f"is {_words(shape)}, but not in {KEYS_FILE}"
-    if source is not None:
-        if entry.record is not None and entry.record.box is not None:
-            top, left, height, width = entry.record.box
+    listed = {META_FILE: entry.shape, KEYS_FILE: None if record is None else (record.h, record.w, record.c)}
+    for file, expected in listed.items():
+        if expected is not None and shape != expected:
+            return f"is {_words(shape)}, but {_words(expected)} in {file}"
+    if source is not None and picture is not None and record is not None:
+        if record.box is not None:
+            top, left, height, width = record.box
             source = source[top : top + height, left : left + width]
-        if picture is None or picture.dtype != source.dtype or not np.array_equal(picture, source):
-            return f"shows another picture than {entry.source}"
+        if picture.dtype != source.dtype or not np.array_equal(picture, source):
+            return f"shows another picture than {record.source}"
     return ""
 
 
-def _words(shape: Shape) -> str:
+def _words(shape: tuple[int, ...]) -> str:
     return f"({','.join(map(str, shape))})"
