@@ -219,14 +219,6 @@ class TestThereAndBack:
             assert again.orientation == 1
             assert psnr(back[0].rgb, expected) > 33
 
-    def test_rotation_is_applied_as_others_do(self, tmp_path):
-        path = make(tmp_path / "a.mp4", rotation=90)
-        target, video, frames = copy(path)
-        assert (video.height, video.width) == (64, 48)
-        for one, two, three in zip(frames, by_opencv(path), by_opencv(target), strict=True):
-            assert np.abs(one.rgb.astype(int) - two).max() <= 3
-            assert psnr(one.rgb, three) > 38
-
     @pytest.mark.parametrize(("colorspace", "trc", "full"), [(1, 1, 2), (5, 6, 1), (9, 18, 1)])
     def test_colours_are_kept_and_tagged(self, tmp_path, colorspace, trc, full):
         colours = {"colorspace": colorspace, "color_trc": trc, "color_primaries": colorspace, "color_range": full}
