@@ -9,6 +9,7 @@ HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "nlcl_plugin/version.py").read_text(encoding="utf-8"))
 
 EXTRAS = {
+    "report": ["jinja2", "matplotlib"],  # pages and plots; torch and MMEngine bring them anyway
     "video": ["av>=17.1"],
     "export": ["onnx>=1.16", "onnxscript>=0.5", "onnxruntime>=1.18"],  # ONNX in and out
     "spandrel": ["spandrel>=0.4"],  # nlcl_plugin.spandrel_support
@@ -35,16 +36,14 @@ setup(
         "addict",
         "pyyaml",
         "numpy",
-        "pillow>=10.1",
+        "pillow>=11",  # which reads and writes XMP
         "pydantic>=2",
         "safetensors>=0.4",
         "filelock>=4",  # torch brings it anyway
         "psutil",
         "scikit-image>=0.22",  # the demo's photographs are inside its wheel
         "tifffile",  # scikit-image brings it anyway
-        "jinja2",  # the page of tools/report.py; torch brings it anyway
         "tqdm",
-        "matplotlib",  # plots of tools/intrinsic_dimension.py; MMEngine brings it anyway
     ],
     extras_require={
         **EXTRAS,

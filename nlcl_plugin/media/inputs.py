@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
@@ -15,7 +15,6 @@ from nlcl_plugin.errors import InputError
 from nlcl_plugin.media.video import VIDEO_SUFFIXES
 
 _SUFFIXES = (*IMAGE_SUFFIXES, ".pgm", *VIDEO_SUFFIXES)
-_SHOWN = 5  # names in a message
 
 
 class Job(NamedTuple):
@@ -40,16 +39,16 @@ def list_inputs(
     null: bool = False,
     left: list[str] | None = None,
 ) -> list[Job]:
-    """Find the files that arguments speak of.
+    """Find the files that arguments name.
 
     | argument | what is taken | its name below the output folder |
     |---|---|---|
     | a file | it, whatever its ending | its name |
-    | a folder | all images and videos below it, but hidden ones | its path below the folder |
+    | a folder | all images and videos below it, except hidden ones | its path below the folder |
     | a pattern with `*`, `?`, `[…]` or `**` | what matches; folders as above | its path below the part without such |
     | `-` | the files and folders named on standard input | a relative name as it is given, others the last part |
 
-    An output folder inside an input folder is left out of it. Links are followed; those that lead in circles are not.
+    An output folder inside an input folder is left out of it. Links are followed, except those that lead in circles.
 
     Args:
         arguments: Files, folders, patterns and `-`.
@@ -63,32 +62,29 @@ def list_inputs(
 
     Raises:
         InputError: If nothing is found for an argument, two files would have one output, a result would replace an
-            input or lie outside the output folder, or the output is a file.
+            input, or the output is a file.
     """
     if os.path.exists(output) and not os.path.isdir(output):
         raise InputError(f"{os.fspath(output)}: is a file, expected a folder to be made; choose another output")
     home = os.path.realpath(output)
-    left = [] if left is None else left
-    found: dict[str, dict[str, str]] = {}  # names below the output folder: real paths of sources: sources
+    found: dict[str, tuple[str, str]] = {}  # by the name below the output folder: the source, and its real path
     for argument in arguments:
-        for source, name in _expand(os.fspath(argument), home, names, null, left):
-            found.setdefault(name, {}).setdefault(os.path.realpath(source), source)
+        for source, name in _expand(os.fspath(argument), home, names, null, [] if left is None else left):
+            first, real = found.setdefault(name, (source, os.path.realpath(source)))
+            if real != os.path.realpath(source):
+                raise InputError(
+                    f"{first} and {source}: would have one output name, {name}; give the folder that contains them, or "
+                    "derain them into different output folders"
+                )
     if not found:
         raise InputError("no input; expected images, videos, folders, patterns or - for names on standard input")
-    _check_names(found)
-    inputs = {real for sources in found.values() for real in sources}
-    folders: dict[str, str] = {}
+    inputs = {real for _, real in found.values()}
     jobs = []
-    for name, sources in found.items():
-        (source,) = sources.values()
-        target = os.path.join(os.fspath(output), name)
-        folder = os.path.dirname(target)
-        real = folders.setdefault(folder, os.path.realpath(folder))
-        if not _inside(real, home):
-            raise InputError(f"{folder}: leads out of the output folder to {real}; remove that link")
-        if os.path.join(real, os.path.basename(name)) in inputs:
+    for name, (source, _) in found.items():
+        target = Path(output, name)
+        if os.path.join(os.path.realpath(target.parent), target.name) in inputs:
             raise InputError(f"{source}: its result would replace an input, {target}; choose another output folder")
-        jobs.append(Job(Path(source), Path(target), "video" if _is_video(name) else "image"))
+        jobs.append(Job(Path(source), target, "video" if name.lower().endswith(VIDEO_SUFFIXES) else "image"))
     return jobs
 
 
@@ -100,7 +96,7 @@ def _expand(argument: str, home: str, names: BinaryIO | None, null: bool, left: 
     elif glob.has_magic(argument) and not os.path.lexists(argument):
         yield from _expand_pattern(argument, home, left)
     else:
-        yield from _expand_path(argument, None, home, left)
+        yield from _expand_path(argument, "", home, left)
 
 
 def _name_below(name: str) -> str:
@@ -111,7 +107,7 @@ def _name_below(name: str) -> str:
     return "" if last == os.pardir else last
 
 
-def _expand_path(path: str, name: str | None, home: str, left: list[str]) -> Iterator[tuple[str, str]]:
+def _expand_path(path: str, name: str, home: str, left: list[str]) -> Iterator[tuple[str, str]]:
     if os.path.isdir(path):
         if os.path.realpath(path) == home:
             raise InputError(f"{path}: is the output folder too; choose another output folder")
@@ -120,7 +116,7 @@ def _expand_path(path: str, name: str | None, home: str, left: list[str]) -> Ite
             endings = ", ".join(suffix.lstrip(".") for suffix in _SUFFIXES)
             raise InputError(f"{path}: no image or video in this folder or below it; looked for {endings}")
         for file in inner:
-            yield os.path.join(path, file), os.path.join(name or "", file)
+            yield os.path.join(path, file), os.path.join(name, file)
     elif os.path.lexists(path):
         yield path, name or os.path.basename(path)
     else:
@@ -133,7 +129,8 @@ def _expand_pattern(pattern: str, home: str, left: list[str]) -> Iterator[tuple[
     root = "/".join(parts[:fixed]) + "/" if fixed else ""
     files: list[str] = []
     if "**" in parts:  # which glob follows through circles of links
-        files = [name for name in _listed(root) if _matches(name.split("/"), parts[fixed:])]
+        listed = list_files(root or ".") if os.path.isdir(root or ".") else []
+        files = [name for name in listed if _matches(name.split("/"), parts[fixed:])]
     else:
         for path in sorted(glob.glob(pattern)):
             inner = [f"{path.rstrip('/')}/{file}" for file in list_files(path)] if os.path.isdir(path) else [path]
@@ -145,62 +142,30 @@ def _expand_pattern(pattern: str, home: str, left: list[str]) -> Iterator[tuple[
         yield root + file, file
 
 
-def _listed(root: str) -> list[str]:
-    return list_files(root or ".") if os.path.isdir(root or ".") else []
-
-
 def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
-    """Whether a path, or a folder that it lies in, matches a pattern."""
+    """Whether a path, or a folder that contains it, matches a pattern."""
     if not pattern or not parts:
-        return not pattern
+        return not pattern or set(pattern) == {"**"}
     if pattern[0] != "**":
         return fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
-    rest = list(pattern)
-    while rest and rest[0] == "**":
-        del rest[0]
-    return any(_matches(parts[start:], rest) for start in range(len(parts)))
+    return _matches(parts, pattern[1:]) or _matches(parts[1:], pattern)
 
 
-def _below(folder: str, files: Iterable[str], home: str, left: list[str]) -> list[str]:
-    """Images and videos, but those in an output folder inside the folder."""
-    real = os.path.realpath(folder)
-    if _inside(home, real) and home != real:
-        files = [file for file in files if not _inside(os.path.realpath(os.path.join(folder, file)), home)]
-    fit = []
-    for file in files:
-        if file.lower().endswith(_SUFFIXES):
-            fit.append(file)
-        else:
-            left.append(os.path.join(folder, file))
-    return fit
-
-
-def _inside(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
+def _below(folder: str, files: Sequence[str], home: str, left: list[str]) -> list[str]:
+    """Images and videos, except those in an output folder inside the folder."""
+    inside = home.rstrip(os.sep) + os.sep
+    if inside.startswith(os.path.realpath(folder).rstrip(os.sep) + os.sep) and home != os.path.realpath(folder):
+        files = [file for file in files if not os.path.realpath(os.path.join(folder, file)).startswith(inside)]
+    left += [os.path.join(folder, file) for file in files if not file.lower().endswith(_SUFFIXES)]
+    return [file for file in files if file.lower().endswith(_SUFFIXES)]
 
 
 def _read_names(stream: BinaryIO, null: bool) -> list[str]:
     data = stream.read()
     if not null and b"\0" in data:
-        raise InputError("standard input: the names are separated by NUL; say so with the switch for that")
+        raise InputError("standard input: the names are separated by NUL; use the switch for that")
     pieces = data.split(b"\0") if null else (line.removesuffix(b"\r") for line in data.split(b"\n"))
     names = [os.fsdecode(piece) for piece in pieces if piece]
     if not names:
-        raise InputError("standard input: no names of files, expected one a line; give some or leave - out")
+        raise InputError("standard input: no names of files, expected one per line; give some or leave - out")
     return names
-
-
-def _check_names(found: dict[str, dict[str, str]]) -> None:
-    clashes = [sources.values() for sources in found.values() if len(sources) > 1]
-    if not clashes:
-        return
-    shown = "; ".join(" and ".join(sources) for sources in clashes[:_SHOWN])
-    more = f"; and {len(clashes) - _SHOWN} more" if len(clashes) > _SHOWN else ""
-    raise InputError(
-        f"these inputs would have one output name: {shown}{more}; give the folder that holds them, or derain them into "
-        "different output folders"
-    )
-
-
-def _is_video(name: str) -> bool:
-    return name.lower().endswith(VIDEO_SUFFIXES)

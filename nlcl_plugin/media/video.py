@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -17,8 +16,8 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from nlcl_plugin.errors import InputError
+from nlcl_plugin.media.photograph import MAX_PIXELS
 from nlcl_plugin.media.photograph.exif import turned
-from nlcl_plugin.media.photograph.model import MAX_PIXELS
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 
@@ -29,7 +28,8 @@ LIMITED_RANGE, FULL_RANGE = 1, 2  # FFmpeg's numbers
 ATTACHED = 1024  # a cover, not moving pictures
 _BT709, _BT601 = 1, 5
 _MATRICES = {1: _BT709, 4: 4, 5: _BT601, 6: _BT601, 7: 7, 9: 9, 10: 9}
-_NONSENSE = 1 << 63  # the length of what is no part of a file
+_SEGMENT = b"\x18\x53\x80\x67"  # of Matroska, with all that follows its header
+_EXPECTED = "MP4, MOV, Matroska, WebM or AVI"
 _ENOUGH = 0.5  # seconds that may be missing at the end, since announced durations are rounded
 
 
@@ -49,39 +49,22 @@ class Frame(NamedTuple):
 
 @dataclass
 class Video:
-    """A video that is open for reading; iterate over it once.
-
-    Attributes:
-        path: The file.
-        container: MP4, Matroska or AVI, whatever the name says.
-        height: Of the frames, the right way up, in pixels.
-        width: The same.
-        deep: Whether it has more than eight bits.
-        rate: The mean number of frames a second.
-        time_base: The unit of times in seconds.
-        frames: The number of frames, perhaps estimated; None if the file does not say.
-        notes: What could not be kept, a phrase each.
-        orientation: How the first frame is stored, 1 to 8 as in EXIF.
-        matrix: FFmpeg's number of the matrix between YCbCr and RGB.
-        full_range: Whether the values of YCbCr begin at 0, not at 16.
-        source: PyAV's container.
-        stream: PyAV's stream of the pictures.
-    """
+    """A video that is open for reading; iterate over it once."""
 
     path: str
-    container: str
-    height: int
+    container: str  # MP4, Matroska or AVI, whatever the name says
+    height: int  # of the frames, the right way up, in pixels
     width: int
-    deep: bool
-    rate: Fraction
-    time_base: Fraction
-    frames: int | None
-    source: Any = field(repr=False)
-    stream: Any = field(repr=False)
-    notes: list[str] = field(default_factory=list)
-    orientation: int = 1
-    matrix: int = _BT709
-    full_range: bool = False
+    deep: bool  # more than eight bits
+    rate: Fraction  # the mean number of frames per second
+    time_base: Fraction  # the unit of times in seconds
+    frames: int | None  # their number, perhaps estimated; None if it is not known
+    source: Any = field(repr=False)  # PyAV's container
+    stream: Any = field(repr=False)  # PyAV's stream of the pictures
+    notes: list[str] = field(default_factory=list)  # what could not be kept, a phrase each
+    orientation: int = 1  # of the first frame as it is stored, 1 to 8 as in EXIF
+    matrix: int = _BT709  # FFmpeg's number of the matrix between YCbCr and RGB
+    full_range: bool = False  # the values of YCbCr begin at 0, not at 16
     _packets: int = 0
     _pending: Iterator[Any] = field(default_factory=lambda: iter(()), repr=False)
 
@@ -108,9 +91,9 @@ class Video:
             raise self._broken(count, error) from error
         if held is None:
             return
-        end, announced = (held.pts + self._step(held)) * self.time_base, self._announced_end() or 0
+        announced, end = self._announced_end(), (held.pts + self._step(held)) * self.time_base
         counted = 0 < self.stream.frames <= self._packets  # by the tables of MP4, if it is not in fragments
-        if end < announced - _ENOUGH and not (counted if self.container == "MP4" else is_whole(self.path)):
+        if self.container == "MP4" and end < announced - _ENOUGH and not counted:
             raise self._broken(count, f"{float(end):.2f} of {float(announced):.2f} seconds")
         # Some demuxers know no duration of a frame, and some only a usual one.
         left = max(held.duration, round(announced / self.time_base) - held.pts)
@@ -164,8 +147,6 @@ class Video:
         if matrix is None:
             return 1
         a, b, _, c, d = (int(value) for value in np.frombuffer(matrix, np.int32)[:5])  # (x, y) to (ax + cy, bx + dy)
-        if min(abs(a), abs(b)):
-            self.note("it is turned by other than right angles, which are rounded")
         sideways = abs(b) > abs(a)
         left, up = (c < 0, b < 0) if sideways else (a < 0, d < 0)
         return 1 + 4 * sideways + 2 * up + (left != up)
@@ -179,18 +160,12 @@ class Video:
             interpolation="BICUBIC",
         ).to_ndarray()
 
-    def _announced_end(self) -> Fraction | None:
-        """When the last frame should end, in seconds; None if the file does not say it of the pictures alone."""
+    def _announced_end(self) -> Fraction:
+        """When the last frame should end, in seconds; 0 if the file does not note it of the pictures alone."""
         stream = self.stream
         if stream.duration:
             return (stream.duration + (stream.start_time or 0)) * stream.time_base
-        if text := stream.metadata.get("DURATION"):  # of Matroska: 00:01:02.500000000
-            with contextlib.suppress(ValueError):
-                hours, minutes, seconds = text.split(":")
-                return int(hours) * 3600 + int(minutes) * 60 + Fraction(seconds)
-        if self.source.duration and len(self.source.streams) == 1:
-            return Fraction(self.source.duration, 1_000_000)
-        return None
+        return Fraction(self.source.duration or 0, 1_000_000) if len(self.source.streams) == 1 else Fraction(0)
 
     def _broken(self, count: int, why: object) -> InputError:
         announced = f" of {self.frames}" if self.frames else ""
@@ -215,20 +190,16 @@ def open_video(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
     Raises:
         InputError: If PyAV is not installed, or the file cannot be read, is broken or has no pictures.
     """
-    import_av()  # before anything is said of the file
+    import_av()  # before anything about the file
     source = os.fspath(path)
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
+        raise InputError(f"{source}: is not a file, expected a video; correct the path")
     with contextlib.ExitStack() as stack:
         try:
-            if not stat.S_ISREG(os.stat(path).st_mode):
-                raise InputError(f"{source}: is not a file, expected a video; correct the path")
             container = stack.enter_context(open_container(stack.enter_context(open(path, "rb"))))
-        except InputError:
-            raise
         except errors() as error:
             reason = getattr(error, "strerror", None) or error
-            raise InputError(
-                f"{source}: cannot be read as a video ({reason}); expected MP4, MOV, Matroska, WebM or AVI"
-            ) from error
+            raise InputError(f"{source}: cannot be read as a video ({reason}); expected {_EXPECTED}") from error
         yield _video(source, container, max_pixels)
 
 
@@ -237,19 +208,17 @@ def _video(source: str, container: Any, max_pixels: int) -> Video:
     name = _DEMUXERS.get(container.format.name)
     if name is None or not pictures:
         what = "no moving pictures" if name else f"the format {container.format.name}"
-        raise InputError(f"{source}: has {what}; expected a video as MP4, MOV, Matroska, WebM or AVI")
-    if name == "AVI" and (missing := _missing_of_avi(source)):
-        raise InputError(f"{source}: ends {missing} bytes too early; mend or replace it")
+        raise InputError(f"{source}: has {what}; expected a video as {_EXPECTED}")
+    if name != "MP4" and not is_whole(source):
+        raise InputError(f"{source}: ends too early; mend or replace it")
     stream = pictures[0]
-    try:
-        stream.thread_type = "AUTO"
-        stream.codec_context.options = {"err_detect": "explode"}  # else damaged frames are patched and passed on
-        kind = stream.codec_context.format
-    except (AttributeError, RuntimeError) as error:  # a codec that FFmpeg does not know
-        raise InputError(f"{source}: its pictures cannot be decoded; convert it, for example to H.264") from error
-    height, width = stream.height, stream.width
+    context = stream.codec_context
+    kind = context.format if context else None  # neither is there for a codec that FFmpeg does not know
     if kind is None:
         raise InputError(f"{source}: its pictures cannot be decoded; mend it, or convert it, for example to H.264")
+    stream.thread_type = "AUTO"
+    context.options = {"err_detect": "explode"}  # else damaged frames are patched and passed on
+    height, width = stream.height, stream.width
     if not 0 < height * width <= max_pixels:
         raise InputError(f"{source}: has frames of {width} × {height} pixels, expected 1 to {max_pixels}; convert it")
     rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
@@ -273,64 +242,36 @@ def _video(source: str, container: Any, max_pixels: int) -> Video:
         video.note("only its first pictures are kept")
     if any(part.is_alpha for part in kind.components):
         video.note("its alpha is dropped")
-    if video.deep and stream.codec_context.color_trc in (16, 18):
+    if video.deep and context.color_trc in (16, 18):
         video.note("its HDR metadata beyond the transfer curve are dropped")
     return video
 
 
-def _missing_of_avi(path: str) -> int:
-    """How many bytes its header has promised that are not there; the durations that FFmpeg gives go by what is."""
-    with open(path, "rb") as file:
-        promised = int.from_bytes(file.read(8)[4:], "little") + 8
-        return max(0, promised - os.fstat(file.fileno()).st_size)
-
-
 def is_whole(path: str | os.PathLike[str]) -> bool:
-    """Whether a Matroska or AVI file goes on to its end, so that its last frame is only long; False for others."""
+    """Whether a Matroska or AVI file is as long as its header says; False for other formats."""
     with open(path, "rb") as file:
-        read = {b"RIFF": _avi_chunk, b"\x1aE\xdf\xa3": _matroska_element}.get(file.read(4))
-        size = os.fstat(file.fileno()).st_size
-        file.seek(0)
-        while read and file.tell() < size:
-            length, skipped = read(file)
-            if file.tell() + length > size:
-                return False
-            file.seek(skipped, os.SEEK_CUR)
-    return read is not None
-
-
-def _avi_chunk(file: BinaryIO) -> tuple[int, int]:
-    """Read the head of a chunk: its length in bytes, and how many to skip to the next one, in lists the first in it."""
-    name, length = file.read(4), int.from_bytes(file.read(4), "little")
-    length = length if name.strip(b"\0") else _NONSENSE
-    return length, 4 if name in (b"RIFF", b"LIST") else length + length % 2
-
-
-def _matroska_element(file: BinaryIO) -> tuple[int, int]:
-    """The same of Matroska, whose segments and clusters are such lists, perhaps of unknown length."""
-    (name, _), (length, unknown) = _ebml_number(file), _ebml_number(file)
-    length &= unknown
-    if not name:
-        return _NONSENSE, 0
-    return (0 if length == unknown else length), (0 if name in (0x18538067, 0x1F43B675) else length)
+        kind, size = file.read(4), os.fstat(file.fileno()).st_size
+        if kind == b"RIFF":
+            return int.from_bytes(file.read(4), "little") + 8 <= size
+        if kind != b"\x1aE\xdf\xa3":
+            return False
+        file.seek(_ebml_number(file)[0], os.SEEK_CUR)
+        if file.read(4) != _SEGMENT:
+            return True
+        length, unknown = _ebml_number(file)
+        return length == unknown or file.tell() + length <= size
 
 
 def _ebml_number(file: BinaryIO) -> tuple[int, int]:
-    """A number with the mark of its length, and the largest without it that has this length."""
+    """A number of Matroska, and the largest of its length, which means that it is not known."""
     first = file.read(1) or b"\0"
     more = 8 - first[0].bit_length()
-    return int.from_bytes(first + file.read(more), "big"), (1 << 7 * (more + 1)) - 1
+    unknown = (1 << 7 * (more + 1)) - 1
+    return int.from_bytes(first + file.read(more), "big") & unknown, unknown
 
 
 def open_container(file: BinaryIO) -> Any:
-    """Open a video with PyAV.
-
-    Args:
-        file: The file itself, since FFmpeg takes names for addresses and wants them in UTF-8.
-
-    Raises:
-        Exception: What PyAV raises for broken files; see `errors`.
-    """
+    """Open a video with PyAV, of the file itself, since FFmpeg takes names for addresses and wants them in UTF-8."""
     return import_av().open(file, container_options=_SAFE)
 
 

@@ -7,12 +7,13 @@ import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from nlcl_plugin.data.files import written_whole
 from nlcl_plugin.errors import InputError
+from nlcl_plugin.media.photograph.writing import pixels_like
 from nlcl_plugin.media.video import (
     ATTACHED,
     FULL_RANGE,
@@ -30,56 +31,36 @@ _UNREAD = 48  # FFmpeg's mark of the stream that holds the names of the chapters
 _STALE_TAGS = {"encoder", "major_brand", "minor_version", "compatible_brands", "duration"}
 
 
-class Encoder(NamedTuple):
-    """How frames are encoded.
-
-    Attributes:
-        codec: FFmpeg's name of the encoder.
-        pixels: The pixel format.
-        options: The encoder's.
-    """
-
-    codec: str
-    pixels: str
-    options: dict[str, str]
-
-
-def encoder_like(video: Video) -> Encoder:
-    """Choose the encoder.
+def encoder_like(video: Video) -> tuple[str, str, dict[str, str]]:
+    """Choose the encoder for a video like another one.
 
     H.264 with a constant rate factor of 16, at which losses are hardly seen; more than eight bits take H.265, WebM
     takes VP9 or AV1, AVI takes Motion JPEG of the highest quality, and what was in a lossless codec becomes FFV1 where
-    the container has it. Chroma is as coarse as it was, but full for odd sizes, which H.264 and H.265 have no coarse
-    chroma for.
-
-    Args:
-        video: The video to be like.
+    the container has it. Chroma is as coarse as it was, but full for odd sizes, which H.264 has no coarse chroma for.
 
     Returns:
-        The encoder.
+        FFmpeg's names of the encoder and of the pixel format, and the options of the encoder.
     """
     format_ = _format(video)
-    codec = video.stream.codec_context.codec
+    codec, kind = video.stream.codec_context.codec, video.stream.codec_context.format
     if codec.lossless and not codec.lossy and format_ in ("matroska", "avi"):
-        return Encoder("ffv1", "gbrp16le" if video.deep else "bgr0", {})
-    kind = video.stream.codec_context.format
-    across, down = (2 // max(1, kind.chroma_width(2)), 2 // max(1, kind.chroma_height(2)))
-    if video.orientation >= 5 and (across, down) == (2, 1):
-        across, down = 1, 1  # codecs have none that is coarse down alone
+        return "ffv1", "gbrp16le" if video.deep else "bgr0", {}
     if format_ == "webm":
         if video.deep:
-            return Encoder("libsvtav1", "yuv420p10le", {"crf": "18", "preset": "6"})
-        return Encoder("libvpx-vp9", "yuv420p", {"crf": "16", "b": "0", "cpu-used": "4", "row-mt": "1"})
-    if kind.is_rgb or video.width % across or video.height % down:
+            return "libsvtav1", "yuv420p10le", {"crf": "18", "preset": "6"}
+        return "libvpx-vp9", "yuv420p", {"crf": "16", "b": "0", "cpu-used": "4", "row-mt": "1"}
+    across, down = (2 // max(1, kind.chroma_width(2)), 2 // max(1, kind.chroma_height(2)))
+    turned = video.orientation >= 5 and (across, down) == (2, 1)  # codecs have none that is coarse down alone
+    if turned or kind.is_rgb or video.width % across or video.height % down:
         across, down = 1, 1
     chroma = {(2, 2): "420", (2, 1): "422"}.get((across, down), "444")
-    # MP4 keeps the time from one packet to the next, which is that of a frame only where their order is the same.
-    options = {"crf": "16"} if format_ == "matroska" else {"crf": "16", "bf": "0"}
-    if video.deep and format_ != "avi":
-        return Encoder("libx265", f"yuv{chroma}p10le", {**options, "x265-params": "log-level=error"})
     if format_ == "avi":  # which has no times of display, so that no codec may change the order of frames
-        return Encoder("mjpeg", f"yuvj{chroma}p", {"flags": "+qscale", "global_quality": str(2 * _LAMBDA)})
-    return Encoder("libx264", f"yuv{chroma}p", options)
+        return "mjpeg", f"yuvj{chroma}p", {"flags": "+qscale", "global_quality": str(2 * _LAMBDA)}
+    # MP4 keeps times from packet to packet, which are those of frames only where their order is the same.
+    options = {"crf": "16"} if format_ == "matroska" else {"crf": "16", "bf": "0"}
+    if video.deep:
+        return "libx265", f"yuv{chroma}p10le", {**options, "x265-params": "log-level=error"}
+    return "libx264", f"yuv{chroma}p", options
 
 
 def _format(video: Video) -> str:
@@ -106,8 +87,9 @@ class VideoWriter:
         self._path = path
         self._av = import_av()
         self._output, self._like = output, like
-        self._encoder = encoder_like(like)
-        jpeg = self._encoder.codec == "mjpeg"
+        self._codec, self._pixels, self._options = encoder_like(like)
+        self._coloured = self._pixels.startswith("yuv")
+        jpeg = self._codec == "mjpeg"
         self._matrix = _JPEG_MATRIX if jpeg else like.matrix
         self._range = FULL_RANGE if jpeg or like.full_range else LIMITED_RANGE
         self._stream = self._video_stream()
@@ -129,34 +111,30 @@ class VideoWriter:
         if stream.discard == _UNREAD or (timecode and timecode == self._stream.metadata.get("timecode")):
             return  # made anew, of the chapters and of what is noted of the pictures
         format_ = self._output.format.name
-        if cover and format_ == "matroska":  # where it is an attachment
-            data = bytes(next(stream.container.demux(stream)))
-            self._output.add_attachment(name or "cover", stream.metadata.get("mimetype", "image/jpeg"), data)
-        elif (format_, kind) != ("webm", "attachment") and _fits(stream, format_):  # WebM drops them silently
+        attached = kind == "attachment" or (cover and format_ == "matroska")
+        if not attached and _fits(stream, format_):
             copy = self._output.add_stream_from_template(stream, opaque=True)
             copy.metadata.update(stream.metadata)
             copy.disposition = stream.disposition
-            if kind != "attachment":
-                self._copies[stream.index] = copy
+            self._copies[stream.index] = copy
         else:
             what = f"{'cover picture' if cover else kind} {name}".strip()
             self._like.note(f"its {what} cannot be copied into this container and is left out")
 
     def _video_stream(self) -> Any:
-        like, encoder = self._like, self._encoder
-        stream = self._output.add_stream(encoder.codec, rate=like.rate, options=encoder.options)
+        like = self._like
+        stream = self._output.add_stream(self._codec, rate=like.rate, options=self._options)
         context, old = stream.codec_context, like.stream.codec_context
-        stream.width, stream.height, stream.pix_fmt = like.width, like.height, encoder.pixels
+        stream.width, stream.height, stream.pix_fmt = like.width, like.height, self._pixels
         context.time_base = like.time_base
         context.thread_type = "AUTO"
         aspect = like.stream.sample_aspect_ratio
         if aspect:
             context.sample_aspect_ratio = 1 / aspect if like.orientation >= 5 else aspect
         context.color_primaries, context.color_trc = old.color_primaries, old.color_trc
-        if encoder.pixels.startswith("yuv"):
-            context.colorspace = self._matrix
-            context.color_range = self._range
-        if encoder.codec == "libx265" and like.container == "MP4":
+        if self._coloured:
+            context.colorspace, context.color_range = self._matrix, self._range
+        if self._codec == "libx265" and like.container == "MP4":
             context.codec_tag = "hvc1"  # the one that Apple's players know
         for key, text in like.stream.metadata.items():
             counts = key == "timecode" and (";" not in text or round(like.rate) % 30 == 0)  # else FFmpeg refuses it
@@ -175,23 +153,14 @@ class VideoWriter:
             InputError: If it cannot be encoded or written.
             ValueError: If the shape or the type is another.
         """
-        if rgb.shape != like.rgb.shape:
-            raise ValueError(f"expected a frame of shape {like.rgb.shape}, got {rgb.shape}")
-        if np.issubdtype(rgb.dtype, np.floating):
-            if not np.isfinite(rgb).all():
-                raise ValueError("the frame has values that are not finite")
-            full = np.iinfo(like.rgb.dtype).max
-            rgb = np.rint(np.clip(rgb, 0, 1) * np.float32(full)).astype(like.rgb.dtype)
-        elif rgb.dtype != like.rgb.dtype:
-            raise ValueError(f"expected a frame of {like.rgb.dtype} or of floats, got {rgb.dtype}")
+        rgb = pixels_like(rgb, like.rgb)
         kind = "rgb48le" if self._like.deep else "rgb24"
         frame = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format=kind)
-        coloured = self._encoder.pixels.startswith("yuv")
         frame = frame.reformat(
-            format=self._encoder.pixels,
-            dst_colorspace=self._matrix if coloured else None,
+            format=self._pixels,
+            dst_colorspace=self._matrix if self._coloured else None,
             src_color_range=FULL_RANGE,
-            dst_color_range=self._range if coloured else FULL_RANGE,
+            dst_color_range=self._range if self._coloured else FULL_RANGE,
             interpolation="BICUBIC",
         )
         frame.pts, frame.time_base = like.pts, self._like.time_base

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, PngImagePlugin
 
 from nlcl_plugin.errors import InputError
-from nlcl_plugin.media.photograph import Photograph, encode_photograph, read_photograph
+from nlcl_plugin.media.photograph import Photograph, read_photograph, write_photograph
 
 MAX_PIXELS = 1_000_000
 MEMORY = 600 << 10  # kB that the whole of it may add to the process
@@ -50,37 +50,25 @@ def _corpus():
 
     def tiff(array, **options):
         file = io.BytesIO()
-        with tifffile.TiffWriter(
-            file, bigtiff=options.pop("bigtiff", False), byteorder=options.pop("order", "<")
-        ) as out:
-            out.write(array, metadata=None, **options)
+        tifffile.imwrite(file, array, metadata=None, **options)
         return file.getvalue()
 
-    image = Image.fromarray(rgb)
     return [
         *(pillow(array, "PNG", **extra) for array in (rgb, rgba, rgb[..., 0])),
-        pillow(image.quantize(9), "PNG", transparency=2),
-        pillow(image.convert("1"), "PNG"),
+        pillow(Image.fromarray(rgb).quantize(9), "PNG", transparency=2),
         cv2.imencode(".png", deep)[1].tobytes(),
         pillow(rgb, "PNG", pnginfo=texts),
         pillow(rgb, "JPEG", xmp=packet, **extra),
         pillow(rgb[..., 0], "JPEG", progressive=True),
-        pillow(image.convert("CMYK"), "JPEG"),
         pillow(rgba, "WEBP", lossless=True),
         pillow(rgb, "WEBP", xmp=packet, **extra),
         pillow(rgb, "TIFF", compression="tiff_lzw", **extra),
-        pillow(image.convert("CMYK"), "TIFF"),
-        cv2.imencode(".tif", deep[..., :3])[1].tobytes(),
         tiff(deep, photometric="rgb", compression="zlib", extrasamples=["assocalpha"]),
         tiff(
             (deep[..., :3] / 65535).astype(np.float32),
             photometric="rgb",
-            order=">",
             extratags=[(700, "B", None, packet), (274, "H", 1, 6)],
         ),
-        tiff(deep[..., :2], photometric="minisblack", planarconfig="contig", extrasamples=["unassalpha"]),
-        tiff(np.moveaxis(rgb, -1, 0), photometric="rgb", planarconfig="separate", bigtiff=True),
-        tiff(deep[..., 0], photometric="miniswhite", tile=(16, 16)),
         pillow(rgb, "BMP"),
         cv2.imencode(".bmp", rgba)[1].tobytes(),
         pillow(rgb, "PPM"),
@@ -94,45 +82,22 @@ CORPUS = _corpus()
 NUMBERS = [0, 1, 2, 255, 1 << 15, (1 << 16) - 1, 1 << 20, (1 << 31) - 1, 1 << 31, (1 << 32) - 1]
 FLOATS = [np.nan, np.inf, -np.inf, -1.0, 2.0, 1e30]
 AT = st.floats(0, 1, exclude_max=True)  # a place, as a part of the length
-# Headers are short, and say more than what follows.
-PLACE = st.one_of(AT, AT.map(lambda part: part * 0.1))
+PLACE = st.one_of(AT, AT.map(lambda part: part * 0.1))  # headers are short, and describe what follows
 MUTATIONS = st.one_of(
-    st.tuples(st.just("cut"), AT),
-    st.tuples(st.just("flip"), PLACE, st.integers(0, 7)),
+    st.tuples(st.just("cut"), AT, st.just(b"")),
     st.tuples(st.just("write"), PLACE, st.binary(min_size=1, max_size=8)),
-    st.tuples(st.just("number"), PLACE, st.sampled_from(NUMBERS), st.sampled_from(["<I", ">I", "<H", ">H"])),
-    st.tuples(st.just("float"), AT, st.sampled_from(FLOATS), st.sampled_from(["<f", ">f"])),
-    st.tuples(st.just("remove"), PLACE, st.integers(1, 64)),
+    st.tuples(st.just("write"), PLACE, st.builds(struct.pack, st.sampled_from(["<I", ">I"]), st.sampled_from(NUMBERS))),
+    st.tuples(st.just("write"), AT, st.builds(struct.pack, st.sampled_from(["<f", ">f"]), st.sampled_from(FLOATS))),
     st.tuples(st.just("insert"), PLACE, st.binary(min_size=1, max_size=64)),
-    st.tuples(st.just("repeat"), PLACE, st.integers(1, 5)),
-    st.tuples(st.just("splice"), AT, st.integers(0, len(CORPUS) - 1)),
+    st.tuples(st.just("splice"), AT, st.sampled_from(CORPUS)),
 )
 
 
 def mutate(data, mutation):
-    what, part, *rest = mutation
+    what, part, new = mutation
     at = int(part * len(data))
-    if what == "cut":
-        return data[:at]
-    if what == "flip" and data:
-        return data[:at] + bytes([data[at] ^ 1 << rest[0]]) + data[at + 1 :]
-    if what in ("write", "number", "float"):
-        if what == "number":
-            value, kind = rest
-            new = struct.pack(kind, value & (0xFFFF if kind[1] == "H" else 0xFFFFFFFF))
-        else:
-            new = rest[0] if what == "write" else struct.pack(rest[1], rest[0])
-        return data[:at] + new + data[at + len(new) :]
-    if what == "remove":
-        return data[:at] + data[at + rest[0] :]
-    if what == "insert":
-        return data[:at] + rest[0] + data[at:]
-    if what == "repeat":
-        return data[:at] + data[at // 2 : at] * rest[0] + data[at:]
-    if what == "splice":
-        other = CORPUS[rest[0]]
-        return data[:at] + other[int(part * len(other)) :]
-    return data
+    rest = {"cut": b"", "write": data[at + len(new) :], "insert": data[at:], "splice": b""}[what]
+    return data[:at] + (new[int(part * len(new)) :] if what == "splice" else new) + rest
 
 
 def with_right_checksums(data):
@@ -164,10 +129,10 @@ def check(path, data):
     assert 1 <= height * width <= MAX_PIXELS
     assert photo.rgb.dtype in (np.uint8, np.uint16, np.float32)
     assert photo.rgb.min() >= 0
-    assert photo.depth < 32 or photo.rgb.max() <= 1
+    assert photo.rgb.dtype != np.float32 or photo.rgb.max() <= 1
     if photo.alpha is not None:
         assert (photo.alpha.shape, photo.alpha.dtype) == (photo.rgb.shape[:2], photo.rgb.dtype)
-    path.write_bytes(encode_photograph(photo.rgb, photo))
+    write_photograph(path, photo.rgb, photo)
     again = read_photograph(path, max_pixels=MAX_PIXELS)
     assert (again.rgb.shape, again.rgb.dtype, again.kind) == (photo.rgb.shape, photo.rgb.dtype, photo.kind)
     if photo.kind in EXACT or photo.settings.get("lossless"):
@@ -200,8 +165,8 @@ def test_whole_files_are_read_and_written(tmp_path, which):
         read_photograph(tmp_path / "a.png")
 
 
-def test_a_hundred_mutated_images(tmp_path):
-    fuzz(tmp_path / "a.png", 100)
+def test_mutated_images(tmp_path):
+    fuzz(tmp_path / "a.png", 60)
 
 
 @pytest.mark.slow

@@ -128,12 +128,6 @@ class TestLinksAndTheOutputFolder:
         with pytest.raises(InputError, match="its result would replace an input"):
             list_inputs(["in/a.png"], "alias")
 
-    def test_links_out_of_the_output_folder_are_refused(self, tree):
-        Path("out").mkdir()
-        os.symlink(tree, "out/b")
-        with pytest.raises(InputError, match=r"out/b: leads out of the output folder to .*; remove that link"):
-            list_inputs(["in"], "out")
-
     def test_no_name_leads_out_of_the_output_folder(self, tree):
         os.chdir("in/b")
         for name in (b"../../x.jpg", b"../a.png", b"../b/../a.png", f"{tree}/x.jpg".encode(), b"c/../../../x.jpg"):
@@ -147,15 +141,10 @@ class TestLinksAndTheOutputFolder:
 
 
 class TestWhatIsRefused:
-    def test_two_inputs_of_one_name_are_listed(self, tree):
+    def test_two_inputs_of_one_name(self, tree):
         Path("more").mkdir()
         Path("more/a.png").write_bytes(b"y")
-        with pytest.raises(InputError, match=r"one output name: in/a\.png and more/a\.png; give the folder"):
-            list_inputs(["in", "more"], "out")
-        for number in range(7):
-            for folder in ("in", "more"):
-                Path(folder, f"{number}.png").write_bytes(b"x")
-        with pytest.raises(InputError, match=r"and more/4\.png; and 3 more; give"):
+        with pytest.raises(InputError, match=r"in/a\.png and more/a\.png: would have one output name, a\.png; give"):
             list_inputs(["in", "more"], "out")
 
     @pytest.mark.parametrize(

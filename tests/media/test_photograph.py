@@ -1,26 +1,23 @@
-"""What is read is compared with Pillow, OpenCV and tifffile; what is written is read by them."""
+"""What is read is compared with Pillow, OpenCV and tifffile; what is written is read by them; the rest is refused."""
 
 import io
 import os
-import shutil
 import struct
 import zlib
-from pathlib import Path
 from xml.etree import ElementTree
 
 import cv2
 import numpy as np
 import pytest
-import skimage
 import tifffile
 from conftest import photograph
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin, TiffImagePlugin
 
 from nlcl_plugin.data.image_io import read_image, to_float
 from nlcl_plugin.errors import InputError
-from nlcl_plugin.media.photograph import encode_photograph, read_photograph, write_photograph
+from nlcl_plugin.media.photograph import read_photograph, write_photograph
 from nlcl_plugin.media.photograph.exif import orientation_of, set_upright, turned
-from nlcl_plugin.media.photograph.png import with_chunks
+from nlcl_plugin.media.photograph.png import metadata_chunks, with_chunks
 
 RGB = photograph(36, 52)
 NEW = photograph(36, 52, seed=1)  # what a network might make of it
@@ -110,16 +107,16 @@ class TestLosslessKinds:
             assert (image.format, image.mode) == (kind, mode)
             np.testing.assert_array_equal(np.asarray(image.convert("RGBA")), expected)
 
-    @pytest.mark.parametrize("ending", [".png", ".tif", ".ppm"])
-    @pytest.mark.parametrize("channels", [1, 3, 4])
+    @pytest.mark.parametrize(
+        ("ending", "channels"),
+        [(".png", 1), (".png", 3), (".png", 4), (".tif", 3), (".tif", 4), (".ppm", 3), (".pgm", 1)],
+    )
     def test_16_bit_is_kept_exactly(self, tmp_path, ending, channels):
-        if ending == ".ppm" and channels == 4:
-            pytest.skip("the format has no alpha")
         stored = DEEP[..., [2, 1, 0, 3][:channels]] if channels > 1 else DEEP[..., :1]
-        path = tmp_path / ("a" + (".pgm" if (ending, channels) == (".ppm", 1) else ending))
-        path.write_bytes(cv2.imencode(path.suffix, stored)[1].tobytes())
+        path = tmp_path / ("a" + ending)
+        path.write_bytes(cv2.imencode(ending, stored)[1].tobytes())
         before, target, after = there_and_back(path)
-        assert before.depth == after.depth == 16
+        assert before.rgb.dtype == after.rgb.dtype == np.uint16
         assert before.grey == (channels == 1)
         rgb = DEEP[..., :3] if channels > 1 else DEEP[..., :1].repeat(3, axis=2)
         np.testing.assert_array_equal(before.rgb, rgb)
@@ -127,33 +124,17 @@ class TestLosslessKinds:
         if channels == 4:
             np.testing.assert_array_equal(after.alpha, DEEP[..., 3])
 
-    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-    @pytest.mark.parametrize("channels", [1, 3, 4])
+    @pytest.mark.parametrize(("dtype", "channels"), [(np.float32, 1), (np.float64, 3), (np.float32, 4)])
     def test_float_tiff_stays_float(self, tmp_path, dtype, channels):
         stored = np.random.default_rng(2).random((9, 7, channels)).astype(dtype)
         extra = {"extrasamples": ["unassalpha"]} if channels == 4 else {}
         photometric = "rgb" if channels > 1 else "minisblack"
         tifffile.imwrite(tmp_path / "a.tif", stored.squeeze(), photometric=photometric, metadata=None, **extra)
         before, target, _ = there_and_back(tmp_path / "a.tif")
-        assert before.depth == 32
+        assert before.rgb.dtype == np.float32
         np.testing.assert_array_equal(tifffile.imread(target), stored.squeeze().astype(np.float32))
 
-    def test_deep_tiffs_that_opencv_reads_wrongly(self, tmp_path):
-        path = tmp_path / "a.tif"
-        tifffile.imwrite(path, np.moveaxis(DEEP[..., :3], -1, 0), photometric="rgb", planarconfig="separate")
-        np.testing.assert_array_equal(there_and_back(path)[2].rgb, DEEP[..., :3])
-        tifffile.imwrite(
-            path, DEEP[..., :2], photometric="minisblack", planarconfig="contig", extrasamples=["unassalpha"]
-        )
-        before, _, after = there_and_back(path)
-        for one in (before, after):
-            np.testing.assert_array_equal(np.dstack([one.rgb[..., 0], one.alpha]), DEEP[..., :2])
-        tifffile.imwrite(path, DEEP[..., 0], photometric="miniswhite")
-        before, target, _ = there_and_back(path)
-        np.testing.assert_array_equal(before.rgb[..., 0], 65535 - DEEP[..., 0])
-        np.testing.assert_array_equal(tifffile.imread(target), 65535 - DEEP[..., 0])
-
-    def test_floats_are_rounded_to_the_depth(self, tmp_path):
+    def test_floats_are_rounded_to_the_depth_and_grey_takes_the_mean(self, tmp_path):
         path = tmp_path / "a.png"
         path.write_bytes(cv2.imencode(".png", DEEP[..., :3])[1].tobytes())
         before = read_photograph(path)
@@ -162,43 +143,34 @@ class TestLosslessKinds:
         like = read_photograph(save(path, RGB, "PNG"))
         write_photograph(path, np.float32([-1, 0.4999 / 255, 254.6 / 255])[None, None] * np.ones((36, 52, 1)), like)
         assert read_photograph(path).rgb[0, 0].tolist() == [0, 0, 255]
-
-    def test_grey_takes_the_mean_of_the_channels(self, tmp_path):
-        path = save(tmp_path / "a.png", RGB[..., 0], "PNG")
-        _, target, after = there_and_back(path, NEW)
+        _, target, after = there_and_back(save(path, RGB[..., 0], "PNG"), NEW)
         np.testing.assert_array_equal(after.rgb[..., 0], np.rint(NEW.mean(axis=2)))
         assert Image.open(target).mode == "L"
 
     def test_tiff_of_many_strips_and_odd_widths_is_read_by_others(self, tmp_path):
         stored = np.random.default_rng(3).integers(0, 256, (1100, 333, 3), dtype=np.uint8)
         _, target, _ = there_and_back(save(tmp_path / "a.tif", stored, "TIFF"))
-        np.testing.assert_array_equal(tifffile.TiffFile(target).pages[0].shape, stored.shape)
         np.testing.assert_array_equal(cv2.imread(str(target))[..., ::-1], stored)
         np.testing.assert_array_equal(np.asarray(Image.open(target)), stored)
 
-    def test_one_pixel(self, tmp_path):
-        for kind in ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM"):
-            _, _, after = there_and_back(save(tmp_path / "a", RGB[:1, :1], kind))
-            assert after.rgb.shape == (1, 1, 3)
+    @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM"])
+    def test_one_pixel(self, tmp_path, kind):
+        assert there_and_back(save(tmp_path / "a", RGB[:1, :1], kind))[2].rgb.shape == (1, 1, 3)
 
 
 class TestLossyKinds:
-    @pytest.mark.parametrize("quality", [30, 75, 95, 100])
-    @pytest.mark.parametrize("subsampling", [0, 1, 2])
+    @pytest.mark.parametrize(("quality", "subsampling"), [(30, 2), (75, 0), (95, 1), (100, 0), (100, 2)])
     def test_jpeg_keeps_its_subsampling_and_loses_little(self, tmp_path, quality, subsampling):
         path = save(tmp_path / "a.jpg", SMOOTH, "JPEG", quality=quality, subsampling=subsampling)
         before, target, after = there_and_back(path)
         np.testing.assert_array_equal(before.rgb, np.asarray(Image.open(path)))
-        assert cv2.PSNR(before.rgb, after.rgb) > 38
         reference = io.BytesIO()
         Image.fromarray(before.rgb).save(reference, "JPEG", quality=95, subsampling=subsampling)
         floor = cv2.PSNR(before.rgb, np.asarray(Image.open(reference)))
-        assert cv2.PSNR(before.rgb, after.rgb) > floor - 0.3  # never coarser than quality 95
+        assert cv2.PSNR(before.rgb, after.rgb) > max(38, floor - 0.3)  # never coarser than quality 95
         with Image.open(target) as image:
             assert image.layer[0][1:3] == {0: (1, 1), 1: (2, 1), 2: (2, 2)}[subsampling]
-            own = Image.open(path).quantization
-            for number, table in image.quantization.items():
-                assert all(value <= other for value, other in zip(table, own[number], strict=True))
+            assert sum(image.quantization[0]) <= sum(Image.open(path).quantization[0])
 
     def test_grey_and_progressive_jpeg_stay_so(self, tmp_path):
         path = save(tmp_path / "a.jpg", RGB[..., 0], "JPEG", progressive=True, dpi=(240, 240))
@@ -214,18 +186,18 @@ class TestLossyKinds:
         assert cv2.PSNR(before.rgb, after.rgb) > 35
         assert b"VP8L" not in target.read_bytes()[:64]
 
-    def test_pixels_are_those_that_training_and_test_read(self, shared_data):
+    def test_pixels_are_those_that_training_and_test_read(self, shared_data, tmp_path):
         for path in sorted((shared_data / "realrain_eg" / "rainy").iterdir()):
             photo = read_photograph(path)
             np.testing.assert_array_equal(to_float(photo.rgb), read_image(path))
-            data = encode_photograph(photo.rgb, photo)
-            assert cv2.PSNR(photo.rgb, np.asarray(Image.open(io.BytesIO(data)))) > 45
-            assert len(data) < 1.1 * path.stat().st_size
+            write_photograph(tmp_path / "a", photo.rgb, photo)
+            assert cv2.PSNR(photo.rgb, np.asarray(Image.open(tmp_path / "a"))) > 45
+            assert (tmp_path / "a").stat().st_size < 1.1 * path.stat().st_size
 
 
 class TestWhatBelongsToIt:
     @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
-    @pytest.mark.parametrize("orientation", range(1, 9))
+    @pytest.mark.parametrize("orientation", [1, 2, 3, 6, 8])
     def test_orientation_is_applied_once(self, tmp_path, kind, orientation):
         options = {"lossless": True} if kind == "WEBP" else {}
         path = save(tmp_path / "a", SMOOTH, kind, exif=exif(orientation), **options)
@@ -246,28 +218,24 @@ class TestWhatBelongsToIt:
             assert cv2.PSNR(np.asarray(seen), upright) > 38
 
     @pytest.mark.parametrize("ending", [".png", ".tif"])
-    @pytest.mark.parametrize("orientation", [1, 3, 6, 7])
-    def test_orientation_of_16_bit_images(self, tmp_path, ending, orientation):
+    @pytest.mark.parametrize("orientation", [1, 3, 7])
+    def test_16_bit_images_keep_orientation_profile_and_xmp(self, tmp_path, ending, orientation):
         path = tmp_path / ("a" + ending)
         if ending == ".png":
             block = exif(orientation).removeprefix(b"Exif\0\0")
             data = cv2.imencode(".png", DEEP[..., 2::-1])[1].tobytes()
-            chunk = struct.pack(">I", len(block)) + b"eXIf" + block + struct.pack(">I", zlib.crc32(b"eXIf" + block))
-            path.write_bytes(data[:33] + chunk + data[33:])
+            path.write_bytes(with_chunks(data, metadata_chunks(SRGB, block, packet(orientation))))
         else:
-            tifffile.imwrite(path, DEEP[..., :3], photometric="rgb", extratags=[(274, "H", 1, orientation)])
+            extra = [(274, "H", 1, orientation), (700, "B", None, packet(orientation))]
+            tifffile.imwrite(path, DEEP[..., :3], photometric="rgb", iccprofile=SRGB, extratags=extra)
         before, target, after = there_and_back(path)
         np.testing.assert_array_equal(before.rgb, turned(DEEP[..., :3], orientation))
         np.testing.assert_array_equal(after.rgb, before.rgb)
-        np.testing.assert_array_equal(
-            cv2.imread(str(target), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR)[..., ::-1], before.rgb
-        )
-
-    def test_turning_is_as_pillow_does_it(self):
-        for orientation in range(1, 9):
-            image = Image.fromarray(RGB)
-            image.getexif()[0x0112] = orientation
-            np.testing.assert_array_equal(turned(RGB, orientation), np.asarray(ImageOps.exif_transpose(image)))
+        assert after.icc == SRGB
+        assert b"tiff:Orientation='1'" in after.xmp
+        seen = cv2.imread(str(target), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR)[..., ::-1]
+        np.testing.assert_array_equal(seen, before.rgb)
+        assert Image.open(target).info["icc_profile"] == SRGB if ending == ".png" else True  # which checks checksums
 
     @pytest.mark.parametrize("order", ["<", ">"])
     def test_exif_is_changed_in_place(self, order):
@@ -300,21 +268,6 @@ class TestWhatBelongsToIt:
         assert before.icc == SRGB
         assert Image.open(target).info["icc_profile"] == SRGB
 
-    @pytest.mark.parametrize("ending", [".png", ".tif"])
-    def test_colour_profile_of_16_bit_images(self, tmp_path, ending):
-        path = tmp_path / ("a" + ending)
-        if ending == ".tif":
-            tifffile.imwrite(path, DEEP[..., :3], photometric="rgb", iccprofile=SRGB)
-        else:
-            data = cv2.imencode(".png", DEEP[..., 2::-1])[1].tobytes()
-            body = b"name\0\0" + zlib.compress(SRGB)
-            chunk = struct.pack(">I", len(body)) + b"iCCP" + body + struct.pack(">I", zlib.crc32(b"iCCP" + body))
-            path.write_bytes(data[:33] + chunk + data[33:])
-        _, target, after = there_and_back(path)
-        assert after.icc == SRGB
-        assert Image.open(target).info["icc_profile"] == SRGB  # which checks checksums
-        np.testing.assert_array_equal(after.rgb, DEEP[..., :3])
-
     @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "BMP"])
     def test_resolution_is_kept(self, tmp_path, kind):
         _, target, _ = there_and_back(save(tmp_path / "a", RGB, kind, dpi=(300, 150)))
@@ -336,15 +289,6 @@ class TestWhatBelongsToIt:
         width, height = map(str, before.rgb.shape[1::-1])
         assert values == {"Orientation": "1", "ImageWidth": width, "ImageLength": height, "title": "雨"}
 
-    @pytest.mark.parametrize("name", ["hubble_deep_field.jpg", "chelsea.png"])
-    def test_xmp_of_real_photographs_stays_as_it_is(self, tmp_path, name):
-        path = Path(shutil.copy(Path(skimage.__file__).parent / "data" / name, tmp_path))
-        before, target, _ = there_and_back(path)
-        assert before.notes == ()
-        with Image.open(path) as old, Image.open(target) as new:
-            assert len(old.info["xmp"]) > 3000
-            assert new.info["xmp"] == old.info["xmp"]
-
     def test_pixels_are_turned_by_exif_and_never_by_xmp(self, tmp_path):
         path = save(tmp_path / "a.tif", RGB, "TIFF", tiffinfo={700: packet(6, element=True)})
         before, target, after = there_and_back(path)
@@ -352,14 +296,10 @@ class TestWhatBelongsToIt:
         np.testing.assert_array_equal(np.asarray(Image.open(target)), RGB)
         assert after.xmp == packet(1, element=True)
 
-    def test_compressed_xmp_of_png_and_of_16_bits_is_kept(self, tmp_path):
+    def test_compressed_xmp_of_png_is_kept(self, tmp_path):
         info = PngImagePlugin.PngInfo()
         info.add_itxt("XML:com.adobe.xmp", packet(1).decode(), zip=True)
         assert there_and_back(save(tmp_path / "a.png", RGB, "PNG", pnginfo=info))[2].xmp == packet(1)
-        tifffile.imwrite(tmp_path / "a.tif", DEEP[..., :3], photometric="rgb", extratags=[(700, "B", None, packet(1))])
-        _, target, after = there_and_back(tmp_path / "a.tif")
-        assert (after.xmp, after.depth) == (packet(1), 16)
-        assert tifffile.TiffFile(target).pages[0].tags.valueof(700) == packet(1)
 
     def test_a_broken_chunk_of_xmp_is_dropped_and_said(self, tmp_path):
         info = PngImagePlugin.PngInfo()
@@ -406,42 +346,6 @@ class TestUnusualKinds:
         np.testing.assert_array_equal(before.alpha, np.where(np.asarray(palette) == 3, 0, 255))
         np.testing.assert_array_equal(after.alpha, before.alpha)
 
-    @pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
-    def test_one_transparent_grey_of_png_becomes_alpha(self, tmp_path, bits):
-        largest = (1 << bits) - 1
-        values = np.random.default_rng(bits).integers(0, largest + 1, (6, 32))
-        values[:2] = 1
-        rows = ("".join(f"{value:0{bits}b}" for value in row) for row in values)
-        packed = b"".join(b"\0" + int(row, 2).to_bytes(4 * bits, "big") for row in rows)
-        header = b"IHDR" + struct.pack(">2I5B", 32, 6, bits, 0, 0, 0, 0)
-        header = b"\x89PNG\r\n\x1a\n\0\0\0\r" + header + struct.pack(">I", zlib.crc32(header))
-        chunks = [(b"tRNS", struct.pack(">H", 1)), (b"IDAT", zlib.compress(packed)), (b"IEND", b"")]
-        path = tmp_path / "a.png"
-        path.write_bytes(with_chunks(header, chunks))
-        before, _, after = there_and_back(path)
-        full = 65535 if bits == 16 else 255
-        for found in (before, after):
-            np.testing.assert_array_equal(found.rgb[..., 0], values * (full // largest))
-            np.testing.assert_array_equal(found.alpha, np.where(values == 1, 0, full))
-
-    @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-    def test_one_transparent_colour_of_png_becomes_alpha(self, tmp_path, dtype):
-        pixels = np.random.default_rng(0).integers(0, 2, (6, 8, 3)).astype(dtype)
-        data = cv2.imencode(".png", pixels[..., ::-1])[1].tobytes()
-        (tmp_path / "a.png").write_bytes(with_chunks(data, [(b"tRNS", struct.pack(">3H", 1, 0, 1))]))
-        before, _, after = there_and_back(tmp_path / "a.png")
-        for found in (before, after):
-            np.testing.assert_array_equal(found.rgb, pixels)
-            expected = np.where((pixels == [1, 0, 1]).all(-1), 0, np.iinfo(dtype).max)
-            np.testing.assert_array_equal(found.alpha, expected)
-
-    def test_cmyk_becomes_srgb(self, tmp_path):
-        cmyk = Image.fromarray(RGB).convert("CMYK")
-        before, target, _ = there_and_back(save(tmp_path / "a.jpg", cmyk, "JPEG", quality=95))
-        assert "its CMYK colours become sRGB" in before.notes
-        assert cv2.PSNR(before.rgb, RGB) > 30
-        assert Image.open(target).mode == "RGB"
-
     def test_one_bit_becomes_grey(self, tmp_path):
         bits = Image.fromarray(RGB).convert("1")
         for kind in ("PNG", "TIFF", "BMP"):
@@ -479,3 +383,107 @@ class TestUnusualKinds:
         photo = read_photograph(tmp_path / "a.jpg")
         assert photo.notes == ("only the first of its pictures is kept",)
         assert cv2.PSNR(photo.rgb, RGB) > 25
+
+
+# refused -------------------------------------------------------------------------------------------------------------
+def test_large_images_are_refused_by_their_header(tmp_path):
+    path = save(tmp_path / "a.png", RGB, "PNG")
+    with pytest.raises(InputError, match=r"a\.png: is 52 × 36 pixels, the limit is 1871; make it smaller, or raise"):
+        read_photograph(path, max_pixels=52 * 36 - 1)
+    assert read_photograph(path, max_pixels=52 * 36).rgb.shape == RGB.shape
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP"])
+def test_bombs_are_refused_before_they_are_unpacked(tmp_path, kind):
+    path = save(tmp_path / "a", Image.new("1", (16000, 16000)), kind)  # more than Pillow's own limit too
+    with pytest.raises(InputError, match=r"a: is 16000 × 16000 pixels, the limit is 200000000"):
+        read_photograph(path)
+
+
+def test_a_header_that_lies_is_refused(tmp_path):
+    data = bytearray(save(tmp_path / "a.png", RGB, "PNG").read_bytes())
+    for height in (0, 35, 37, 30_000):
+        data[20:24] = struct.pack(">I", height)
+        data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+        (tmp_path / "a.png").write_bytes(data)
+        if height == 35:  # unused rows at the end are no fault to any decoder
+            assert read_photograph(tmp_path / "a.png").rgb.shape[0] == 35
+            continue
+        with pytest.raises(InputError, match=r"a\.png: (is 52 × 0 pixels|cannot be decoded)"):
+            read_photograph(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "BMP"])
+def test_cut_files_are_refused(tmp_path, kind):
+    whole = save(tmp_path / "a", RGB, kind).read_bytes()
+    for part in (0.02, 0.3, 0.7, 0.95):
+        (tmp_path / "a").write_bytes(whole[: int(part * len(whole))])
+        with pytest.raises(InputError, match=r"a: (cannot be decoded as an image|is of an unknown kind)"):
+            read_photograph(tmp_path / "a")
+
+
+@pytest.mark.parametrize("ending", [".png", ".tif", ".ppm"])
+def test_cut_16_bit_files_are_refused(tmp_path, ending):
+    whole = cv2.imencode(ending, DEEP[..., :3])[1].tobytes()
+    for part in (0.3, 0.7, 0.99):
+        (tmp_path / "a").write_bytes(whole[: int(part * len(whole))])
+        with pytest.raises(InputError, match="cannot be decoded as an image"):
+            read_photograph(tmp_path / "a")
+
+
+def test_other_files_are_named(tmp_path):
+    path = tmp_path / "x.png"
+    for data, what in (
+        (b"", "empty, expected an image"),
+        (b"hello", "is of an unknown kind, expected a PNG, JPEG"),
+        (b"GIF89a" + bytes(50), "is a GIF, expected"),
+        (bytes(4) + b"ftypheic" + bytes(50), "is a HEIC or AVIF image"),
+        (bytes(4) + b"ftypisom" + bytes(50), "is a video"),
+    ):
+        path.write_bytes(data)
+        with pytest.raises(InputError, match=r"x\.png: " + what):
+            read_photograph(path)
+    with pytest.raises(InputError, match=r"missing: cannot be read \(No such file"):
+        read_photograph(tmp_path / "missing")
+    with pytest.raises(InputError, match="is not a file, expected an image"):
+        read_photograph(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="pipe: is not a file"):
+        read_photograph(tmp_path / "pipe")
+
+
+def test_floats_in_other_units_or_not_finite_are_refused(tmp_path):
+    for value, what in ((255, r"float values from 0 to 255; expected \[0, 1\]"), (np.nan, "not finite")):
+        tifffile.imwrite(tmp_path / "a.tif", np.float32([[[0, 0, value]]]), photometric="rgb")
+        with pytest.raises(InputError, match=r"a\.tif: has .*" + what):
+            read_photograph(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("what", [np.int16, np.uint32, np.float16, "planar", "grey with alpha", "CMYK", "BigTIFF"])
+def test_tiffs_that_libraries_do_not_read_are_refused(tmp_path, what):
+    array, options = DEEP[..., :3], {"photometric": "rgb"}
+    if what == "planar":
+        array, options = np.moveaxis(array, -1, 0), {"photometric": "rgb", "planarconfig": "separate"}
+    elif what == "grey with alpha":
+        array, options = DEEP[..., :2], {"planarconfig": "contig", "extrasamples": ["unassalpha"]}
+    elif what == "CMYK":
+        array, options = np.zeros((4, 4, 4), np.uint8), {"photometric": "separated"}
+    elif what == "BigTIFF":
+        options["bigtiff"] = True
+    else:
+        array = array.astype(what)
+    tifffile.imwrite(tmp_path / "a.tif", array, **options)
+    with pytest.raises(InputError, match=r"a\.tif: .*(expected grey|is a BigTIFF)"):
+        read_photograph(tmp_path / "a.tif")
+
+
+def test_what_does_not_fit_is_not_written(tmp_path):
+    like = read_photograph(save(tmp_path / "a.png", RGB, "PNG"))
+    for wrong, what in ((RGB[:5], "shape"), (RGB.astype(np.uint16), "expected an image of uint8 or of floats")):
+        with pytest.raises(ValueError, match=what):
+            write_photograph(tmp_path / "b.png", wrong, like)
+    with pytest.raises(ValueError, match="not finite"):
+        write_photograph(tmp_path / "b.png", np.full(RGB.shape, np.nan, np.float32), like)
+    with pytest.raises(InputError, match=r"b\.png: cannot be written \((Not a directory|File exists)\)"):
+        write_photograph(tmp_path / "a.png" / "b.png", RGB, like)
+    assert os.listdir(tmp_path) == ["a.png"]

@@ -1,30 +1,46 @@
-"""EXIF blocks, changed in place: rewriting them would break the makers' notes, which point into them.
+"""EXIF and XMP, changed in place: rewriting EXIF would break the makers' notes, which point into it.
 
 An EXIF block is a small TIFF file, so that all of this holds for the tags of a TIFF file too.
 """
 
 from __future__ import annotations
 
+import io
+import re
 import struct
 from collections.abc import Iterator
 
 import numpy as np
+from PIL import Image
 
-_ORIENTATION, _EXIF, _WIDTH, _HEIGHT = 0x0112, 0x8769, 0xA002, 0xA003
-_SHORT, _LONG = 3, 4
+EXIF, GPS = 0x8769, 0x8825  # tags of directories inside
+TEXTS = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x013C, 0x8298)  # description, maker, date, copyright …
+RESOLUTION = (0x011A, 0x011B, 0x0128)  # across, down, and their unit
+_ORIENTATION, _INTEROP, _WIDTH, _HEIGHT = 0x0112, 0xA005, 0xA002, 0xA003
+_SHORT, LONG = 3, 4  # types of numbers
+
+# What speaks of other parts of the file, which are not written again: thumbnails, more XMP, depth, gain maps, videos.
+_OF_PARTS = re.compile(
+    rb"Thumbnails|HasExtendedXMP|MicroVideo|MotionPhoto|hdrgm:|HDRGainMap|Container:Directory|GDepth:|GImage:|GAudio:"
+)
+_XMP_ORIENTATION = re.compile(rb"(tiff:Orientation\s*(?:=\s*[\"']|>\s*))[1-8](?=\s*[\"'<])")
+_ANY_ORIENTATION = re.compile(rb"(?<!/)\b\w+:Orientation\b")
+_SIDES = {
+    b"tiff:ImageWidth": b"tiff:ImageLength",
+    b"tiff:ImageLength": b"tiff:ImageWidth",
+    b"exif:PixelXDimension": b"exif:PixelYDimension",
+    b"exif:PixelYDimension": b"exif:PixelXDimension",
+}
 
 
 def orientation_of(block: bytes) -> int:
     """Read the orientation.
 
-    Args:
-        block: An EXIF block or a TIFF file.
-
     Returns:
         1 to 8 as in the EXIF standard; 1 if there is none or it is no such number.
     """
     try:
-        for tag, at in _entries(block, _first(block)):
+        for tag, at in entries(block):
             if tag == _ORIENTATION:
                 value = _number(block, at)
                 return value if 1 <= value <= 8 else 1
@@ -49,12 +65,12 @@ def set_upright(block: bytes) -> bytes | None:
     try:
         order, first = _order(block), _first(block)
         sideways = orientation_of(block) >= 5
-        for tag, at in _entries(block, first):
+        for tag, at in entries(block):
             if tag == _ORIENTATION:
                 # The type, the count, and the value in the first two of four bytes.
                 struct.pack_into(order + "HIHH", changed, at + 2, _SHORT, 1, 1, 0)
-            elif tag == _EXIF and sideways:
-                places = dict(_entries(block, _number(block, at)))
+            elif tag == EXIF and sideways:
+                places = dict(entries(block, _number(block, at)))
                 if _WIDTH in places and _HEIGHT in places:
                     width, height = (slice(places[tag] + 2, places[tag] + 12) for tag in (_WIDTH, _HEIGHT))
                     changed[width], changed[height] = block[height], block[width]
@@ -63,6 +79,45 @@ def set_upright(block: bytes) -> bytes | None:
     except struct.error:
         return None
     return bytes(changed)
+
+
+def xmp_upright(packet: bytes, orientation: int) -> bytes | None:
+    """Mark a photograph as the right way up in its XMP.
+
+    Args:
+        packet: The XMP.
+        orientation: What the pixels were turned by, 1 to 8 as in EXIF.
+
+    Returns:
+        The packet with orientation 1, and with the names of width and height exchanged if the turn exchanged them;
+        None if it would not hold for the new file, or has a form that cannot be changed here.
+    """
+    changed, found = _XMP_ORIENTATION.subn(rb"\g<1>1", packet)
+    if b"\0" in packet or _OF_PARTS.search(packet) or found != len(_ANY_ORIENTATION.findall(packet)):
+        return None
+    if orientation >= 5:
+        changed = re.sub(b"|".join(_SIDES), lambda side: _SIDES[side[0]], changed)
+    return changed
+
+
+def exif_of_tiff(data: bytes) -> bytes | None:
+    """Take those tags out of a TIFF file that describe the photograph, not how it is stored.
+
+    Returns:
+        An EXIF block; None if there are none.
+
+    Raises:
+        Exception: What Pillow raises for broken tags.
+    """
+    found, kept = Image.Exif(), Image.Exif()
+    found.load_from_fp(io.BytesIO(data), None)
+    for tag in (*TEXTS, *RESOLUTION, _ORIENTATION):
+        if tag in found:
+            kept[tag] = found[tag]
+    for tag in (EXIF, GPS):
+        if inner := {key: value for key, value in found.get_ifd(tag).items() if key != _INTEROP}:
+            kept[tag] = inner
+    return kept.tobytes().removeprefix(b"Exif\0\0") if len(kept) else None
 
 
 def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
@@ -84,6 +139,15 @@ def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
+def entries(block: bytes, directory: int | None = None) -> Iterator[tuple[int, int]]:
+    """The tags of a directory, by default the first, and where their entries begin."""
+    order = _order(block)
+    directory = _first(block) if directory is None else directory
+    (count,) = struct.unpack_from(order + "H", block, directory)
+    for at in range(directory + 2, directory + 2 + 12 * count, 12):
+        yield struct.unpack_from(order + "HHII", block, at)[0], at
+
+
 def _order(block: bytes) -> str:
     marks = {b"II*\0": "<", b"MM\0*": ">"}
     if bytes(block[:4]) not in marks:
@@ -95,17 +159,7 @@ def _first(block: bytes) -> int:
     return struct.unpack_from(_order(block) + "I", block, 4)[0]
 
 
-def _entries(block: bytes, directory: int) -> Iterator[tuple[int, int]]:
-    """The tags of a directory and where their entries begin."""
-    order = _order(block)
-    (count,) = struct.unpack_from(order + "H", block, directory)
-    for number in range(count):
-        at = directory + 2 + 12 * number
-        tag, *_ = struct.unpack_from(order + "HHII", block, at)
-        yield tag, at
-
-
 def _number(block: bytes, at: int) -> int:
     order = _order(block)
     (kind,) = struct.unpack_from(order + "H", block, at + 2)
-    return struct.unpack_from(order + ("I" if kind == _LONG else "H"), block, at + 8)[0]
+    return struct.unpack_from(order + ("I" if kind == LONG else "H"), block, at + 8)[0]

@@ -1,87 +1,90 @@
-"""The chunks of a PNG file: what Pillow and OpenCV drop is carried over by them."""
+"""The chunks of a PNG file, which carry over what Pillow and OpenCV drop."""
 
 from __future__ import annotations
 
 import struct
 import zlib
 
-from nlcl_plugin.media.photograph.xmp import PNG_KEYWORD
-
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_XMP = b"XML:com.adobe.xmp\0"  # the keyword of an iTXt chunk
 
 # Colour spaces, the resolution and texts. Other chunks speak of pixels as they were, or are unknown to us.
 _KEPT = {b"sRGB", b"gAMA", b"cHRM", b"cICP", b"mDCV", b"cLLI", b"pHYs", b"tEXt", b"zTXt", b"iTXt"}
-_STALE_TEXTS = (PNG_KEYWORD, b"Raw profile type ")  # XMP goes its own way; the others may hold an orientation
-_LARGEST_PROFILE = 16 << 20  # bytes when unpacked; the largest printers' profiles are a few megabytes
+_STALE_TEXTS = (_XMP, b"Raw profile type ")  # XMP is kept apart; the others may contain an orientation
+_LARGEST = 16 << 20  # bytes of a profile or an XMP packet when unpacked; the largest are a few megabytes
+
+Chunk = tuple[bytes, bytes]
 
 
-def chunks_of(data: bytes) -> list[tuple[bytes, bytes]]:
-    """Take a PNG file apart.
-
-    Args:
-        data: The file.
-
-    Returns:
-        The type and the content of each chunk.
+def chunks_of(data: bytes) -> list[Chunk]:
+    """Take a PNG file apart into the types and the contents of its chunks.
 
     Raises:
-        ValueError: If it ends too early or a checksum is wrong.
+        ValueError: If it ends too early or a checksum is wrong, which decoders let pass.
     """
-    chunks, at = [], len(SIGNATURE)
-    while True:
-        if at + 12 > len(data):
-            raise ValueError("the file ends too early")
-        (length,) = struct.unpack_from(">I", data, at)
-        name, end = data[at + 4 : at + 8], at + 12 + length
+    chunks: list[Chunk] = []
+    at = len(_SIGNATURE)
+    while not chunks or chunks[-1][0] != b"IEND":
+        (length,) = struct.unpack(">I", data[at : at + 4].ljust(4, b"\xff"))
+        end = at + 12 + length
         if end > len(data):
             raise ValueError("the file ends too early")
-        if zlib.crc32(data[at + 4 : end - 4]) != struct.unpack_from(">I", data, end - 4)[0]:
+        if zlib.crc32(data[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
             raise ValueError("a checksum is wrong")
-        chunks.append((name, data[at + 8 : end - 4]))
-        if name == b"IEND":
-            return chunks
+        chunks.append((data[at + 4 : at + 8], data[at + 8 : end - 4]))
         at = end
+    return chunks
 
 
-def kept(chunks: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+def kept(chunks: list[Chunk]) -> list[Chunk]:
     """The chunks that still hold when the pixels are others."""
     return [(name, body) for name, body in chunks if name in _KEPT and not body.startswith(_STALE_TEXTS)]
 
 
-def profile_of(chunk: bytes) -> bytes:
-    """Unpack an iCCP chunk.
+def profile_of(chunks: list[Chunk]) -> bytes | None:
+    """The colour profile.
 
     Raises:
-        ValueError: If it is broken or unpacks to more than a profile may have.
+        ValueError: If it is broken.
     """
-    packed = chunk.partition(b"\0")[2][1:]
+    packed = dict(chunks).get(b"iCCP")
+    return None if packed is None else _unpacked(packed.partition(b"\0")[2][1:])
+
+
+def xmp_of(chunks: list[Chunk]) -> bytes | None:
+    """The XMP packet; what is broken is returned as it is, as no XMP."""
+    text = next((body for name, body in chunks if name == b"iTXt" and body.startswith(_XMP)), None)
+    if text is None:
+        return None
+    packet = text[len(_XMP) + 2 :].split(b"\0", 2)[-1]  # behind the language and the translated keyword
+    try:
+        return _unpacked(packet) if text[len(_XMP) :][:1] == b"\1" else packet
+    except ValueError:
+        return text
+
+
+def _unpacked(packed: bytes) -> bytes:
     unpacker = zlib.decompressobj()
     try:
-        profile = unpacker.decompress(packed, _LARGEST_PROFILE)
+        content = unpacker.decompress(packed, _LARGEST)
     except zlib.error:
-        profile = b""
-    if not profile or not unpacker.eof:
+        content = b""
+    if not content or not unpacker.eof:
         raise ValueError("the colour profile is broken")
-    return profile
+    return content
 
 
-def with_chunks(data: bytes, chunks: list[tuple[bytes, bytes]]) -> bytes:
-    """Put chunks behind the header of a PNG file, where those of colour have to stand.
-
-    Args:
-        data: The file.
-        chunks: The type and the content of each.
-
-    Returns:
-        The longer file.
-    """
-    header = len(SIGNATURE) + 25
+def with_chunks(data: bytes, chunks: list[Chunk]) -> bytes:
+    """Put chunks behind the header of a PNG file, where those of colour belong."""
+    header = len(_SIGNATURE) + 25
     packed = (
         struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
     )
     return b"".join((data[:header], *packed, data[header:]))
 
 
-def profile_chunk(profile: bytes) -> tuple[bytes, bytes]:
-    """Make an iCCP chunk."""
-    return b"iCCP", b"ICC Profile\0\0" + zlib.compress(profile)
+def metadata_chunks(icc: bytes | None, exif: bytes | None, xmp: bytes | None) -> list[Chunk]:
+    """The chunks of a colour profile, an EXIF block and an XMP packet."""
+    chunks = [(b"iCCP", b"ICC Profile\0\0" + zlib.compress(icc))] if icc else []
+    chunks += [(b"eXIf", exif)] if exif else []
+    return chunks + ([(b"iTXt", _XMP + bytes(4) + xmp)] if xmp else [])

@@ -4,30 +4,36 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Sequence
-from functools import cache
+import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image, JpegImagePlugin
+import tifffile
+from PIL import Image, TiffImagePlugin
 
 from nlcl_plugin.data.files import written_whole
 from nlcl_plugin.data.image_io import PNG_OPTIONS
 from nlcl_plugin.errors import InputError
-from nlcl_plugin.media.photograph import png, tiff, xmp
-from nlcl_plugin.media.photograph.model import Photograph
+from nlcl_plugin.media.photograph import png
+from nlcl_plugin.media.photograph.exif import EXIF, GPS, LONG, RESOLUTION, TEXTS, entries
+from nlcl_plugin.media.photograph.reading import Photograph
 
 _QUALITY = 95  # of JPEG and lossy WebP; above it files grow fast and nothing can be seen
-_LONGEST_EXIF = 65_000  # bytes; a JPEG holds it in one segment
+_TABLE_SUM = 369  # of the table of brightness of a JPEG of that quality
+_LONGEST_EXIF = 65_000  # bytes; a JPEG keeps it in one segment
+_XMP = 700
 
 
 def write_photograph(path: str | os.PathLike[str], rgb: np.ndarray, like: Photograph) -> None:
-    """Write new pixels in the file format, depth and colour space of a photograph, with what belongs to it.
+    """Write new pixels in the file format, depth and colour space of a photograph, with its metadata.
 
     A reader sees the old file or the whole new one, never a part. Missing folders are made. The format is that of
-    `like`, whatever the name ends in. See `encode_photograph` for how.
+    `like`, whatever the name ends in. Floats are rounded to its depth. A grey file gets the mean of the three
+    channels, which were equal before. PNG, TIFF (Deflate), BMP, PPM and lossless WebP are exact. A JPEG keeps its
+    chroma subsampling and gets quality 95, or its own tables where these are finer; a lossy WebP gets quality 95.
 
     Args:
         path: The file.
@@ -38,7 +44,14 @@ def write_photograph(path: str | os.PathLike[str], rgb: np.ndarray, like: Photog
         InputError: If the file cannot be written.
         ValueError: If the shape or type of `rgb` is another or a value is not finite.
     """
-    data = encode_photograph(rgb, like)
+    encoders = {"PNG": _png, "JPEG": _jpeg, "WebP": _webp, "TIFF": _tiff, "BMP": _bmp, "PPM": _ppm}
+    pixels = pixels_like(rgb, like.rgb)
+    if like.grey:
+        pixels = pixels.mean(axis=2, keepdims=True, dtype=np.float64)
+        pixels = (np.rint(pixels) if like.rgb.dtype.kind == "u" else pixels).astype(like.rgb.dtype)
+    if like.alpha is not None:
+        pixels = np.dstack([pixels, like.alpha])
+    data = encoders[like.kind](np.ascontiguousarray(pixels), like)
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,95 +61,101 @@ def write_photograph(path: str | os.PathLike[str], rgb: np.ndarray, like: Photog
         raise InputError(f"{path}: cannot be written ({error.strerror}); make room or choose another place") from error
 
 
-def encode_photograph(rgb: np.ndarray, like: Photograph) -> bytes:
-    """Encode new pixels as the file of a photograph was.
-
-    Floats are rounded to its depth. A grey file gets the mean of the three channels, which were equal before. PNG,
-    TIFF (Deflate), BMP, PPM and lossless WebP are exact. A JPEG keeps its chroma subsampling and is quantised by the
-    finer, entry by entry, of its own tables and those of quality 95; a lossy WebP gets quality 95.
-
-    Args:
-        rgb: (H, W, 3) RGB of the type of `like.rgb`, or floats in [0, 1].
-        like: What was read.
-
-    Returns:
-        The content of the file.
+def pixels_like(rgb: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """Give an image, of floats in [0, 1] or of the type of another one, that type.
 
     Raises:
-        ValueError: If the shape or type of `rgb` is another or a value is not finite.
+        ValueError: If the shape or type is another or a value is not finite.
     """
-    if rgb.shape != like.rgb.shape:
-        raise ValueError(f"expected an image of shape {like.rgb.shape}, got {rgb.shape}")
-    whole = like.rgb.dtype != np.float32
-    pixels = rgb
-    if np.issubdtype(rgb.dtype, np.floating):
-        if not np.isfinite(rgb).all():
-            raise ValueError("the image has values that are not finite")
-        pixels = np.clip(rgb, 0, 1)
-        if whole:
-            pixels = pixels * np.float32(np.iinfo(like.rgb.dtype).max)
-    elif rgb.dtype != like.rgb.dtype:
-        raise ValueError(f"expected an image of {like.rgb.dtype} or of floats, got {rgb.dtype}")
-    if like.grey:
-        pixels = pixels.mean(axis=2, keepdims=True, dtype=np.float64)
-    if pixels.dtype != like.rgb.dtype:
-        pixels = (np.rint(pixels) if whole else pixels).astype(like.rgb.dtype)
-    if like.alpha is not None:
-        pixels = np.dstack([pixels, like.alpha])
-    return _ENCODERS[like.kind](np.ascontiguousarray(pixels), like)
+    if rgb.shape != like.shape:
+        raise ValueError(f"expected an image of shape {like.shape}, got {rgb.shape}")
+    if not np.issubdtype(rgb.dtype, np.floating):
+        if rgb.dtype != like.dtype:
+            raise ValueError(f"expected an image of {like.dtype} or of floats, got {rgb.dtype}")
+        return rgb
+    if not np.isfinite(rgb).all():
+        raise ValueError("the image has values that are not finite")
+    rgb = np.clip(rgb, 0, 1)
+    if like.dtype.kind == "u":
+        rgb = np.rint(rgb * np.float32(np.iinfo(like.dtype).max))
+    return rgb.astype(like.dtype, copy=False)
 
 
 def _png(pixels: np.ndarray, like: Photograph) -> bytes:
-    chunks = list(like.settings.get("chunks", ()))
     icc = like.icc
     if pixels.shape[2] == 2 and pixels.dtype == np.uint16:  # OpenCV writes no grey with alpha, and Pillow no 16 bits
         pixels, icc = pixels[..., [0, 0, 0, 1]], None  # a profile of grey does not fit RGB
     data = _save(pixels, "PNG") if pixels.shape[2] == 2 else _opencv(pixels, ".png", PNG_OPTIONS)
-    if icc:
-        chunks.insert(0, png.profile_chunk(icc))
-    if like.exif:
-        chunks.append((b"eXIf", like.exif))
-    if like.xmp:
-        chunks.append(xmp.chunk(like.xmp))
-    return png.with_chunks(data, chunks)
+    return png.with_chunks(data, png.metadata_chunks(icc, like.exif, like.xmp) + like.settings.get("chunks", []))
 
 
 def _jpeg(pixels: np.ndarray, like: Photograph) -> bytes:
-    options: dict[str, Any] = {"progressive": like.settings.get("progressive", False)}
-    tables = like.settings.get("tables", ())
-    fine = _fine_tables()
+    options: dict[str, Any] = {"progressive": like.settings.get("progressive", False), "quality": _QUALITY}
+    tables = like.settings.get("tables")
+    if tables and sum(tables[0]) < _TABLE_SUM:
+        options["qtables"] = tables
     if pixels.shape[2] == 3:
         sampling = like.settings.get("subsampling", -1)
         options["subsampling"] = sampling if sampling in (0, 1, 2) else 0
-    else:
-        fine = fine[:1]
-    # A file may have one table for all channels.
-    own = [tables[min(number, len(tables) - 1)] for number in range(len(fine))] if tables else fine
-    options["qtables"] = [[min(pair) for pair in zip(*both, strict=True)] for both in zip(own, fine, strict=True)]
     if like.exif and len(like.exif) < _LONGEST_EXIF:
         options["exif"] = b"Exif\0\0" + like.exif
-    if like.xmp:
-        options["extra"] = xmp.segment(like.xmp)
-    return _save(pixels, "JPEG", icc_profile=like.icc, **_dpi(like), **options)
-
-
-@cache
-def _fine_tables() -> list[list[int]]:
-    file = io.BytesIO()
-    Image.new("RGB", (8, 8)).save(file, "JPEG", quality=_QUALITY)
-    image = JpegImagePlugin.JpegImageFile(io.BytesIO(file.getvalue()))
-    return [list(table) for _, table in sorted(image.quantization.items())]
+    return _save(pixels, "JPEG", icc_profile=like.icc, xmp=like.xmp or b"", **_dpi(like), **options)
 
 
 def _webp(pixels: np.ndarray, like: Photograph) -> bytes:
-    options = {"lossless": like.settings.get("lossless", False), "quality": _QUALITY, "exact": True}
-    if options["lossless"]:
-        options["quality"] = 75  # here the effort, not what is kept
+    lossless = like.settings.get("lossless", False)
+    quality = 75 if lossless else _QUALITY  # of a lossless one it is the effort
+    metadata = {"icc_profile": like.icc, "exif": like.exif or b"", "xmp": like.xmp or b""}
+    return _save(pixels, "WEBP", lossless=lossless, quality=quality, exact=True, **metadata)
+
+
+def _tiff(pixels: np.ndarray, like: Photograph) -> bytes:
+    exif = Image.Exif()
     if like.exif:
-        options["exif"] = like.exif
+        exif.load(b"Exif\0\0" + like.exif)
+    extra = [(tag, "s", 0, exif[tag].encode(), True) for tag in TEXTS if isinstance(exif.get(tag), str)]
     if like.xmp:
-        options["xmp"] = like.xmp
-    return _save(pixels, "WEBP", icc_profile=like.icc, **options)
+        extra.append((_XMP, "B", len(like.xmp), like.xmp, True))
+    options: dict[str, Any] = {}
+    across, down, unit = (float(exif.get(tag, 0)) for tag in RESOLUTION)
+    if 0 < across < 1 << 16 and 0 < down < 1 << 16 and unit in (1, 2, 3):
+        options = {"resolution": (across, down), "resolutionunit": int(unit)}
+    if pixels.shape[2] in (2, 4):
+        options["extrasamples"] = ["assocalpha" if like.settings.get("associated") else "unassalpha"]
+    file = io.BytesIO()
+    tifffile.imwrite(
+        file,
+        pixels if pixels.shape[2] > 1 else pixels[..., 0],
+        byteorder="<",
+        photometric="rgb" if pixels.shape[2] > 2 else "minisblack",
+        planarconfig="contig" if pixels.shape[2] > 1 else None,
+        compression="zlib",
+        compressionargs={"level": 3},  # half the time of the usual 6 for few more bytes
+        predictor=pixels.dtype != np.float32,
+        metadata=None,
+        software=False,
+        iccprofile=like.icc,
+        extratags=extra,
+        **options,
+    )
+    return _with_directories(file.getvalue(), {tag: exif.get_ifd(tag) for tag in (EXIF, GPS)})
+
+
+def _with_directories(tiff: bytes, directories: dict[int, dict[int, Any]]) -> bytes:
+    """Append directories inside, which tifffile does not write, and a first directory that leads to them."""
+    data = bytearray(tiff)
+    tags = [(tag, data[at : at + 12]) for tag, at in entries(tiff)]
+    for tag, values in directories.items():
+        if values:
+            directory = TiffImagePlugin.ImageFileDirectory_v2(tiff[:8], group=tag)
+            for key, value in values.items():
+                directory[key] = value
+            data += bytes(len(data) % 2)
+            tags.append((tag, bytearray(struct.pack("<HHII", tag, LONG, 1, len(data)))))
+            data += directory.tobytes(len(data))
+    data += bytes(len(data) % 2)
+    data[4:8] = struct.pack("<I", len(data))
+    return bytes(data + struct.pack("<H", len(tags)) + b"".join(entry for _, entry in sorted(tags)) + bytes(4))
 
 
 def _bmp(pixels: np.ndarray, like: Photograph) -> bytes:
@@ -165,13 +184,3 @@ def _opencv(pixels: np.ndarray, ending: str, options: Sequence[int] = ()) -> byt
 
 def _dpi(like: Photograph) -> dict[str, Any]:
     return {"dpi": like.settings["dpi"]} if "dpi" in like.settings else {}
-
-
-_ENCODERS: dict[str, Callable[[np.ndarray, Photograph], bytes]] = {
-    "PNG": _png,
-    "JPEG": _jpeg,
-    "WebP": _webp,
-    "TIFF": tiff.encode,
-    "BMP": _bmp,
-    "PPM": _ppm,
-}
