@@ -33,7 +33,7 @@ def _run(arguments: argparse.Namespace) -> int:
         arguments.input,
         arguments.output,
         overwrite=arguments.overwrite,
-        tell=lambda line: print(escape(line)),
+        log=lambda line: print(escape(line)),
     )
     facts = read_facts(arguments.output)
     made = "already made" if report.already_made else f"{report.encoded} extracted in this run"

@@ -17,8 +17,6 @@ from nlcl_plugin.media.photograph import read_photograph
 from nlcl_plugin.metrics.niqe import niqe
 from nlcl_plugin.metrics.quality import psnr, ssim
 
-SUFFIXES = (*IMAGE_SUFFIXES, ".pgm")
-
 
 def measure(
     name: Path, rainy: np.ndarray, derained: np.ndarray, blind: bool, reference: Path | None, max_pixels: int
@@ -54,11 +52,11 @@ def measure(
 
 
 def _ground_truth(folder: Path, name: Path, shape: tuple[int, ...], max_pixels: int) -> np.ndarray:
-    path = folder / name if (folder / name).is_file() else None
-    if path is None and (folder / name.parent).is_dir():
-        alike = (one for one in sorted((folder / name.parent).iterdir()) if one.stem == name.stem)
-        path = next((one for one in alike if one.suffix.lower() in SUFFIXES and one.is_file()), None)
-    if path is None:
+    path = folder / name
+    if not path.is_file():
+        images = (one for one in sorted(path.parent.glob("*")) if one.suffix.lower() in (*IMAGE_SUFFIXES, ".pgm"))
+        path = next((one for one in images if one.stem == name.stem), path)
+    if not path.is_file():
         raise InputError(
             f"no ground truth {name.with_suffix('')} in {folder}; give it the same name, or no --reference"
         )
@@ -70,7 +68,7 @@ def _ground_truth(folder: Path, name: Path, shape: tuple[int, ...], max_pixels: 
 
 
 def write_measures(output: Path, measures: dict[str, dict[str, float]]) -> None:
-    """Write `metrics.csv`, with names as messages have them, and `metrics.json`, which has them as they are.
+    """Write `metrics.csv`, with control characters in names escaped, and `metrics.json`, with names as they are.
 
     Args:
         output: The folder.

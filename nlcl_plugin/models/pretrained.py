@@ -14,7 +14,7 @@ def load_pretrained(model: Any, net: nn.Module, label: str, param_key: str | Non
         model: A BasicSR model.
         net: The network.
         label: Its label, such as `g`.
-        param_key: Which weights of the file; see `networks.safe_load.weights_key`.
+        param_key: Which weights of the file; see `networks.weights.weights_key`.
 
     Raises:
         InputError: If the file has no weights, or others than the network's.

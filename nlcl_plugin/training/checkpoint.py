@@ -22,8 +22,7 @@ from basicsr.utils.dist_util import master_only
 from nlcl_plugin.data.files import remove_leftovers, sha256, sync_folder, written_whole
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.networks.about import as_metadata
-from nlcl_plugin.networks.safe_load import load_plain, missing, weights_of
-from nlcl_plugin.networks.weights import numbered, save_safetensors
+from nlcl_plugin.networks.weights import load_plain, missing, numbered, save_safetensors, weights_of
 from nlcl_plugin.training.distributed import from_rank_zero
 
 _NETWORK = re.compile(r"net_(?P<label>.+)_(?P<iteration>\d+)\.(?:pth|safetensors)")

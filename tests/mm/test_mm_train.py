@@ -29,7 +29,7 @@ from nlcl_plugin.mm.checkpoints import (
     WholeCheckpointHook,
     WholeFileBackend,
 )  # lets torch.load take MMEngine's checkpoints
-from nlcl_plugin.networks.safe_load import load_plain
+from nlcl_plugin.networks.weights import load_plain
 
 
 @pytest.fixture(scope="module")
