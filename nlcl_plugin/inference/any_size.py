@@ -29,7 +29,6 @@ def infer(
     scratch: str | os.PathLike[str] | None = None,
     memory: int | None = None,
     log: Callable[[str], object] = lambda message: None,
-    on_step: Callable[[], object] = lambda: None,
 ) -> Tensor:
     """Run a network on one image; equal to `net(image)` up to rounding.
 
@@ -44,7 +43,6 @@ def infer(
         scratch: Folder for such files; the system's by default.
         memory: Bytes that feature maps may take; by default half of what is free.
         log: Gets a sentence when feature maps go to files.
-        on_step: Called after each step of the work, `num_steps` times.
 
     Returns:
         The output (1, C, H, W), not clipped.
@@ -53,42 +51,23 @@ def infer(
         needed = 2 * net.num_feat * image.shape[-2] * image.shape[-1] * image.element_size()
         allowed = free_memory(image.device) * _FRACTION if memory is None else memory
         if needed <= allowed or image.device.type != "cpu":
-            return stream_generator(net, image, on_step=on_step)
+            return stream_generator(net, image)
         with tempfile.TemporaryDirectory(prefix="nlcl_features_", dir=scratch) as folder:
             log(f"{needed / 1e9:.1f} GB of feature maps exceed half of the free memory and go to {folder}: slow")
-            return stream_generator(net, image, allocate=_mapped_files(Path(folder)), on_step=on_step)
+            return stream_generator(net, image, allocate=_mapped_files(Path(folder)))
     if hasattr(net, "reach") and window == 1:
-        return run_tiled(net, image, reach=net.reach, multiple=net.tile_multiple, tile=TILE, on_step=on_step)  # type: ignore[arg-type]
-    output = run_padded(net, image, window)
-    on_step()
-    return output
-
-
-def num_steps(net: nn.Module, image: Tensor, window: int = 1) -> int:
-    """How often `infer` calls `on_step` for this image."""
-    if not runs_in_steps(net, window):
-        return 1
-    if isinstance(net, LayerGenerator):
-        return 2 * net.num_block + 4
-    return -(-image.shape[-2] // TILE) * -(-image.shape[-1] // TILE)
-
-
-def runs_in_steps(net: nn.Module, window: int = 1) -> bool:
-    """Whether `infer` runs this network on less than the whole image at a time."""
-    return window == 1 and (isinstance(net, LayerGenerator) or hasattr(net, "reach"))
+        return run_tiled(net, image, reach=net.reach, multiple=net.tile_multiple, tile=TILE)  # type: ignore[arg-type]
+    return run_padded(net, image, window)
 
 
 def run_padded(net: Callable[[Tensor], Tensor], images: Tensor, multiple: int, scale: int = 1) -> Tensor:
-    """Run a network on images that are mirrored at the right and bottom to a size it takes.
+    """Run a network on images (B, C, H, W) that are mirrored at the right and bottom to a size it takes.
 
     Args:
-        net: A network.
-        images: (B, C, H, W).
+        net: A network, whose output is `scale` times as large as its input.
+        images: The images.
         multiple: What height and width must be a multiple of, such as the window size of a SwinIR.
-        scale: How many times as large as its input the network's output is.
-
-    Returns:
-        The output (B, C, scale × H, scale × W).
+        scale: Of a network for super-resolution.
     """
     height, width = images.shape[-2:]
     bottom, right = -height % multiple, -width % multiple
@@ -104,7 +83,6 @@ def run_tiled(
     reach: int,
     multiple: int = 1,
     tile: int = 1024,
-    on_step: Callable[[], object] = lambda: None,
 ) -> Tensor:
     """Run a network whose output depends on nearby pixels only, in tiles that overlap by its receptive field (ours).
 
@@ -117,7 +95,6 @@ def run_tiled(
         reach: How many pixels away an input can change an output.
         multiple: Side of the pixel groups that the network's strides make: tiles begin at multiples of it.
         tile: Side of a tile without its overlap, about; at least `multiple`.
-        on_step: Called after each tile.
 
     Returns:
         The output (B, C, H, W).
@@ -135,7 +112,6 @@ def run_tiled(
             output[..., top:bottom, left:right] = made[
                 ..., top - above : bottom - above, left - before : right - before
             ]
-            on_step()
     assert output is not None
     return output
 

@@ -57,14 +57,7 @@ class ImageDerainer:
             pass  # it may need another size
 
     def tensor(self, rainy: Tensor, **infer_options: Any) -> Tensor:
-        """Derain a batch.
-
-        Args:
-            rainy: (B, 3, H, W), RGB in [0, 1], on any device.
-            **infer_options: See `Derainer`.
-
-        Returns:
-            The image layer, clipped to [0, 1], on the device of the input.
+        """Derain a batch (B, 3, H, W), RGB in [0, 1], on any device; the image layer is clipped to [0, 1].
 
         Raises:
             InputError: If the network fails on this size, or its result is not finite.

@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from nlcl_plugin.data.files import inner_name, sha256
 from nlcl_plugin.data.image_io import to_float, to_uint8, write_image
 from nlcl_plugin.errors import InputError, escape
-from nlcl_plugin.inference.any_size import num_steps
 from nlcl_plugin.inference.derain import ImageDerainer
 from nlcl_plugin.inference.measures import measure, write_measures
 from nlcl_plugin.media.inputs import Job
@@ -31,8 +29,8 @@ from nlcl_plugin.version import __version__
 
 PICTURES = ("rain", "montage", "heatmap")
 RECORD_FILE = "derain.jsonl"
-_LARGE = 4_000_000  # pixels of an image that gets a progress bar of its own, and is never part of a batch
-_NOTHING = {"save": [], "metrics": False, "reference": None}
+_LARGE = 4_000_000  # pixels of an image that is never part of a batch
+_NOTHING: dict[str, Any] = {"save": [], "metrics": False, "reference": None}
 _ENTRIES = {"file": str, "source": list, "weights_sha256": str, "amp": bool, "asked": dict, "measures": dict}
 
 _T = TypeVar("_T")
@@ -99,10 +97,7 @@ def derain_files(
         jobs: What to read, and where each result goes.
         network: What derains.
         options: What to write beside the images, and how.
-        log: Gets a line for what takes long or goes to files.
-
-    Returns:
-        What became of them.
+        log: Gets a line when feature maps go to files, which is slow.
 
     Raises:
         InputError: If something else made the files of the output, there is no folder of ground truth, or the output
@@ -174,7 +169,11 @@ class _Record:
     def __init__(self, network: ImageDerainer, options: DerainOptions) -> None:
         self._folder, self._path = options.output, options.output / RECORD_FILE
         reference = None if options.reference is None else str(options.reference.resolve())
-        self._asked = {"save": sorted(options.save), "metrics": options.measured, "reference": reference}
+        self._asked: dict[str, Any] = {
+            "save": sorted(options.save),
+            "metrics": options.measured,
+            "reference": reference,
+        }
         self._made_by = {"weights_sha256": sha256(network.derainer.source), "amp": network.amp}
         self._about = {
             "weights": str(network.derainer.source),
@@ -289,7 +288,7 @@ class _Run:
             with self.lock:
                 if self.stopped.is_set():
                     raise KeyboardInterrupt
-                results = list(self._derained([photograph.rgb for _, photograph in group], self._with_bar))
+                results = list(self._derained([photograph.rgb for _, photograph in group], self.log))
             for (job, photograph), result in zip(group, results, strict=True):
                 work = lambda a=job, b=photograph, c=result: self._write(a, b, c)  # noqa: E731
                 outcomes.append((job, result if isinstance(result, _Failure) else self._recorded(job, work)))
@@ -298,26 +297,16 @@ class _Run:
     def _read(self, job: Job) -> Photograph:
         return read_photograph(job.source, max_pixels=self.options.max_pixels)
 
-    def _derained(
-        self, images: list[np.ndarray], alone: Callable[[np.ndarray], np.ndarray]
-    ) -> Iterator[np.ndarray | _Failure]:
+    def _derained(self, images: list[np.ndarray], log: Callable[[str], object]) -> Iterator[np.ndarray | _Failure]:
         """Derain images of one shape at once or, if they are large or that takes too much memory, one by one."""
-        if len(images) > 1 and not _is_large(images[0]):
+        if len(images) > 1 and images[0].shape[0] * images[0].shape[1] <= _LARGE:
             try:
                 yield from self.network.arrays(images)
                 return
             except (InputError, MemoryError):
                 pass
         for image in images:
-            yield _attempt(lambda image=image: alone(image))  # type: ignore[misc]
-
-    def _with_bar(self, rgb: np.ndarray) -> np.ndarray:
-        size = f"{rgb.shape[1]}×{rgb.shape[0]}"
-        derainer = self.network.derainer
-        total = num_steps(derainer.net, torch.empty(1, 3, *rgb.shape[:2], device="meta"), derainer.window_size)
-        with tqdm(total=total, desc=size, unit="step", leave=False, disable=None if _is_large(rgb) else True) as bar:
-            log = lambda text: self.log(f"{size}: {text}")  # noqa: E731
-            return self.network.array(rgb, log=log, on_step=bar.update, scratch=self.options.output)
+            yield _attempt(lambda image=image: self.network.array(image, log=log, scratch=self.options.output))  # type: ignore[misc]
 
     def _write(self, job: Job, photograph: Photograph, result: np.ndarray) -> _Made:
         job.output.parent.mkdir(parents=True, exist_ok=True)
@@ -342,16 +331,13 @@ class _Run:
         options = self.options
         job.output.parent.mkdir(parents=True, exist_ok=True)
         rain: list[float] = []
-
-        def alone(rgb: np.ndarray) -> np.ndarray:
-            return self.network.array(rgb, scratch=options.output, log=self.log if not rain else lambda text: None)
-
         with open_video(job.source, max_pixels=options.max_pixels) as video:
             bar = tqdm(total=video.frames, desc=escape(job.source.name), unit="frame", leave=False, disable=None)
             with bar, write_video(job.output, video) as writer:
                 frames = iter(video)
                 while batch := list(islice(frames, options.batch)):
-                    for frame, result in zip(batch, self._derained([one.rgb for one in batch], alone), strict=True):
+                    log = self.log if not rain else lambda text: None
+                    for frame, result in zip(batch, self._derained([one.rgb for one in batch], log), strict=True):
                         if isinstance(result, _Failure):
                             raise InputError(f"frame {len(rain)}: {result.reason}")
                         rain.append(float(np.mean(to_float(frame.rgb) - to_float(result))))
@@ -364,10 +350,6 @@ class _Run:
             notes.append("it is not compared with ground truth; photographs are")
         measured = options.measured or options.reference is not None
         return _Made(notes, {"frames": len(rain), "mean_rain": float(np.mean(rain))} if measured else {})
-
-
-def _is_large(rgb: np.ndarray) -> bool:
-    return rgb.shape[0] * rgb.shape[1] > _LARGE
 
 
 def _as_grey(rgb: np.ndarray) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nlcl_plugin.archs import LayerGenerator
 from nlcl_plugin.config.option_files import load_yaml
 from nlcl_plugin.errors import InputError
-from nlcl_plugin.inference.any_size import infer, run_padded, runs_in_steps
+from nlcl_plugin.inference.any_size import infer, run_padded
 from nlcl_plugin.networks.about import KINDS
 from nlcl_plugin.networks.network_file import NetworkFile, build_with_weights, read_network_file
 from nlcl_plugin.networks.onnx_network import load_onnx
@@ -54,7 +54,7 @@ class Derainer:
 
         Args:
             rainy: Rainy images O (B, 3, H, W), RGB in [0, 1], any size.
-            **infer_options: `on_step`, `scratch`, `memory` and `log` of `inference.any_size.infer`.
+            **infer_options: `scratch`, `memory` and `log` of `inference.any_size.infer`.
 
         Returns:
             Their image layer B, same shape, not clipped: the network's output, or O - R of a network that makes R.
@@ -72,13 +72,12 @@ class Derainer:
         output = self._output(rainy, **infer_options)
         return output if self.makes_rain else rainy - output
 
-    def _output(self, rainy: Tensor, *, on_step: Callable[[], object] = lambda: None, **infer_options: Any) -> Tensor:
+    def _output(self, rainy: Tensor, **infer_options: Any) -> Tensor:
         try:
-            if len(rainy) == 1 and runs_in_steps(self.net, self.window_size):
-                output = infer(self.net, rainy, window=self.window_size, on_step=on_step, **infer_options)
+            if len(rainy) == 1 and (isinstance(self.net, LayerGenerator) or hasattr(self.net, "reach")):
+                output = infer(self.net, rainy, window=self.window_size, **infer_options)
             else:
                 output = run_padded(self._whole, rainy, self.window_size)
-                on_step()
         except InputError:
             raise
         except (RuntimeError, ValueError, AssertionError, MemoryError) as error:  # such as more memory than there is

@@ -42,7 +42,7 @@ class Exported:
 
     Attributes:
         path: The file.
-        precision: What it computes in (.safetensors: what weights are stored in), `float32` or `float16`.
+        precision: `float32` or `float16`.
         difference: Largest difference to PyTorch in full precision on noise of `CHECKED_SHAPES`, in [0, 1].
         tolerance: The largest difference allowed.
     """
@@ -80,12 +80,11 @@ def export(
         opset: Of ONNX.
 
     Returns:
-        What was written. Each kind contains `about` (see `networks.about.describe`) as JSON in its metadata, ONNX with
-        the most important entries also as texts of their own.
+        What was written; its metadata contain `about` (see `networks.about.describe`) as JSON.
 
     Raises:
-        InputError: If the name does not fit, a package is missing, the network cannot be exported or changes the size,
-            the export differs, or the file cannot be written.
+        InputError: If the name does not fit, a package is missing, the network cannot be exported, the result differs,
+            or the file cannot be written.
     """
     path = Path(os.path.expanduser(output))
     if kind not in SUFFIXES:

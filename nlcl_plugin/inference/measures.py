@@ -21,11 +21,11 @@ from nlcl_plugin.metrics.quality import psnr, ssim
 def measure(
     name: Path, rainy: np.ndarray, derained: np.ndarray, blind: bool, reference: Path | None, max_pixels: int
 ) -> dict[str, float]:
-    """Measure one photograph, on 8-bit RGB.
+    """Measure one photograph O and its derained B (H, W, 3), RGB, on 8 bits.
 
     Args:
         name: Its name below the output folder.
-        rainy: O (H, W, 3), RGB.
+        rainy: O.
         derained: B, of the same shape and type.
         blind: Whether to measure NIQE (lower is better), before and after.
         reference: Folder of ground truth with the same names; endings may differ.
@@ -68,12 +68,7 @@ def _ground_truth(folder: Path, name: Path, shape: tuple[int, ...], max_pixels: 
 
 
 def write_measures(output: Path, measures: dict[str, dict[str, float]]) -> None:
-    """Write `metrics.csv`, with control characters in names escaped, and `metrics.json`, with names as they are.
-
-    Args:
-        output: The folder.
-        measures: Figures by file name.
-    """
+    """Write figures by file name to `metrics.json`, and to `metrics.csv` with control characters in names escaped."""
     names = sorted({key for row in measures.values() for key in row})
     means = {key: float(np.mean([row[key] for row in measures.values() if key in row])) for key in names}
     with written_whole(output / "metrics.json") as file:

@@ -97,17 +97,10 @@ def extract_rain_bank(
 
 
 def rain_of(network: ImageDerainer, image: np.ndarray) -> np.ndarray:
-    """Extract the rain layer of an image, in bounded memory.
-
-    Args:
-        network: What extracts.
-        image: The rainy image O (H, W, 3), RGB, of uint8, uint16 or floats in [0, 1].
+    """Extract the rain layer of an image (H, W, 3), RGB, of uint8, uint16 or floats in [0, 1], in bounded memory.
 
     Returns:
         R, clipped to [0, 1] and made 8-bit: (H, W) if it is grey, else (H, W, 3).
-
-    Raises:
-        InputError: If the network cannot take it, or its output has another size or is not finite.
     """
     rain = network.rain(to_tensor(image)[None])[0]
     if float((rain.amax(dim=0) - rain.amin(dim=0)).max()) < _EQUAL:

@@ -50,7 +50,6 @@ class NetworkFile:
     weights: dict[str, Tensor]
 
 
-# reading --------------------------------------------------------------------------------------------------------------
 def read_network_file(
     path: str | os.PathLike[str], *, label: str | None = None, order: tuple[str, ...] = ("s", "g")
 ) -> NetworkFile:
@@ -101,14 +100,14 @@ def _of_mmengine(content: dict[str, Any], path: Path, order: tuple[str, ...]) ->
     networks = content.get(KEY)
     if not isinstance(networks, dict):
         raise InputError(
-            f"{path}: does not say which networks it contains; give a checkpoint that WholeCheckpointHook saved (with "
+            f"{path}: does not say which networks it holds; give a checkpoint that WholeCheckpointHook saved (with "
             "options/mmengine), or a network file"
         )
     found = {_checked(about, path)["label"]: (about, f"{name}.") for name, about in networks.items()}
     chosen = next((label for label in order if label in found), None)
     if chosen is None:
         there = ", ".join(f"net_{label}" for label in found)
-        raise InputError(f"{path}: contains no trained net_{' or net_'.join(order)}, but {there}; give another file")
+        raise InputError(f"{path}: holds no trained net_{' or net_'.join(order)}, but {there}; give another file")
     about, prefix = found[chosen]
     weights = weights_of(content, path, "state_dict")
     return about, {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
@@ -162,14 +161,7 @@ def _shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 def released_layer(weights: Mapping[str, Tensor]) -> str | None:
-    """Find out which of the released NLCL generators, converted, a state dict is of.
-
-    Args:
-        weights: Of a `LayerGenerator`.
-
-    Returns:
-        `image` (latest_net_Back.pth), `rain` (latest_net_Rain.pth), or None for neither.
-    """
+    """The layer of the released NLCL generator that converted weights are of: `image`, `rain`, or None for neither."""
     bias = weights.get("last.bias")
     if bias is None or bias.dtype != torch.float32:
         return None
@@ -182,20 +174,16 @@ def official_about(layer: str) -> dict[str, Any]:
     return {**about, "license": OFFICIAL_LICENSE}
 
 
-# building -------------------------------------------------------------------------------------------------------------
 def build_with_weights(
     block: Mapping[str, Any], weights: dict[str, Tensor], *, where: str, source: str | os.PathLike[str]
 ) -> nn.Module:
-    """Build a network with weights, to infer with.
+    """Build a network with weights, to infer with, on the CPU.
 
     Args:
         block: Its options: `type` and arguments.
         weights: Its state dict.
         where: What the block is, for messages.
         source: Where the weights are from, for messages.
-
-    Returns:
-        The network, on the CPU.
 
     Raises:
         InputError: If it cannot be built, or the weights are not its own.
@@ -216,17 +204,7 @@ def build_with_weights(
 
 
 def experiment_options(experiment: str | os.PathLike[str]) -> tuple[Path, dict[str, Any]]:
-    """Read the options in the folder of a training.
-
-    Args:
-        experiment: The folder, such as `experiments/nlcl_quickstart`.
-
-    Returns:
-        The folder, and the options.
-
-    Raises:
-        InputError: If there are none.
-    """
+    """Read the options in the folder of a training, such as `experiments/NAME`; returns the folder, and the options."""
     folder = Path(os.path.expanduser(experiment))
     if not (folder / "options.yml").is_file():
         raise InputError(f"{folder}: has no options.yml; expected the folder of a training, such as experiments/NAME")

@@ -20,7 +20,6 @@ from nlcl_plugin.errors import InputError
 BEST_FILE = "best.json"  # in `models`: which iteration was best in validation; training.checkpoint writes it
 
 
-# loading --------------------------------------------------------------------------------------------------------------
 def load_plain(path: Path, kind: str = "checkpoint") -> Any:
     """Load a file without ever running code from it.
 
@@ -51,22 +50,15 @@ def load_plain(path: Path, kind: str = "checkpoint") -> Any:
 
 
 def weights_key(content: Any, *keys: str | None) -> str | None:
-    """The first of `keys`, `params_ema` and `params` that a file has an entry of; None for the file itself.
-
-    Args:
-        content: What the file contains. Entries that are tensors are the weights themselves, whatever their names.
-        *keys: The keys that were asked for, first one first; None asks for none.
-
-    Returns:
-        The key.
-    """
+    """The first of `keys`, `params_ema` and `params` under which content has weights; None for the content itself."""
+    # Entries that are tensors are the weights themselves, whatever their names.
     entries = content if isinstance(content, dict) else {}
     wanted = (*keys, "params_ema", "params")
     return next((key for key in wanted if key is not None and not isinstance(entries.get(key, Tensor()), Tensor)), None)
 
 
 def weights_of(content: Any, path: Path, *keys: str | None) -> dict[str, Tensor]:
-    """Take the weights out of what a file contains; see `weights_key` and `load_weights`."""
+    """Take the weights out of what a file contains, without the `module.` of wrapped networks; see `weights_key`."""
     key = weights_key(content, *keys)
     weights = content if key is None else content[key]
     if not isinstance(weights, dict) or not all(
@@ -75,21 +67,14 @@ def weights_of(content: Any, path: Path, *keys: str | None) -> dict[str, Tensor]
         if keys and key is None and isinstance(weights, dict):  # who asks for none has no such option
             asked = " or ".join(repr(one) for one in dict.fromkeys((*keys, "params_ema", "params")) if one is not None)
             found = ", ".join(map(str, list(weights)[:3]))
-            raise InputError(f"{path}: has no weights under {asked} but {found}; name their key in path.param_key_X")
+            raise InputError(f"{path}: holds no weights under {asked} but {found}; name their key in path.param_key_X")
         where = f" under {key!r}" if key is not None else ""
         raise InputError(f"{path}: expected the weights of a network{where}, but it contains something else")
     return {name.removeprefix("module."): value for name, value in weights.items()}
 
 
 def load_weights(path: str | os.PathLike[str], *keys: str | None) -> dict[str, Tensor]:
-    """Load the weights of a network from a .pth or .safetensors file, wherever they are in it.
-
-    Args:
-        path: The file.
-        *keys: Where to look first; see `weights_key`.
-
-    Returns:
-        The state dict, on the CPU, without the `module.` that a wrapped network puts before each name.
+    """Load the state dict of a network from a .pth or .safetensors file, by `weights_key`, on the CPU.
 
     Raises:
         InputError: If the file is missing, broken or has no weights there.
@@ -105,7 +90,6 @@ def missing(path: Path, error: OSError) -> InputError:
     return InputError(f"{path}: cannot be read ({error.strerror})")
 
 
-# finding --------------------------------------------------------------------------------------------------------------
 def numbered(folder: Path, suffix: str) -> dict[str, Path]:
     """Files of a folder that are named by an iteration alone, by that name without its suffix."""
     paths = folder.iterdir() if folder.is_dir() else ()
@@ -113,15 +97,7 @@ def numbered(folder: Path, suffix: str) -> dict[str, Path]:
 
 
 def saved_networks(models: str | os.PathLike[str], label: str) -> dict[str, Path]:
-    """Find the saved files of a network.
-
-    Args:
-        models: The folder `models` of a training.
-        label: The network's label, such as `g`.
-
-    Returns:
-        The .pth files by iteration, such as `5000`, or `latest`.
-    """
+    """The .pth files of a network, such as `g`, in the folder `models`, by iteration, such as `5000`, or `latest`."""
     pattern = re.compile(rf"net_{re.escape(label)}_(?P<which>latest|\d+)\.pth")
     return {match["which"]: path for path in Path(models).glob("*") if (match := pattern.fullmatch(path.name))}
 
@@ -130,13 +106,7 @@ def newest(found: Mapping[str, Path]) -> Path:
     """The newest of the files of one network, by iteration: the times of files change when they are copied.
 
     `latest`, which the end of a training writes, is the newest unless it is of an earlier iteration than another file:
-    then the training was continued after that end.
-
-    Args:
-        found: The files, at least one, as `saved_networks` returns them.
-
-    Returns:
-        One of them.
+    then the training was continued after that end. `found` is not empty; see `saved_networks`.
     """
     numbers = {int(which): path for which, path in found.items() if which != "latest"}
     if "latest" in found and (not numbers or _iteration_of(found["latest"]) >= max(numbers)):
@@ -162,28 +132,18 @@ def best_iteration(models: str | os.PathLike[str]) -> int | None:
 
 
 def best_or_newest(models: str | os.PathLike[str], label: str) -> Path | None:
-    """The saved file of a network that results are made with.
+    """The saved file of a network, such as `g`, to make results with, in the folder `models` of a training.
 
-    Args:
-        models: The folder `models` of a training.
-        label: The network's label, such as `g`.
-
-    Returns:
-        The file of the best iteration if one is recorded and its file exists, else the newest, or None without files.
+    That of the best iteration if one is recorded and its file exists, else the newest, or None if there is no file.
     """
     found = saved_networks(models, label)
     return found.get(str(best_iteration(models))) or (newest(found) if found else None)
 
 
 def newest_checkpoint(path: str, key: str) -> str:
-    """Resolve a checkpoint path; of a folder, the newest checkpoint by iteration (see `newest`).
+    """Resolve the value of an option: a file, or of a folder its newest checkpoint by iteration (see `newest`).
 
-    Args:
-        path: A file, or a folder such as `experiments/NAME/models`.
-        key: The option: `resume_state`, or `pretrain_network_X` for files `net_X_*.pth` of that letter alone.
-
-    Returns:
-        The file.
+    The option `key` is `resume_state`, or `pretrain_network_X` for files `net_X_*.pth` of that letter alone.
 
     Raises:
         InputError: If there is none.
@@ -195,21 +155,14 @@ def newest_checkpoint(path: str, key: str) -> str:
     label = key.partition("pretrain_network_")[2]
     found = saved_networks(path, label) if label else numbered(Path(path), ".state")
     if not found:
-        raise InputError(f"path.{key}: the folder {path!r} contains no {f'net_{label}_*.pth' if label else '*.state'}")
+        raise InputError(f"path.{key}: the folder {path!r} holds no {f'net_{label}_*.pth' if label else '*.state'}")
     return str(newest(found))
 
 
-# writing --------------------------------------------------------------------------------------------------------------
 def save_safetensors(
     path: str | os.PathLike[str], state_dict: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None
 ) -> None:
-    """Write weights as .safetensors, which other tools read without torch; whole or not at all.
-
-    Args:
-        path: The file.
-        state_dict: The weights.
-        metadata: What to note beside them; the format stores texts only.
-    """
+    """Write weights, and metadata as texts, as .safetensors, which other tools read without torch; whole or not."""
     with written_whole(path) as file:
         file.write(safetensors_bytes(state_dict, metadata))
 

@@ -290,14 +290,10 @@ def test_checkpoints_of_others_are_refused_in_a_line(trained, tmp_path):
     torch.save({"state_dict": content["state_dict"], "meta": content["meta"]}, tmp_path / "other.pth")
     with pytest.raises(InputError, match=r"other\.pth: does not say which networks it holds; give a checkpoint that"):
         load_derainer(tmp_path / "other.pth")
-    content["message_hub"]["log_scalars"]["loss"] = HistoryBuffer([1.0], [1])
-    torch.save(content, tmp_path / "other.pth")
-    with pytest.raises(InputError, match=r"other\.pth: .* holds objects of MMEngine; what our WholeCheckpointHook"):
-        load_derainer(tmp_path / "other.pth")
     content["nlcl_plugin"] = {"generator": "what it likes"}
     content["message_hub"] = {}
     torch.save(content, tmp_path / "other.pth")
-    with pytest.raises(InputError, match=r"other\.pth: about: .*it was changed: save it again"):
+    with pytest.raises(InputError, match=r"other\.pth: its entry `about` is damaged"):
         load_derainer(tmp_path / "other.pth")
 
 

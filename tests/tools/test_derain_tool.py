@@ -227,13 +227,6 @@ def test_batches_give_what_single_images_give(tmp_path, weights, monkeypatch, ru
         assert np.abs(read(tmp_path / f"out/{number}.png").astype(int) - whole).max() <= 1
 
 
-def test_a_batch_may_mix_sizes(tmp_path, run):
-    for number in range(4):
-        write(tmp_path / f"in/{number}.png", scene(width=56 + number // 2))
-    assert run("--batch", 3)[0] == 0
-    assert [read(tmp_path / f"out/{number}.png").shape[1] for number in range(4)] == [56, 56, 57, 57]
-
-
 def test_names_come_by_standard_input_too(tmp_path, run, monkeypatch):
     write(tmp_path / "in/a b.png", scene())
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(f"{tmp_path}/in/a b.png\n".encode())))
