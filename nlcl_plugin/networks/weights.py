@@ -43,9 +43,7 @@ def load_plain(path: Path, kind: str = "checkpoint") -> Any:
         reason = " ".join(str(error).split())[:200]
         refused = re.search(r"(?:GLOBAL|Unsupported class) ([\w.]+)", str(error))
         if refused:  # torch's own text explains how to load it all the same
-            reason = (
-                f"it contains {refused[1]}, where only tensors and plain values are loaded, so that no code can run"
-            )
+            reason = f"it holds {refused[1]}, where only tensors and plain values are loaded, so that no code can run"
         raise InputError(f"{path}: torn, or not a {kind} ({reason or type(error).__name__})") from error
 
 

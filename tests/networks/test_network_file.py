@@ -171,12 +171,6 @@ def write(path, block, net, label="g", **changes):
     return path
 
 
-def test_a_rain_network_gives_what_is_left(tmp_path):
-    net = LayerGenerator(num_feat=4, num_block=1, layer="rain")
-    derainer = load_derainer(write(tmp_path / "net.pth", {**GENERATOR, "layer": "rain"}, net, "r"))
-    torch.testing.assert_close(derainer(RAINY) + net(RAINY), RAINY)
-
-
 def test_windows_are_padded_to(tmp_path):
     block = {"type": "SwinIR", "window_size": 8, "depths": [1], "num_heads": [2], "embed_dim": 8, "img_size": 16}
     net = SwinIR(**{key: value for key, value in block.items() if key != "type"}, upsampler="").eval()
