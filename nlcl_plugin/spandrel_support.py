@@ -1,4 +1,4 @@
-"""Tools that are built on spandrel (https://github.com/chaiNNer-org/spandrel) load our networks after `install()`.
+"""Tools built on spandrel (https://github.com/chaiNNer-org/spandrel) load our networks after `install()`.
 
     import spandrel
     import nlcl_plugin.spandrel_support
@@ -22,85 +22,67 @@ from torch import Tensor, nn
 from nlcl_plugin.archs import LayerGenerator, ResidualUNet, SimpleGateUNet, convert_official_state_dict
 from nlcl_plugin.networks.network_file import released_layer
 
-_Arguments = dict[str, Any]
+_RELEASED_KEYS = {"gen.0.weight", "gen.17.conv.0.weight"}  # of released weights as they come
 
 
 class _Arch(spandrel.Architecture[nn.Module]):
-    """One of our networks, whose arguments are told by the shapes of its weights."""
+    """One of our networks, whose arguments follow from the shapes of its weights.
+
+    Args:
+        network: Its class.
+        keys: Names of weights by which it is recognized.
+        tiling: Whether spandrel's users may run it in tiles.
+        arguments: Returns its arguments besides `num_in_ch`, `num_out_ch` and `num_feat`.
+    """
 
     def __init__(
         self,
         network: Callable[..., nn.Module],
-        arguments: Callable[[dict[str, Tensor]], _Arguments],
-        keys: tuple[str, ...],
+        keys: set[str],
         tiling: spandrel.ModelTiling,
+        arguments: Callable[[dict[str, Tensor]], dict[str, Any]],
     ) -> None:
-        self.network, self.arguments, self.tiling = network, arguments, tiling
-        name = network.__name__
-        super().__init__(id=f"nlcl_{name}", name=name, detect=lambda weights: all(key in weights for key in keys))
+        self.network, self.keys, self.tiling, self.arguments = network, keys, tiling, arguments
+        super().__init__(id=f"nlcl_{network.__name__}", name=network.__name__, detect=self._detect)
+
+    def _detect(self, weights: dict[str, Any]) -> bool:
+        return self.keys <= set(weights) or (self.network is LayerGenerator and set(weights) >= _RELEASED_KEYS)
 
     def load(self, state_dict: dict[str, Any]) -> spandrel.ImageModelDescriptor[nn.Module]:
-        arguments = self.arguments(state_dict)
-        net = self.network(**arguments).eval()
-        channels = arguments["num_in_ch"]
+        weights = convert_official_state_dict(state_dict) if "gen.0.weight" in state_dict else state_dict
+        num_feat, num_in_ch = weights["head.weight"].shape[:2]
+        more = self.arguments(weights)
+        num_out_ch = weights["last.weight"].shape[0]
+        net = self.network(num_in_ch=num_in_ch, num_out_ch=num_out_ch, num_feat=num_feat, **more).eval()
         return spandrel.ImageModelDescriptor(
             net,
-            state_dict,
+            weights,
             architecture=self,
             purpose="Restoration",
-            tags=[f"{arguments['num_feat']}nf", *([arguments["layer"]] if "layer" in arguments else [])],
+            tags=[f"{num_feat}nf", *([more["layer"]] if "layer" in more else [])],
             # Measured on four photographs with the released generators: off by at most 2.1 of 255 steps in half
             # precision (0.05 on average), but by 11 in bfloat16 (0.5); with the demo's ResidualUNet by 0.6 and 3.7. Of
             # a trained SimpleGateUNet there are no figures.
             supports_half=True,
             supports_bfloat16=self.network is not LayerGenerator,
             scale=1,
-            input_channels=channels,
-            output_channels=channels,
+            input_channels=num_in_ch,
+            output_channels=num_in_ch,
             size_requirements=spandrel.SizeRequirements(),  # any size, as it pads inside
             tiling=self.tiling,
-            call_fn=_remaining if arguments.get("layer") == "rain" else None,
+            call_fn=(lambda net, rainy: rainy - net(rainy)) if more.get("layer") == "rain" else None,
         )
 
 
-class _LayerGeneratorArch(_Arch):
-    """`LayerGenerator`, also of released weights as they come."""
-
-    def __init__(self) -> None:
-        keys = ("head.weight", "blocks.0.conv1.weight", "tail1.weight", "tail2.weight", "last.weight")
-        # Instance norm takes the whole image: a tile of it comes out otherwise.
-        super().__init__(LayerGenerator, _layer_generator, keys, spandrel.ModelTiling.INTERNAL)
-
-    def detect(self, state_dict: dict[str, Any]) -> bool:
-        return super().detect(state_dict) or {"gen.0.weight", "gen.17.conv.0.weight"} <= set(state_dict)
-
-    def load(self, state_dict: dict[str, Any]) -> spandrel.ImageModelDescriptor[nn.Module]:
-        released = "gen.0.weight" in state_dict
-        return super().load(convert_official_state_dict(state_dict) if released else state_dict)
+def _layer_generator(weights: dict[str, Tensor]) -> dict[str, Any]:
+    return {"num_block": _count(weights, r"blocks\.(\d+)\."), "layer": _layer(weights)}
 
 
-def _remaining(net: nn.Module, rainy: Tensor) -> Tensor:
-    remaining: Tensor = rainy - net(rainy)
-    return remaining
-
-
-def _layer_generator(weights: dict[str, Tensor]) -> _Arguments:
-    num_feat, num_in_ch = weights["head.weight"].shape[:2]
-    num_out_ch = weights["last.weight"].shape[0]
-    return {
-        "num_in_ch": num_in_ch,
-        "num_out_ch": num_out_ch,
-        "num_feat": num_feat,
-        "num_block": _count(weights, r"blocks\.(\d+)\."),
-        "layer": _layer(weights, num_in_ch, num_out_ch),
-    }
-
-
-def _layer(weights: dict[str, Tensor], num_in_ch: int, num_out_ch: int) -> str:
+def _layer(weights: dict[str, Tensor]) -> str:
     """Which layer a generator makes, which its weights alone do not show."""
     about = getattr(weights, "_metadata", {}).get("", {}).get("about")
     layer = about["network"].get("layer", "image") if about else released_layer(weights)
-    if layer is None and num_out_ch == 1 < num_in_ch:
+    if layer is None and weights["last.weight"].shape[0] == 1 < weights["head.weight"].shape[1]:
         layer = "residual"  # no other one makes a grey layer of a colour image
     if layer is None:
         raise spandrel.UnsupportedModelError(
@@ -110,23 +92,13 @@ def _layer(weights: dict[str, Tensor], num_in_ch: int, num_out_ch: int) -> str:
     return str(layer)
 
 
-def _residual_unet(weights: dict[str, Tensor]) -> _Arguments:
-    num_feat, num_in_ch = weights["head.weight"].shape[:2]
-    return {
-        "num_in_ch": num_in_ch,
-        "num_out_ch": weights["last.weight"].shape[0],
-        "num_feat": num_feat,
-        "num_block": _count(weights, r"middle\.(\d+)\."),
-    }
+def _residual_unet(weights: dict[str, Tensor]) -> dict[str, Any]:
+    return {"num_block": _count(weights, r"middle\.(\d+)\.")}
 
 
-def _simple_gate_unet(weights: dict[str, Tensor]) -> _Arguments:
-    num_feat, num_in_ch = weights["head.weight"].shape[:2]
+def _simple_gate_unet(weights: dict[str, Tensor]) -> dict[str, Any]:
     levels = range(_count(weights, r"downs\.(\d+)\."))
     return {
-        "num_in_ch": num_in_ch,
-        "num_out_ch": weights["last.weight"].shape[0],
-        "num_feat": num_feat,
         "enc_blocks": [_count(weights, rf"encoders\.{level}\.(\d+)\.") for level in levels],
         "middle_blocks": _count(weights, r"middle\.(\d+)\."),
         "dec_blocks": [_count(weights, rf"decoders\.{level}\.(\d+)\.") for level in levels],
@@ -139,26 +111,31 @@ def _count(weights: dict[str, Tensor], pattern: str) -> int:
 
 
 ARCHITECTURES: tuple[_Arch, ...] = (
-    _LayerGeneratorArch(),
+    _Arch(
+        LayerGenerator,
+        {"head.weight", "blocks.0.conv1.weight", "tail1.weight", "tail2.weight", "last.weight"},
+        spandrel.ModelTiling.INTERNAL,  # its instance norm takes the whole image: a tile's result would differ
+        _layer_generator,
+    ),
     _Arch(
         ResidualUNet,
-        _residual_unet,
-        ("head.weight", "enc1.conv1.weight", "down2.weight", "up2.weight", "dec1.conv2.weight", "last.weight"),
+        {"head.weight", "enc1.conv1.weight", "down2.weight", "up2.weight", "dec1.conv2.weight", "last.weight"},
         spandrel.ModelTiling.SUPPORTED,
+        _residual_unet,
     ),
     _Arch(
         SimpleGateUNet,
-        _simple_gate_unet,
-        ("head.weight", "downs.0.weight", "ups.0.0.weight", "last.weight"),
+        {"head.weight", "downs.0.weight", "ups.0.0.weight", "last.weight"},
         spandrel.ModelTiling.DISCOURAGED,  # its channel attention takes the mean of the whole image
+        _simple_gate_unet,
     ),
 )
 
 
 def install(registry: spandrel.ArchRegistry = spandrel.MAIN_REGISTRY) -> None:
-    """Let spandrel know our networks; doing it again changes nothing.
+    """Add our networks to spandrel; a second call changes nothing.
 
     Args:
-        registry: Where; by default the one that every `spandrel.ModelLoader` looks into.
+        registry: By default the one that every `spandrel.ModelLoader` uses.
     """
     registry.add(*map(spandrel.ArchSupport.from_architecture, ARCHITECTURES), ignore_duplicates=True)

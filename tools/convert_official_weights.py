@@ -15,7 +15,7 @@ from nlcl_plugin.archs import convert_official_state_dict
 from nlcl_plugin.data.files import written_whole
 from nlcl_plugin.errors import InputError, exit_code_of
 from nlcl_plugin.networks.network_file import official_about, released_layer
-from nlcl_plugin.networks.safe_load import load_plain
+from nlcl_plugin.networks.weights import load_plain
 
 
 def main(argv=None) -> int:

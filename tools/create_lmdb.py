@@ -30,7 +30,7 @@ def _run(arguments: argparse.Namespace) -> int:
         jobs=arguments.jobs,
         strict=arguments.strict,
         overwrite=arguments.overwrite,
-        tell=lambda line: print(escape(line)),
+        log=lambda line: print(escape(line)),
     )
     print("\n".join(escape(line) for line in _describe(report, arguments.output)))
     return report.exit_code

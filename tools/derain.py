@@ -4,14 +4,16 @@ Usage: python tools/derain.py INPUT... --output DIR [--weights W]
 
 INPUT is any number of images, folders (searched to their depth), globs and videos, or - for names on standard input.
 DIR gets the results under the same names, in the same folders and formats: 8 or 16 bits, grey, alpha, colour profile
-and EXIF stay, a video keeps its sound and the times of its frames. What is there already, of the same weights and the
-same input, is not made again.
+and EXIF stay, a video keeps its sound and the times of its frames. Files already derained with the same weights from
+the same input are skipped.
 
 W is a network file (net_*.pth, .safetensors, .onnx), the folder of a training such as experiments/nlcl_small or
-work_dirs/nlcl_rain, a checkpoint of the latter, or released NLCL weights. Without it the small demo weights of the
-package are used: they were trained on rendered rain, see docs/derain.md.
+work_dirs/nlcl_rain, a checkpoint of the latter, or released NLCL weights. Of a folder in experiments/ the network that
+was best in validation is used, or with --newest the newest. Without W the small demo weights of the package are used:
+they were trained on rendered rain, see docs/derain.md.
 
-Exit codes: 0 done, 2 bad usage or input, 3 done but some files failed (listed), 5 interrupted: run it again to go on.
+Exit codes: 0 done, 2 bad usage or input, 3 done but some files failed (listed), 5 interrupted: run it again to
+continue.
 """
 
 import argparse
@@ -21,8 +23,7 @@ from pathlib import Path
 import nlcl_plugin  # noqa: F401  mends BasicSR
 from nlcl_plugin.errors import InputError, escape, exit_code_of
 from nlcl_plugin.inference.derain import ImageDerainer
-from nlcl_plugin.inference.derain_files import DerainOptions, derain_files
-from nlcl_plugin.inference.derain_pictures import KINDS
+from nlcl_plugin.inference.derain_files import PICTURES, DerainOptions, derain_files
 from nlcl_plugin.media.inputs import list_inputs
 from nlcl_plugin.media.photograph import MAX_PIXELS
 
@@ -36,7 +37,8 @@ def _run(arguments: argparse.Namespace) -> int:
     output = Path(arguments.output)
     left: list[str] = []
     jobs = list_inputs(arguments.inputs, output, null=arguments.null, left=left)
-    network = ImageDerainer(arguments.weights, device=arguments.device, amp=arguments.amp)
+    weights, newest = arguments.weights, arguments.newest
+    network = ImageDerainer(weights, device=arguments.device, amp=arguments.amp, take_newest=newest)
     options = DerainOptions(
         output=output,
         save=_kinds(arguments.save),
@@ -47,7 +49,7 @@ def _run(arguments: argparse.Namespace) -> int:
         overwrite=arguments.overwrite,
         max_pixels=arguments.max_pixels,
     )
-    report = derain_files(jobs, network, options, say=lambda text: print(escape(text), file=sys.stderr))
+    report = derain_files(jobs, network, options, log=lambda text: print(escape(text), file=sys.stderr))
     there = f", {report.there} were there already" if report.there else ""
     about = network.derainer.about
     iteration = f", iteration {about['iter']}" if about["iter"] else ""
@@ -70,8 +72,8 @@ def _run(arguments: argparse.Namespace) -> int:
 def _kinds(text: str | None) -> tuple[str, ...]:
     wanted = tuple(text.split(",")) if text else ()
     for kind in wanted:
-        if kind not in KINDS:
-            raise InputError(f"--save: expected some of {','.join(KINDS)}, but received {kind!r}")
+        if kind not in PICTURES:
+            raise InputError(f"--save: expected some of {','.join(PICTURES)}, but received {kind!r}")
     return wanted
 
 
@@ -87,11 +89,12 @@ def _parser() -> argparse.ArgumentParser:
     add("inputs", nargs="+", metavar="INPUT", help="images, folders, globs, videos, or - for names on standard input")
     add("--output", required=True, metavar="DIR", help="folder for the results")
     add("--weights", metavar="W", help="network file or folder of a training (default: the demo weights)")
+    add("--newest", action="store_true", help="of a folder the newest network, not the best in validation")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: %(default)s)")
     add("--amp", action="store_true", help="bfloat16: less time where the processor has it, off by some grey levels")
     add("--batch", type=_count, default=1, help="images or frames of one size at once, for GPUs (default: %(default)s)")
-    add("--jobs", type=_count, default=2, help="threads that read, and that write (default: %(default)s)")
-    add("--save", metavar="KIND,...", help=f"also save pictures of {', '.join(KINDS)} into DIR/_KIND")
+    add("--jobs", type=_count, default=4, help="threads that read and write images (default: %(default)s)")
+    add("--save", metavar="KIND,...", help=f"also save pictures of {', '.join(PICTURES)} into DIR/_KIND")
     add("--metrics", action="store_true", help="NIQE before and after, in metrics.csv and metrics.json")
     add("--reference", metavar="DIR", help="ground truth of the same names: also PSNR and SSIM")
     add("--overwrite", action="store_true", help="replace what other weights, settings or programs made")

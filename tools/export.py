@@ -3,10 +3,10 @@
 Usage: python tools/export.py WEIGHTS --output FILE.onnx [--half] [--opset 18]
 
 WEIGHTS is a network file (net_*.pth, net_*.safetensors, a checkpoint of tools/mm_train.py, released weights) or the
-folder of a training, whose newest restorer (net_s, else net_g) is taken. ONNX contains one graph: `rainy`
-(batch, 3, height, width), RGB in [0, 1], any size, to `derained`, the same, not clipped. The file is compared with
-PyTorch on odd sizes and batches, and written only if it agrees (1e-4 of full scale; --half: 1e-2). Network, layer,
-values, licence and iteration are inside.
+folder of a training, whose restorer (net_s, else net_g) is taken: the best in validation, or with --newest the newest.
+ONNX contains one graph: `rainy` (batch, 3, height, width), RGB in [0, 1], any size, to `derained`, the same, not
+clipped. The file is compared with PyTorch on odd sizes and batches, and written only if it agrees (1e-4 of full scale;
+--half: 1e-2). Network, layer, values, licence and iteration are inside.
 
 ONNX needs pip install 'nlcl_plugin[export]'. Exit codes: 0 done, 2 bad usage or input, 5 interrupted.
 """
@@ -34,12 +34,12 @@ def _run(arguments: argparse.Namespace) -> int:
         raise InputError(
             f"--output: expected a name that ends in {', '.join(kinds)}, but received {arguments.output!r}"
         )
-    derainer = load_derainer(arguments.weights, label=arguments.label)
+    derainer = load_derainer(arguments.weights, label=arguments.label, take_newest=arguments.newest)
     if arguments.license is not None:
         derainer = replace(derainer, about={**derainer.about, "license": arguments.license})
     print(escape(f"{derainer.source}: exporting {derainer.about['network']['type']} as {kind}"), flush=True)
     done = export(derainer, arguments.output, kind, half=arguments.half, opset=arguments.opset)
-    opset = f", opset {done.opset}" if done.opset else ""
+    opset = f", opset {arguments.opset}" if kind == "onnx" else ""
     sizes = ", ".join(f"{batch}×{height}×{width}" for batch, _, height, width in CHECKED_SHAPES)
     print(escape(f"{done.path}: {kind}{opset}, {done.precision}, {done.path.stat().st_size / 1e6:.2f} MB"))
     print(f"Differs from PyTorch in float32 by at most {done.difference:.1e} (allowed {done.tolerance:.0e}) on {sizes}")
@@ -51,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("weights", metavar="WEIGHTS", help="network file, or folder of a training")
     add("--label", choices=("g", "r", "s"), help="which network of the folder")
+    add("--newest", action="store_true", help="of a folder the newest network, not the best in validation")
     add("--format", choices=tuple(SUFFIXES), help="default: by the ending of --output")
     add("--output", required=True, metavar="FILE", help=f"file to write: {', '.join(SUFFIXES.values())}")
     add("--half", action="store_true", help="float16 inside (float32 in and out)")

@@ -27,13 +27,14 @@ def main(argv=None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    network = ImageDerainer(arguments.weights, device=arguments.device, label=arguments.label, order=("r", "g"))
+    which = {"label": arguments.label, "order": ("r", "g"), "take_newest": arguments.newest}
+    network = ImageDerainer(arguments.weights, device=arguments.device, **which)
     report = extract_rain_bank(
         network,
         arguments.input,
         arguments.output,
         overwrite=arguments.overwrite,
-        tell=lambda line: print(escape(line)),
+        log=lambda line: print(escape(line)),
     )
     facts = read_facts(arguments.output)
     made = "already made" if report.already_made else "extracted"
@@ -53,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("weights", metavar="WEIGHTS", help="folder of a training, or network file")
     add("--label", choices=("g", "r", "s"), help="which network of the folder")
+    add("--newest", action="store_true", help="of a folder the newest network, not the best in validation")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: %(default)s)")
     add("--input", required=True, metavar="RAINY", help="rainy images: a folder, searched to its depth, or an LMDB")
     add("--output", required=True, metavar="BANK.lmdb", help="bank to make")

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nlcl_plugin.archs import LayerGenerator
-from nlcl_plugin.inference.padding import run_padded
 from nlcl_plugin.inference.streamed_generator import stream_generator
-from nlcl_plugin.inference.tiling import run_tiled
 
 TILE = 1024  # pixels; a tile's feature maps take tens of megabytes
 _ROOT = Path("/")
-_SHARE = 0.5  # of the memory that is free, for feature maps
+_FRACTION = 0.5  # of the free memory, for feature maps
 
 
 @torch.no_grad()
@@ -29,13 +28,13 @@ def infer(
     window: int = 1,
     scratch: str | os.PathLike[str] | None = None,
     memory: int | None = None,
-    say: Callable[[str], object] = lambda message: None,
-    tell: Callable[[], object] = lambda: None,
+    log: Callable[[str], object] = lambda message: None,
 ) -> Tensor:
-    """Run a network on one image; equal to `net(image)` but for rounding.
+    """Run a network on one image; equal to `net(image)` up to rounding.
 
     A `LayerGenerator` runs in bands of rows with two feature maps, which go to files where they don't fit the memory.
-    A network that says how far it sees (`reach`, `tile_multiple`) runs in tiles. Any other runs on the whole image.
+    A network that declares its receptive field (`reach`, `tile_multiple`) runs in tiles. Any other runs on the whole
+    image.
 
     Args:
         net: A network whose output has the size of its input, on the image's device.
@@ -43,74 +42,99 @@ def infer(
         window: What the network needs height and width to be a multiple of.
         scratch: Folder for such files; the system's by default.
         memory: Bytes that feature maps may take; by default half of what is free.
-        say: Told, in a sentence, when feature maps go to files.
-        tell: Called after each part of the work, `parts` times.
+        log: Gets a sentence when feature maps go to files.
 
     Returns:
         The output (1, C, H, W), not clipped.
     """
     if isinstance(net, LayerGenerator) and window == 1:
-        needed = feature_bytes(net, image)
-        free = free_memory(image.device) if memory is None else memory / _SHARE
-        if needed <= free * _SHARE or image.device.type != "cpu":
-            return stream_generator(net, image, tell=tell)
+        needed = 2 * net.num_feat * image.shape[-2] * image.shape[-1] * image.element_size()
+        allowed = free_memory(image.device) * _FRACTION if memory is None else memory
+        if needed <= allowed or image.device.type != "cpu":
+            return stream_generator(net, image)
         with tempfile.TemporaryDirectory(prefix="nlcl_features_", dir=scratch) as folder:
-            say(f"{needed / 1e9:.1f} GB of feature maps exceed half of the free memory and go to {folder}: slow")
-            return stream_generator(net, image, allocate=_mapped_files(Path(folder)), tell=tell)
+            log(f"{needed / 1e9:.1f} GB of feature maps exceed half of the free memory and go to {folder}: slow")
+            return stream_generator(net, image, allocate=_mapped_files(Path(folder)))
     if hasattr(net, "reach") and window == 1:
-        return run_tiled(net, image, reach=net.reach, multiple=net.tile_multiple, tile=TILE, tell=tell)  # type: ignore[arg-type]
-    output = run_padded(net, image, window)
-    tell()
+        return run_tiled(net, image, reach=net.reach, multiple=net.tile_multiple, tile=TILE)  # type: ignore[arg-type]
+    return run_padded(net, image, window)
+
+
+def run_padded(net: Callable[[Tensor], Tensor], images: Tensor, multiple: int, scale: int = 1) -> Tensor:
+    """Run a network on images (B, C, H, W) that are mirrored at the right and bottom to a size it takes.
+
+    Args:
+        net: A network, whose output is `scale` times as large as its input.
+        images: The images.
+        multiple: What height and width must be a multiple of, such as the window size of a SwinIR.
+        scale: Of a network for super-resolution.
+    """
+    height, width = images.shape[-2:]
+    bottom, right = -height % multiple, -width % multiple
+    # A mirror image is no larger than the image; the rare tiny one is continued by its edge.
+    mode = "reflect" if bottom < height and right < width else "replicate"
+    return net(F.pad(images, (0, right, 0, bottom), mode=mode))[..., : scale * height, : scale * width]
+
+
+def run_tiled(
+    net: Callable[[Tensor], Tensor],
+    images: Tensor,
+    *,
+    reach: int,
+    multiple: int = 1,
+    tile: int = 1024,
+) -> Tensor:
+    """Run a network whose output depends on nearby pixels only, in tiles that overlap by its receptive field (ours).
+
+    Equal to `net(images)` up to rounding if `reach` and `multiple` are true of the network: its zero padding applies
+    at the borders of the image only, as on the whole image.
+
+    Args:
+        net: A network whose output has the size of its input.
+        images: (B, C, H, W).
+        reach: How many pixels away an input can change an output.
+        multiple: Side of the pixel groups that the network's strides make: tiles begin at multiples of it.
+        tile: Side of a tile without its overlap, about; at least `multiple`.
+
+    Returns:
+        The output (B, C, H, W).
+    """
+    height, width = images.shape[-2:]
+    reach, tile = -(-reach // multiple) * multiple, tile // multiple * multiple
+    output: Tensor | None = None
+    for top in range(0, height, tile):
+        for left in range(0, width, tile):
+            above, before = max(top - reach, 0), max(left - reach, 0)
+            bottom, right = min(top + tile, height), min(left + tile, width)
+            made = net(images[..., above : bottom + reach, before : right + reach])
+            if output is None:
+                output = torch.empty((*made.shape[:-2], height, width), dtype=made.dtype, device=made.device)
+            output[..., top:bottom, left:right] = made[
+                ..., top - above : bottom - above, left - before : right - before
+            ]
+    assert output is not None
     return output
 
 
-def parts(net: nn.Module, image: Tensor, window: int = 1) -> int:
-    """How often `infer` calls `tell` for this image."""
-    if not in_parts(net, window):
-        return 1
-    if isinstance(net, LayerGenerator):
-        return 2 * net.num_block + 4
-    return -(-image.shape[-2] // TILE) * -(-image.shape[-1] // TILE)
-
-
-def in_parts(net: nn.Module, window: int = 1) -> bool:
-    """Whether `infer` can take images in parts with this network."""
-    return window == 1 and (isinstance(net, LayerGenerator) or hasattr(net, "reach"))
-
-
-def feature_bytes(net: LayerGenerator, image: Tensor) -> int:
-    """Bytes of the two feature maps that a streamed generator holds."""
-    return 2 * net.num_feat * image.shape[-2] * image.shape[-1] * image.element_size()
-
-
 def free_memory(device: torch.device) -> float:
-    """Bytes that can be taken."""
+    """Bytes that can be taken: of the GPU, or of the machine within the limits of a container or a cluster's job."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
-    return min([float(psutil.virtual_memory().available), *(_left_of(*limit) for limit in _limits())])
-
-
-def _limits() -> Iterator[tuple[Path, Path]]:
-    """Files of the bytes that this process's control groups and those around them allow, and of those taken."""
+    top = _ROOT / "sys/fs/cgroup"
     try:
-        lines = (_ROOT / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+        path = (_ROOT / "proc/self/cgroup").read_text(encoding="utf-8").rpartition("::")[2].strip()
     except OSError:
-        lines = []
-    for controllers, path in (line.split(":", 2)[1:] for line in lines):
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        version_1 = ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes")
-        place, *names = version_1 if controllers else ("", "memory.max", "memory.current")
-        top = _ROOT / "sys/fs/cgroup" / place
-        group = top / path.strip("/")  # within a container it may not be there, but `top` is its own
-        for folder in (group, *(parent for parent in group.parents if parent.is_relative_to(top))):
-            yield folder / names[0], folder / names[1]
+        path = ""
+    group = top / path.strip("/")  # may be absent within a container, but `top` is its own
+    groups = [group, *(parent for parent in group.parents if parent.is_relative_to(top))]
+    return min([float(psutil.virtual_memory().available), *map(_left_of, groups)])
 
 
-def _left_of(limit: Path, used: Path) -> float:
-    """What a container or a job of a cluster may still take."""
+def _left_of(group: Path) -> float:
+    """Bytes that a control group (version 2) may still take."""
     try:
-        return float(limit.read_text(encoding="ascii")) - float(used.read_text(encoding="ascii"))
+        limit, used = ((group / name).read_text(encoding="ascii") for name in ("memory.max", "memory.current"))
+        return float(limit) - float(used)
     except (OSError, ValueError):  # "max", or no such limit
         return float("inf")
 
@@ -123,7 +147,7 @@ def _mapped_files(folder: Path) -> Callable[..., Tensor]:
         with open(path, "wb") as file:
             os.posix_fallocate(file.fileno(), 0, size * dtype.itemsize)
         mapped = torch.from_file(str(path), shared=True, size=size, dtype=dtype).view(shape)
-        path.unlink()  # the map stays until it is let go, and nothing is left behind by a kill
+        path.unlink()  # the map stays until it is released, and a kill leaves nothing behind
         return mapped
 
     return allocate

@@ -31,17 +31,22 @@ class ImageDerainer:
             come with the package, which know thin rendered streaks only.
         device: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1` …
         amp: Run in bfloat16 where that is safe: less time where the processor has it, off by a few grey levels.
-        **which: `label` and `order` of `load_derainer`.
+        **load_options: `label`, `order` and `take_newest` of `load_derainer`.
 
     Raises:
         InputError: If the weights can't be used, the network does not keep the shape, or the device is not there.
     """
 
     def __init__(
-        self, weights: str | os.PathLike[str] | None = None, *, device: str = "auto", amp: bool = False, **which: Any
+        self,
+        weights: str | os.PathLike[str] | None = None,
+        *,
+        device: str = "auto",
+        amp: bool = False,
+        **load_options: Any,
     ) -> None:
-        self.derainer: Derainer = load_derainer(DEMO_WEIGHTS if weights is None else weights, **which)
-        self.device = find_device(device)
+        self.derainer: Derainer = load_derainer(DEMO_WEIGHTS if weights is None else weights, **load_options)
+        self.device = _find_device(device)
         self.derainer.net.to(self.device)
         self.amp = amp
         try:  # now, since it would fail on every image
@@ -51,35 +56,33 @@ class ImageDerainer:
         except InputError:
             pass  # it may need another size
 
-    def tensor(self, rainy: Tensor, **how: Any) -> Tensor:
-        """Derain a batch.
-
-        Args:
-            rainy: (B, 3, H, W), RGB in [0, 1], on any device.
-            **how: See `Derainer`.
-
-        Returns:
-            The image layer, clipped to [0, 1], on the device of the input.
+    def tensor(self, rainy: Tensor, **infer_options: Any) -> Tensor:
+        """Derain a batch (B, 3, H, W), RGB in [0, 1], on any device; the image layer is clipped to [0, 1].
 
         Raises:
-            InputError: If the network fails on this size, or what it makes is not finite.
+            InputError: If the network fails on this size, or its result is not finite.
         """
-        return self._run(self.derainer, rainy, how).clamp(0, 1)
+        return self._run(self.derainer, rainy, infer_options).clamp(0, 1)
 
-    def rain(self, rainy: Tensor, **how: Any) -> Tensor:
+    def rain(self, rainy: Tensor, **infer_options: Any) -> Tensor:
         """The rain layer R (B, 1 or 3, H, W) of a batch in the same way, not clipped."""
-        return self._run(self.derainer.rain, rainy, how)
+        return self._run(self.derainer.rain, rainy, infer_options)
 
-    def _run(self, network: Callable[..., Tensor], rainy: Tensor, how: dict[str, Any]) -> Tensor:
+    def _run(self, network: Callable[..., Tensor], rainy: Tensor, infer_options: dict[str, Any]) -> Tensor:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.amp):
-            layer = network(rainy.to(self.device, torch.float32), **how)
+            layer = network(rainy.to(self.device, torch.float32), **infer_options)
         if not torch.isfinite(layer).all():
             raise InputError(f"{self.derainer.source}: makes values that are not finite; give other weights")
         return layer.to(rainy.device, rainy.dtype)
 
-    def array(self, rainy: np.ndarray, **how: Any) -> np.ndarray:
+    def array(self, rainy: np.ndarray, **infer_options: Any) -> np.ndarray:
         """Derain an (H, W, 3) RGB array of uint8, uint16, or floats in [0, 1]; the result has its type."""
-        return as_type(self.tensor(to_tensor(rainy)[None], **how)[0], rainy.dtype)
+        return _as_type(self.tensor(to_tensor(rainy)[None], **infer_options)[0], rainy.dtype)
+
+    def arrays(self, rainy: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Derain arrays of one shape and type at once, as suits a GPU."""
+        batch = self.tensor(torch.stack([to_tensor(image) for image in rainy]))
+        return [_as_type(image, rainy[0].dtype) for image in batch]
 
 
 def derain(
@@ -91,12 +94,12 @@ def derain(
         images: An array (H, W, 3) of uint8, uint16 or floats in [0, 1]; a tensor (3, H, W) or (B, 3, H, W) of floats
             in [0, 1]; or a list or tuple of such. RGB. For files see `tools/derain.py`.
         weights: A network file, or the folder of a training such as `experiments/nlcl_small`; by default the demo
-            weights that come with the package, which know thin rendered streaks only. Kept until they change.
+            weights that come with the package, which know thin rendered streaks only. Loaded once, until they change.
         device: `auto`, `cpu`, `cuda` …
         amp: Run in bfloat16.
 
     Returns:
-        The derained images, of the type, shape and range of what came.
+        The derained images, of the type, shape and range of the input.
 
     Raises:
         InputError: If the weights or the device can't be used, or an image is of another kind.
@@ -112,13 +115,11 @@ def derain(
 def _network(weights: str | os.PathLike[str] | None, device: str, amp: bool) -> ImageDerainer:
     path = Path(weights if weights is not None else DEMO_WEIGHTS).expanduser()
     files = [path, *path.glob("models/*")]
-    newest = max((file.stat().st_mtime_ns for file in files if file.exists()), default=0)
-    return _loaded(path, newest, device, amp)
+    return _loaded(path, max((file.stat().st_mtime_ns for file in files if file.exists()), default=0), device, amp)
 
 
 @functools.lru_cache(maxsize=2)
-def _loaded(path: Path, newest: int, device: str, amp: bool) -> ImageDerainer:
-    # With the time of the newest file, weights that have changed are others.
+def _loaded(path: Path, _changed: int, device: str, amp: bool) -> ImageDerainer:
     return ImageDerainer(path, device=device, amp=amp)
 
 
@@ -150,31 +151,15 @@ def _in_range(image: Any) -> Any:
     return image
 
 
-def as_type(image: Tensor, dtype: Any) -> np.ndarray:
-    """Make an array of an image.
-
-    Args:
-        image: (C, H, W) in [0, 1].
-        dtype: uint8 or uint16 (rounded), or a float type.
-
-    Returns:
-        The array (H, W, C).
-    """
+def _as_type(image: Tensor, dtype: Any) -> np.ndarray:
+    """Make an array (H, W, C) of this type, integers rounded, of an image (C, H, W) in [0, 1]."""
     array = image.detach().permute(1, 2, 0).cpu().numpy()
     if np.issubdtype(dtype, np.integer):
         array = np.rint(array.astype(np.float32) * np.float32(np.iinfo(dtype).max))
     return np.ascontiguousarray(array.astype(dtype))
 
 
-def find_device(name: str) -> torch.device:
-    """The device of a name.
-
-    Args:
-        name: `auto` (a GPU if there is one), or a name of torch.
-
-    Raises:
-        InputError: If it is unknown or not there.
-    """
+def _find_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -184,9 +169,3 @@ def find_device(name: str) -> torch.device:
         reason = " ".join(str(error).split())[:150]
         raise InputError(f"device {name!r} cannot be used ({reason}); expected auto, cpu or cuda") from error
     return device
-
-
-def derain_batch(images: Sequence[np.ndarray], network: ImageDerainer) -> list[np.ndarray]:
-    """Derain images of one shape at once, as a GPU likes it."""
-    batch = torch.stack([to_tensor(image) for image in images])
-    return [as_type(one, image.dtype) for one, image in zip(network.tensor(batch), images, strict=True)]

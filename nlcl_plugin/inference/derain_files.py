@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
-from collections import deque
+import json
+import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
-from nlcl_plugin.data.image_io import to_float
+from nlcl_plugin.data.files import inner_name, sha256
+from nlcl_plugin.data.image_io import to_float, to_uint8, write_image
 from nlcl_plugin.errors import InputError, escape
-from nlcl_plugin.inference.any_size import parts
-from nlcl_plugin.inference.derain import ImageDerainer, derain_batch
-from nlcl_plugin.inference.derain_pictures import save_pictures
-from nlcl_plugin.inference.derain_record import Record
+from nlcl_plugin.inference.derain import ImageDerainer
 from nlcl_plugin.inference.measures import measure, write_measures
 from nlcl_plugin.media.inputs import Job
 from nlcl_plugin.media.photograph import MAX_PIXELS, Photograph, read_photograph, write_photograph
 from nlcl_plugin.media.video import open_video
 from nlcl_plugin.media.video_writing import write_video
+from nlcl_plugin.pictures import heat_map, strip
+from nlcl_plugin.version import __version__
 
-_LARGE = 4_000_000  # pixels of an image that gets a progress bar of its own, and is taken alone
+PICTURES = ("rain", "montage", "heatmap")
+RECORD_FILE = "derain.jsonl"
+_LARGE = 4_000_000  # pixels of an image that is never part of a batch
+_NOTHING: dict[str, Any] = {"save": [], "metrics": False, "reference": None}
+_ENTRIES = {"file": str, "source": list, "weights_sha256": str, "amp": bool, "asked": dict, "measures": dict}
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -35,14 +42,13 @@ class DerainOptions:
 
     Attributes:
         output: The folder for all of it.
-        save: Which pictures to save too: `rain`, `montage`, `heatmap`.
+        save: Which of `PICTURES` to save too.
         measured: Whether to measure NIQE before and after.
         reference: Folder of ground truth, named as the inputs, for PSNR and SSIM.
         batch: Images or frames of one size that a GPU takes at once.
-        jobs: Threads that read, and threads that write.
+        jobs: Threads that read and write images, while the network runs on one batch.
         overwrite: Replace what other weights, settings or programs made.
         max_pixels: Of an image; larger ones are refused.
-        progress: False shows no bars, None shows them on a terminal.
     """
 
     output: Path
@@ -50,16 +56,9 @@ class DerainOptions:
     measured: bool = False
     reference: Path | None = None
     batch: int = 1
-    jobs: int = 2
+    jobs: int = 4
     overwrite: bool = False
     max_pixels: int = MAX_PIXELS
-    progress: bool | None = None
-
-    @property
-    def asked(self) -> dict[str, Any]:
-        """What is made beside the files, as plain values."""
-        reference = None if self.reference is None else str(self.reference.resolve())
-        return {"save": sorted(self.save), "metrics": self.measured, "reference": reference}
 
 
 @dataclass
@@ -68,7 +67,7 @@ class DerainReport:
 
     Attributes:
         made: Derained in this run.
-        there: That were there already.
+        there: Files that had been derained before.
         failed: Names and reasons.
         notes: What of a file could not be kept, a sentence each.
         measured: Files that have figures.
@@ -87,55 +86,50 @@ class DerainReport:
 
 
 def derain_files(
-    jobs: Iterable[Job], network: ImageDerainer, options: DerainOptions, say: Callable[[str], object] = print
+    jobs: Iterable[Job], network: ImageDerainer, options: DerainOptions, log: Callable[[str], object] = print
 ) -> DerainReport:
     """Derain files into a folder.
 
-    What is there of the same weights and the same input is kept, so that the same call goes on after an interruption;
-    each file is written whole.
+    Files already derained with the same weights from the same input are skipped, so that the same call continues after
+    an interruption; each file is written whole.
 
     Args:
         jobs: What to read, and where each result goes.
         network: What derains.
         options: What to write beside the images, and how.
-        say: Told of what takes long or goes to files.
-
-    Returns:
-        What became of them.
+        log: Gets a line when feature maps go to files, which is slow.
 
     Raises:
-        InputError: If something else made what is there, there is no folder of ground truth, or the output cannot be
-            written.
+        InputError: If something else made the files of the output, there is no folder of ground truth, or the output
+            cannot be written.
     """
     jobs = list(jobs)
     if options.reference is not None and not options.reference.is_dir():
         raise InputError(f"--reference: there is no folder {options.reference}; give that of the ground truth")
     try:
         options.output.mkdir(parents=True, exist_ok=True)
-        record = Record(options.output, network, options.asked)
+        record = _Record(network, options)
     except OSError as error:
         raise InputError(f"{options.output}: cannot be written ({error.strerror}); give another --output") from error
     waiting = [job for job in jobs if not record.is_done(job)]
     others = [job for job in waiting if record.is_of_others(job)]
     if others and not options.overwrite:
         raise InputError(
-            f"{others[0].output}: is there (in all {len(others)} such), but not of these weights and settings; give "
+            f"{others[0].output}: exists (in all {len(others)} such), but not of these weights and settings; give "
             "another --output, or --overwrite"
         )
     report = DerainReport(there=len(jobs) - len(waiting))
-    hidden = None if options.progress is None else not options.progress
+    run = _Run(network, options, record, log)
     try:
-        with tqdm(total=len(waiting), unit="file", desc="derain", disable=hidden) as bar:
-            images = [job for job in waiting if job.kind == "image"]
-
-            def note(job: Job, outcome: _Outcome) -> None:
-                _note(report, record, job, outcome)
+        with tqdm(total=len(waiting), unit="file", desc="derain", disable=None) as bar:
+            for job, outcome in run.outcomes(waiting):
                 bar.update()
-
-            _images(images, network, options, record, say, note)
-            for job in (job for job in waiting if job.kind == "video"):
-                record.begin(job)
-                note(job, _attempt(lambda job=job: _video(job, network, options, say)))  # type: ignore[misc]
+                if isinstance(outcome, _Made):
+                    report.made += 1
+                    report.notes += [f"{job.source}: {note}" for note in outcome.notes]
+                failure = outcome.measures if isinstance(outcome, _Made) else outcome
+                if isinstance(failure, _Failure):
+                    report.failed.append((str(job.source), failure.reason))
     finally:
         if options.measured or options.reference:
             measures = record.measures()
@@ -144,172 +138,218 @@ def derain_files(
     return report
 
 
-@dataclass
-class _Outcome:
-    notes: list[str] = field(default_factory=list)
-    measures: dict[str, float] = field(default_factory=dict)
-    failure: str | None = None
-    written: bool = False
+class _Failure(NamedTuple):
+    reason: str
 
 
-def _note(report: DerainReport, record: Record, job: Job, outcome: _Outcome) -> None:
-    report.notes += [f"{job.source}: {note}" for note in outcome.notes]
-    if outcome.written:
-        record.add(job, outcome.measures, whole=outcome.failure is None)
-    report.made += outcome.written
-    if outcome.failure is not None:
-        report.failed.append((str(job.source), outcome.failure))
+class _Made(NamedTuple):
+    """A file that is written: what could not be kept, and its figures or why what was asked beside it failed."""
+
+    notes: list[str]
+    measures: dict[str, float] | _Failure
 
 
-def _attempt(work: Callable[[], _Outcome]) -> _Outcome:
-    """What would end the run becomes the outcome of one file."""
+def _attempt(work: Callable[[], _T]) -> _T | _Failure:
+    """What would end the run becomes the failure of one file."""
     try:
         return work()
     except InputError as error:
-        return _Outcome(failure=str(error))
+        return _Failure(str(error))
     except OSError as error:
-        return _Outcome(failure=f"{error.strerror or error}: {error.filename or ''}")
+        return _Failure(f"{error.strerror or error}: {error.filename or ''}")
     except MemoryError:
-        return _Outcome(failure="needs more memory than there is; make it smaller")
+        return _Failure("needs more memory than there is; make it smaller")
     except Exception as error:  # a fault of ours, which must not cost the other files
-        return _Outcome(failure=f"{type(error).__name__}: {' '.join(str(error).split())}; please report this")
+        return _Failure(f"{type(error).__name__}: {' '.join(str(error).split())}; please report this")
 
 
-# images ---------------------------------------------------------------------------------------------------------------
-def _images(
-    jobs: list[Job],
-    network: ImageDerainer,
-    options: DerainOptions,
-    record: Record,
-    say: Callable[[str], object],
-    note: Callable[[Job, _Outcome], None],
-) -> None:
-    """Read, derain and write, and note what became of each; reading and writing in threads beside the network."""
-    readers, writers = ThreadPoolExecutor(options.jobs), ThreadPoolExecutor(options.jobs)
-    writing: deque[tuple[Job, Future[_Outcome]]] = deque()
-    try:
-        for group in _groups(_read_ahead(jobs, readers, options), options.batch):
-            ready = [(job, found) for job, found in group if isinstance(found, Photograph)]
-            for job, outcome in group:
-                if isinstance(outcome, _Outcome):
-                    note(job, outcome)
-            for job, photograph, result in _derained(ready, network, options, say):
-                if isinstance(result, _Outcome):
-                    note(job, result)
-                    continue
-                work = _writing(job, photograph, result, options)
-                record.begin(job)
-                writing.append((job, writers.submit(_attempt, work)))
-            while len(writing) > options.jobs:
-                outcome = writing[0][1].result()  # an interruption while it is waited for leaves it in the queue
-                note(writing.popleft()[0], outcome)
-    finally:
-        readers.shutdown(cancel_futures=True)
-        writers.shutdown()  # what is being written is finished, and after an interruption known to be done
-        for job, done in writing:
-            note(job, done.result())
+class _Record:
+    """`derain.jsonl`: what the files of the output folder were made of, a line per file, written when it is done."""
 
+    def __init__(self, network: ImageDerainer, options: DerainOptions) -> None:
+        self._folder, self._path = options.output, options.output / RECORD_FILE
+        reference = None if options.reference is None else str(options.reference.resolve())
+        self._asked: dict[str, Any] = {
+            "save": sorted(options.save),
+            "metrics": options.measured,
+            "reference": reference,
+        }
+        self._made_by = {"weights_sha256": sha256(network.derainer.source), "amp": network.amp}
+        self._about = {
+            "weights": str(network.derainer.source),
+            "network": network.derainer.about["network"],
+            "nlcl_plugin": __version__,
+        }
+        text = self._path.read_bytes().decode("utf-8", "replace") if self._path.exists() else ""
+        self._torn = bool(text) and not text.endswith("\n")
+        self._entries = {entry["file"]: entry for line in text.splitlines() if (entry := _entry(line))}
 
-def _read_ahead(
-    jobs: list[Job], readers: ThreadPoolExecutor, options: DerainOptions
-) -> Iterator[tuple[Job, Photograph | _Outcome]]:
-    def read(job: Job) -> Photograph | _Outcome:
-        found: list[Photograph] = []
+    def is_done(self, job: Job) -> bool:
+        """Whether a job's output exists, of these weights and of its source as it is now, with all that is asked."""
+        entry = self._entries.get(self._name(job))
+        if entry is None or self.is_of_others(job) or not job.output.exists() or entry["source"] != _state(job.source):
+            return False
+        made = {**_NOTHING, **entry["asked"]}
+        return set(self._asked["save"]) <= set(made["save"]) and all(
+            self._asked[key] in (made[key], None, False) for key in ("metrics", "reference")
+        )
 
-        def work() -> _Outcome:
-            found.append(read_photograph(job.source, max_pixels=options.max_pixels))
-            return _Outcome()
+    def is_of_others(self, job: Job) -> bool:
+        """Whether a job's output exists and was made with other weights or settings, or by something else."""
+        return job.output.exists() and not self._is_ours(self._entries.get(self._name(job), {}))
 
-        outcome = _attempt(work)
-        return found[0] if found else outcome
+    def begin(self, job: Job) -> None:
+        """Note that a job's output is about to be written, so that after a kill it is known to be ours."""
+        self._add(job, [], _NOTHING, {})
 
-    left = iter(jobs)
-    ahead = deque((job, readers.submit(read, job)) for job in islice(left, options.jobs))
-    while ahead:
-        job, reading = ahead.popleft()
-        yield job, reading.result()
-        ahead.extend((job, readers.submit(read, job)) for job in islice(left, 1))
+    def add(self, job: Job, measures: dict[str, float] | _Failure) -> None:
+        """Note that a job is done; a failure: its output is, but not all that was asked for beside it."""
+        if isinstance(measures, _Failure):
+            self._add(job, _state(job.source), _NOTHING, {})
+        else:
+            self._add(job, _state(job.source), self._asked, measures)
 
-
-def _groups(read: Iterable[tuple[Job, Any]], batch: int) -> Iterator[list[tuple[Job, Any]]]:
-    """Neighbours of one shape and type, up to `batch`; large ones and what could not be read stand alone."""
-    group: list[tuple[Job, Any]] = []
-    for job, found in read:
-        alone = isinstance(found, _Outcome) or found.rgb.shape[0] * found.rgb.shape[1] > _LARGE
-        if group and (alone or _kind(found) != _kind(group[0][1])):
-            yield group
-            group = []
-        group.append((job, found))
-        if alone or len(group) == batch:  # now, not with the next one: nothing waits in memory for it
-            yield group
-            group = []
-    if group:
-        yield group
-
-
-def _kind(photograph: Photograph) -> tuple[tuple[int, ...], np.dtype]:
-    return photograph.rgb.shape, photograph.rgb.dtype
-
-
-def _derained(
-    ready: list[tuple[Job, Photograph]], network: ImageDerainer, options: DerainOptions, say: Callable[[str], object]
-) -> Iterator[tuple[Job, Photograph, np.ndarray | _Outcome]]:
-    def alone(rgb: np.ndarray) -> np.ndarray:
-        return _with_bar(rgb, network, options, say)
-
-    for (job, photograph), result in zip(ready, _shared([one.rgb for _, one in ready], network, alone), strict=True):
-        yield job, photograph, result
-
-
-def _shared(
-    images: list[np.ndarray], network: ImageDerainer, alone: Callable[[np.ndarray], np.ndarray]
-) -> Iterator[np.ndarray | _Outcome]:
-    """Derain images of one shape at once or, if that takes too much memory, one by one."""
-    if len(images) > 1:
+    def _add(self, job: Job, source: list[int], asked: dict[str, Any], measures: dict[str, float]) -> None:
+        entry = {"file": self._name(job), "source": source, **self._made_by, "asked": asked, "measures": measures}
+        self._entries[entry["file"]] = entry
+        line = ("\n" if self._torn else "") + json.dumps({**entry, **self._about}) + "\n"
+        self._torn = False
         try:
-            yield from derain_batch(images, network)
-            return
-        except (InputError, MemoryError):
-            pass
-    for image in images:
-        found: list[np.ndarray] = []
+            with open(self._path, "ab") as file:
+                file.write(line.encode())
+        except OSError as error:  # a full disk does not say of which file
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
 
-        def work(image: np.ndarray = image, found: list[np.ndarray] = found) -> _Outcome:
-            found.append(alone(image))
-            return _Outcome()
+    def measures(self) -> dict[str, dict[str, float]]:
+        """Figures by name, of all files of these weights that have some."""
+        return {
+            name: entry["measures"]
+            for name, entry in sorted(self._entries.items())
+            if entry["measures"] and self._is_ours(entry) and os.path.exists(self._folder / name)
+        }
 
+    def _name(self, job: Job) -> str:
+        return os.path.relpath(job.output, self._folder)
+
+    def _is_ours(self, entry: dict[str, Any]) -> bool:
+        return all(entry.get(key) == value for key, value in self._made_by.items())
+
+
+def _state(path: Path) -> list[int]:
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _entry(line: str) -> dict[str, Any] | None:
+    """An entry of a record; a line that is cut short or of others is ignored."""
+    try:
+        entry = json.loads(line)
+        return entry if all(isinstance(entry[key], kind) for key, kind in _ENTRIES.items()) else None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+@dataclass(frozen=True)
+class _Run:
+    network: ImageDerainer
+    options: DerainOptions
+    record: _Record
+    log: Callable[[str], object]
+    lock: threading.Lock = field(default_factory=threading.Lock)  # of the network
+    stopped: threading.Event = field(default_factory=threading.Event)
+
+    def outcomes(self, jobs: list[Job]) -> Iterator[tuple[Job, _Made | _Failure]]:
+        """Derain images, in threads that take turns with the network, then videos."""
+        images = [job for job in jobs if job.kind == "image"]
+        batches = [images[start : start + self.options.batch] for start in range(0, len(images), self.options.batch)]
+        pool = ThreadPoolExecutor(self.options.jobs)
+        try:
+            for outcomes in pool.map(self._image_batch, batches):
+                yield from outcomes
+        finally:  # what the network has done is written and recorded, also after an interruption
+            self.stopped.set()
+            pool.shutdown(cancel_futures=True)
+        for job in (job for job in jobs if job.kind == "video"):
+            yield job, self._recorded(job, lambda job=job: self._video(job))  # type: ignore[misc]
+
+    def _recorded(self, job: Job, work: Callable[[], _Made]) -> _Made | _Failure:
+        self.record.begin(job)
         outcome = _attempt(work)
-        yield found[0] if found else outcome
-
-
-def _with_bar(
-    rgb: np.ndarray, network: ImageDerainer, options: DerainOptions, say: Callable[[str], object]
-) -> np.ndarray:
-    size = f"{rgb.shape[1]}×{rgb.shape[0]}"
-    image = torch.empty(1, 3, *rgb.shape[:2], device="meta")
-    total = parts(network.derainer.net, image, network.derainer.window_size)
-    hidden = True if rgb.shape[0] * rgb.shape[1] < _LARGE or options.progress is False else None
-    with tqdm(total=total, desc=size, unit="part", leave=False, disable=hidden) as bar:
-        return network.array(rgb, say=lambda text: say(f"{size}: {text}"), tell=bar.update, scratch=options.output)
-
-
-def _writing(job: Job, photograph: Photograph, result: np.ndarray, options: DerainOptions) -> Callable[[], _Outcome]:
-    def work() -> _Outcome:
-        job.output.parent.mkdir(parents=True, exist_ok=True)
-        name = job.output.relative_to(options.output)
-        derained = _as_grey(result) if photograph.grey else result
-        write_photograph(job.output, derained, photograph)
-        outcome = _attempt(lambda: _beside(name, photograph.rgb, derained, options))
-        outcome.notes = list(photograph.notes)
-        outcome.written = True
+        if isinstance(outcome, _Made):
+            self.record.add(job, outcome.measures)
         return outcome
 
-    return work
+    def _image_batch(self, jobs: list[Job]) -> list[tuple[Job, _Made | _Failure]]:
+        read = [(job, _attempt(lambda job=job: self._read(job))) for job in jobs]  # type: ignore[misc]
+        outcomes: list[tuple[Job, _Made | _Failure]] = [(job, one) for job, one in read if isinstance(one, _Failure)]
+        found = [(job, one) for job, one in read if isinstance(one, Photograph)]
+        for _, alike in groupby(found, lambda item: (item[1].rgb.shape, item[1].rgb.dtype)):
+            group = list(alike)
+            with self.lock:
+                if self.stopped.is_set():
+                    raise KeyboardInterrupt
+                results = list(self._derained([photograph.rgb for _, photograph in group], self.log))
+            for (job, photograph), result in zip(group, results, strict=True):
+                work = lambda a=job, b=photograph, c=result: self._write(a, b, c)  # noqa: E731
+                outcomes.append((job, result if isinstance(result, _Failure) else self._recorded(job, work)))
+        return outcomes
 
+    def _read(self, job: Job) -> Photograph:
+        return read_photograph(job.source, max_pixels=self.options.max_pixels)
 
-def _beside(name: Path, rainy: np.ndarray, derained: np.ndarray, options: DerainOptions) -> _Outcome:
-    save_pictures(options.save, options.output, name, rainy, derained)
-    return _Outcome(measures=measure(name, rainy, derained, options.measured, options.reference, options.max_pixels))
+    def _derained(self, images: list[np.ndarray], log: Callable[[str], object]) -> Iterator[np.ndarray | _Failure]:
+        """Derain images of one shape at once or, if they are large or that takes too much memory, one by one."""
+        if len(images) > 1 and images[0].shape[0] * images[0].shape[1] <= _LARGE:
+            try:
+                yield from self.network.arrays(images)
+                return
+            except (InputError, MemoryError):
+                pass
+        for image in images:
+            yield _attempt(lambda image=image: self.network.array(image, log=log, scratch=self.options.output))  # type: ignore[misc]
+
+    def _write(self, job: Job, photograph: Photograph, result: np.ndarray) -> _Made:
+        job.output.parent.mkdir(parents=True, exist_ok=True)
+        derained = _as_grey(result) if photograph.grey else result
+        write_photograph(job.output, derained, photograph)
+        return _Made(list(photograph.notes), _attempt(lambda: self._beside(job, photograph.rgb, derained)))
+
+    def _beside(self, job: Job, rainy: np.ndarray, derained: np.ndarray) -> dict[str, float]:
+        """Save the pictures that are asked for, and measure."""
+        options, name = self.options, job.output.relative_to(self.options.output)
+        for kind in options.save:
+            rain = np.clip(to_float(rainy) - to_float(derained), 0, 1)
+            picture = rain if kind == "rain" else heat_map(rain)
+            if kind == "montage":
+                picture = strip([to_uint8(to_float(cell)) for cell in (rainy, derained, rain, picture)], gap=4)
+            # The ending of the file stays in the name: a.jpg and a.png are two.
+            write_image(options.output / f"_{kind}" / f"{inner_name(str(name))}.png", picture)
+        return measure(name, rainy, derained, options.measured, options.reference, options.max_pixels)
+
+    def _video(self, job: Job) -> _Made:
+        """Derain a video frame by frame."""
+        options = self.options
+        job.output.parent.mkdir(parents=True, exist_ok=True)
+        rain: list[float] = []
+        with open_video(job.source, max_pixels=options.max_pixels) as video:
+            bar = tqdm(total=video.frames, desc=escape(job.source.name), unit="frame", leave=False, disable=None)
+            with bar, write_video(job.output, video) as writer:
+                frames = iter(video)
+                while batch := list(islice(frames, options.batch)):
+                    log = self.log if not rain else lambda text: None
+                    for frame, result in zip(batch, self._derained([one.rgb for one in batch], log), strict=True):
+                        if isinstance(result, _Failure):
+                            raise InputError(f"frame {len(rain)}: {result.reason}")
+                        rain.append(float(np.mean(to_float(frame.rgb) - to_float(result))))
+                        writer.write(result, frame)
+                        bar.update()
+            notes = list(video.notes)
+        if options.save:
+            notes.append("pictures of rain are saved for photographs only")
+        if options.reference is not None:
+            notes.append("it is not compared with ground truth; photographs are")
+        measured = options.measured or options.reference is not None
+        return _Made(notes, {"frames": len(rain), "mean_rain": float(np.mean(rain))} if measured else {})
 
 
 def _as_grey(rgb: np.ndarray) -> np.ndarray:
@@ -317,34 +357,3 @@ def _as_grey(rgb: np.ndarray) -> np.ndarray:
     mean = rgb.mean(axis=2, keepdims=True, dtype=np.float64)
     mean = np.rint(mean) if np.issubdtype(rgb.dtype, np.integer) else mean
     return mean.astype(rgb.dtype).repeat(3, axis=2)
-
-
-# videos ---------------------------------------------------------------------------------------------------------------
-def _video(job: Job, network: ImageDerainer, options: DerainOptions, say: Callable[[str], object]) -> _Outcome:
-    job.output.parent.mkdir(parents=True, exist_ok=True)
-    rain: list[float] = []
-    with open_video(job.source, max_pixels=options.max_pixels) as video:
-        hidden = None if options.progress is None else not options.progress
-        bar = tqdm(total=video.frames, desc=escape(job.source.name), unit="frame", leave=False, disable=hidden)
-        batch = options.batch if video.height * video.width <= _LARGE else 1
-
-        def alone(rgb: np.ndarray) -> np.ndarray:
-            return network.array(rgb, scratch=options.output, say=say if not rain else lambda text: None)
-
-        with bar, write_video(job.output, video) as writer:
-            frames = iter(video)
-            while some := list(islice(frames, batch)):
-                for frame, result in zip(some, _shared([one.rgb for one in some], network, alone), strict=True):
-                    if isinstance(result, _Outcome):
-                        raise InputError(f"frame {len(rain)}: {result.failure}")
-                    rain.append(float(np.mean(to_float(frame.rgb) - to_float(result))))
-                    writer.write(result, frame)
-                    bar.update()
-        notes = list(video.notes)
-    if options.save:
-        notes.append("pictures of rain are saved for photographs only")
-    if options.reference is not None:
-        notes.append("it is not compared with ground truth; photographs are")
-    measured = options.measured or options.reference is not None
-    measures: dict[str, float] = {"frames": len(rain), "mean_rain": float(np.mean(rain))} if measured else {}
-    return _Outcome(notes=notes, measures=measures, written=True)

@@ -1,9 +1,8 @@
-"""Networks that derain, from whatever file or folder holds their weights."""
+"""Networks that derain, from whatever file or folder contains their weights."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,15 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nlcl_plugin.archs import LayerGenerator
 from nlcl_plugin.config.option_files import load_yaml
 from nlcl_plugin.errors import InputError
-from nlcl_plugin.inference.any_size import in_parts, infer
-from nlcl_plugin.inference.padding import run_padded
+from nlcl_plugin.inference.any_size import infer, run_padded
 from nlcl_plugin.networks.about import KINDS
-from nlcl_plugin.networks.network_file import NetworkFile, read_network_file
+from nlcl_plugin.networks.network_file import NetworkFile, build_with_weights, read_network_file
 from nlcl_plugin.networks.onnx_network import load_onnx
-from nlcl_plugin.networks.trained_network import build_with_weights
-from nlcl_plugin.networks.weights import newest, saved_networks
+from nlcl_plugin.networks.weights import best_or_newest, newest, saved_networks
 
 
 class ShapeError(InputError):
@@ -51,13 +49,12 @@ class Derainer:
         return bool(self.about["output"] == "rain")
 
     @torch.no_grad()
-    def __call__(self, rainy: Tensor, **how: Any) -> Tensor:
+    def __call__(self, rainy: Tensor, **infer_options: Any) -> Tensor:
         """Derain; a single image in bounded memory, however large it is.
 
         Args:
             rainy: Rainy images O (B, 3, H, W), RGB in [0, 1], any size.
-            **how: `tell`, called after each part of the work, `inference.any_size.parts` times; `scratch`, `memory` and
-                `say` of `inference.any_size.infer`.
+            **infer_options: `scratch`, `memory` and `log` of `inference.any_size.infer`.
 
         Returns:
             Their image layer B, same shape, not clipped: the network's output, or O - R of a network that makes R.
@@ -66,22 +63,21 @@ class Derainer:
             ShapeError: If the network does not keep the shape.
             InputError: If it fails on this size.
         """
-        output = self._output(rainy, **how)
+        output = self._output(rainy, **infer_options)
         return rainy - output if self.makes_rain else output
 
     @torch.no_grad()
-    def rain(self, rainy: Tensor, **how: Any) -> Tensor:
+    def rain(self, rainy: Tensor, **infer_options: Any) -> Tensor:
         """The rain layer R (B, 1 or 3, H, W) of rainy images in the same way: O - B, or the network's output."""
-        output = self._output(rainy, **how)
+        output = self._output(rainy, **infer_options)
         return output if self.makes_rain else rainy - output
 
-    def _output(self, rainy: Tensor, *, tell: Callable[[], object] = lambda: None, **how: Any) -> Tensor:
+    def _output(self, rainy: Tensor, **infer_options: Any) -> Tensor:
         try:
-            if len(rainy) == 1 and in_parts(self.net, self.window_size):
-                output = infer(self.net, rainy, window=self.window_size, tell=tell, **how)
+            if len(rainy) == 1 and (isinstance(self.net, LayerGenerator) or hasattr(self.net, "reach")):
+                output = infer(self.net, rainy, window=self.window_size, **infer_options)
             else:
                 output = run_padded(self._whole, rainy, self.window_size)
-                tell()
         except InputError:
             raise
         except (RuntimeError, ValueError, AssertionError, MemoryError) as error:  # such as more memory than there is
@@ -106,16 +102,21 @@ class Derainer:
 
 
 def load_derainer(
-    path: str | os.PathLike[str], *, label: str | None = None, order: tuple[str, ...] = ("s", "g")
+    path: str | os.PathLike[str],
+    *,
+    label: str | None = None,
+    order: tuple[str, ...] = ("s", "g"),
+    take_newest: bool = False,
 ) -> Derainer:
     """Load a network to derain with.
 
     Args:
         path: A network file (see `read_network_file`), an ONNX file of `tools/export.py`, or the folder of a training,
-            whose newest network is taken.
+            of which the best network in validation is taken (see `networks.weights.best_or_newest`).
         label: The network it must be (g, r or s).
         order: Without a label: which of several to take, the first one that is there and was trained. By default the
             restorer, else `net_g`.
+        take_newest: Of a folder, take the newest network in any case.
 
     Returns:
         The network, on the CPU. No code from a file is run.
@@ -127,51 +128,38 @@ def load_derainer(
     path = Path(os.path.expanduser(path))
     if label is not None and label not in ("g", "r", "s"):
         raise InputError(f"label: expected g, r or s, but received {label!r}")
-    if path.suffix == ".pt":
-        raise InputError(f"{path}: TorchScript is not read back; give .onnx, .safetensors or what it was exported from")
     if not path.exists():
         raise InputError(f"{path}: missing; give the weights: a network file, or the folder of a training")
     if path.suffix == ".onnx":
         return Derainer(*load_onnx(path), path)
-    find = _newest if path.is_dir() else read_network_file
-    file = find(path, label=label, order=order)
+    labels = (label,) if label else order
+    file = _of_folder(path, labels, take_newest) if path.is_dir() else read_network_file(path, label=label, order=order)
     about, network = file.about, file.about["network"]["type"]
     if about["output"] is None:
         kind = KINDS.get(about["label"], "no generator")
         raise InputError(f"{file.path}: is {kind} ({network}), which derains nothing; give net_g, net_s or net_r")
-    _check_weights(file)
-    net = build_with_weights(
-        about["network"], file.weights, where=f"the {network} that {file.path.name} is of", source=file.path
-    )
+    where = f"the {network} that {file.path.name} is of"
+    net = build_with_weights(about["network"], file.weights, where=where, source=file.path)
+    if not all(value.isfinite().all() for value in net.state_dict().values()):
+        raise InputError(f"{file.path}: contains weights that are not finite; give another checkpoint")
     return Derainer(net, about, file.path)
 
 
-def _check_weights(file: NetworkFile) -> None:
-    for name, value in file.weights.items():
-        try:
-            # torch cannot tell of numbers of 8 bits.
-            finite = (value.float() if value.is_floating_point() and value.itemsize == 1 else value).isfinite().all()
-        except RuntimeError as error:
-            raise InputError(f"{file.path}: {name} is of {value.dtype}; expected numbers, save it again") from error
-        if not finite:
-            raise InputError(f"{file.path}: holds weights that are not finite; give another checkpoint")
-
-
-def _newest(folder: Path, *, label: str | None, order: tuple[str, ...]) -> NetworkFile:
+def _of_folder(folder: Path, labels: tuple[str, ...], take_newest: bool) -> NetworkFile:
     last = folder / "last_checkpoint"  # names it, in a work folder of MMEngine
     if last.is_file():
         name = Path(last.read_text(encoding="utf-8", errors="replace").strip()).name
-        return read_network_file(folder / name, label=label, order=order)
+        return read_network_file(folder / name, label=labels[0] if len(labels) == 1 else None, order=labels)
     models = folder / "models" if (folder / "models").is_dir() else folder
-    for candidate in [label] if label else order:
-        found = saved_networks(models, candidate)
-        if not found:
-            continue
-        file = read_network_file(newest(found), label=candidate)
-        if label or candidate != "s" or _is_trained(file, models.parent / "options.yml"):
-            return file
-    wanted = " or ".join(f"net_{one}_*.pth" for one in ([label] if label else order))
-    raise InputError(f"{models}: holds no {wanted}; train first, or give another folder or a file")
+    for label in labels:
+        found = saved_networks(models, label)
+        path = (newest(found) if found else None) if take_newest else best_or_newest(models, label)
+        if path is not None:
+            file = read_network_file(path, label=label)
+            if label != "s" or len(labels) == 1 or _is_trained(file, models.parent / "options.yml"):
+                return file
+    wanted = " or ".join(f"net_{label}_*.pth" for label in labels)
+    raise InputError(f"{models}: contains no {wanted}; train first, or give another folder or a file")
 
 
 def _is_trained(restorer: NetworkFile, options: Path) -> bool:

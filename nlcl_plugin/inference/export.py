@@ -1,8 +1,8 @@
 """Trained networks as files for other runtimes: one graph from a rainy to a derained image, compared before it is kept.
 
-The graph takes `rainy` (batch, 3, height, width), RGB in [0, 1], of any size, and puts out `derained`, the same shape
+The graph takes `rainy` (batch, 3, height, width), RGB in [0, 1], of any size, and returns `derained`, the same shape
 and range, not clipped; both are float32, also of a graph that computes in half precision. Of a network that makes the
-rain layer it puts out what is left.
+rain layer it returns what is left.
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
@@ -25,8 +24,8 @@ from nlcl_plugin.data.files import written_whole
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.inference.derainer import Derainer
 from nlcl_plugin.networks.about import as_metadata
+from nlcl_plugin.networks.network_file import build_with_weights
 from nlcl_plugin.networks.onnx_network import OnnxNetwork
-from nlcl_plugin.networks.trained_network import build_with_weights
 from nlcl_plugin.networks.weights import safetensors_bytes
 
 SUFFIXES = {"onnx": ".onnx", "safetensors": ".safetensors"}
@@ -35,7 +34,6 @@ OPSET = 18  # what torch's exporter is written for; others are converted
 TOLERANCES = {"float32": 1e-4, "float16": 1e-2}
 CHECKED_SHAPES = ((1, 3, 37, 51), (2, 3, 50, 33), (1, 3, 64, 64), (2, 3, 1, 1))  # (B, C, H, W)
 _EXAMPLE = (2, 3, 21, 34)
-_Runner = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -44,22 +42,15 @@ class Exported:
 
     Attributes:
         path: The file.
-        format: One of `SUFFIXES`.
-        precision: What it computes in (.safetensors: what weights are kept in), `float32` or `float16`.
-        opset: Of ONNX, else None.
+        precision: `float32` or `float16`.
         difference: Largest difference to PyTorch in full precision on noise of `CHECKED_SHAPES`, in [0, 1].
+        tolerance: The largest difference allowed.
     """
 
     path: Path
-    format: str
     precision: str
-    opset: int | None
     difference: float
-
-    @property
-    def tolerance(self) -> float:
-        """The largest difference allowed."""
-        return TOLERANCES[self.precision]
+    tolerance: float
 
 
 class _Graph(nn.Module):
@@ -89,12 +80,11 @@ def export(
         opset: Of ONNX.
 
     Returns:
-        What was written. Each kind contains `about` (see `networks.about.describe`) as JSON: ONNX in its metadata under
-        `nlcl_plugin`, with the most important parts as texts of their own; .safetensors as always.
+        What was written; its metadata contain `about` (see `networks.about.describe`) as JSON.
 
     Raises:
-        InputError: If the name does not fit, a package is missing, the network cannot be exported or changes the size,
-            the export differs, or the file cannot be written.
+        InputError: If the name does not fit, a package is missing, the network cannot be exported, the result differs,
+            or the file cannot be written.
     """
     path = Path(os.path.expanduser(output))
     if kind not in SUFFIXES:
@@ -112,21 +102,25 @@ def export(
     precision = "float16" if half else "float32"
     examples = [torch.rand(shape, generator=torch.Generator().manual_seed(0)) for shape in CHECKED_SHAPES]
     expected = [derainer(example) for example in examples]  # raises if the size is not kept
+    step = f"cannot be exported as {kind}"
     with _quiet(), torch.no_grad():
         try:
-            content = _WRITERS[kind](derainer, half, opset)
+            content = _onnx(derainer, half, opset) if kind == "onnx" else _safetensors(derainer, half)
+            step = f"as {kind} cannot be run"
+            run = _run_onnx(content) if kind == "onnx" else _run_safetensors(content, derainer)
+            differences = [
+                _difference(run(example), wanted) for example, wanted in zip(examples, expected, strict=True)
+            ]
         except InputError:
             raise
-        except Exception as error:  # whatever an architecture does that an exporter does not know
+        except Exception as error:  # whatever an architecture does that an exporter or a runtime does not know
             reason = " ".join(str(error).split())[:200]
-            raise InputError(f"{derainer.source}: {network} cannot be exported as {kind} ({reason})") from error
-        run = _READERS[kind](content, derainer)
-        difference = _largest_difference(run, examples, expected, f"{derainer.source}: {network} as {kind}")
-    result = Exported(path, kind, precision, opset if kind == "onnx" else None, difference)
-    if not difference <= result.tolerance:
+            raise InputError(f"{derainer.source}: {network} {step} ({reason}); nothing was written") from error
+    difference = float(torch.stack(differences).max())  # NaN, if one is
+    if not difference <= TOLERANCES[precision]:
         raise InputError(
             f"{derainer.source}: {network} as {kind} in {precision} differs from PyTorch by {difference:.1e}, where "
-            f"{result.tolerance:.0e} is allowed; nothing was written; export it "
+            f"{TOLERANCES[precision]:.0e} is allowed; nothing was written; export it "
             + ("without half" if half else "in another format")
         )
     try:
@@ -134,26 +128,18 @@ def export(
             file.write(content)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror}); give another file") from error
-    return result
+    return Exported(path, precision, difference, TOLERANCES[precision])
 
 
-def _largest_difference(run: _Runner, examples: list[Tensor], expected: list[Tensor], what: str) -> float:
-    differences = []
-    for example, wanted in zip(examples, expected, strict=True):
-        try:
-            found = run(example)
-        except Exception as error:  # of the runtime
-            reason = " ".join(str(error).split())[-200:]
-            raise InputError(f"{what} fails on {tuple(example.shape)} ({reason}); nothing was written") from error
-        if found.shape != wanted.shape or found.dtype != wanted.dtype:
-            raise InputError(f"{what} makes {tuple(found.shape)} of {tuple(example.shape)}; nothing was written")
-        differences.append(float((found - wanted).abs().max()))
-    return float(torch.tensor(differences).max())  # NaN, if one is
+def _difference(found: Tensor, wanted: Tensor) -> Tensor:
+    if found.shape != wanted.shape:
+        raise ValueError(f"it makes {tuple(found.shape)}, expected {tuple(wanted.shape)}")
+    return (found - wanted).abs().max()
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep exporters from telling of their own deprecations and conversions: what counts is compared."""
+    """Silence exporters about their own deprecations and conversions: what counts is compared."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -164,8 +150,7 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-# ONNX -----------------------------------------------------------------------------------------------------------------
-def _as_onnx(derainer: Derainer, half: bool, opset: int) -> bytes:
+def _onnx(derainer: Derainer, half: bool, opset: int) -> bytes:
     try:
         import onnx  # an extra
         import onnxruntime  # noqa: F401
@@ -188,44 +173,33 @@ def _as_onnx(derainer: Derainer, half: bool, opset: int) -> bytes:
     found = {entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")}
     if found != {opset}:
         raise InputError(f"opset: received {opset}, but the exporter makes {max(found)} of this network; give that")
-    _strip(model.graph)
+    graph = model.graph
+    for entry in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        del entry.metadata_props[:]  # the Python code that a node comes from, paths on this machine included
+        entry.doc_string = ""
     model.producer_name, model.doc_string = "nlcl_plugin", "rainy to derained: RGB in [0, 1], any size, not clipped"
-    onnx.helper.set_model_props(model, _facts(derainer.about, half))
+    about = derainer.about
+    facts = {
+        "arch": about["network"]["type"],
+        "layer": about["network"].get("layer", about["output"]),
+        "input": "rainy: (batch, 3, height, width), RGB in [0, 1], any size",
+        "output": "derained: the same shape and range, not clipped",
+        "precision": "float16 inside, float32 in and out" if half else "float32",
+        **{key: about[key] for key in ("iter", "license", "format")},
+        **as_metadata(about),
+    }
+    onnx.helper.set_model_props(model, {key: str(value) for key, value in facts.items()})
     onnx.checker.check_model(model)
     return model.SerializeToString()
 
 
-def _strip(graph: Any) -> None:
-    """Take out what the exporter notes of the Python code that a node comes from, paths on this machine included."""
-    for entry in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
-        del entry.metadata_props[:]
-        entry.doc_string = ""
-
-
-def _facts(about: Mapping[str, Any], half: bool) -> dict[str, str]:
-    network = about["network"]
-    texts = {
-        "arch": network["type"],
-        "layer": network.get("layer", about["output"]),
-        "input": "rainy: (batch, 3, height, width), RGB in [0, 1], any size",
-        "output": "derained: the same shape and range, not clipped",
-        "precision": "float16 inside, float32 in and out" if half else "float32",
-        "iter": about["iter"],
-        "license": about["license"],
-        "format": about["format"],
-    }
-    return {**{key: str(value) for key, value in texts.items()}, **as_metadata(about)}
-
-
-def _run_onnx(content: bytes, _derainer: Derainer) -> _Runner:
+def _run_onnx(content: bytes) -> Callable[[Tensor], Tensor]:
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    return lambda rainy: torch.from_numpy(session.run(["derained"], {"rainy": rainy.numpy()})[0])
+    return OnnxNetwork(onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"]))
 
 
-# weights --------------------------------------------------------------------------------------------------------------
-def _as_safetensors(derainer: Derainer, half: bool, _opset: int) -> bytes:
+def _safetensors(derainer: Derainer, half: bool) -> bytes:
     weights = {
         name: value.half() if half and value.is_floating_point() else value
         for name, value in derainer.net.state_dict().items()
@@ -233,11 +207,7 @@ def _as_safetensors(derainer: Derainer, half: bool, _opset: int) -> bytes:
     return safetensors_bytes(weights, as_metadata(derainer.about))
 
 
-def _run_safetensors(content: bytes, derainer: Derainer) -> _Runner:
+def _run_safetensors(content: bytes, derainer: Derainer) -> Callable[[Tensor], Tensor]:
     weights = safetensors.torch.load(content)
     net = build_with_weights(derainer.about["network"], weights, where="the network", source=derainer.source)
     return Derainer(net, derainer.about, derainer.source)
-
-
-_WRITERS = {"onnx": _as_onnx, "safetensors": _as_safetensors}
-_READERS = {"onnx": _run_onnx, "safetensors": _run_safetensors}

@@ -17,17 +17,15 @@ from nlcl_plugin.media.photograph import read_photograph
 from nlcl_plugin.metrics.niqe import niqe
 from nlcl_plugin.metrics.quality import psnr, ssim
 
-SUFFIXES = (*IMAGE_SUFFIXES, ".pgm")
-
 
 def measure(
     name: Path, rainy: np.ndarray, derained: np.ndarray, blind: bool, reference: Path | None, max_pixels: int
 ) -> dict[str, float]:
-    """Measure one photograph, on 8-bit RGB.
+    """Measure one photograph O and its derained B (H, W, 3), RGB, on 8 bits.
 
     Args:
         name: Its name below the output folder.
-        rainy: O (H, W, 3), RGB.
+        rainy: O.
         derained: B, of the same shape and type.
         blind: Whether to measure NIQE (lower is better), before and after.
         reference: Folder of ground truth with the same names; endings may differ.
@@ -54,11 +52,11 @@ def measure(
 
 
 def _ground_truth(folder: Path, name: Path, shape: tuple[int, ...], max_pixels: int) -> np.ndarray:
-    path = folder / name if (folder / name).is_file() else None
-    if path is None and (folder / name.parent).is_dir():
-        alike = (one for one in sorted((folder / name.parent).iterdir()) if one.stem == name.stem)
-        path = next((one for one in alike if one.suffix.lower() in SUFFIXES and one.is_file()), None)
-    if path is None:
+    path = folder / name
+    if not path.is_file():
+        images = (one for one in sorted(path.parent.glob("*")) if one.suffix.lower() in (*IMAGE_SUFFIXES, ".pgm"))
+        path = next((one for one in images if one.stem == name.stem), path)
+    if not path.is_file():
         raise InputError(
             f"no ground truth {name.with_suffix('')} in {folder}; give it the same name, or no --reference"
         )
@@ -70,12 +68,7 @@ def _ground_truth(folder: Path, name: Path, shape: tuple[int, ...], max_pixels: 
 
 
 def write_measures(output: Path, measures: dict[str, dict[str, float]]) -> None:
-    """Write `metrics.csv`, with names as messages have them, and `metrics.json`, which has them as they are.
-
-    Args:
-        output: The folder.
-        measures: Figures by file name.
-    """
+    """Write figures by file name to `metrics.json`, and to `metrics.csv` with control characters in names escaped."""
     names = sorted({key for row in measures.values() for key in row})
     means = {key: float(np.mean([row[key] for row in measures.values() if key in row])) for key in names}
     with written_whole(output / "metrics.json") as file:

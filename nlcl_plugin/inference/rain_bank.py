@@ -1,4 +1,4 @@
-"""Banks of rain layers: R of every image of a folder or LMDB, in an LMDB that stock readers read as images."""
+"""Banks of rain layers: R of each image of a folder or LMDB, in an LMDB that stock readers read as images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nlcl_plugin.data.files import parse_record, sha256, written_whole
+from nlcl_plugin.data.files import sha256, written_whole
 from nlcl_plugin.data.image_io import decode_raw, encode_png, to_float, to_tensor, to_uint8
 from nlcl_plugin.data.image_sources import ImageSource, LmdbSource, open_source
 from nlcl_plugin.data.lmdb.create import (
@@ -29,13 +29,15 @@ from nlcl_plugin.data.lmdb.create import (
 from nlcl_plugin.data.lmdb.encode import Value
 from nlcl_plugin.data.lmdb.keys import Record, keys_of, read_records
 from nlcl_plugin.data.lmdb.store import close_environment, open_environment
-from nlcl_plugin.errors import InputError
+from nlcl_plugin.errors import InputError, escape
 from nlcl_plugin.inference.derain import ImageDerainer
-from nlcl_plugin.inference.rain_bank_sheet import draw_sheet
+from nlcl_plugin.pictures import Cell, brightened, fit, grid, strip
 
 MIN_MEAN_RAIN = 0.001  # the same as the default of train.min_mean_rain
 SHOWN = 12  # pairs of the contact sheet
-BATCH_IMAGES = 16  # what a kill may lose; each may take a second
+_COLUMNS = 3  # pairs in a row
+_WIDTH, _HEIGHT, _GAP = 230, 200, 2  # the largest picture, and between two, pixels
+BATCH_IMAGES = 16  # which a kill may lose; each may take a second
 _EQUAL = 1e-4  # channels that differ by less, in [0, 1], are one grey: O - B has rounding errors
 
 
@@ -46,20 +48,20 @@ def extract_rain_bank(
     *,
     overwrite: bool = False,
     progress: bool | None = None,
-    tell: Callable[[str], object] = print,
+    log: Callable[[str], object] = print,
 ) -> BuildReport:
     """Extract the rain layers of images into an LMDB.
 
-    The LMDB appears when it is whole and checked, with `rain_bank.json`, which says where it came from, and
-    `rain_bank.png`, some images beside their layers. A run that was killed is finished by the same call.
+    The LMDB appears when it is whole and checked, with `rain_bank.json`, which records its origin, and `rain_bank.png`,
+    some images beside their layers. A run that was killed is finished by the same call.
 
     Args:
         network: What extracts.
         root: The rainy images: a folder that is searched to its depth, or an LMDB by its ending.
         output: The bank, ending in `.lmdb`.
-        overwrite: Make it anew if it is there.
+        overwrite: Replace a bank that exists.
         progress: False shows no progress bar, None shows one on a terminal.
-        tell: Gets a line if an unfinished run is continued or given up.
+        log: Gets a line if an unfinished run is continued or given up.
 
     Returns:
         What was done; images that cannot be read are in `skipped`.
@@ -84,9 +86,6 @@ def extract_rain_bank(
         shape = (rain.shape[0], rain.shape[1], 1 if rain.ndim == 2 else 3)
         return [Value(encode_png(rain), shape)]
 
-    def finish(folder: Path) -> None:
-        _finish(folder, images, network, identity, output)
-
     recipe = Recipe(
         root=images.root,
         sources=sources,
@@ -95,23 +94,16 @@ def extract_rain_bank(
         plan={"format": 1, "rain_bank": identity, **digest_of(sources)},
         title="extracting",
         batch_images=BATCH_IMAGES,
-        finish=finish,
+        finish=lambda folder: _finish(folder, images, network, identity, output),
     )
-    return build_lmdb(recipe, output, overwrite=overwrite, progress=progress, tell=tell)
+    return build_lmdb(recipe, output, overwrite=overwrite, progress=progress, log=log)
 
 
 def rain_of(network: ImageDerainer, image: np.ndarray) -> np.ndarray:
-    """Extract the rain layer of an image, in bounded memory.
-
-    Args:
-        network: What extracts.
-        image: The rainy image O (H, W, 3), RGB, of uint8, uint16 or floats in [0, 1].
+    """Extract the rain layer of an image (H, W, 3), RGB, of uint8, uint16 or floats in [0, 1], in bounded memory.
 
     Returns:
         R, clipped to [0, 1] and made 8-bit: (H, W) if it is grey, else (H, W, 3).
-
-    Raises:
-        InputError: If the network cannot take it, or its output has another size or is not finite.
     """
     rain = network.rain(to_tensor(image)[None])[0]
     if float((rain.amax(dim=0) - rain.amin(dim=0)).max()) < _EQUAL:
@@ -121,23 +113,17 @@ def rain_of(network: ImageDerainer, image: np.ndarray) -> np.ndarray:
 
 
 def read_facts(bank: str | os.PathLike[str]) -> dict[str, Any]:
-    """What `rain_bank.json` of a bank says.
-
-    Args:
-        bank: The LMDB's folder.
-
-    Returns:
-        Where it came from, and its figures.
+    """Read `rain_bank.json` of the LMDB in the folder `bank`: its origin and its figures.
 
     Raises:
         InputError: If it is missing or damaged.
     """
     path = Path(os.path.expanduser(bank)) / BANK_FILE
     try:
-        facts = parse_record(path.read_bytes())
-        if not all(isinstance(facts.get(key), float) for key in ("mean_rain", "max_rain")):
+        facts: dict[str, Any] = json.loads(path.read_bytes())
+        if not all(isinstance(facts[key], float) for key in ("mean_rain", "max_rain")):
             raise ValueError("mean_rain and max_rain are numbers")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: cannot be read ({error}); extract the bank again with --overwrite") from error
     return facts
 
@@ -163,12 +149,13 @@ def _finish(folder: Path, images: ImageSource, network: ImageDerainer, identity:
     bank = open_environment(folder)
     try:
         for record in records:
-            rain = _layer(bank.get(record.key.encode()), record)
+            rain = decode_raw(bank.get(record.key.encode()) or b"", record.source)
             total += float(rain.mean()) / 255 * record.h * record.w
             pixels += record.h * record.w
             brightest = max(brightest, int(rain.max()))
             if record.key in shown:
-                pairs.append((record.source, _rainy(images, record.source), rain))
+                rainy = decode_raw(images.read(record.source), os.path.join(images.root, record.source))
+                pairs.append((record.source, to_uint8(to_float(rainy)), rain))
     finally:
         close_environment(folder)
     mean = total / pixels
@@ -193,14 +180,18 @@ def _finish(folder: Path, images: ImageSource, network: ImageDerainer, identity:
         file.write(json.dumps(facts, indent=2).encode() + b"\n")
     heading = f"{len(pairs)} of {len(records)} layers, mean R {mean:.4f}"
     with written_whole(folder / SHEET_FILE) as file:
-        file.write(draw_sheet(pairs, heading))
+        file.write(_draw_sheet(pairs, heading))
 
 
-def _layer(data: bytes | None, record: Record) -> np.ndarray:
-    assert data is not None  # it has just been checked
-    return decode_raw(data, record.source)
-
-
-def _rainy(images: ImageSource, name: str) -> np.ndarray:
-    pixels = decode_raw(images.read(name), os.path.join(images.root, name))
-    return pixels if pixels.dtype == np.uint8 else to_uint8(to_float(pixels))
+def _draw_sheet(pairs: list[tuple[str, np.ndarray, np.ndarray]], heading: str) -> bytes:
+    """Draw rainy images, with their rain layers to the right of them, as a PNG."""
+    layers, factor = brightened([to_float(rain) for _, _, rain in pairs])
+    cells = []
+    for (name, rainy, rain), layer in zip(pairs, layers, strict=True):
+        name = name if len(name) <= 36 else f"…{name[-35:]}"
+        picture = strip([fit(half, _WIDTH, _HEIGHT) for half in (rainy, layer)], _GAP)
+        cells.append(Cell(picture, f"{escape(name)}   mean R {rain.mean() / 255:.4f}"))
+    rows = [cells[start : start + _COLUMNS] for start in range(0, len(cells), _COLUMNS)]
+    bright = "as it is" if factor == 1 else f"{factor:g} times as bright as it is"
+    heading = f"{heading}; left rainy, right the rain layer, {bright}"
+    return encode_png(grid(rows, 2 * _WIDTH + _GAP, _HEIGHT, heading=heading))

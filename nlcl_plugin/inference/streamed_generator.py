@@ -30,11 +30,11 @@ def stream_generator(
     *,
     rows: int | None = None,
     allocate: Callable[..., Tensor] = torch.empty,
-    tell: Callable[[], object] = lambda: None,
+    on_step: Callable[[], object] = lambda: None,
 ) -> Tensor:
-    """Run a generator on an image; equal to `net(image)` but for rounding (about 1e-5).
+    """Run a generator on an image; equal to `net(image)` up to rounding (about 1e-5).
 
-    Besides the image and the result it holds two feature maps, num_feat × H × W values each, and a few bands.
+    Besides the image and the result it needs two feature maps, num_feat × H × W values each, and a few bands.
 
     Args:
         net: The generator.
@@ -42,7 +42,7 @@ def stream_generator(
         rows: Rows of a band; by default as many as fit a core's cache, on a GPU more.
         allocate: Makes the feature maps, called like `torch.empty((1, H, W, num_feat), dtype=…, device=…)`; another
             one may put them on a disk.
-        tell: Called after each convolution, `num_block` × 2 + 4 times.
+        on_step: Called after each convolution, `num_block` × 2 + 4 times.
 
     Returns:
         The layer (1, C, H, W), not clipped.
@@ -55,7 +55,7 @@ def stream_generator(
     height, width = image.shape[-2:]
     band_bytes = _BAND_BYTES if image.device.type == "cpu" else _BAND_BYTES_GPU
     rows = rows or max(4, band_bytes // (4 * width * net.num_feat))
-    # Channels last: rows of a band lie side by side in memory.
+    # Channels last: rows of a band are neighbours in memory.
     trunk, branch = (
         allocate((1, height, width, net.num_feat), dtype=image.dtype, device=image.device).permute(0, 3, 1, 2)
         for _ in range(2)
@@ -79,7 +79,7 @@ def stream_generator(
 
     def convolve(conv: nn.Conv2d, load: _Load, out: Tensor) -> _Affine:
         statistics = _convolve(conv, load, out, rows)
-        tell()
+        on_step()
         return statistics.affine(image.dtype)
 
     convolve(net.head, rescaled, trunk)

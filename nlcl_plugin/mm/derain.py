@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from nlcl_plugin.config.train_options import UnpairedOptions
 from nlcl_plugin.errors import InputError
-from nlcl_plugin.inference.padding import run_padded
+from nlcl_plugin.inference.any_size import run_padded
 from nlcl_plugin.mm.optim import WrapperStepper
 from nlcl_plugin.models.layer_embeddings import LayerEmbeddings
 from nlcl_plugin.models.optimization import frozen_copy, own_random_stream
 from nlcl_plugin.models.unpaired_iteration import UnpairedIteration, bare, needed_nets
 from nlcl_plugin.networks.about import describe
-from nlcl_plugin.networks.safe_load import weights_of
+from nlcl_plugin.networks.weights import weights_of
 
 # Arguments of NLCLDerain, and attributes, by the labels that the iteration uses.
 NAMES = {"g": "generator", "r": "rain_generator", "d": "discriminator", "p": "heads", "s": "restorer"}

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from nlcl_plugin.config.train_options import OptimizerOptions, TrainOptions
 from nlcl_plugin.errors import InputError
-from nlcl_plugin.inference.any_size import infer
-from nlcl_plugin.inference.padding import run_padded
+from nlcl_plugin.inference.any_size import infer, run_padded
 from nlcl_plugin.models.layer_embeddings import LayerEmbeddings
 from nlcl_plugin.models.optimization import (
     Stepper,

@@ -186,7 +186,7 @@ def load_pretrained(model: Any, net: nn.Module, label: str, param_key: str | Non
     """Load `path.pretrain_network_{label}` of a BasicSR model into a network, if the option is given.
 
     Raises:
-        InputError: If the file has no weights under that key (see `networks.safe_load.weights_key`), or others than
+        InputError: If the file has no weights under that key (see `networks.weights.weights_key`), or others than
             the network's.
     """
     paths = model.opt["path"]

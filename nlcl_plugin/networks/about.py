@@ -1,4 +1,4 @@
-"""What a network file says of itself: `about`, plain values beside the weights. Needs neither BasicSR nor MMEngine."""
+"""What a network file says about itself: `about`, plain values beside the weights. Needs no BasicSR and no MMEngine."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from nlcl_plugin.config.option_files import plain
 from nlcl_plugin.version import __version__
 
 FORMAT = 1
-KEY = "nlcl_plugin"  # of a .safetensors file's metadata, of an MMEngine checkpoint, of ONNX files
+KEY = "nlcl_plugin"  # in a .safetensors file's metadata, in an MMEngine checkpoint, in ONNX files
 LICENSE = "code Apache-2.0; weights as the images they were trained on allow"
-KINDS = {"d": "a discriminator", "p": "projection heads", "e": "an encoder"}  # labels of what derains nothing
+KINDS = {"d": "a discriminator", "p": "projection heads", "e": "an encoder"}  # labels of networks that derain nothing
 
 
 def describe(
@@ -26,7 +26,7 @@ def describe(
     Args:
         block: Its options: `type` and arguments.
         label: What it is in a training: g or s (image layer), r (rain), d (discriminator), p (heads), e (encoder).
-        net: The network itself, whose arguments that the block leaves out are then noted too.
+        net: The network itself, to note also the arguments that the block leaves out.
         iteration: Of its training.
 
     Returns:
@@ -56,16 +56,15 @@ def _left_out(block: Mapping[str, Any], net: nn.Module | None) -> dict[str, Any]
         for name, parameter in inspect.signature(type(net).__init__).parameters.items()
         if name not in {"self", *block} and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     }
-    return {name: value for name, value in values.items() if is_plain(value)}
+    return {name: value for name, value in values.items() if _is_plain(value)}
 
 
-def is_plain(value: Any) -> bool:
-    """Whether a value is None, a number, a text, or a list of such."""
+def _is_plain(value: Any) -> bool:
     if isinstance(value, list | tuple):
-        return all(map(is_plain, value))
+        return all(map(_is_plain, value))
     return value is None or type(value) in (bool, int, float, str)
 
 
 def as_metadata(about: Mapping[str, Any]) -> dict[str, str]:
-    """Turn `about` into metadata of a .safetensors file, which keeps texts only."""
+    """Turn `about` into metadata of a .safetensors file, which are texts."""
     return {KEY: json.dumps(about)}

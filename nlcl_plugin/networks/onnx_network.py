@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,7 @@ def load_onnx(path: Path) -> tuple[OnnxNetwork, dict[str, Any]]:
         path: An ONNX file of `tools/export.py`.
 
     Returns:
-        The network, and what it is (see `network_about.describe`), but its output is the image layer in any case.
+        The network, and what it is (see `networks.about.describe`); its output is the image layer in any case.
 
     Raises:
         InputError: If onnxruntime is not installed, or the file is missing, torn or of another origin.
@@ -53,13 +52,10 @@ def load_onnx(path: Path) -> tuple[OnnxNetwork, dict[str, Any]]:
         raise InputError(f"{path}: needs the package {error.name}; run pip install 'nlcl_plugin[export]'") from error
     try:
         content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: {'missing' if isinstance(error, FileNotFoundError) else error.strerror}") from error
-    try:
-        _refuse_others(onnx.load_model_from_string(content), len(content))
+        _refuse_other_files(onnx.load_model_from_string(content))
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # what it raises says it all
-        options.add_session_config_entry("session.load_model_format", "ONNX")  # what has just been looked at
+        options.log_severity_level = 4  # what it raises is enough
+        options.add_session_config_entry("session.load_model_format", "ONNX")  # what has just been checked
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         text = session.get_modelmeta().custom_metadata_map.get(KEY)
         names = [[port.name for port in ports] for ports in (session.get_inputs(), session.get_outputs())]
@@ -67,29 +63,16 @@ def load_onnx(path: Path) -> tuple[OnnxNetwork, dict[str, Any]]:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: torn, or no ONNX file of ours ({reason}); export it again") from error
     if text is None or names != [["rainy"], ["derained"]]:
-        raise InputError(f"{path}: does not say that it derains; give a file of tools/export.py --format onnx")
+        raise InputError(f"{path}: is no export of ours; give a file of tools/export.py --format onnx")
     return OnnxNetwork(session), {**about_from_json(text, path), "output": "image"}
 
 
-def _refuse_others(model: Any, size: int) -> None:
-    """Refuse what exported networks never have: weights in other files or larger than this one, and control flow.
-
-    Args:
-        model: What the file holds.
-        size: Its size in bytes.
-
-    Raises:
-        ValueError: If there is any.
-    """
+def _refuse_other_files(model: Any) -> None:
+    """Refuse weights in other files, and what exported networks never have and may name such: graphs in graphs."""
     graph = model.graph
     attributes = [attribute for node in graph.node for attribute in node.attribute]
-    plain = {"FLOAT", "INT", "STRING", "TENSOR", "FLOATS", "INTS", "STRINGS"}
-    kinds = {attribute.AttributeType.Name(attribute.type) for attribute in attributes}
-    domains = {entry.domain for entry in model.opset_import} | {node.domain for node in graph.node}
-    if not kinds <= plain or not domains <= {"", "ai.onnx"} or model.functions or graph.sparse_initializer:
-        raise ValueError("it holds graphs in graphs, functions, sparse weights or operators of others")
-    for tensor in [*graph.initializer, *(attribute.t for attribute in attributes)]:
-        if tensor.external_data or tensor.data_location:
-            raise ValueError("it names other files to read weights from")
-        if math.prod(tensor.dims) > 8 * size:  # of some types, one value is a part of a byte
-            raise ValueError(f"it holds weights of the shape {tuple(tensor.dims)}, but not so many values")
+    if any(attribute.HasField("g") or attribute.graphs for attribute in attributes) or model.functions:
+        raise ValueError("it contains graphs in graphs, or functions")
+    tensors = [*graph.initializer, *(tensor for one in attributes for tensor in (one.t, *one.tensors))]
+    if any(tensor.external_data or tensor.data_location for tensor in tensors) or graph.sparse_initializer:
+        raise ValueError("it names other files to read weights from")

@@ -1,7 +1,8 @@
-"""Weights on disk: found in a folder of checkpoints, loaded, written as .safetensors."""
+"""Weights on disk: loaded without running code, found in a folder of checkpoints, written as .safetensors."""
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -15,12 +16,76 @@ from torch import Tensor
 
 from nlcl_plugin.data.files import written_whole
 from nlcl_plugin.errors import InputError
-from nlcl_plugin.networks.safe_load import load_plain, weights_of
+
+BEST_FILE = "best.json"  # in `models`: which iteration was best in validation; training.checkpoint writes it
 
 
-def saved_states(folder: str | os.PathLike[str]) -> dict[str, Path]:
-    """Find training states; returns the files by iteration."""
-    return numbered(Path(folder), ".state")
+def load_plain(path: Path, kind: str = "checkpoint") -> Any:
+    """Load a file without ever running code from it.
+
+    Args:
+        path: A file of `torch.save`, or a .safetensors file.
+        kind: What it should be, for messages.
+
+    Returns:
+        Its content: tensors on the CPU and plain values.
+
+    Raises:
+        InputError: If it is missing, torn, or contains anything else.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path, device="cpu")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise missing(path, error) from error
+    except Exception as error:  # torch.load raises nearly anything on a file that is no checkpoint
+        reason = " ".join(str(error).split())[:200]
+        refused = re.search(r"(?:GLOBAL|Unsupported class) ([\w.]+)", str(error))
+        if refused:  # torch's own text explains how to load it all the same
+            reason = f"it holds {refused[1]}, where only tensors and plain values are loaded, so that no code can run"
+        raise InputError(f"{path}: torn, or not a {kind} ({reason or type(error).__name__})") from error
+
+
+def weights_key(content: Any, *keys: str | None) -> str | None:
+    """The first of `keys`, `params_ema` and `params` under which content has weights; None for the content itself."""
+    # Entries that are tensors are the weights themselves, whatever their names.
+    entries = content if isinstance(content, dict) else {}
+    wanted = (*keys, "params_ema", "params")
+    return next((key for key in wanted if key is not None and not isinstance(entries.get(key, Tensor()), Tensor)), None)
+
+
+def weights_of(content: Any, path: Path, *keys: str | None) -> dict[str, Tensor]:
+    """Take the weights out of what a file contains, without the `module.` of wrapped networks; see `weights_key`."""
+    key = weights_key(content, *keys)
+    weights = content if key is None else content[key]
+    if not isinstance(weights, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
+    ):
+        if keys and key is None and isinstance(weights, dict):  # who asks for none has no such option
+            asked = " or ".join(repr(one) for one in dict.fromkeys((*keys, "params_ema", "params")) if one is not None)
+            found = ", ".join(map(str, list(weights)[:3]))
+            raise InputError(f"{path}: holds no weights under {asked} but {found}; name their key in path.param_key_X")
+        where = f" under {key!r}" if key is not None else ""
+        raise InputError(f"{path}: expected the weights of a network{where}, but it contains something else")
+    return {name.removeprefix("module."): value for name, value in weights.items()}
+
+
+def load_weights(path: str | os.PathLike[str], *keys: str | None) -> dict[str, Tensor]:
+    """Load the state dict of a network from a .pth or .safetensors file, by `weights_key`, on the CPU.
+
+    Raises:
+        InputError: If the file is missing, broken or has no weights there.
+    """
+    path = Path(path)
+    return weights_of(load_plain(path), path, *keys)
+
+
+def missing(path: Path, error: OSError) -> InputError:
+    """The error of a file that cannot be read."""
+    if isinstance(error, FileNotFoundError):
+        return InputError(f"{path}: missing")
+    return InputError(f"{path}: cannot be read ({error.strerror})")
 
 
 def numbered(folder: Path, suffix: str) -> dict[str, Path]:
@@ -30,15 +95,7 @@ def numbered(folder: Path, suffix: str) -> dict[str, Path]:
 
 
 def saved_networks(models: str | os.PathLike[str], label: str) -> dict[str, Path]:
-    """Find the saved files of a network.
-
-    Args:
-        models: The folder `models` of a training.
-        label: The network's label, such as `g`.
-
-    Returns:
-        The .pth files by iteration, such as `5000`, or `latest`.
-    """
+    """The .pth files of a network, such as `g`, in the folder `models`, by iteration, such as `5000`, or `latest`."""
     pattern = re.compile(rf"net_{re.escape(label)}_(?P<which>latest|\d+)\.pth")
     return {match["which"]: path for path in Path(models).glob("*") if (match := pattern.fullmatch(path.name))}
 
@@ -46,38 +103,45 @@ def saved_networks(models: str | os.PathLike[str], label: str) -> dict[str, Path
 def newest(found: Mapping[str, Path]) -> Path:
     """The newest of the files of one network, by iteration: the times of files change when they are copied.
 
-    `latest`, which the end of a training writes, is the newest unless it says that it is of an earlier iteration than
-    another file: then the training went on after that end.
-
-    Args:
-        found: The files, at least one, as `saved_networks` gives them.
-
-    Returns:
-        One of them.
+    `latest`, which the end of a training writes, is the newest unless it is of an earlier iteration than another file:
+    then the training was continued after that end. `found` is not empty; see `saved_networks`.
     """
-    numbered = {int(which): path for which, path in found.items() if which != "latest"}
-    if "latest" in found and (not numbered or _iteration_of(found["latest"], math.inf) >= max(numbered)):
+    numbers = {int(which): path for which, path in found.items() if which != "latest"}
+    if "latest" in found and (not numbers or _iteration_of(found["latest"]) >= max(numbers)):
         return found["latest"]
-    return numbered[max(numbered)]
+    return numbers[max(numbers)]
 
 
-def _iteration_of(path: Path, otherwise: float) -> float:
+def _iteration_of(path: Path) -> float:
     try:
         iteration = load_plain(path)["about"]["iter"]
-    except (InputError, KeyError, TypeError):  # whoever loads a torn file says so; one of stock BasicSR has no `about`
-        return otherwise
-    return iteration if isinstance(iteration, int) else otherwise
+    except (InputError, KeyError, TypeError):  # torn: its reader says so; stock BasicSR writes no `about`
+        return math.inf
+    return iteration if isinstance(iteration, int) else math.inf
+
+
+def best_iteration(models: str | os.PathLike[str]) -> int | None:
+    """The iteration that was best in validation, by `best.json` of the folder `models`; None if it records none."""
+    try:
+        iteration = json.loads((Path(models) / BEST_FILE).read_bytes())["iter"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return iteration if isinstance(iteration, int) else None
+
+
+def best_or_newest(models: str | os.PathLike[str], label: str) -> Path | None:
+    """The saved file of a network, such as `g`, to make results with, in the folder `models` of a training.
+
+    That of the best iteration if one is recorded and its file exists, else the newest, or None if there is no file.
+    """
+    found = saved_networks(models, label)
+    return found.get(str(best_iteration(models))) or (newest(found) if found else None)
 
 
 def newest_checkpoint(path: str, key: str) -> str:
-    """Resolve a checkpoint path; of a folder, the newest checkpoint by iteration (see `newest`).
+    """Resolve the value of an option: a file, or of a folder its newest checkpoint by iteration (see `newest`).
 
-    Args:
-        path: A file, or a folder such as `experiments/NAME/models`.
-        key: The option: `resume_state`, or `pretrain_network_X` for files `net_X_*.pth` of that letter alone.
-
-    Returns:
-        The file.
+    The option `key` is `resume_state`, or `pretrain_network_X` for files `net_X_*.pth` of that letter alone.
 
     Raises:
         InputError: If there is none.
@@ -87,39 +151,16 @@ def newest_checkpoint(path: str, key: str) -> str:
     if not os.path.isdir(path):
         raise InputError(f"path.{key}: there is no file or folder {path!r}; train first, or give another path")
     label = key.partition("pretrain_network_")[2]
-    found = saved_networks(path, label) if label else saved_states(path)
+    found = saved_networks(path, label) if label else numbered(Path(path), ".state")
     if not found:
         raise InputError(f"path.{key}: the folder {path!r} holds no {f'net_{label}_*.pth' if label else '*.state'}")
     return str(newest(found))
 
 
-def load_weights(path: str | os.PathLike[str], *keys: str | None) -> dict[str, Tensor]:
-    """Load the weights of a network from a .pth or .safetensors file, wherever they are in it.
-
-    Args:
-        path: The file.
-        *keys: Where to look first; see `plain_file.weights_key`.
-
-    Returns:
-        The state dict, on the CPU, without the `module.` that a wrapped network puts before each name.
-
-    Raises:
-        InputError: If the file is missing, broken or has no weights there.
-    """
-    path = Path(path)
-    return weights_of(load_plain(path), path, *keys)
-
-
 def save_safetensors(
     path: str | os.PathLike[str], state_dict: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None
 ) -> None:
-    """Write weights as .safetensors, which other tools read without torch; whole or not at all.
-
-    Args:
-        path: The file.
-        state_dict: The weights.
-        metadata: What to note beside them; the format keeps texts only.
-    """
+    """Write weights, and metadata as texts, as .safetensors, which other tools read without torch; whole or not."""
     with written_whole(path) as file:
         file.write(safetensors_bytes(state_dict, metadata))
 

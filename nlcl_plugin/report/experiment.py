@@ -11,7 +11,7 @@ from typing import Any
 
 from nlcl_plugin.data.files import parse_record
 from nlcl_plugin.errors import InputError
-from nlcl_plugin.networks.trained_network import experiment_options
+from nlcl_plugin.networks.network_file import experiment_options
 from nlcl_plugin.training.json_log import STARTS, read_json_lines
 
 

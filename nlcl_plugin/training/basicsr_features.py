@@ -87,7 +87,7 @@ def _save(content: Any, path: str) -> None:
 
 def _load(path: str | os.PathLike[str], **_: Any) -> Any:
     """Tensors and plain values; the weights of a .safetensors file are under `params`."""
-    from nlcl_plugin.networks.safe_load import load_plain
+    from nlcl_plugin.networks.weights import load_plain
 
     content = load_plain(Path(path))
     return {"params": content} if Path(path).suffix == ".safetensors" else content
@@ -99,7 +99,7 @@ def load_weights_under_any_key() -> None:
     from basicsr.utils import get_root_logger
 
     def load_network(self: Any, net: nn.Module, load_path: str, strict: bool = True, param_key: Any = "params") -> None:
-        from nlcl_plugin.networks.safe_load import weights_key, weights_of
+        from nlcl_plugin.networks.weights import weights_key, weights_of
 
         net, paths = self.get_bare_model(net), self.opt.get("path") or {}
         option = next((key for key, path in paths.items() if "pretrain_network" in key and path == load_path), "")

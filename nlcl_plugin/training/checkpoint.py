@@ -29,8 +29,7 @@ from nlcl_plugin.data.files import json_text, parse_record, remove_leftovers, sh
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.models.validation import BLIND_METRICS, PAIRED_METRICS
 from nlcl_plugin.networks.about import as_metadata
-from nlcl_plugin.networks.safe_load import load_plain, missing, weights_of
-from nlcl_plugin.networks.weights import numbered, save_safetensors
+from nlcl_plugin.networks.weights import load_plain, missing, numbered, save_safetensors, weights_of
 from nlcl_plugin.training.distributed import from_rank_zero, get_dist_info
 
 _SUM = re.compile(r"(?P<sum>[0-9a-f]{64}) [ *](?P<name>[^\0]+)")

@@ -30,9 +30,9 @@ def create_in_small_batches(arguments):
     sys.exit(tool("create_lmdb").main(arguments))
 
 
-def create(root, output, tell=lambda line: None, **options):
+def create(root, output, log=lambda line: None, **options):
     """Make an LMDB in silence."""
-    return lmdb_create.create_lmdb(root, output, progress=False, tell=tell, **options)
+    return lmdb_create.create_lmdb(root, output, progress=False, log=log, **options)
 
 
 def noise(size, seed=0, channels=3, dtype=np.uint8):

@@ -1,17 +1,13 @@
 """What the tests of broken and hostile files share: byte mutations, and a watch over what a file makes happen."""
 
-import contextlib
 import functools
 import importlib.util
 import json
 import os
 import random
-import resource
-import shutil
 import signal
 import struct
 import sys
-from pathlib import Path
 
 import torch
 from conftest import REPOSITORY
@@ -134,26 +130,6 @@ def change_lines(draw, path, change=change_anywhere):
     path.write_bytes(mutated(draw, data) if kind == "bytes" else data)
 
 
-def replace(draw, path):
-    """Put something else in the place of a file: nothing, a folder, a link, a pipe, or a file of another kind."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    path.unlink(missing_ok=True)
-    kind = draw.choice(["nothing", "folder", "loop", "link", "dangling", "pipe", "empty", "line"])
-    if kind == "folder":
-        path.mkdir()
-    elif kind == "loop":
-        path.symlink_to(path.name)
-    elif kind == "link":
-        path.symlink_to(__file__)
-    elif kind == "dangling":
-        path.symlink_to("/nowhere/at/all")
-    elif kind == "pipe":
-        os.mkfifo(path)
-    elif kind != "nothing":
-        path.write_bytes(b"" if kind == "empty" else draw.choice(LINES))
-
-
 def in_child(work):
     """Do work in a process of its own; returns its exit code, negative if a signal ended it."""
     sys.stdout.flush()
@@ -201,30 +177,6 @@ def watch():
     return Watch()
 
 
-@contextlib.contextmanager
-def watched(memory):
-    """Within it nothing may be run or written, and no more than so many bytes of memory be taken."""
-    limits = resource.getrlimit(resource.RLIMIT_AS)
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    before = peak()
-    watch().seen.clear()
-    # What would take the whole machine ends here; less shows below.
-    resource.setrlimit(resource.RLIMIT_AS, (used + 3 * memory, limits[1]))
-    watch().on = True
-    try:
-        yield
-    finally:
-        watch().on = False
-        resource.setrlimit(resource.RLIMIT_AS, limits)
-    assert watch().seen == []
-    assert peak() - before < memory
-
-
-def peak():
-    """The most memory that this process has had, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
-
-
 def tool(name):
     """A script of tools/ as a module."""
     spec = importlib.util.spec_from_file_location(name, REPOSITORY / "tools" / f"{name}.py")
@@ -239,9 +191,3 @@ def assert_one_line(error, path=None):
     assert "\n" not in message
     assert len(message) < 1200
     assert path is None or str(path) in message
-
-
-def written():
-    """The paths that were written, made, renamed, linked or removed while the watch was on, and what was run."""
-    last = {"os.rename": 2, "os.link": 2, "os.symlink": 2}  # where their target stands; a link's source is only read
-    return [event[min(last.get(event[0], 1), len(event) - 1)] for event in watch().seen]

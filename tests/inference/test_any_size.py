@@ -3,16 +3,17 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from nlcl_plugin.archs import LayerGenerator, ResidualUNet, SimpleGateUNet
 from nlcl_plugin.inference import any_size
-from nlcl_plugin.inference.any_size import infer, parts
+from nlcl_plugin.inference.any_size import infer, run_padded, run_tiled
 
 
 def network(cls, **options):
@@ -32,36 +33,18 @@ def network(cls, **options):
 )
 def test_an_image_in_parts_gives_the_result_of_the_whole(net, monkeypatch):
     monkeypatch.setattr(any_size, "TILE", 32)
-    image, calls = torch.rand(1, 3, 75, 53, dtype=torch.float64), []
-    torch.testing.assert_close(infer(net, image, tell=lambda: calls.append(1)), net(image), rtol=0, atol=1e-10)
-    assert len(calls) == parts(net, image)
+    image = torch.rand(1, 3, 75, 53, dtype=torch.float64)
+    torch.testing.assert_close(infer(net, image), net(image), rtol=0, atol=1e-10)
 
 
 def test_feature_maps_that_do_not_fit_go_to_files_that_are_gone_afterwards(tmp_path):
-    net, image, said, files = network(LayerGenerator, num_feat=4, num_block=2), torch.rand(1, 3, 30, 41), [], []
+    net, image, said = network(LayerGenerator, num_feat=4, num_block=2), torch.rand(1, 3, 30, 41), []
     net, image = net.float(), image.float()
-    result = infer(
-        net,
-        image,
-        memory=1000,
-        scratch=tmp_path,
-        say=said.append,
-        tell=lambda: files.append(Path("/proc/self/maps").read_text().count("features (deleted)")),
-    )
+    result = infer(net, image, memory=1000, scratch=tmp_path, log=said.append)
     torch.testing.assert_close(result, net(image), rtol=0, atol=1e-5)
-    assert files[0] == 2  # mapped, and without a name that a kill would leave
     assert len(said) == 1
     assert "exceed half of the free memory" in said[0]
     assert not os.listdir(tmp_path)
-
-
-def test_a_network_with_windows_gets_a_multiple_of_them():
-    def net(x):
-        assert x.shape[-1] % 8 == x.shape[-2] % 8 == 0
-        return x * 2
-
-    image = torch.rand(1, 3, 13, 21)
-    assert torch.equal(infer(net, image, window=8), image * 2)
 
 
 @pytest.mark.slow
@@ -81,28 +64,72 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
     assert float(found.stdout) < 2500
 
 
-def test_free_memory_where_there_are_no_control_groups(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("line", "free"), [("0::/slurm/job_1/step_0", 3), ("0::/host/names", 3), ("", 3), (None, 7)])
+def test_no_more_memory_is_free_than_a_job_or_container_may_take(tmp_path, monkeypatch, line, free):
     monkeypatch.setattr(any_size, "_ROOT", tmp_path)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=7_000_000))
-    assert any_size.free_memory(torch.device("cpu")) == 7_000_000
+    if line is not None:
+        job = tmp_path / "sys/fs/cgroup" / ("slurm/job_1" if "slurm" in line else "")
+        for folder, limit, used in ((job, "5000000", 2_000_000), (job / "step_0", "max", 1_000_000)):
+            folder.mkdir(parents=True)
+            (folder / "memory.max").write_text(f"{limit}\n")
+            (folder / "memory.current").write_text(f"{used}\n")
+        (tmp_path / "proc/self").mkdir(parents=True)
+        (tmp_path / "proc/self/cgroup").write_text(f"9:name=systemd:/\n{line}\n")
+    assert any_size.free_memory(torch.device("cpu")) == free * 1_000_000
 
 
-@pytest.mark.parametrize(
-    ("line", "folder", "files"),
-    [
-        ("0::/slurm/job_1/step_0", "", ("memory.max", "memory.current")),
-        ("4:cpu,memory:/slurm/job_1/step_0", "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")),
-        ("0::/host/names", "", ("memory.max", "memory.current")),
-    ],
-)
-def test_no_more_memory_is_free_than_a_job_or_container_may_take(tmp_path, monkeypatch, line, folder, files):
-    monkeypatch.setattr(any_size, "_ROOT", tmp_path)
-    job = tmp_path / "sys/fs/cgroup" / folder / ("slurm/job_1" if "slurm" in line else "")
-    (job / "step_0").mkdir(parents=True)
-    (tmp_path / "proc/self").mkdir(parents=True)
-    (tmp_path / "proc/self/cgroup").write_text(f"9:name=systemd:/\n{line}\n")
-    (job / files[0]).write_text("5000000\n")
-    (job / files[1]).write_text("2000000\n")
-    (job / "step_0" / files[0]).write_text("max\n")
-    (job / "step_0" / files[1]).write_text("1000000\n")
-    assert any_size.free_memory(torch.device("cpu")) == 3_000_000
+# padding --------------------------------------------------------------------------------------------------------------
+class Windows(nn.Module):
+    """Refuses sizes that are no multiple of 8, as windowed attention does, and blurs across the image."""
+
+    def forward(self, x):
+        assert x.shape[-1] % 8 == x.shape[-2] % 8 == 0
+        self.seen = x
+        return F.avg_pool2d(x, 3, 1, 1)
+
+
+@pytest.mark.parametrize("size", [(16, 24), (17, 20), (3, 9), (1, 1)])
+def test_a_padded_image_stays_in_its_place_and_the_padding_is_cut_off(size):
+    net, x = Windows(), torch.rand(1, 3, *size)
+    output = run_padded(net, x, 8)
+    assert output.shape == x.shape
+    assert torch.equal(net.seen[..., : size[0], : size[1]], x)
+    assert torch.equal(infer(net, x, window=8), output)
+    larger = run_padded(lambda images: net(images).repeat_interleave(2, -1).repeat_interleave(2, -2), x, 8, scale=2)
+    assert torch.equal(larger[..., ::2, ::2], output)
+
+
+# tiles ----------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (5, 300), (131, 97), (203, 66)])
+def test_a_u_net_in_tiles_gives_the_result_of_the_whole_image(height, width):
+    net, image = network(ResidualUNet, num_feat=4), torch.rand(2, 3, height, width, dtype=torch.float64)
+    tiled = run_tiled(net, image, reach=net.reach, multiple=net.tile_multiple, tile=64)
+    torch.testing.assert_close(tiled, net(image), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("num_block", [1, 2, 3])
+def test_the_reach_of_a_u_net_is_how_far_its_gradient_goes(num_block):
+    net = ResidualUNet(num_feat=2, num_block=num_block).double()
+    for parameter in net.parameters():
+        parameter.data = parameter.data.abs() + 0.01  # no ReLU is off
+    side, farthest = 2 * net.reach + 24, 0
+    for place in range(net.reach + 8, net.reach + 16):  # all phases of its strides
+        image = torch.rand(1, 3, side, side, dtype=torch.float64, requires_grad=True)
+        (gradient,) = torch.autograd.grad(net(image)[0, :, place, place].sum(), image)
+        farthest = max(farthest, int((gradient.abs().sum((0, 1)).nonzero() - place).abs().max()))
+    assert farthest == net.reach
+
+
+def test_no_tile_is_larger_than_it_may_be():
+    sizes = []
+
+    def net(x):
+        sizes.append(tuple(x.shape[-2:]))
+        return F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
+
+    image = torch.rand(1, 3, 50, 70)
+    tiled = run_tiled(net, image, reach=1, tile=16)
+    torch.testing.assert_close(tiled, F.avg_pool2d(image, 3, 1, 1, count_include_pad=False))
+    assert len(sizes) == 4 * 5
+    assert max(max(size) for size in sizes) == 18

@@ -60,9 +60,9 @@ def test_only_two_feature_maps_are_asked_for():
     assert torch.isfinite(result).all()
 
 
-def test_each_convolution_is_told():
+def test_each_convolution_is_a_step():
     calls = []
-    stream_generator(trained_like(), photograph(8, 8), tell=lambda: calls.append(1))
+    stream_generator(trained_like(), photograph(8, 8), on_step=lambda: calls.append(1))
     assert len(calls) == 2 * 3 + 4
 
 

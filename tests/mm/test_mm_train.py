@@ -25,7 +25,7 @@ from nlcl_plugin.data.folder_lock import locked
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.inference.derainer import load_derainer
 from nlcl_plugin.mm.checkpoints import WholeCheckpointHook, WholeFileBackend
-from nlcl_plugin.networks.safe_load import load_plain
+from nlcl_plugin.networks.weights import load_plain
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ from basicsr.models import build_model
 from basicsr.models.base_model import BaseModel
 from basicsr.utils import make_exp_dirs
 from conftest import photograph
-from malicious import write_malicious
 from training_helpers import make_folders, tiny_options, write_options
 
 from nlcl_plugin.archs import LayerGenerator, PatchDiscriminator, ResidualUNet
@@ -153,19 +152,6 @@ def test_a_folder_gives_the_newest_restorer_that_was_trained(experiment, tmp_pat
     assert load_derainer(tmp_path, label="s").source.name == "net_s_2.pth"
 
 
-def test_an_older_file_is_what_the_options_beside_it_say(experiment, tmp_path):
-    (tmp_path / "models").mkdir()
-    (tmp_path / "options.yml").write_bytes((experiment / "options.yml").read_bytes())
-    content = load(experiment / "models/net_g_4.pth")
-    content.pop("about")
-    torch.save(content, tmp_path / "models/net_g_4.pth")
-    derainer = load_derainer(tmp_path / "models/net_g_4.pth")
-    assert same(derainer.net, content["params_ema"])
-    assert (derainer.about["output"], derainer.about["iter"]) == ("image", 4)
-    with pytest.raises(InputError, match=r"options\.yml: has no network_r, which net_g_4\.pth should be of"):
-        load_derainer(tmp_path / "models/net_g_4.pth", label="r")
-
-
 def test_released_weights_derain_as_they_come(shared_data, tmp_path):
     official = shared_data / "official_weights"
     image = load_derainer(official / "latest_net_Back.pth")
@@ -183,12 +169,6 @@ def test_released_weights_derain_as_they_come(shared_data, tmp_path):
 def write(path, block, net, label="g", **changes):
     torch.save({"params": net.state_dict(), "about": {**describe(block, label, net=net), **changes}}, path)
     return path
-
-
-def test_a_rain_network_gives_what_is_left(tmp_path):
-    net = LayerGenerator(num_feat=4, num_block=1, layer="rain")
-    derainer = load_derainer(write(tmp_path / "net.pth", {**GENERATOR, "layer": "rain"}, net, "r"))
-    torch.testing.assert_close(derainer(RAINY) + net(RAINY), RAINY)
 
 
 def test_windows_are_padded_to(tmp_path):
@@ -210,20 +190,20 @@ def refusal(path, **arguments):
 
 
 def test_what_is_no_network_file_is_refused(experiment, tmp_path):
-    whole = (experiment / "models/net_s_latest.safetensors").read_bytes()
-    (tmp_path / "torn.safetensors").write_bytes(whole[:-9])
-    (tmp_path / "torn.pth").write_bytes((experiment / "models/net_s_latest.pth").read_bytes()[:-99])
-    (tmp_path / "text.pth").write_text("no network")
-    for name in ("torn.safetensors", "torn.pth", "text.pth"):
+    for name in ("net_s_latest.safetensors", "net_s_latest.pth"):
+        (tmp_path / name).write_bytes((experiment / "models" / name).read_bytes()[:-99])
         assert refusal(tmp_path / name).startswith(": torn, or not a checkpoint (")
     assert refusal(tmp_path / "none.pth").startswith(": missing; give the weights")
-    assert refusal(tmp_path).startswith(": holds no net_s_*.pth or net_g_*.pth; train first")
-    torch.save([1, 2], tmp_path / "list.pth")
-    assert refusal(tmp_path / "list.pth") == ": expected the weights of a network, but it holds something else"
-    torch.save({"params": {}}, tmp_path / "empty.pth")
-    assert refusal(tmp_path / "empty.pth").startswith(": holds no weights; give")
-    torch.save({"params": ResidualUNet().state_dict()}, tmp_path / "which.pth")
-    assert refusal(tmp_path / "which.pth").startswith(": does not say which network it is of, and there is no ")
+    (tmp_path / "empty").mkdir()
+    assert refusal(tmp_path / "empty").startswith(": contains no net_s_*.pth or net_g_*.pth; train first")
+    for content, message in (
+        ([1, 2], ": expected the weights of a network, but it contains something else"),
+        ({"params": {3: torch.ones(1)}}, ": expected the weights of a network under 'params'"),
+        ({"params": {}}, ": contains no weights; give"),
+        ({"params": ResidualUNet().state_dict()}, ": does not say which network it is of; give"),
+    ):
+        torch.save(content, tmp_path / "net.pth")
+        assert refusal(tmp_path / "net.pth").startswith(message)
     assert refusal(experiment / "training_states/4.state").startswith(": expected the weights of a network, but")
 
 
@@ -238,21 +218,14 @@ def test_another_label_than_asked_for_is_refused(experiment):
     assert refusal(path, label="s") == ": is net_g, but net_s was asked for; give another file"
 
 
-@pytest.mark.parametrize("how", ["torch", "old torch", "pickle"])
-def test_no_code_is_run(tmp_path, how):
-    write_malicious(str(tmp_path / "net.pth"), tmp_path / "victim", how)
-    assert "torn, or not a checkpoint" in refusal(tmp_path / "net.pth")
-    assert not (tmp_path / "victim").exists()
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"format": 2}, ": is of format 2, but this version reads up to 1; upgrade nlcl_plugin"),
-        ({"window_size": -1}, ": about.window_size: Input should be greater than or equal to 1; it was changed"),
-        ({"output": "rainbow"}, ": about.output: Input should be 'image' or 'rain'"),
-        ({"network": "LayerGenerator"}, ": about.network: Input should be a valid dictionary"),
-        ({"network": {"num_feat": 4}}, ": about.network: expected a block with `type`"),
+        ({"window_size": -1}, ": its entry `about` is damaged"),
+        ({"output": "rainbow"}, ": its entry `about` is damaged"),
+        ({"network": "LayerGenerator"}, ": its entry `about` is damaged"),
+        ({"network": {"num_feat": 4}}, ": its entry `about` is damaged"),
         (
             {"network": {**GENERATOR, "type": "LayerGenerater"}},
             "the LayerGenerater that {name} is of: cannot be built (",
@@ -263,9 +236,6 @@ def test_no_code_is_run(tmp_path, how):
         ),
         ({"network": {**GENERATOR, "num_feats": 4}}, "unexpected keyword argument 'num_feats'"),
         ({"network": {**GENERATOR, "num_block": 2}}, ": does not fit the LayerGenerator that {name} is of ("),
-        ({"network": {**GENERATOR, "num_block": 10**9}}, "(the network is far larger)"),
-        ({"network": {**GENERATOR, "num_feat": 4000}}, "(the network is far larger)"),
-        ({"network": {**GENERATOR, "num_feat": 10**12}}, "cannot be built ("),
         ({"network": {"type": "BasicVSR", "spynet_path": "a.pth"}}, ": its network BasicVSR opens other files"),
         (
             {"network": {"type": "MSRResNet", "upscale": 4, "num_feat": 4, "num_block": 1}},
@@ -286,10 +256,10 @@ def test_what_a_file_says_is_not_believed(tmp_path, changes, message):
 def test_metadata_that_is_no_json_and_weights_that_are_not_finite_are_refused(tmp_path):
     net = LayerGenerator(num_feat=4, num_block=1)
     weights.save_safetensors(tmp_path / "net.safetensors", net.state_dict(), {"nlcl_plugin": "{"})
-    assert refusal(tmp_path / "net.safetensors").startswith(": what it says of itself is no JSON (")
+    assert refusal(tmp_path / "net.safetensors").startswith(": its metadata are no JSON (")
     torch.nn.init.constant_(net.last.bias, float("nan"))
     path = write(tmp_path / "net.pth", GENERATOR, net)
-    assert refusal(path) == ": holds weights that are not finite; give another checkpoint"
+    assert refusal(path) == ": contains weights that are not finite; give another checkpoint"
 
 
 def test_a_network_that_changes_the_size_is_refused(tmp_path):

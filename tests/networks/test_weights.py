@@ -1,7 +1,8 @@
 """Weights from and to files, ours and BasicSR's."""
 
+import collections
+import json
 import os
-import pickle
 
 import pytest
 import safetensors
@@ -24,7 +25,7 @@ def test_a_network_cannot_run_code(model, tmp_path, how):
     write_malicious(path, tmp_path / "victim", how)
     net = torch.nn.Linear(2, 2, bias=False)
     for load in (lambda: model.load_network(net, path), lambda: weights.load_weights(path)):
-        with pytest.raises((pickle.UnpicklingError, InputError)):
+        with pytest.raises(InputError, match="torn, or not a checkpoint"):
             load()
     assert not (tmp_path / "victim").exists()
 
@@ -110,3 +111,31 @@ def test_missing_and_torn_weights_are_told_apart(tmp_path, name):
     with pytest.raises(InputError, match=rf"{name}: torn, or not a checkpoint \(.+\)") as raised:
         weights.load_weights(tmp_path / name)
     assert "\n" not in str(raised.value)
+
+
+def test_what_a_training_state_contains_keeps_its_types(tmp_path):
+    content = {"milestones": collections.Counter([3, 3]), "b": (1, [2.0, None, "x"]), "c": torch.arange(3)}
+    torch.save(content, tmp_path / "3.state")
+    loaded = weights.load_plain(tmp_path / "3.state")
+    assert type(loaded["milestones"]) is collections.Counter
+    assert (loaded["milestones"], loaded["b"]) == (content["milestones"], content["b"])
+    assert torch.equal(loaded["c"], content["c"])
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        ({"metric": "psnr", "value": 30.5, "iter": 4, "better": "higher"}, "net_g_4.pth"),
+        ({"metric": "psnr", "value": 30.5, "iter": 5, "better": "higher"}, "net_g_latest.pth"),  # it is gone
+        ("{", "net_g_latest.pth"),
+        ([], "net_g_latest.pth"),
+        (None, "net_g_latest.pth"),
+    ],
+)
+def test_the_best_network_is_taken_where_it_is_known_else_the_newest(tmp_path, record, expected):
+    for name in ("4", "6", "latest"):
+        torch.save({"params": {}}, tmp_path / f"net_g_{name}.pth")
+    if record is not None:
+        (tmp_path / "best.json").write_text(record if isinstance(record, str) else json.dumps(record))
+    assert weights.best_or_newest(tmp_path, "g") == tmp_path / expected
+    assert weights.best_or_newest(tmp_path, "s") is None

@@ -1,7 +1,6 @@
 """Networks exported by the command and run by the runtimes they are for."""
 
 import json
-import subprocess
 import sys
 from dataclasses import replace
 
@@ -77,11 +76,13 @@ def check(run, path, tolerance):
         torch.testing.assert_close(run(rainy), derainer(rainy), atol=tolerance, rtol=0)
 
 
-@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize(
+    "name", [name if name in ("residual", "gate") else pytest.param(name, marks=pytest.mark.slow) for name in BLOCKS]
+)
 def test_onnx_gives_what_pytorch_gives_at_any_size(weights, tmp_path, name):
     done = exporting.export(load_derainer(weights / f"{name}.pth"), tmp_path / "net.onnx", "onnx")
     check(onnx_run(tmp_path / "net.onnx"), weights / f"{name}.pth", 1e-5)
-    assert (done.opset, done.precision, done.tolerance) == (18, "float32", 1e-4)
+    assert (done.precision, done.tolerance) == ("float32", 1e-4)
     assert 0 <= done.difference < 1e-5
 
 
@@ -94,12 +95,13 @@ def test_safetensors_are_weights_that_derain_again(weights, tmp_path, half):
     check(load_derainer(tmp_path / "net.safetensors"), weights / "rain.pth", 1e-2 if half else 0)
 
 
-def test_the_command_writes_a_whole_annotated_model(repository, weights, tmp_path):
-    command = [sys.executable, repository / "tools/export.py", weights / "unet.pth", "--output", "net.onnx", "--half"]
-    command += ["--license", "CC-BY-4.0", "--opset", "20"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    lines = done.stdout.splitlines()
+def test_the_command_writes_a_whole_annotated_model(repository, weights, tmp_path, tool, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ["--half", "--license", "CC-BY-4.0", "--opset", "20"]
+    assert tool([str(weights / "unet.pth"), "--output", "net.onnx", *options]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    lines = out.splitlines()
     assert lines[0] == f"{weights / 'unet.pth'}: exporting ResidualUNet as onnx"
     assert lines[1].startswith("net.onnx: onnx, opset 20, float16, 0.")
     assert lines[2].startswith("Differs from PyTorch in float32 by at most ")
@@ -154,7 +156,6 @@ def test_what_cannot_be_exported_is_one_line_and_writes_nothing(tool, capsys, we
         return refused(tool, capsys, out, tmp_path / name, "--output", out / output, *arguments)
 
     (tmp_path / "unet.pth").write_bytes((weights / "unet.pth").read_bytes())
-    assert "none.pth: missing" in error("none.pth")
     assert "expected a name that ends in .onnx, .safetensors, but received" in error("unet.pth", output="n")
     assert "expected a name that ends in .safetensors, as the format is safetensors" in error(
         "unet.pth", "--format", "safetensors"
@@ -199,7 +200,7 @@ def test_an_export_that_fails_is_not_written(weights, tmp_path):
 def test_an_export_that_differs_is_not_written(weights, tmp_path, monkeypatch, error, shown):
     derainer = load_derainer(weights / "unet.pth")
     differs = lambda rainy: derainer(rainy) + (error if rainy.shape[-1] == 1 else 0)  # noqa: E731  the last one compared
-    monkeypatch.setitem(exporting._READERS, "safetensors", lambda content, _: differs)
+    monkeypatch.setattr(exporting, "_run_safetensors", lambda content, _: differs)
     with pytest.raises(InputError, match=f"differs from PyTorch by {shown}, where 1e-04 is allowed; nothing was"):
         exporting.export(derainer, tmp_path / "net.safetensors", "safetensors")
     assert list(tmp_path.iterdir()) == []

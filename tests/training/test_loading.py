@@ -227,7 +227,7 @@ def test_pairs_of_lmdbs_are_checked_too(folder, capfd):
 
     smaller(folder / "val_clean" / "1.png")
     for name in ("val_rainy", "val_clean"):
-        create_lmdb(name, f"{name}.lmdb", progress=False, tell=lambda line: None)
+        create_lmdb(name, f"{name}.lmdb", progress=False, log=lambda line: None)
     options = tiny_options()
     options["datasets"]["val"].update(
         dataroot_lq="val_rainy.lmdb", dataroot_gt="val_clean.lmdb", io_backend={"type": "lmdb"}

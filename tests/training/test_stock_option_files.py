@@ -192,7 +192,7 @@ def data(tmp_path_factory):
         "clips": ["000 7 (144,144,3)"], "sequences": ["00001/0001 7 (144,144,3)"],
     }.items():  # fmt: skip
         (root / f"{name}.txt").write_text("\n".join(lines) + "\n")
-    create_lmdb(root / "faces" / "x1", root / "faces.lmdb", progress=False, tell=lambda line: None)
+    create_lmdb(root / "faces" / "x1", root / "faces.lmdb", progress=False, log=lambda line: None)
     return root
 
 

@@ -165,7 +165,7 @@ threading.Thread(target=watch, daemon=True).start()
 start = time.perf_counter()
 """
 OURS = """
-create_lmdb(root, output, jobs=jobs, progress=False, tell=lambda line: None)
+create_lmdb(root, output, jobs=jobs, progress=False, log=lambda line: None)
 """
 STOCK = """
 make_lmdb_from_imgs(str(root), output, names, [name.split(".")[0] for name in names],

@@ -130,7 +130,7 @@ def create_lmdb(
     strict: bool = False,
     overwrite: bool = False,
     progress: bool | None = None,
-    tell: Callable[[str], object] = print,
+    log: Callable[[str], object] = print,
 ) -> BuildReport:
     """Make an LMDB in BasicSR's layout of all images below a folder.
 
@@ -144,7 +144,7 @@ def create_lmdb(
         strict: Raise the error of an unreadable image instead of skipping it.
         overwrite: Make it anew if it is there, and replace it when the new one is whole.
         progress: False shows no progress bar, None shows one on a terminal.
-        tell: Gets a line if an unfinished run is continued or given up.
+        log: Gets a line if an unfinished run is continued or given up.
 
     Returns:
         What was done.
@@ -170,11 +170,11 @@ def create_lmdb(
         jobs=jobs,
         strict=strict,
     )
-    return build_lmdb(recipe, os.path.expanduser(output), overwrite=overwrite, progress=progress, tell=tell)
+    return build_lmdb(recipe, os.path.expanduser(output), overwrite=overwrite, progress=progress, log=log)
 
 
 def build_lmdb(
-    recipe: Recipe, output: str, *, overwrite: bool, progress: bool | None, tell: Callable[[str], object]
+    recipe: Recipe, output: str, *, overwrite: bool, progress: bool | None, log: Callable[[str], object]
 ) -> BuildReport:
     """Make an LMDB by a recipe; see `create_lmdb` for the rest."""
     target = check_output(recipe.root, output)
@@ -193,10 +193,10 @@ def build_lmdb(
                 found = f"contains {foreign[0]}" if foreign else "has no data.mdb"
                 raise InputError(f"{target}: {found}, so it is not an LMDB to replace; choose another --output")
         folder.mkdir(exist_ok=True)
-        with _opened(folder, recipe.plan, tell) as environment:
+        with _opened(folder, recipe.plan, log) as environment:
             start = _resume(folder, [source.name for source in recipe.sources])
             if start:
-                tell(f"{folder}: continued at image {start + 1} of {len(recipe.sources)}")
+                log(f"{folder}: continued at image {start + 1} of {len(recipe.sources)}")
             for batch in _encode(recipe, recipe.sources[start:], progress):
                 _commit(environment, folder, batch)
         report = _count(folder)
@@ -314,13 +314,13 @@ def _read_plan(folder: Path) -> dict[str, Any] | None:
 
 
 @contextmanager
-def _opened(folder: Path, plan: dict[str, Any], tell: Callable[[str], object]) -> Iterator[lmdb.Environment]:
+def _opened(folder: Path, plan: dict[str, Any], log: Callable[[str], object]) -> Iterator[lmdb.Environment]:
     """Open an unfinished LMDB for writing: that of a stopped run of the same plan, or a new one."""
     remove_leftovers(folder)
     resumed = _read_plan(folder) == plan
     if not resumed:
         if (folder / _BUILD_FILE).exists():
-            tell(f"{folder}: was begun with other images or settings; it is built anew")
+            log(f"{folder}: was begun with other images or settings; it is built anew")
         _empty(folder)
     # No lock file: no other run is at work, and where it does not fit on a disk, writing to it kills the process.
     with lmdb.open(os.fsencode(folder), map_size=FIRST_MAP_BYTES, meminit=False, lock=False) as environment:
