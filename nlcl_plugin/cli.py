@@ -70,7 +70,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from nlcl_plugin.training.train import train
 
     if arguments.command == "check":
-        print("\n".join(check(arguments.opt, force_yml=arguments.force_yml)))
+        print("\n".join(check(arguments.opt, force_yml=arguments.force_yml, full=arguments.full)))
         return 0
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # is then what Ctrl-C is
     is_train = arguments.command == "train"
@@ -119,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
         )
         if name == "check":  # runs in this process alone
             command.set_defaults(launcher="none")
+            command.add_argument("--full", action="store_true", help="rehearse with the crops of the training")
             continue
         command.add_argument("--launcher", choices=("none", "pytorch", "slurm"), default="none", help="job launcher")
         command.add_argument("--auto_resume", action="store_true", help="go on from the newest training state")
