@@ -58,7 +58,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from nlcl_plugin.training.train import train
 
     if arguments.command == "check":
-        print("\n".join(check(arguments.opt, force_yml=arguments.force_yml)))
+        print("\n".join(check(arguments.opt, force_yml=arguments.force_yml, full=arguments.full)))
         return 0
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # is then what Ctrl-C is
     is_train = arguments.command == "train"
@@ -104,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--force_yml", nargs="+", metavar="BLOCK:KEY=VALUE", help=text)
         if name == "check":  # runs in this process alone
             command.set_defaults(launcher="none")
+            command.add_argument("--full", action="store_true", help="rehearse with the crops of the training")
             continue
         command.add_argument("--launcher", choices=("none", "pytorch", "slurm"), default="none", help="job launcher")
         command.add_argument("--auto_resume", action="store_true", help="continue from the newest training state")

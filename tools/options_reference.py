@@ -259,7 +259,7 @@ def _others(registry: Any) -> str:
 
 
 def _mixed() -> str:
-    return ", ".join(f"`{cls.__name__}`" for cls in _ours(MODEL_REGISTRY) if hasattr(cls, "mixed_options"))
+    return ", ".join(f"`{cls.__name__}`" for cls in _ours(MODEL_REGISTRY) if hasattr(cls, "addon_options"))
 
 
 def main(argv=None) -> int:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from nlcl_plugin.config.train_options import Block, Built, LayerPatches, LocationPlaces, OptimizerOptions
+from nlcl_plugin.config.train_options import Block, LayerPatches, LocationPlaces, LossBlock, OptimizerOptions
 
 
 class FeatureOptions(Block):
@@ -30,13 +30,13 @@ class FeatureOptions(Block):
         return self
 
 
-class AddonLayerOptions(Built):
+class AddonLayerOptions(LossBlock):
     """Layer contrast of (B, R)."""
 
     sampling: LayerPatches = Field(LayerPatches(), description="Which patches are compared.")
 
 
-class AddonLocationOptions(Built):
+class AddonLocationOptions(LossBlock):
     """Location contrast of B and the input."""
 
     sampling: LocationPlaces = Field(LocationPlaces(), description="Which places are compared.")

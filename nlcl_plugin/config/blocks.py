@@ -5,59 +5,54 @@ The defaults are those of a run; BasicSR's own differ where they end in an error
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import os
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+
+
+def plain_name(name: str) -> str:
+    """Return a name that files and folders can have in theirs; another one is a ValueError."""
+    if os.path.basename(name) != name or name in ("", ".", "..") or len(os.fsencode(name)) > 200:
+        raise ValueError("must be a plain folder name")
+    return name
+
+
+Name = Annotated[str, AfterValidator(plain_name)]
 
 
 class OpenBlock(BaseModel):
-    """A block that also holds keys of others; what becomes of those is not for the schema to say."""
+    """A block that may also contain keys of others."""
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
 
-class TopOptions(OpenBlock):
-    """The top of an option file. Networks stand here too, each in a block `network_X`."""
+class NetworkBlock(OpenBlock):
+    """A network: `type` and arguments of its constructor."""
 
-    name: str = Field(min_length=1, description="Name of the run and of its folder below `experiments` or `results`.")
-    model_type: str = Field(description="Model, by its name in BasicSR's registry: ours or any other.")
-    scale: int = Field(1, ge=1, description="Factor of the size of outputs to that of inputs; 1 for rain.")
-    num_gpu: int | Literal["auto"] = Field(
-        "auto", ge=0, description="GPUs of this process; 0 is the CPU, `auto` all that are there."
-    )
-    manual_seed: int | None = Field(
-        None, ge=0, lt=2**31, description="Seed of all randomness; one is drawn, and logged, where none is given."
-    )
-    deterministic: bool = Field(False, description="Kernels that give the same bits in every run; slower on a GPU.")
-    find_unused_parameters: bool = Field(
-        False, description="For distributed training of networks of which a step leaves a part out (stock models)."
-    )
-    decomposition: Literal["residual", "two_branch"] | None = Field(
-        None,
-        description="NLCLModel only. `two_branch`: a generator each for B and R, and B + R = O is a loss. `residual` "
-        "(ours, and the default): one generator, R = O - B.",
-    )
-    demo_data: str | None = Field(
-        None, description="Folder in which the demo data is made, unless it is there already."
-    )
-    datasets: dict[str, Any] = Field(
-        description="A block a dataset: `train` and `val` (`val_1`, `val_2` ...) for training, `test` for testing. "
-        "`~` takes one out."
-    )
-    path: dict[str, Any] | None = Field(None, description="Weights to begin with, and what to resume.")
-    train: dict[str, Any] | None = Field(None, description="Losses, optimizers, schedule and stages.")
-    val: dict[str, Any] | None = Field(None, description="Validation and testing.")
-    logger: dict[str, Any] | None = Field(None, description="Logs and checkpoints.")
-    dist_params: dict[str, Any] | None = Field(None, description="How processes find each other.")
+    type: str = Field(description="Network, by its name in BasicSR's registry.")
+
+
+class MetricBlock(OpenBlock):
+    """A metric: `type` and its arguments."""
+
+    type: str = Field(description="Metric, by its name in BasicSR's registry.")
+    better: Literal["higher", "lower"] = Field("higher", description="Which values are better.")
+
+
+class BackendBlock(OpenBlock):
+    """How a dataset is stored."""
+
+    type: Literal["disk", "lmdb"] = Field(description="Folders of files, or LMDBs.")
 
 
 class DatasetOptions(OpenBlock):
     """What every dataset's block takes, whatever the dataset. Loaders are for training; validation reads one by one."""
 
     type: str = Field(description="Dataset, by its name in BasicSR's registry.")
-    name: str = Field("", description="Name in logs and folders; by default that of the block.")
+    name: Name = Field("", description="Name in logs and folders; by default that of the block.")
     optional: bool = Field(False, description="Leave the dataset out, with a warning, where its folders don't exist.")
-    io_backend: dict[str, Any] = Field({"type": "disk"}, description="`type: disk`, or `type: lmdb` for LMDBs.")
+    io_backend: BackendBlock = Field(BackendBlock(type="disk"), description="`type: disk`, or `type: lmdb` for LMDBs.")
     batch_size_per_gpu: int | None = Field(
         None, ge=1, description="Images a step in each process; needed for training."
     )
@@ -77,6 +72,14 @@ class DatasetOptions(OpenBlock):
     manual_seed: int | None = Field(None, ge=0, lt=2**31, description="Seed of the dataset; by default the run's.")
     scale: int = Field(1, ge=1, description="Filled in from the top.")
     phase: str = Field("", description="Filled in from the block's name.")
+
+    @model_validator(mode="after")
+    def _check_loader(self) -> DatasetOptions:
+        if self.prefetch_mode == "cpu" and self.persistent_workers:
+            raise ValueError("prefetch_mode: cpu with persistent_workers: true hangs for ever; drop one of them")
+        if self.persistent_workers and not self.num_worker_per_gpu:
+            raise ValueError("persistent_workers: needs num_worker_per_gpu of at least 1")
+        return self
 
 
 class PathOptions(OpenBlock):
@@ -123,7 +126,7 @@ class ValOptions(OpenBlock):
     save_img: bool = Field(False, description="Save the images; true in testing by default.")
     suffix: str | None = Field(None, description="Put behind the names of saved images.")
     pbar: bool | None = Field(None, description="Show a progress bar (stock models).")
-    metrics: dict[str, Any] | None = Field(
+    metrics: dict[str, MetricBlock] | None = Field(
         None,
         description="A block a metric: `type`, by its name in BasicSR's registry, and its arguments; `better: lower` "
         "where less is better. PSNR is at most 100 dB, which equal images have; our models leave an image without a "
@@ -155,3 +158,45 @@ class DistOptions(OpenBlock):
         gt=0,
         description="Seconds that a process waits for the others before it gives up; by default the backend's.",
     )
+
+
+class TopOptions(OpenBlock):
+    """The top of an option file. Networks stand here too, each in a block `network_X`."""
+
+    name: Name = Field(description="Name of the run and of its folder below `experiments` or `results`.")
+    model_type: str = Field(description="Model, by its name in BasicSR's registry: ours or any other.")
+    scale: int = Field(1, ge=1, description="Factor of the size of outputs to that of inputs; 1 for rain.")
+    num_gpu: int | Literal["auto"] = Field(
+        "auto", ge=0, description="GPUs of this process; 0 is the CPU, `auto` all that are there."
+    )
+    manual_seed: int | None = Field(
+        None, ge=0, lt=2**31, description="Seed of all randomness; one is drawn, and logged, where none is given."
+    )
+    deterministic: bool = Field(False, description="Kernels that give the same bits in every run; slower on a GPU.")
+    find_unused_parameters: bool = Field(
+        False, description="For distributed training of networks of which a step leaves a part out (stock models)."
+    )
+    decomposition: Literal["residual", "two_branch"] | None = Field(
+        None,
+        description="NLCLModel only. `two_branch`: a generator each for B and R, and B + R = O is a loss. `residual` "
+        "(ours, and the default): one generator, R = O - B.",
+    )
+    demo_data: str | None = Field(
+        None, description="Folder in which the demo data is made, unless it is there already."
+    )
+    datasets: dict[str, DatasetOptions] = Field(
+        description="A block a dataset: `train` and `val` (`val_1`, `val_2` ...) for training, `test` for testing. "
+        "`~` takes one out."
+    )
+    path: PathOptions | None = Field(None, description="Weights to begin with, and what to resume.")
+    train: dict[str, Any] | None = Field(None, description="Losses, optimizers, schedule and stages.")
+    val: ValOptions | None = Field(None, description="Validation and testing.")
+    logger: LoggerOptions | None = Field(None, description="Logs and checkpoints.")
+    dist_params: DistOptions | None = Field(None, description="How processes find each other.")
+
+    @field_validator("num_gpu", mode="before")
+    @classmethod
+    def _check_gpus(cls, value: Any) -> Any:
+        if value != "auto" and (type(value) is not int or value < 0):
+            raise ValueError("expected auto, 0 (CPU) or a count")
+        return value

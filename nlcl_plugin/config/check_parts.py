@@ -1,11 +1,10 @@
-"""Blocks with a `type` against what they will be given to: networks, losses, optimizers, schedules and metrics."""
+"""Blocks with a `type` against what they are given to: networks, losses, optimizers, schedules and metrics."""
 
 from __future__ import annotations
 
-import functools
 import inspect
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,219 +17,183 @@ from basicsr.models.video_base_model import VideoBaseModel
 from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, Registry
 from torch.overrides import TorchFunctionMode
 
-from nlcl_plugin.config.schema import check_known, check_numbers, check_schema, suggest
-from nlcl_plugin.config.train_options import Built, OptimizerOptions
+from nlcl_plugin.config.blocks import NetworkBlock
+from nlcl_plugin.config.schema import check_known, join_message, suggest
+from nlcl_plugin.config.train_options import Built, LossBlock, OptimizerOptions
 from nlcl_plugin.errors import InputError
-from nlcl_plugin.models.optimization import SCHEDULERS, build_optimizer, build_scheduler
+from nlcl_plugin.models.optimization import build_optimizer, build_scheduler
 
-OPTIMIZERS = [name for name in dir(torch.optim) if name[0].isupper() and name != "Optimizer"]
 FILLED_IN = {"ProjectionHeads": {"in_channels"}}  # arguments that the model adds
-LARGEST_SIZE = 2**16  # of anything in a network: channels, blocks, windows
 HEAVY_LOSSES = ("PerceptualLoss",)  # load weights when they are made
 
 
+class StockOptimizer(OptimizerOptions):
+    """An optimizer that BasicSR makes."""
+
+
+class StockSchedule(Built):
+    """A schedule that BasicSR makes."""
+
+
 class _WithoutMemory(TorchFunctionMode):
-    """Within it parameters take no memory and no time, as they have shapes only; all else is computed as ever."""
+    """Within it parameters have shapes only, without memory; all else is computed as ever."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         return func(*args, **({**kwargs, "device": "meta"} if func is torch.empty else kwargs))
 
 
-def check_network(where: str, block: Any) -> int | None:
-    """Check a network's block and that the network can be made.
+def try_out(block: Built) -> None:
+    """Build once what a block of `train` names.
 
     Args:
-        where: Its key, such as `network_g`.
-        block: The block.
+        block: A loss, an optimizer or a schedule.
 
-    Returns:
-        The number of its parameters; None if the model fills arguments in.
+    Raises:
+        InputError: If it cannot be built; the message begins with the key within the block.
+    """
+    next(trial for kind, trial in _TRIALS.items() if isinstance(block, kind))(block)
+
+
+def check_network(sizes: dict[str, int], key: str, block: NetworkBlock) -> NetworkBlock:
+    """Build a network, whose key is given, without memory for its weights.
+
+    Its number of parameters goes into `sizes`, unless the model fills in arguments.
 
     Raises:
         InputError: If an argument is unknown, missing or refused, or the network is larger than this machine's memory.
     """
-    cls, arguments = check_call(ARCH_REGISTRY, where, block)
-    check_numbers(where, block)
-    _check_sizes(where, arguments)
-    if block["type"] in FILLED_IN:
-        return None
+    arguments = block.model_extra or {}
+    cls = _constructor(ARCH_REGISTRY, block.type, arguments)
+    if block.type in FILLED_IN:
+        return block
     with torch.random.fork_rng([]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what there is to warn about comes again when the model is built
         try:
             with _WithoutMemory():
                 net = cls(**arguments)
         except Exception:  # some compute with their weights while they are made, which then have to be there
-            net = build_once(where, lambda: cls(**arguments))
-    count = sum(p.numel() for p in net.parameters())
+            net = build_once("", lambda: cls(**arguments))
+    sizes[key] = count = sum(p.numel() for p in net.parameters())
     memory = psutil.virtual_memory().total
     if 4 * count > memory:
         raise InputError(
-            f"{where}: {block['type']} has {count:,} parameters with these options, {4 * count / 2**30:,.0f} GiB, and "
+            f"{block.type} has {count:,} parameters with these options, {4 * count / 2**30:,.0f} GiB, and "
             f"this machine has {memory / 2**30:,.0f} GiB of memory; lower its sizes"
         )
-    return count
+    return block
 
 
-def _check_sizes(where: str, value: Any) -> None:
-    if isinstance(value, dict):
-        for key, entry in value.items():
-            _check_sizes(f"{where}.{key}", entry)
-    elif isinstance(value, list):
-        for entry in value:
-            _check_sizes(where, entry)
-    elif isinstance(value, int | float) and abs(value) > LARGEST_SIZE:
-        raise InputError(f"{where}: {value!r} is too large for a network; expected at most {LARGEST_SIZE:,}")
-
-
-def check_loss(where: str, block: Any) -> None:
-    """Check a loss's block, without what the model reads of it, and that the loss can be made."""
-    cls, arguments = check_call(LOSS_REGISTRY, where, block)
-    check_numbers(where, block)
+def _loss(block: Built) -> None:
+    arguments = block.model_extra or {}
+    cls = _constructor(LOSS_REGISTRY, block.type, arguments)
     for key, value in arguments.items():
         if key.endswith("_weight") and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise InputError(f"{where}.{key}: expected a number, but received {value!r}")
-    if block["type"] not in HEAVY_LOSSES:
-        build_once(where, lambda: cls(**arguments))
+            raise InputError(f".{key}: expected a number, but received {value!r}")
+    if block.type not in HEAVY_LOSSES:
+        build_once("", lambda: cls(**arguments))
 
 
-def check_optimizer(where: str, block: Any) -> Any:
-    """Check an optimizer's block; returns an optimizer of a parameter that nobody has."""
-    check_name(f"{where}.type", type_of(where, block), OPTIMIZERS, "torch.optim has no")
-    check_numbers(where, block)
-    check_schema(OptimizerOptions, block, where)
-    options = OptimizerOptions.model_validate(block)
-    return build_once(where, lambda: build_optimizer(options, [torch.nn.Parameter(torch.zeros(1))], where))
+def _parameter() -> list[torch.nn.Parameter]:
+    return [torch.nn.Parameter(torch.zeros(1))]
 
 
-def check_stock_optimizers(model: Any, train: dict[str, Any]) -> None:
-    """Check the optimizers' blocks by what makes optimizers in BasicSR; a model that makes its own is left to it.
+def _stock_optimizer(block: Any) -> None:
+    arguments = block.arguments()
+    build_once("", lambda: BaseModel.get_optimizer(SimpleNamespace(), block.type, _parameter(), **arguments))
 
-    Args:
-        model: A model class that is not ours.
-        train: The block `train`.
 
-    Raises:
-        InputError: If a block is missing, or BasicSR makes no such optimizer.
+def _stock_schedule(block: Built) -> None:
+    opt = {"train": {"scheduler": block.build_options()}}
+    stub = SimpleNamespace(opt=opt, optimizers=[torch.optim.SGD(_parameter(), lr=1.0)], schedulers=[])
+    build_once("", lambda: BaseModel.setup_schedulers(stub))
+
+
+_TRIALS: dict[type[Built], Callable[[Any], None]] = {
+    LossBlock: _loss,
+    StockOptimizer: _stock_optimizer,
+    OptimizerOptions: lambda block: build_once("", lambda: build_optimizer(block, _parameter(), "")),
+    StockSchedule: _stock_schedule,
+    Built: lambda block: build_once("", lambda: build_scheduler(block, torch.optim.Adam(_parameter()), total_iter=1)),
+}
+
+
+def stock_blocks(model: Any) -> dict[str, Any]:
+    """The optimizers and the schedule that BasicSR makes for a model, by their keys in `train`, with their schemas.
+
+    A model class that makes its own is left to it.
     """
+    found: dict[str, Any] = {}
     setup: Any = getattr(model, "setup_optimizers", None)
     stock = getattr(setup, "__module__", "").startswith("basicsr.") and "get_optimizer" in setup.__code__.co_names
-    if not stock or model.get_optimizer is not BaseModel.get_optimizer:
-        return
-    for key in setup.__code__.co_consts:  # the keys that it reads
-        if isinstance(key, str) and key.startswith("optim_"):
-            where, block = f"train.{key}", train.get(key) or {}
-            name = type_of(where, block)
-            check_numbers(where, block)
-            check_schema(OptimizerOptions, block, where)
-            arguments = {**block, "params": [torch.nn.Parameter(torch.zeros(1))], "optim_type": name}
-            del arguments["type"]
-            _made_by_basicsr(where, name, functools.partial(BaseModel.get_optimizer, SimpleNamespace(), **arguments))
-
-
-def check_stock_schedule(model: Any, block: Any) -> None:
-    """Check the block `train.scheduler` as `check_stock_optimizers` does those of optimizers."""
-    if getattr(model, "setup_schedulers", None) is not BaseModel.setup_schedulers:
-        return
-    where = "train.scheduler"
-    name = type_of(where, block)
-    check_numbers(where, block)
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    stub = SimpleNamespace(opt={"train": {"scheduler": dict(block)}}, optimizers=[optimizer], schedulers=[])
-    _made_by_basicsr(where, name, lambda: BaseModel.setup_schedulers(stub))
-
-
-def _made_by_basicsr(where: str, name: str, make: Callable[[], Any]) -> None:
-    try:
-        build_once(where, make)
-    except InputError as error:
-        if not isinstance(error.__cause__, NotImplementedError):
-            raise
-        reason = "take another, or a model class with a method of its own for it"
-        raise InputError(f"{where}.type: BasicSR's models have no {name!r}; {reason}") from error
+    if stock and model.get_optimizer is BaseModel.get_optimizer:
+        keys = [key for key in setup.__code__.co_consts if isinstance(key, str) and key.startswith("optim_")]
+        found.update(dict.fromkeys(keys, (StockOptimizer, ...)))
+    if getattr(model, "setup_schedulers", None) is BaseModel.setup_schedulers:
+        found["scheduler"] = (StockSchedule, ...)
+    return found
 
 
 def check_stock_limits(model: Any, options: dict[str, Any]) -> None:
     """Refuse what a model of BasicSR would refuse when it is built or at its first validation."""
-    if issubclass(model, HiFaceGANModel) and options["is_train"] and options["train"].get("ema_decay"):
-        raise InputError(f"train.ema_decay: {model.__name__} has no moving average; leave it out, or use 0")
     watched = [name for name in options["datasets"] if name != "train"]
+    train = options.get("train") or {}
+    if issubclass(model, HiFaceGANModel) and train.get("ema_decay"):
+        raise InputError(f"train.ema_decay: {model.__name__} has no moving average; leave it out, or use 0")
     if issubclass(model, StyleGAN2Model) and watched:
         raise InputError(f"datasets.{watched[0]}: {model.__name__} validates on no images; leave the dataset out")
-    if issubclass(model, VideoBaseModel) and options["is_train"] and watched and options["val"].get("save_img"):
+    if issubclass(model, VideoBaseModel) and train and watched and (options.get("val") or {}).get("save_img"):
         raise InputError("val.save_img: BasicSR's video models save no images while they train; use save_img: false")
 
 
-def check_schedule(block: Any, optimizer: Any, total_iter: int) -> None:
-    """Check the block `train.scheduler`."""
-    where = "train.scheduler"
-    check_name(f"{where}.type", type_of(where, block), SCHEDULERS, "no scheduler is named")
-    check_numbers(where, block)
-    build_once(where, lambda: build_scheduler(Built.model_validate(block), optimizer, total_iter))
-
-
-def check_metric(where: str, metric: Any, *, refuse: bool) -> None:
+def check_metric(where: str, metric: dict[str, Any], *, refuse: bool) -> None:
     """Check a metric's block."""
-    function = registered(METRIC_REGISTRY, f"{where}.type", type_of(where, metric))
+    function = registered(METRIC_REGISTRY, f"{where}.type", metric["type"])
     parameters = inspect.signature(function).parameters
-    known = [key for key, p in parameters.items() if p.kind is not p.VAR_KEYWORD]
-    check_known(f"{where}.", metric, {*known, "type", "better"} - {"img", "img2"}, refuse=refuse)
-    for key in known:
-        if parameters[key].default is inspect.Parameter.empty and key not in ("img", "img2") and key not in metric:
+    known = {key for key, p in parameters.items() if p.kind is not p.VAR_KEYWORD} - {"img", "img2"}
+    check_known(f"{where}.", metric, {*known, "type", "better"}, refuse=refuse)
+    for key in sorted(known - set(metric)):
+        if parameters[key].default is inspect.Parameter.empty:
             raise InputError(f"{where}.{key} is missing: {metric['type']} needs it")
-    if metric.get("better", "higher") not in ("higher", "lower"):
-        raise InputError(f"{where}.better: expected higher or lower, but received {metric['better']!r}")
 
 
-def check_call(registry: Registry, where: str, block: Any) -> tuple[Any, dict[str, Any]]:
-    """Check a block's keys against the constructor that it will be given to; returns both."""
-    name = type_of(where, block)
-    cls = registered(registry, f"{where}.type", name)
+def _constructor(registry: Registry, name: str, arguments: dict[str, Any]) -> Any:
+    """The class of a name, whose signature has the arguments."""
+    cls = registered(registry, ".type", name)
     parameters = inspect.signature(cls).parameters
-    arguments = {key: value for key, value in block.items() if key != "type"}
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
-        return cls, arguments
-    for key in sorted(set(arguments) - set(parameters)):
-        raise InputError(f"{where}.{key}: {name} has no such option{suggest(key, parameters)}")
+        return cls
+    check_known(".", arguments, parameters, refuse=True)
     needed = {key for key, p in parameters.items() if p.default is inspect.Parameter.empty}
     for key in sorted(needed - set(arguments) - FILLED_IN.get(name, set())):
-        raise InputError(f"{where}.{key} is missing: {name} needs it")
-    return cls, arguments
+        raise InputError(f".{key} is missing: {name} needs it")
+    return cls
 
 
 def build_once(where: str, make: Callable[[], Any]) -> Any:
-    """Make something once, so that what its constructor refuses is told by the name of its block.
+    """Build something, so that what its constructor refuses is named by its block.
 
     Args:
-        where: The block's name.
+        where: The block's name; empty within a validator, whose caller knows it.
         make: Calls the constructor.
 
     Returns:
-        What was made.
+        What was built.
 
     Raises:
         InputError: If it was refused.
     """
     try:
         return make()
-    except InputError as error:
-        # Ours name the key, some of them in full.
-        raise error if str(error).startswith(where) else InputError(f"{where}.{error}") from error
+    except InputError as error:  # ours name the key
+        named = not where or str(error).startswith(where)
+        raise error if named else InputError(join_message(where, f".{error}")) from error
     except KeyError as error:
         raise InputError(f"{where}.{error.args[0] if error.args else '?'} is missing or unknown") from error
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
-        named = "" if isinstance(error, ValueError | AssertionError) and reason else f"{type(error).__name__}: "
-        raise InputError(f"{where}: {named}{reason}") from error
-
-
-def type_of(where: str, block: Any) -> str:
-    """The `type` of a block."""
-    if not isinstance(block, dict):
-        raise InputError(f"{where}: expected a block with a type, but received {block!r}")
-    if not isinstance(block.get("type"), str):
-        raise InputError(f"{where}.type is missing or not a text: received {block.get('type')!r}")
-    return block["type"]
+        kind = "" if isinstance(error, ValueError | AssertionError) and reason else f"{type(error).__name__}: "
+        raise InputError(f"{where}: {kind}{reason}") from error
 
 
 def registered(registry: Registry, where: str, name: str) -> Any:
@@ -239,9 +202,3 @@ def registered(registry: Registry, where: str, name: str) -> Any:
         if known in registry:
             return registry._obj_map[known]
     raise InputError(f"{where}: no {registry._name} is named {name!r}{suggest(name, registry.keys())}")
-
-
-def check_name(where: str, name: str, known: Iterable[str], complaint: str) -> None:
-    """Refuse a name that is not among those known."""
-    if name not in known:
-        raise InputError(f"{where}: {complaint} {name!r}{suggest(name, known)}")

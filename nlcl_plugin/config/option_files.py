@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import warnings
 from collections.abc import Mapping
@@ -11,7 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from nlcl_plugin.config.blocks import DatasetOptions
 from nlcl_plugin.config.plain_yaml import dump, parse
+from nlcl_plugin.config.schema import suggest
 from nlcl_plugin.data.files import written_whole
 from nlcl_plugin.errors import InputError
 
@@ -19,9 +20,6 @@ from nlcl_plugin.errors import InputError
 FOLDERS = ("experiments_root", "results_root", "models", "training_states", "visualization", "log")
 # Of this start of the run, not of what is trained.
 _RUN_TIME = {"root_path", "rank", "world_size", "dist", "auto_resume", "is_train"}
-_RUN_TIME_PATHS = {
-    "experiments_root", "results_root", "models", "training_states", "visualization", "log", "resume_state",
-}  # fmt: skip
 
 
 def load_yaml(path: str) -> dict[str, Any]:
@@ -63,19 +61,7 @@ def _load_merged(path: str, above: tuple[str, ...]) -> dict[str, Any]:
 
 
 def merged(before: Any, block: dict[str, Any], path: str) -> dict[str, Any]:
-    """Merge a block over another, as `_base_` does.
-
-    Args:
-        before: The block to build on, left as it is; what is no mapping is replaced.
-        block: Wins; with `_delete_: true` it replaces all.
-        path: Its file, for messages.
-
-    Returns:
-        The merged block.
-
-    Raises:
-        InputError: If a `_delete_` is neither true nor false.
-    """
+    """Merge a block of the file `path` over another one, as `_base_` does, and return it."""
     block = dict(block)
     replaces = block.pop("_delete_", False)
     if not isinstance(replaces, bool):
@@ -90,31 +76,22 @@ def read_yaml(path: str) -> dict[str, Any]:
     """Read a YAML file as it stands, `_base_` and `_delete_` included; see `load_yaml`."""
     try:
         with open(path, encoding="utf-8") as file:
-            text = file.read()
-        options = parse(text)
+            options = parse(file.read())
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"cannot read the option file {path!r}: {getattr(error, 'strerror', None) or error}"
-        ) from error
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot read the option file {path!r}: {reason}") from error
     if not isinstance(options, dict):
-        raise InputError(f"{path} must hold a mapping of options, but holds {type(options).__name__}")
+        raise InputError(f"{path} must contain a mapping of options, but contains {type(options).__name__}")
     return options
 
 
 def write_options(path: str, options: dict[str, Any], *, comment: str = "") -> None:
-    """Write complete options as a file that `load_yaml` reads back as the same.
-
-    Args:
-        path: The file.
-        options: Plain options, as of `training.run_state.plain_options`.
-        comment: Lines to put above them.
-    """
-    text = dump(options)
+    """Write plain options, below lines of a comment, as a file that `load_yaml` reads back as the same."""
     notes = "".join(f"# {line}\n" for line in comment.splitlines())
     with written_whole(path) as file:
-        file.write(f"{notes}{text}".encode())
+        file.write(f"{notes}{dump(options)}".encode())
 
 
 def override(options: dict[str, Any], entries: list[str]) -> None:
@@ -139,11 +116,34 @@ def override(options: dict[str, Any], entries: list[str]) -> None:
         block: Any = options
         for depth, key in enumerate(path[:-1]):
             if not isinstance(block.get(key), dict):
-                close = difflib.get_close_matches(key, [str(name) for name in block], n=1)
-                hint = f"; did you mean {close[0]!r}?" if close else f"; set it whole, {key}={{{path[-1]}: {text}}}"
+                hint = suggest(key, block) or f"; set it whole, {key}={{{path[-1]}: {text}}}"
                 raise InputError(f"--force_yml {entry!r}: there is no block {':'.join(path[: depth + 1])!r}{hint}")
             block = block[key]
         block[path[-1]] = value
+
+
+def without_nulls(options: dict[str, Any]) -> dict[str, Any]:
+    """Leave out all keys without a value, as `~` stands for the default.
+
+    Args:
+        options: Options as read.
+
+    Returns:
+        A copy. In a dataset's block only keys of `DatasetOptions` are left out, as BasicSR's datasets read nulls.
+    """
+    kept = {key: value for key, value in options.items() if value is not None}
+    for key, block in kept.items():
+        if key == "datasets" and isinstance(block, dict):
+            kept[key] = {name: _without_known_nulls(dataset) for name, dataset in block.items() if dataset is not None}
+        elif isinstance(block, dict):
+            kept[key] = without_nulls(block)
+    return kept
+
+
+def _without_known_nulls(block: Any) -> Any:
+    if not isinstance(block, dict):
+        return block
+    return {k: value for k, value in block.items() if value is not None or k not in DatasetOptions.model_fields}
 
 
 def run_name(options: dict[str, Any], *, debug: bool) -> str:
@@ -156,68 +156,57 @@ def complete(options: dict[str, Any], *, root: str, is_train: bool, auto_resume:
     """Add, in place, what BasicSR's own parser adds: phases, folders and the number of GPUs.
 
     Args:
-        options: Options as read, with `name` and `datasets`.
+        options: Checked options.
         root: Folder that gets `experiments/`, `results/` and `tb_logger/`.
         is_train: Train or test.
         auto_resume: Whether to go on from the newest state.
         debug: Whether to shorten all intervals, as BasicSR does.
     """
-    options["name"] = run_name(options, debug=debug)
-    options.update(is_train=is_train, auto_resume=auto_resume, root_path=root)
+    name = run_name(options, debug=debug)
+    options.update(name=name, is_train=is_train, auto_resume=auto_resume, root_path=root)
     options.setdefault("scale", 1)
     if options.get("num_gpu", "auto") == "auto":
         options["num_gpu"] = torch.cuda.device_count()
-    for name, dataset in list(options["datasets"].items()):
-        optional = dataset.pop("optional", False)
-        if not isinstance(optional, bool):
-            raise InputError(f"datasets.{name}.optional: expected true or false, but received {optional!r}")
-        if optional and not _roots_exist(dataset):
-            warnings.warn(f"datasets.{name} is left out: its folders don't exist and it is optional", stacklevel=2)
-            del options["datasets"][name]
-            continue
-        dataset.setdefault("name", name)
-        for key, value in (("phase", name.split("_")[0]), ("scale", options["scale"])):
-            if dataset.get(key, value) != value:
-                warnings.warn(f"datasets.{name}.{key}: is not read; {value!r} is filled in", stacklevel=2)
-            dataset[key] = value
-        dataset.setdefault("io_backend", {"type": "disk"})
-        dataset.setdefault("manual_seed", options.get("manual_seed"))
-        for key in ("dataroot_gt", "dataroot_lq"):
-            if dataset.get(key) is not None:
-                dataset[key] = os.path.expanduser(str(dataset[key]))
-        if dataset.get("pin_memory") and not torch.cuda.is_available():
-            dataset["pin_memory"] = False  # pinning needs a GPU; torch would warn at every epoch
-    paths = options["path"] = options.get("path") or {}
+    for key, dataset in list(options["datasets"].items()):
+        if dataset.pop("optional", False) and not _roots_exist(dataset):
+            warnings.warn(f"datasets.{key} is left out: its folders don't exist and it is optional", stacklevel=2)
+            del options["datasets"][key]
+        else:
+            _complete_dataset(key, dataset, options)
+    paths = options.setdefault("path", {})
     for key in [key for key in paths if key in FOLDERS]:
         warnings.warn(f"path.{key}: is not read, as folders follow from the name of the run", stacklevel=2)
         del paths[key]
-    for block in ("logger", "val", "dist_params"):
-        if options.get(block):  # a key without a value stands for its default
-            options[block] = {key: value for key, value in options[block].items() if value is not None}
+    folder = os.path.join(root, "experiments" if is_train else "results", name)
+    paths.update(log=folder, visualization=os.path.join(folder, "visualization"))
+    paths["experiments_root" if is_train else "results_root"] = folder
     if is_train:
-        experiment = os.path.join(root, "experiments", options["name"])
-        paths["experiments_root"] = experiment
-        paths["models"] = os.path.join(experiment, "models")
-        paths["training_states"] = os.path.join(experiment, "training_states")
-        paths["visualization"] = os.path.join(experiment, "visualization")
-        paths["log"] = experiment
-        logger = options["logger"] = options.get("logger") or {}
-        logger.setdefault("print_freq", 100)
-        logger.setdefault("save_checkpoint_freq", 5000)
-        logger.setdefault("use_tb_logger", False)
-        if "debug" in options["name"]:
-            logger.update(print_freq=1, save_checkpoint_freq=8)
-            if options.get("val"):
+        paths.update({key: os.path.join(folder, key) for key in ("models", "training_states")})
+        defaults = {"print_freq": 100, "save_checkpoint_freq": 5000, "use_tb_logger": False}
+        options["logger"] = {**defaults, **options.get("logger", {})}
+        if "debug" in name:
+            options["logger"].update(print_freq=1, save_checkpoint_freq=8)
+            if "val" in options:
                 options["val"]["val_freq"] = 8
-    else:
-        results = os.path.join(root, "results", options["name"])
-        paths["results_root"] = paths["log"] = results
-        paths["visualization"] = os.path.join(results, "visualization")
-    if options.get("val") is not None or not is_train or any(name != "train" for name in options["datasets"]):
-        val = options["val"] = options.get("val") or {}
-        val.setdefault("save_img", not is_train)
-        val.setdefault("suffix", None)
-        val.setdefault("val_freq", 5000)  # no block `val` still means a validation at the end
+    if "val" in options or any(key != "train" for key in options["datasets"]):  # without the block: once, at the end
+        options["val"] = {"save_img": not is_train, "suffix": None, "val_freq": 5000, **options.get("val", {})}
+
+
+def _complete_dataset(name: str, dataset: dict[str, Any], options: dict[str, Any]) -> None:
+    for key, value in (("phase", name.split("_")[0]), ("scale", options["scale"])):
+        if dataset.get(key, value) != value:
+            warnings.warn(f"datasets.{name}.{key}: is not read; {value!r} is filled in", stacklevel=3)
+        dataset[key] = value
+    dataset.setdefault("name", name)
+    dataset.setdefault("io_backend", {"type": "disk"})
+    dataset.setdefault("manual_seed", options.get("manual_seed"))
+    if dataset["phase"] == "train":
+        dataset.setdefault("num_worker_per_gpu", 0)
+    for key in ("dataroot_gt", "dataroot_lq"):
+        if dataset.get(key) is not None:
+            dataset[key] = os.path.expanduser(str(dataset[key]))
+    if dataset.get("pin_memory") and not torch.cuda.is_available():
+        dataset["pin_memory"] = False  # pinning needs a GPU; torch would warn at every epoch
 
 
 def _roots_exist(dataset: dict[str, Any]) -> bool:
@@ -238,7 +227,9 @@ def plain_options(opt: Mapping[str, Any]) -> dict[str, Any]:
     """
     options = {key: value for key, value in opt.items() if key not in _RUN_TIME}
     if isinstance(options.get("path"), Mapping):
-        options["path"] = {key: value for key, value in options["path"].items() if key not in _RUN_TIME_PATHS}
+        options["path"] = {
+            key: value for key, value in options["path"].items() if key not in (*FOLDERS, "resume_state")
+        }
     return plain(options)
 
 
@@ -253,15 +244,8 @@ def plain(value: Any) -> Any:
     return value if value is None or type(value) in (bool, int, float, str) else str(value)
 
 
-def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Say what changed from one set of options to another.
-
-    Args:
-        before: Plain options.
-        now: Plain options.
-
-    Returns:
-        A line for each change, in the order of the options.
+def difference(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """List what changed from one set of plain options to another, in a line each.
 
     Example:
         >>> difference({"lr": 2e-4, "val": {"val_freq": 10}}, {"lr": 1e-4, "train": {"amp": "bf16"}})
@@ -269,23 +253,15 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         >>> difference({"train": {}}, {"train": {"amp": "bf16"}})
         ["train.amp: added, 'bf16'"]
     """
-    return _difference(before, now, "")
-
-
-def _difference(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str) -> list[str]:
     lines = []
-    for key in [*before, *(key for key in now if key not in before)]:
+    for key in {**before, **now}:
         where = f"{prefix}{key}"
-        if key not in now:
-            lines.append(f"{where}: removed{_shown(before[key])}")
-        elif key not in before:
-            lines.append(f"{where}: added{_shown(now[key])}")
-        elif isinstance(before[key], Mapping) and isinstance(now[key], Mapping):
-            lines += _difference(before[key], now[key], f"{where}.")
-        elif before[key] != now[key]:
-            lines.append(f"{where}: {before[key]!r} → {now[key]!r}")
+        if key in before and key in now:
+            if isinstance(before[key], Mapping) and isinstance(now[key], Mapping):
+                lines += difference(before[key], now[key], f"{where}.")
+            elif before[key] != now[key]:
+                lines.append(f"{where}: {before[key]!r} → {now[key]!r}")
+        else:
+            change, value = ("removed", before[key]) if key in before else ("added", now[key])
+            lines.append(f"{where}: {change}{'' if isinstance(value, Mapping) else f', {value!r}'}")
     return lines
-
-
-def _shown(value: Any) -> str:
-    return "" if isinstance(value, Mapping) else f", {value!r}"

@@ -1,7 +1,6 @@
 """One training step on noise before anything is written, so that what doesn't fit shows at once.
 
-A wrong feature tap, a crop too small for the search or the discriminator, a checkpoint of another network, a loss where
-another is meant: all would otherwise end a run after its folder has replaced that of the run before.
+A wrong feature tap, a crop too small for the search, a checkpoint of another network, a loss where another is meant.
 """
 
 from __future__ import annotations
@@ -19,14 +18,15 @@ from basicsr.utils.registry import MODEL_REGISTRY
 from nlcl_plugin.errors import InputError, TrainingStoppedError
 
 
-def rehearse(opt: dict[str, Any]) -> dict[str, int]:
+def rehearse(opt: dict[str, Any], *, full: bool = False) -> dict[str, int]:
     """Build our model from a copy of the options and, for training, take a step of each stage with a batch of noise.
 
     Models with `NLCLMixin` are only built, which tries out what the mixin adds, and stock models not even that: what
-    their batches hold is unknown.
+    their batches contain is unknown.
 
     Args:
         opt: Complete, checked options.
+        full: Whether the step has the crops of the training; by default the smallest that fit the networks and losses.
 
     Returns:
         The number of parameters of each network that was built, by its key in the options.
@@ -49,7 +49,7 @@ def rehearse(opt: dict[str, Any]) -> dict[str, int]:
         with silence():
             model = build_model(trial)
             if ours and opt["is_train"]:
-                _step(model, trial)
+                _take_a_step(model, trial, full)
     except (InputError, TrainingStoppedError):
         raise
     except Exception as error:
@@ -60,8 +60,18 @@ def rehearse(opt: dict[str, Any]) -> dict[str, int]:
     return {f"network_{label}": sum(p.numel() for p in net.parameters()) for label, net in nets.items() if net}
 
 
-def _step(model: Any, opt: dict[str, Any]) -> None:
-    size = opt["datasets"]["train"]["gt_size"]
+def _take_a_step(model: Any, opt: dict[str, Any], full: bool) -> None:
+    side = opt["datasets"]["train"]["gt_size"]
+    # By 64 smaller: what divides the crops of the training divides these as well.
+    smaller = [] if full else [size for size in range(side % 64, side, 64) if size >= 32]
+    for size in smaller:
+        with contextlib.suppress(ValueError, RuntimeError, AssertionError):
+            _step(model, opt, size)
+            return
+    _step(model, opt, side)
+
+
+def _step(model: Any, opt: dict[str, Any], size: int) -> None:
     noise = torch.rand(2, opt["datasets"]["train"]["batch_size_per_gpu"], 3, size, size)
     restorer = model.train_opt.restorer_opt
     for current_iter in [1] if restorer is None else [1, restorer.start_iter + 1]:

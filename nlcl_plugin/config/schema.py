@@ -1,4 +1,4 @@
-"""One block of options against its schema, and what can be said about a name that nothing has."""
+"""Options against their schema, and what can be said about a name that nothing has."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import re
 import sys
 import warnings
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from nlcl_plugin.errors import InputError
+
+T = TypeVar("T", bound=BaseModel)
 
 # The last part of a key that can only be a number, in blocks without a schema.
 NUMBERS = ("lr", "iter", "weight", "size", "gpu", "decay", "freq")
@@ -32,32 +34,42 @@ _MESSAGES = {  # pydantic's, in the words of an option file
 }
 
 
-def check_schema(schema: type[BaseModel], block: Any, block_name: str) -> None:
+def check_schema(schema: type[T], block: Any, block_name: str, context: Any = None) -> T:
     """Check a block against its schema; texts are no numbers and true is no 1, but 5e3 is a whole number.
 
     Args:
         schema: The schema.
         block: The block.
-        block_name: Its name, for messages; empty for the top.
+        block_name: Its name, for messages; empty for the whole file.
+        context: Called with each `Built` block by its validator.
+
+    Returns:
+        The values.
 
     Raises:
         InputError: Naming the first key that is wrong.
     """
-    if not isinstance(block, dict):
-        raise InputError(f"{block_name}: expected a block, but received {block!r}")
     try:
         # As JSON, in which strict validation still takes a list for a tuple.
-        schema.model_validate_json(json.dumps(_whole_numbers(block)), strict=True)
+        text = json.dumps(_whole_numbers(block))
+        return schema.model_validate_json(text, strict=True, context=context)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in (block_name, *first["loc"]) if part != "")
         if first["type"] == "extra_forbidden":
             fields = _fields_at(schema, first["loc"][:-1])
             raise InputError(f"{where}: unknown option{suggest(str(first['loc'][-1]), fields)}") from error
-        message = _MESSAGES.get(first["type"]) or first["msg"].removeprefix("Value error, ")
-        received = first["input"]
-        shown = f", but received {received!r}" if not isinstance(received, dict) else ""
-        raise InputError(f"{where}: {message[0].lower() + message[1:]}{shown}") from error
+        own = first["msg"].removeprefix("Value error, ") if first["type"] == "value_error" else None
+        message = own or _MESSAGES.get(first["type"]) or first["msg"][:1].lower() + first["msg"][1:]
+        shown = f", but received {first['input']!r}" if not isinstance(first["input"], dict) else ""
+        raise InputError(join_message(where, message) + shown) from error
+
+
+def join_message(where: str, message: str) -> str:
+    """Put a block's name before a message, which may begin with the name itself or, after a dot, with a key in it."""
+    if where and message.startswith(where):
+        return message
+    return f"{where}{message}" if message[:1] in (".", ":") else f"{where}: {message}"
 
 
 def _whole_numbers(value: Any) -> Any:
@@ -78,17 +90,7 @@ def _fields_at(schema: Any, path: Iterable[Any]) -> list[str]:
 
 
 def check_known(where: str, block: dict[str, Any], known: Iterable[str], *, refuse: bool) -> None:
-    """Refuse keys that are not known, or warn about them.
-
-    Args:
-        where: Put before each key in messages, with its dot.
-        block: The block.
-        known: What is known.
-        refuse: Whether the block is ours.
-
-    Raises:
-        InputError: If keys are refused.
-    """
+    """Refuse keys that are not known, or warn about them; `where` is put before each, with its dot."""
     known = set(known)
     for key in block:
         if key not in known:
@@ -99,15 +101,7 @@ def check_known(where: str, block: dict[str, Any], known: Iterable[str], *, refu
 
 
 def check_numbers(where: str, block: Any) -> None:
-    """Catch what can be no value anywhere: text such as `1,5` or `2e-4x` where a number is meant, and not a number.
-
-    Args:
-        where: The block's name.
-        block: A block without a schema, or a value in it.
-
-    Raises:
-        InputError: Naming the key.
-    """
+    """Refuse text such as `1,5` or `2e-4x` where only a number can stand, and NaN and infinity anywhere."""
     if isinstance(block, dict):
         for key, value in block.items():
             if isinstance(value, str) and key.rpartition("_")[2] in NUMBERS:
@@ -121,14 +115,7 @@ def check_numbers(where: str, block: Any) -> None:
 
 
 def keys_in_source(cls: type) -> set[str]:
-    """What may be an option of a class that has no schema: every name that stands in quotes in its modules' source.
-
-    Args:
-        cls: The class; its bases count as well.
-
-    Returns:
-        The names; none if there is no source.
-    """
+    """What may be an option of a class without a schema: every name in quotes in the source of it and its bases."""
     found: set[str] = set()
     for module in {base.__module__ for base in cls.__mro__ if base is not object}:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
 from nlcl_plugin.rain.variation import RainVariation, Range
 
@@ -22,6 +22,12 @@ class Built(BaseModel):
 
     type: str = Field(description="Name in the registry.")
 
+    @model_validator(mode="after")
+    def _try_out(self, info: ValidationInfo) -> Built:
+        if info.context is not None:  # the check of an option file, which builds once what a block names
+            info.context(self)
+        return self
+
     def build_options(self) -> dict[str, Any]:
         """What BasicSR's `build_*` functions take."""
         return {"type": self.type, **(self.model_extra or {})}
@@ -37,8 +43,12 @@ class OptimizerOptions(Built):
         return {"lr": self.lr, **(self.model_extra or {})}
 
 
-class LossOptions(Built):
+class LossBlock(Built):
     """A loss of BasicSR's registry; `type` and the loss's own arguments."""
+
+
+class LossOptions(LossBlock):
+    """A loss whose weight may rise."""
 
     ramp_iter: int = Field(0, ge=0, description="Iterations over which the weight rises linearly from 0 to full.")
 

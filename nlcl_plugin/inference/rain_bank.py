@@ -27,7 +27,7 @@ from nlcl_plugin.data.lmdb.create import (
     state_of,
 )
 from nlcl_plugin.data.lmdb.encode import Value
-from nlcl_plugin.data.lmdb.keys import Record, keys_of, read_records
+from nlcl_plugin.data.lmdb.keys import keys_of, read_records
 from nlcl_plugin.data.lmdb.store import close_environment, open_environment
 from nlcl_plugin.errors import InputError, escape
 from nlcl_plugin.inference.derain import ImageDerainer

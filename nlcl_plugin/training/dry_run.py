@@ -5,25 +5,28 @@ from __future__ import annotations
 import copy
 import math
 import os
-import re
 from typing import Any
 
 import torch
 from basicsr.data import build_dataset
 
-from nlcl_plugin.config.check_datasets import ROOTS, count_images, is_below
+from nlcl_plugin.config.check_datasets import ROOTS, is_below
 from nlcl_plugin.config.rehearsal import silence
+from nlcl_plugin.data.image_sources import open_source
 from nlcl_plugin.training.launch import dry_run
 from nlcl_plugin.training.loaders import TrainingBatches
 
 
-def check(option_file: str, *, force_yml: list[str] | None = None, root: str | None = None) -> list[str]:
+def check(
+    option_file: str, *, force_yml: list[str] | None = None, root: str | None = None, full: bool = False
+) -> list[str]:
     """Check an option file as `train` does, or, without a `train` block, as `test` does.
 
     Args:
         option_file: A YAML option file, ours or stock BasicSR's.
         force_yml: Overrides, items `block:key=value`.
         root: Folder that would get `experiments/` and `results/`; the current folder by default.
+        full: Rehearse with the crops of the training, which takes its memory.
 
     Returns:
         What would be done: a heading, and a line for each thing that matters.
@@ -31,163 +34,124 @@ def check(option_file: str, *, force_yml: list[str] | None = None, root: str | N
     Raises:
         InputError: If a run would end in one before its first iteration.
     """
-    options, sizes, planned = dry_run(option_file, force_yml=force_yml, root=root)
+    options, sizes, planned = dry_run(option_file, force_yml=force_yml, root=root, full=full)
+    networks = {key: block["type"] for key, block in options.items() if key.startswith("network_")}
+    counts = {key: f"{sizes[key]:,} parameters" if key in sizes else "not used" for key in networks}
+    weights = {key: path for key, path in options["path"].items() if key.startswith(("pretrain_network", "resume_s"))}
     lines = {
-        "networks": _networks(options, sizes),
-        "weights": _weights(options["path"]),
+        "networks": [f"{key}: {name}, {counts[key]}" for key, name in networks.items()],
+        "weights": [f"{key}: {path}" for key, path in weights.items()],
         "data": [_dataset(name, block, planned) for name, block in options["datasets"].items()],
     }
     if options["is_train"]:
+        train = options["train"]
+        rates = {key: block for key, block in train.items() if key.startswith("optim_") or key == "scheduler"}
         lines |= {
-            "losses": _losses(options["train"]),
-            "stages": _stages(options["train"]),
-            "rates": _rates(options["train"]),
-            "batch": _batch(options, planned),
+            "losses": _losses(train),
+            "stages": _stages(train),
+            "rates": [
+                f"{key}: {', '.join(f'{name} {value}' for name, value in b.items())}" for key, b in rates.items()
+            ],
+            "batch": [_batch(options, planned)],
         }
-    lines |= {"device": [_device(options)], "metrics": _metrics(options), "output": _output(options)}
-    kind = options.get("decomposition")
-    heading = f"{options['name']}: {'trains' if options['is_train'] else 'tests'} {options['model_type']}"
+    lines |= {"device": [_device(options)], "metrics": _metrics(options), "output": [_output(options)]}
+    kind = f" ({options['decomposition']})" if "decomposition" in options else ""
     width = max(map(len, lines))
-    return [
-        f"{heading} ({kind})" if kind else heading,
-        *(
-            f"  {label if not i else '':{width}}  {line}"
-            for label, rows in lines.items()
-            for i, line in enumerate(rows)
-        ),
-    ]
+    rows = [(label if not i else "", row) for label, rows in lines.items() for i, row in enumerate(rows)]
+    heading = f"{options['name']}: {'trains' if options['is_train'] else 'tests'} {options['model_type']}{kind}"
+    return [heading, *(f"  {label:{width}}  {row}" for label, row in rows)]
 
 
-def _networks(options: dict[str, Any], sizes: dict[str, int]) -> list[str]:
-    blocks = {key: block for key, block in options.items() if key.startswith("network_")}
-    counts = {key: f"{sizes[key]:,} parameters" if key in sizes else "not used" for key in blocks}
-    return [f"{key}: {block['type']}, {counts[key]}" for key, block in blocks.items()]
-
-
-def _weights(paths: dict[str, Any]) -> list[str]:
-    given = {key: path for key, path in paths.items() if key.startswith(("pretrain_network_", "resume_state")) and path}
-    return [f"{key}: {path}" for key, path in given.items()]
+def _is_planned(block: dict[str, Any], planned: str | None) -> bool:
+    return planned is not None and any(is_below(block.get(key), planned) for key in ROOTS)
 
 
 def _dataset(name: str, block: dict[str, Any], planned: str | None) -> str:
-    label = name if block["name"] == name else f"{name} ({block['name']})"
+    shown = name if block["name"] == name else f"{name} ({block['name']})"
+    label = f"{shown}: {block['type']}"
     crop = f", crops of {block['gt_size']} pixels" if name == "train" and "gt_size" in block else ""
-    if planned is not None and any(is_below(block.get(key), planned) for key in ROOTS):
-        return f"{label}: {block['type']}, demo data that would be made in {planned}{crop}"
+    if _is_planned(block, planned):
+        return f"{label}, demo data that would be made in {planned}{crop}"
     with silence():
         images = len(build_dataset(copy.deepcopy(block)))
-    roots = {key: block[key] for key in ROOTS if isinstance(block.get(key), str)}
-    kinds = {key: "lmdb" if str(root).endswith(".lmdb") else "disk" for key, root in roots.items()}
-    counts = ", ".join(f"{root} ({count_images(root, kinds[key]):,})" for key, root in roots.items())
-    return f"{label}: {block['type']}, {_many(images, 'image')}{crop}; {counts}"
+    roots = [block[key] for key in ROOTS if isinstance(block.get(key), str)]
+    counts = ", ".join(f"{root} ({len(open_source(root).names):,})" for root in roots)
+    return f"{label}, {_many(images, 'image')}{crop}; {counts}"
 
 
 def _losses(train: dict[str, Any]) -> list[str]:
-    lines = [_loss(key, block) for key, block in train.items() if key.endswith("_opt") and "type" in (block or {})]
-    addon = train.get("nlcl_opt")
-    if addon:
-        lines += [_loss("nlcl_opt.layer_opt", {"type": "AsymmetricNLCLLoss", **(addon.get("layer_opt") or {})}, addon)]
-        if addon.get("location_opt"):
-            lines += [_loss("nlcl_opt.location_opt", addon["location_opt"], addon)]
-    restorer = train.get("restorer_opt")
-    if restorer:
-        lines += [_loss("restorer_opt.pixel_opt", restorer.get("pixel_opt") or {"type": "L1Loss"})]
-        if restorer.get("composite_opt"):
-            lines += [_loss("restorer_opt.composite_opt", restorer["composite_opt"])]
+    lines = [_loss(key, block) for key, block in train.items() if key.endswith("_opt") and "type" in block]
+    for outer, defaults in (
+        ("nlcl_opt", {"layer_opt": {"type": "AsymmetricNLCLLoss"}}),
+        ("restorer_opt", {"pixel_opt": {"type": "L1Loss"}}),
+    ):
+        for key, block in {**defaults, **train[outer]}.items() if outer in train else ():
+            if key.endswith("_opt"):
+                within = train[outer] if outer == "nlcl_opt" else {}
+                lines.append(_loss(f"{outer}.{key}", {**defaults.get(key, {}), **block}, within))
     return lines
 
 
 def _loss(key: str, block: dict[str, Any], within: dict[str, Any] | None = None) -> str:
-    weight = block.get("loss_weight", block.get("perceptual_weight", 1.0))
-    if within is not None:
-        weight *= within.get("loss_weight", 1.0)
+    weight = block.get("loss_weight", block.get("perceptual_weight", 1.0)) * (within or {}).get("loss_weight", 1.0)
     ramp = (within or block).get("ramp_iter", 0)
-    rising = f", rising from 0 over {ramp:,} iterations" if ramp else ""
-    return f"{key}: {block['type']} × {weight:g}{rising}"
+    return f"{key}: {block['type']} × {weight:g}" + (f", rising from 0 over {ramp:,} iterations" if ramp else "")
 
 
 def _stages(train: dict[str, Any]) -> list[str]:
-    total = int(train["total_iter"])
-    restorer = train.get("restorer_opt")
+    total, restorer = int(train["total_iter"]), train.get("restorer_opt")
     if not restorer:
         return [f"iterations 1 to {total:,}"]
     start = restorer["start_iter"]
+    rounds = ", ".join(f"{start + end:,}" for end in restorer.get("rounds", ()))
+    extra = f"; after {rounds} the restorer extracts the rain" if rounds else ""
     lines = [f"1, layers: iterations 1 to {start:,}"] if start else []
-    rounds = restorer.get("rounds") or []
-    extra = (
-        f"; after {', '.join(f'{start + end:,}' for end in rounds)} the restorer extracts the rain" if rounds else ""
-    )
     return [*lines, f"2, restorer on pseudo-pairs: iterations {start + 1:,} to {total:,}{extra}"]
 
 
-def _rates(train: dict[str, Any]) -> list[str]:
-    optimizers = {key: block for key, block in train.items() if key.startswith("optim_") and block}
-    # A model that makes its own optimizers may need neither.
-    named = {key: [str(block[name]) for name in ("type", "lr") if name in block] for key, block in optimizers.items()}
-    lines = [f"{key}: {', '.join(parts)}" for key, parts in named.items()]
-    schedule = train.get("scheduler")
-    warm = train.get("warmup_iter") or -1
-    if schedule:
-        arguments = ", ".join(f"{key} {value}" for key, value in schedule.items() if key != "type")
-        lines.append(f"scheduler: {schedule.get('type', 'the model makes it')}{f' ({arguments})' if arguments else ''}")
-    return [*lines, *([f"warm-up over {warm:,} iterations"] if warm > 0 else [])]
-
-
-def _batch(options: dict[str, Any], planned: str | None) -> list[str]:
+def _batch(options: dict[str, Any], planned: str | None) -> str:
     block, accumulate = options["datasets"]["train"], options["train"].get("accumulate", 1)
-    if planned is not None and any(is_below(block.get(key), planned) for key in ROOTS):
-        size, steps = block["batch_size_per_gpu"] * max(1, options["num_gpu"]), 0
-    else:
+    size, epochs = block["batch_size_per_gpu"] * max(1, options["num_gpu"]), ""
+    if not _is_planned(block, planned):
         with silence():
             batches = TrainingBatches({**copy.deepcopy(options), "manual_seed": options["manual_seed"] or 0})
         size, steps = batches.batch_size, batches.steps
+        count = math.ceil(options["train"]["total_iter"] / steps)
+        epochs = f"; in one, {_many(steps, 'step')} per epoch, {_many(count, 'epoch')}"
     parts = f" in {accumulate} parts" if accumulate > 1 else ""
-    total = int(options["train"]["total_iter"])
-    epochs = f"; in one, {_many(steps, 'step')} an epoch, {_many(math.ceil(total / steps), 'epoch')}" if steps else ""
-    return [f"{_many(size, 'image')} a step{parts}, times the number of processes{epochs}"]
+    return f"{_many(size, 'image')} per step{parts}, times the number of processes{epochs}"
 
 
 def _device(options: dict[str, Any]) -> str:
-    count = options["num_gpu"]
-    place = "CPU" if count == 0 else f"{count} × {torch.cuda.get_device_name()}"
-    train = options.get("train") or {}
-    extras = [key for key in ("channels_last", "compile") if train.get(key)]
-    extras += ["deterministic"] if options.get("deterministic") else []
-    seed = options.get("manual_seed")
-    seeded = "a seed that is drawn" if seed is None else f"seed {seed}"
-    return ", ".join([place, train.get("amp") or "fp32", *extras, seeded])
+    train, count, seed = options.get("train") or {}, options["num_gpu"], options["manual_seed"]
+    place = f"{count} × {torch.cuda.get_device_name()}" if count else "CPU"
+    extras = [key for key in ("channels_last", "compile", "deterministic") if train.get(key) or options.get(key)]
+    return ", ".join([place, train.get("amp", "fp32"), *extras, "a drawn seed" if seed is None else f"seed {seed}"])
 
 
 def _metrics(options: dict[str, Any]) -> list[str]:
-    val = options.get("val") or {}
-    validates = any(name.startswith("val") for name in options["datasets"])
-    names = ", ".join((val.get("metrics") or {}).keys())
-    if options["is_train"]:
-        when = f"every {int(val['val_freq']):,} iterations and at the end" if validates else "no validation"
-        return [f"{when}{f': {names}' if names and validates else ''}"]
-    return [names] if names else []
+    val = options.get("val", {})
+    names = ", ".join(val.get("metrics", {}))
+    if not options["is_train"]:
+        return [names] if names else []
+    if all(name == "train" for name in options["datasets"]):
+        return ["no validation"]
+    return [f"every {int(val['val_freq']):,} iterations and at the end{f': {names}' if names else ''}"]
 
 
-def _output(options: dict[str, Any]) -> list[str]:
+def _output(options: dict[str, Any]) -> str:
     paths = options["path"]
-    folder = paths["experiments_root"] if options["is_train"] else paths["results_root"]
+    folder = paths["log"]
     shown = os.path.relpath(folder, options["root_path"])
     if paths.get("resume_state"):
-        return [f"{shown}, goes on from {paths['resume_state']}"]
+        return f"{shown}, continues from {paths['resume_state']}"
     if not os.path.isdir(folder):
-        return [shown]
-    states = [int(i) for i in map(_iteration, _names(paths.get("training_states"))) if i is not None]
-    resume = f"; --auto_resume goes on from iteration {max(states):,}" if states else ""
-    return [f"{shown}, which is there: it would be kept under another name{resume}"]
-
-
-def _iteration(name: str) -> str | None:
-    found = re.fullmatch(r"(\d+)\.state", name)
-    return found[1] if found else None
-
-
-def _names(folder: str | None) -> list[str]:
-    return os.listdir(folder) if folder and os.path.isdir(folder) else []
+        return shown
+    states = paths.get("training_states", "")
+    names = [os.path.splitext(name) for name in (os.listdir(states) if os.path.isdir(states) else ())]
+    saved = [int(stem) for stem, ending in names if ending == ".state" and stem.isdecimal()]
+    resume = f"; --auto_resume continues from iteration {max(saved):,}" if saved else ""
+    return f"{shown}, which is there: it would be kept under another name{resume}"
 
 
 def _many(count: int, what: str) -> str:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from basicsr.utils import set_random_seed
 
-from nlcl_plugin.config.check import check, check_shape
-from nlcl_plugin.config.option_files import complete, load_yaml, override, run_name
+from nlcl_plugin.config.check import check_data, check_options
+from nlcl_plugin.config.option_files import complete, load_yaml, override, run_name, without_nulls
 from nlcl_plugin.config.rehearsal import rehearse
 from nlcl_plugin.data.demo_data import demo_data_is_made, make_demo_data
 from nlcl_plugin.errors import InputError, TrainingStoppedError
@@ -47,7 +47,7 @@ def start(
         InputError: If anything the user gave is wrong.
     """
     check_launcher(launcher)
-    options = read(option_file, force_yml, is_train=is_train)
+    options, _ = read(option_file, force_yml, is_train=is_train)
     options["dist"] = launcher != "none"
     if options["dist"]:
         on_gpu = options.get("num_gpu") != 0
@@ -62,7 +62,7 @@ def start(
     if options.get("demo_data"):
         make_demo_data(options["demo_data"])
     complete(options, root=root, is_train=is_train, auto_resume=auto_resume, debug=debug)
-    check(options)
+    check_data(options)
     _choose_kernels(deterministic=options.get("deterministic", False))
     rehearse(options)
     set_random_seed(options["manual_seed"] + options["rank"])
@@ -70,7 +70,7 @@ def start(
 
 
 def dry_run(
-    option_file: str, *, force_yml: list[str] | None = None, root: str | None = None
+    option_file: str, *, force_yml: list[str] | None = None, root: str | None = None, full: bool = False
 ) -> tuple[dict[str, Any], dict[str, int], str | None]:
     """Do what `start` does without writing anything; a file with a `train` block is one that trains.
 
@@ -78,6 +78,7 @@ def dry_run(
         option_file: A YAML option file, ours or stock BasicSR's.
         force_yml: Overrides, items `block:key=value`.
         root: Folder that would get `experiments/` and `results/`; the current folder by default.
+        full: Whether to rehearse with the crops of the training.
 
     Returns:
         The options; the number of parameters of each network; the folder of demo data that would be made, if any.
@@ -85,7 +86,7 @@ def dry_run(
     Raises:
         InputError: If anything the user gave is wrong.
     """
-    options = read(option_file, force_yml)
+    options, sizes = read(option_file, force_yml)
     options.update(dist=False, rank=0, world_size=1)
     seedless = options.get("manual_seed") is None
     if seedless:
@@ -93,9 +94,9 @@ def dry_run(
     demo = options.get("demo_data") or None
     planned = demo if demo and not demo_data_is_made(demo) else None
     complete(options, root=root or os.getcwd(), is_train="train" in options, auto_resume=False, debug=False)
-    sizes = check(options, planned=planned)
+    check_data(options, planned=planned)
     try:
-        sizes.update(rehearse(options))
+        sizes.update(rehearse(options, full=full))
     except TrainingStoppedError as error:
         raise InputError(f"the first training step would stop the training: {error}") from error
     if seedless:
@@ -103,8 +104,10 @@ def dry_run(
     return options, sizes, planned
 
 
-def read(option_file: str, force_yml: list[str] | None, *, is_train: bool | None = None) -> dict[str, Any]:
-    """Read an option file, set what the command line sets, and check what all else builds on.
+def read(
+    option_file: str, force_yml: list[str] | None, *, is_train: bool | None = None
+) -> tuple[dict[str, Any], dict[str, int]]:
+    """Read an option file, set what the command line sets, and check all values.
 
     Args:
         option_file: A YAML option file.
@@ -112,15 +115,15 @@ def read(option_file: str, force_yml: list[str] | None, *, is_train: bool | None
         is_train: Train or test; by default whether there is a `train` block.
 
     Returns:
-        The options as read.
+        The options, and the number of parameters of each network.
 
     Raises:
-        InputError: If they cannot be completed.
+        InputError: If a value is wrong.
     """
     options = load_yaml(option_file)
     override(options, force_yml or [])
-    check_shape(options, is_train="train" in options if is_train is None else is_train)
-    return options
+    options = without_nulls(options)
+    return options, check_options(options, is_train="train" in options if is_train is None else is_train)
 
 
 def _draw_seed(earlier: str) -> int:

@@ -1,4 +1,4 @@
-"""Every option file that trains, as it is but for sizes, length and folders: killed, it goes on as if it was not."""
+"""Every option file that trains, except for sizes, length and folders: killed, it continues as if it was not."""
 
 import json
 import multiprocessing
@@ -125,7 +125,12 @@ def test_every_option_file_is_here():
     assert files - {"nlcl_test"} == set(SIZES)
 
 
-@pytest.mark.parametrize("name", SIZES)
+DEFAULT = {"nlcl", "nlcl_quickstart", "nlcl_small", "restorer_from_bank", SWINIR}  # one of each kind
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in DEFAULT else pytest.param(name, marks=pytest.mark.slow) for name in SIZES]
+)
 def test_a_killed_training_goes_on_with_the_losses_of_one_that_was_not(forked, unpaired, paired, name):
     folder = paired if name in TINY else unpaired
     labels, sizes = SIZES[name]

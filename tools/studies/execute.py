@@ -18,7 +18,7 @@ from pydantic import AfterValidator, BaseModel, Field
 from studies.plan import Training
 from tqdm import tqdm
 
-from nlcl_plugin.config.check_datasets import is_plain_name
+from nlcl_plugin.config.blocks import plain_name
 from nlcl_plugin.config.option_files import write_options
 from nlcl_plugin.data.files import parse_record, written_whole
 from nlcl_plugin.errors import InputError
@@ -29,7 +29,7 @@ STOPPED = 4  # exit code of a training that stopped itself: a result, if not the
 
 
 def _plain_name(name: str) -> str:
-    if not is_plain_name(name) or not name.isprintable():
+    if not plain_name(name).isprintable():
         raise ValueError("expected a name that files can have")
     return name
 
