@@ -31,12 +31,6 @@ def inspect(
 ) -> tuple[Collection, dict[SourceImage, ImageFacts], list[Drop]]:
     """Read all images of a collection and choose the frames of its videos.
 
-    Args:
-        collection: The images that a layout found.
-        every: Frames per window of a video, of which the sharpest is taken.
-        jobs: The number of threads; decoding and hashing release Python's lock.
-        strict: Raise an `InputError` at the first image that cannot be read.
-
     Returns:
         The collection with frames in the place of videos, the facts per image, and what could not be read.
     """
