@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from nlcl_plugin.errors import InputError
-
 _LEFTOVER = re.compile(r".+\.\d+\.tmp")
 _LONGEST = 200  # bytes of a name; file systems take 255, and endings and temporary names need room
 
@@ -91,17 +89,6 @@ def _shortened(part: str, longest: int) -> str:
     return f"{data[: longest - 13].decode(errors='ignore')}-{hashlib.sha256(data).hexdigest()[:12]}"
 
 
-def check_inside(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> None:
-    """See that a file that is about to be written lies in a folder, and no link leads it out.
-
-    Raises:
-        InputError: If it does not. The file's own folder may be missing.
-    """
-    real, home = (os.path.realpath(place) for place in (os.path.dirname(path) or ".", folder))
-    if not Path(real).is_relative_to(home):
-        raise InputError(f"{os.path.dirname(path)}: leads out of the output folder to {real}; remove that link")
-
-
 def sha256(path: str | os.PathLike[str]) -> str:
     """Return the SHA-256 of a file of any size, in hexadecimal digits."""
     digest = hashlib.sha256()
@@ -127,10 +114,7 @@ def parse_record(text: str | bytes) -> dict[str, Any]:
     Raises:
         ValueError: If it is none.
     """
-    try:
-        record = json.loads(text)
-    except RecursionError:
-        record = None
+    record = json.loads(text)
     if not isinstance(record, dict):
         raise ValueError("expected a JSON object")
     return record

@@ -23,12 +23,8 @@ _FLOAT_TOLERANCE = 1e-4  # a float image may overshoot [0, 1] by rounding, not b
 # write and 1.3 times to read, for 1 % more bytes. Older OpenCV cannot choose the filter.
 PNG_OPTIONS = [cv2.IMWRITE_PNG_COMPRESSION, 1]
 if hasattr(cv2, "IMWRITE_PNG_FILTER"):
-    PNG_OPTIONS += [
-        cv2.IMWRITE_PNG_STRATEGY,
-        cv2.IMWRITE_PNG_STRATEGY_DEFAULT,
-        cv2.IMWRITE_PNG_FILTER,
-        cv2.IMWRITE_PNG_FILTER_UP,
-    ]
+    PNG_OPTIONS += [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_DEFAULT]
+    PNG_OPTIONS += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]
 
 
 def list_images(root: str | os.PathLike[str]) -> list[str]:

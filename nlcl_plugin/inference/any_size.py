@@ -77,12 +77,7 @@ def run_padded(net: Callable[[Tensor], Tensor], images: Tensor, multiple: int, s
 
 
 def run_tiled(
-    net: Callable[[Tensor], Tensor],
-    images: Tensor,
-    *,
-    reach: int,
-    multiple: int = 1,
-    tile: int = 1024,
+    net: Callable[[Tensor], Tensor], images: Tensor, *, reach: int, multiple: int = 1, tile: int = 1024
 ) -> Tensor:
     """Run a network whose output depends on nearby pixels only, in tiles that overlap by its receptive field (ours).
 

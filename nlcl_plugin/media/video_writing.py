@@ -14,16 +14,7 @@ import numpy as np
 from nlcl_plugin.data.files import written_whole
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.media.photograph.writing import pixels_like
-from nlcl_plugin.media.video import (
-    ATTACHED,
-    FULL_RANGE,
-    LIMITED_RANGE,
-    Frame,
-    Video,
-    errors,
-    import_av,
-    open_container,
-)
+from nlcl_plugin.media.video import ATTACHED, FULL_RANGE, LIMITED_RANGE, Frame, Video, errors, import_av, open_container
 
 _JPEG_MATRIX = 5  # BT.601
 _LAMBDA = 118  # FFmpeg's unit of quality

@@ -46,10 +46,7 @@ class LayerEmbeddings:
             InputError: If a network has no feature taps, or not these.
         """
         channels: list[int] = []
-        for name, loss, label in (
-            ("location_opt", options.location_opt, "g"),
-            ("layer_opt", options.layer_opt, "d"),
-        ):
+        for name, loss, label in (("location_opt", options.location_opt, "g"), ("layer_opt", options.layer_opt, "d")):
             if loss is None:
                 continue
             net: Any = getattr(nets[label], "module", nets[label])
@@ -123,10 +120,7 @@ def image_places(outputs: Tensor, keys: Sequence[Tensor], embed: LayerEmbeddings
     queries = embed.nets["g"](outputs, taps=options.taps, features_only=True)
     halves = outputs.shape[0] // len(random.rows)
     places = torch.cat([random.centres(options.num_patches, size, 1, outputs.device) for _ in range(halves)])
-    return (
-        [gather_at(q, places, size) for q in queries],
-        [gather_at(k.detach(), places, size) for k in keys],
-    )
+    return ([gather_at(q, places, size) for q in queries], [gather_at(k.detach(), places, size) for k in keys])
 
 
 def layer_places(
