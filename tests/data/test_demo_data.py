@@ -100,18 +100,6 @@ def test_rainy_and_clean_tiles_share_no_pixel_as_they_come_from_opposite_diagona
     assert len(set(diagonals[0].values())) == 2  # it alternates by photograph
 
 
-def test_tiles_are_drawn_from_the_documented_ranges(monkeypatch):
-    monkeypatch.setattr(demo_data, "TILES", 300)
-    tiles = [tile for plan in plan_tiles() for tile in plan]
-    assert {tile.side for tile in tiles} <= set(range(128, 231))
-    assert min(tile.gamma for tile in tiles) < 0.65
-    assert max(tile.gamma for tile in tiles) > 1.45
-    assert min(tile.gain for tile in tiles) < 0.72
-    assert len({tile.channels for tile in tiles}) == 6
-    assert {tile.flip for tile in tiles} == {False, True}
-    assert len({tile.stream for tile in tiles}) == len(tiles)
-
-
 def test_validation_crops_are_disjoint_and_of_other_photographs_than_training():
     crops = plan_validation()
     assert len({crop.photograph for crop in crops}) == 2
@@ -172,28 +160,6 @@ def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch, error, raised):
     with pytest.raises(raised):
         make_demo_data(tmp_path / "demo")
     assert not list(tmp_path.iterdir())
-
-
-def test_a_missing_photograph_is_named(tmp_path, monkeypatch):
-    missing = demo_data.DemoPhotograph("x.png", 512, 512, "", "")
-    monkeypatch.setattr(demo_data, "PHOTOGRAPHS", (*PHOTOGRAPHS, missing))
-    with pytest.raises(InputError, match=r"x\.png is missing; reinstall scikit-image"):
-        make_demo_data(tmp_path / "demo")
-
-
-def test_a_second_maker_that_comes_late_discards_its_own(tmp_path, monkeypatch):
-    write_all = demo_data._write_all
-
-    def overtaken(work, seed):
-        write_all(work, seed)
-        monkeypatch.setattr(demo_data, "_write_all", write_all)
-        make_demo_data(tmp_path / "demo", seed=seed)
-        (tmp_path / "demo" / "mark").touch()
-
-    monkeypatch.setattr(demo_data, "_write_all", overtaken)
-    make_demo_data(tmp_path / "demo")
-    assert (tmp_path / "demo" / "mark").exists()
-    assert [path.name for path in tmp_path.iterdir()] == ["demo"]
 
 
 @pytest.mark.slow

@@ -9,7 +9,6 @@ from nlcl_plugin.data.image_io import to_tensor, write_image
 from nlcl_plugin.data.pseudo_pair_dataset import PseudoPairDataset
 from nlcl_plugin.data.sampler import SampleIndex
 from nlcl_plugin.errors import InputError
-from nlcl_plugin.rain.variation import RainVariation
 
 CLEAN = ["x/000.png", "x/001.png", "y.png"]
 RAIN = ["000.png", "002.png", "003.png", "a/001.png"]  # sorted, as a folder is
@@ -114,19 +113,6 @@ class TestPairs:
         assert 0.5 <= min(gains) < 0.6
         assert 1.3 < max(gains) < 1.4
 
-    def test_of_several_layers_the_brighter_wins_at_each_pixel(self, roots):
-        dataset = PseudoPairDataset({**whole(roots), "layers": 2})
-        layers = {path: read(path) for path in (str(roots / "square_rain" / name) for name in RAIN)}
-        alone = 0
-        for sample in many(dataset):
-            first = layers[sample["lq_path"]]
-            expected = [torch.maximum(first, other) for other in layers.values()]
-            fits = [torch.allclose(sample["lq"] - sample["gt"], one, atol=1e-6) for one in expected]
-            assert any(fits)
-            alone += torch.allclose(sample["lq"] - sample["gt"], first, atol=1e-6)
-        # The second layer is left out half of the time, and is the first again in a quarter of the rest.
-        assert 0.45 < alone / (40 * len(CLEAN)) < 0.8
-
     def test_blends_and_rain_free_pairs_come_as_often_as_asked_for(self, roots):
         for sample in many(PseudoPairDataset(whole(roots, screen=1.0)), epochs=3):
             rain = read(sample["lq_path"])
@@ -190,11 +176,6 @@ class TestDeterminism:
 
 
 class TestOptions:
-    def test_all_keys_of_the_variation_are_known_and_keep_their_defaults(self, roots):
-        assert set(RainVariation.model_fields) <= set(PseudoPairDataset.OPTION_KEYS)
-        assert PseudoPairDataset(options(roots, layers=None)).variation == RainVariation()
-        assert options(roots).keys() <= set(PseudoPairDataset.OPTION_KEYS)
-
     @pytest.mark.parametrize(
         ("changes", "message"),
         [

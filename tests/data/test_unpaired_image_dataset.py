@@ -142,13 +142,6 @@ class TestDeterminism:
                     assert list(map(stem, batch["gt_path"])) == list(map(stem, reference["gt_path"]))
                 assert len(list(val)) == len(RAINY)
 
-    @pytest.mark.slow
-    def test_spawned_workers(self, roots):
-        train = UnpairedImageDataset(options(roots, "lmdb", cache=True))
-        indices = epoch_indices(5, epoch=1)
-        loader = DataLoader(train, sampler=indices, batch_size=2, num_workers=1, multiprocessing_context="spawn")
-        assert all(map(equal, loader, load(train, indices)))
-
     def test_cache_changes_nothing_and_stays_behind(self, roots):
         plain, cached = UnpairedImageDataset(options(roots)), UnpairedImageDataset(options(roots, cache=True))
         for epoch in range(2):
@@ -171,13 +164,6 @@ class TestInput:
                 assert sample.keys() == {"lq", "lq_path"}
                 np.testing.assert_array_equal(to_uint8(sample["lq"]), read(roots["disk"][0] / name))
 
-    def test_home_folder_and_closing_slash(self, roots, monkeypatch):
-        monkeypatch.setenv("HOME", str(roots["disk"][0].parent))
-        paths = UnpairedImageDataset(options(roots, dataroot_lq="~/rainy/", dataroot_gt="~/clean//")).paths
-        assert paths == UnpairedImageDataset(options(roots)).paths
-        store = UnpairedImageDataset(options(roots, "lmdb", dataroot_lq="~/rainy.lmdb/"))
-        assert store.paths == UnpairedImageDataset(options(roots, "lmdb")).paths
-
     def test_a_broken_file_is_named_or_the_next_image_takes_its_place(self, tmp_path):
         rainy, clean = write_folder(tmp_path / "rainy", RAINY, seed=0), write_folder(tmp_path / "clean", CLEAN, seed=1)
         opt = options({"disk": (rainy, clean)})
@@ -195,11 +181,6 @@ class TestInput:
             (clean / name).write_bytes(b"broken")
         with pytest.raises(InputError, match="none of its 3 images can be read"):
             skipping[0]
-
-    def test_the_end_is_an_index_error(self, roots):
-        for index in (5, -1):
-            with pytest.raises(IndexError, match=f"index {index} of 5 images"):
-                UnpairedImageDataset(options(roots))[index]
 
 
 class TestOptions:

@@ -94,17 +94,6 @@ def test_random_neighbours_are_a_control_that_keeps_the_own_place():
     assert not torch.allclose(positives[:, :, 1], positives[:, :, 0])
 
 
-@pytest.mark.parametrize("decomposition", ["residual", "two_branch"])
-def test_both_stages_train_with_it_and_log_it(tmp_path, decomposition):
-    changes = {"composite_opt": BLOCK, "relay_opt": None}
-    restorer = {"restorer_opt": {"start_iter": 1, "composite_opt": BLOCK}, "optim_s": ADAM}
-    model = build(options(tmp_path, decomposition, **changes, **restorer))
-    assert step(model, 1)["l_composite"] > 0
-    log = step(model, 2)
-    assert log["l_composite"] > 0
-    assert "l_composite" not in step(build(options(tmp_path, decomposition)), 1)
-
-
 def test_its_weight_and_ramp_scale_what_the_restorer_minimises(tmp_path):
     def gradient(**block):
         restorer = {"start_iter": 0, "composite_opt": {**BLOCK, **block} if block else None}

@@ -7,7 +7,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from addon_helpers import (
-    ADAM,
     DISCRIMINATOR,
     ENCODER,
     GENERATOR,
@@ -153,18 +152,6 @@ def test_heads_and_encoder_learn_from_every_source_of_features(tmp_path, feature
     assert all(math.isfinite(value) for value in log.values())
 
 
-def test_a_step_that_leaves_the_generator_out_leaves_the_heads_out(tmp_path):
-    opt = options(tmp_path, "ESRGANModel", DISCRIMINATOR)
-    opt["train"]["net_d_init_iters"] = 1
-    model = build(opt)
-    before = states(model)
-    assert "l_nlcl" not in step(model, 1)
-    held = states(model)
-    assert all(torch.equal(held[name], before[name]) for name in before if name[:6] in ("net_g.", "net_p."))
-    assert "l_nlcl" in step(model, 2)
-    assert not torch.equal(states(model)["net_p.heads.0.0.weight"], held["net_p.heads.0.0.weight"])
-
-
 def test_each_step_compares_places_of_its_own_which_a_resumed_run_draws_again(tmp_path):
     model = build(options(tmp_path))
     output, inputs = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)
@@ -287,19 +274,6 @@ def test_a_checkpoint_of_the_stock_model_goes_on_with_fresh_heads(tmp_path):
     assert model.optimizers[0].state_dict()["state"].keys() == before.optimizers[0].state_dict()["state"].keys()
     assert model.get_current_learning_rate() == before.get_current_learning_rate()
     assert "l_nlcl" in step(model, 3)
-
-
-def test_heads_have_the_generators_optimizer_or_their_own(tmp_path):
-    model = build(options(tmp_path))
-    assert isinstance(model.optimizer_p, torch.optim.Adam)
-    assert model.optimizer_p.defaults["lr"] == ADAM["lr"]
-    model = build(options(tmp_path, optim_p={"type": "SGD", "lr": 0.2}))
-    assert isinstance(model.optimizer_p, torch.optim.SGD)
-    rates = []
-    for current_iter in (1, 2, 3):
-        step(model, current_iter)
-        rates.append(model.optimizer_p.param_groups[0]["lr"])
-    assert rates == [0.2, 0.2, 0.1]  # by train.scheduler
 
 
 # one channel ---------------------------------------------------------------------------------------------------------

@@ -25,13 +25,6 @@ def test_all_losses_are_logged_and_change_every_trainable_tensor_of_every_networ
             assert not torch.equal(value, before[label][name]), f"net_{label}: {name} never changes"
 
 
-def test_crops_need_not_be_square(tmp_path):
-    model = build(options(tmp_path))
-    model.feed_data({"lq": torch.rand(2, 3, 40, 24), "gt": torch.rand(2, 3, 40, 24), "lq_path": ["a", "b"]})
-    model.optimize_parameters(1)
-    assert all(torch.isfinite(torch.tensor(v)) for v in model.get_current_log().values())
-
-
 def test_losses_that_are_off_need_no_networks(tmp_path):
     opt = options(tmp_path)
     for key in ("gan_opt", "location_opt", "layer_opt", "identity_opt", "fidelity_opt"):
@@ -152,19 +145,6 @@ def test_after_a_round_the_rain_is_what_the_restorer_of_that_moment_takes_out(tm
         own = [0.5 * (data["lq"] - kept[index](data["lq"])).mean(1, keepdim=True) for index in (2, 2, 4, 4)]
     for pseudo, rain in zip(seen, (first, *own), strict=True):
         torch.testing.assert_close(pseudo, (data["gt"] + rain.clamp_min(0)).clamp(0, 1))
-
-
-def test_rounds_may_be_added_to_a_training_that_began_without(tmp_path):
-    before = build(options(tmp_path, restorer_opt={"start_iter": 1}, optim_s=ADAM))
-    for current_iter in range(1, 5):
-        step(before, current_iter)
-    before.save(0, 4)
-    opt = options(tmp_path, restorer_opt={"start_iter": 1, "rounds": [2]}, optim_s=ADAM)
-    opt["path"].update({f"pretrain_network_{label}": str(tmp_path / f"net_{label}_4.pth") for label in before.nets})
-    after = build(opt)
-    after.resume_training(torch.load(tmp_path / "4.state", weights_only=True))
-    for a, b in zip(after.averages["t"].parameters(), before.averages["s"].parameters(), strict=True):
-        assert torch.equal(a, b)
 
 
 def test_checkpoint_of_another_network_is_refused_by_name(tmp_path):

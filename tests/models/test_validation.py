@@ -39,15 +39,6 @@ def test_outputs_keep_their_place_below_the_root_and_never_leave_it(path, root, 
     assert _output_name(path, root, set()) == expected
 
 
-def test_equal_names_and_long_names_stay_different():
-    taken = set()
-    names = [_output_name(f"rainy/{name}", "rainy", taken) for name in ("a.jpg", "a.png", "b.png")]
-    assert names == ["a", "a.png", "b"]
-    long = {_output_name(f"rainy/{'雨' * 80}{number}.png", "rainy", set()) for number in range(3)}
-    assert len(long) == 3
-    assert all(len(name.encode()) <= 200 for name in long)
-
-
 @pytest.mark.parametrize("is_train", [False, True])
 def test_pictures_stay_in_their_folder_whatever_is_put_behind_their_names(tmp_path, is_train):
     model = ValidationMixin()

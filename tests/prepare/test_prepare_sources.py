@@ -14,7 +14,6 @@ from prepare_helpers import rain, records, scene, tool, write_image, write_pair
 from nlcl_plugin.data import read_image
 from nlcl_plugin.prepare.inspection import choose_frames, extract_frames
 from nlcl_plugin.prepare.model import SourceImage
-from nlcl_plugin.prepare.pairing import by_leading_id
 from nlcl_plugin.prepare.scan import split_of
 
 
@@ -148,15 +147,6 @@ def test_chosen_frames_against_a_slow_reference(tmp_path, every):
     for number, (source, data) in zip(expected, chosen, strict=True):
         assert np.array_equal(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), all_frames[number])
         assert again[source.part] == data
-
-
-def test_many_rainy_images_find_the_longest_name_they_begin_with():
-    expected = {"1_1": "1", "1_14": "1", "1-2_5": "1-2", "0001_0.95_0.04": "0001", "a/1_1": "a/1", "1": "1"}
-    lonely = ["12_3", "13", "x_1"]
-    sides = [[*expected, *lonely], [*dict.fromkeys(expected.values()), "7"]]
-    paired, drops = by_leading_id(*([SourceImage(f"/{name}.png", f"{name}.png") for name in side] for side in sides))
-    assert {one.name[:-4]: other.name[:-4] for one, other in paired} == expected
-    assert [drop.label for drop in drops] == [f"/{name}.png" for name in [*lonely, "7"]]
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from layout_trees import PAIRED, UNPAIRED, gt_rain, outdoor_rain, rain200_new, real_rain_1k
-from prepare_helpers import names, rain, records, scene, tool, write_image, write_pair
+from layout_trees import PAIRED, UNPAIRED
+from prepare_helpers import rain, records, scene, tool, write_image, write_pair
 
 from nlcl_plugin.prepare import LayoutOptions, collect
 
@@ -40,38 +40,6 @@ def test_every_file_is_used_or_named(layout, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("layout", "build", "name", "deeper"),
-    [
-        ("Outdoor-Rain", outdoor_rain, "data", True),
-        ("Outdoor-Rain", outdoor_rain, "gt", False),
-        ("Rain100/200", rain200_new, "data", True),
-        ("RealRain-1k", real_rain_1k, "gt", False),
-    ],
-)
-def test_folders_above_may_have_the_names_of_roles(layout, build, name, deeper, tmp_path):
-    _, pairs = build(tmp_path / "s" / name)
-    source = tmp_path / "s" if deeper else tmp_path / "s" / name
-    assert run(layout, source, tmp_path / "out", "--keep-twins") == 0
-    assert sum(line["role"] == "rainy" for line in records(tmp_path / "out")) == pairs
-
-
-def test_a_scene_may_be_called_test(tmp_path):
-    gt_rain(tmp_path / "s")
-    (tmp_path / "s" / "GT-RAIN_train" / "Place_0").rename(tmp_path / "s" / "GT-RAIN_train" / "Test_Track_1-1")
-    (tmp_path / "s" / "GT-RAIN_val" / "Place_4").rename(tmp_path / "s" / "GT-RAIN_val" / "Train_Station_1-1")
-    folders = [str(tmp_path / "s" / f"GT-RAIN_{split}") for split in ("train", "val")]
-    command = ["--layout", "GT-RAIN", "--keep-twins"]
-    assert tool().main([*folders, *command, "--output", str(tmp_path / "two")]) == 0
-    assert tool().main([str(tmp_path / "s"), *command, "--output", str(tmp_path / "one")]) == 0
-    for output in (tmp_path / "one", tmp_path / "two"):
-        scenes = {line["scene"].split("/")[-1]: line["split"] for line in records(output)}
-        assert (scenes["Test_Track_1-1"], scenes["Train_Station_1-1"]) == ("train", "val")
-        assert [names(output, folder) for folder in ("rainy", "val_clean")] == [
-            names(tmp_path / "one", folder) for folder in ("rainy", "val_clean")
-        ]
-
-
-@pytest.mark.parametrize(
     ("rainy", "clean"),
     [
         ("real_world/{v:03}/{v:03}-{f}/{v:03}-{f}_{t}_0.png", "real_world/{v:03}/gt/{v:03}_{t}_0.png"),
@@ -97,19 +65,6 @@ def test_tiles_of_one_video_stay_together(tmp_path, rainy, clean):
     assert len(videos) == 8
     assert all(len(found) == 1 for found in videos.values())
     assert {split for found in videos.values() for split, _ in found} == {"train", "val"}
-
-
-def test_test_images_of_one_folder_are_scenes_of_their_own(tmp_path):
-    lines = []
-    for seed in range(6):
-        files = f"real_test_1000/rain/{seed:03}.png", f"real_test_1000/gt/{seed:03}gt.png"
-        write_pair(*(tmp_path / "s" / name for name in files), seed)
-        lines.append("/{} /{}\r".format(*files))
-    (tmp_path / "s" / "real_test_1000.txt").write_text("\n".join(lines), encoding="utf-8-sig")
-    assert run("SPA-Data", tmp_path / "s", tmp_path / "out") == 0
-    lines = records(tmp_path / "out")
-    assert len({line["scene"] for line in lines}) == 6
-    assert {line["split"] for line in lines} == {"val"}
 
 
 def test_a_listed_image_without_its_partner_is_named(tmp_path, capsys):
@@ -157,18 +112,6 @@ def test_twins_among_unpaired_images_are_warned_of(tmp_path, capsys, layout):
     assert "--keep-twins if this is wanted" in capsys.readouterr().err
     assert tool().main([*command, "--strict", "--keep-twins"]) == 0
     assert "note" not in capsys.readouterr().out
-
-
-def test_named_scenes_part_the_twins_of_unpaired_images(tmp_path, capsys):
-    for seed in range(6):
-        write_image(tmp_path / "r" / f"a{seed}.png", rain(scene(seed, (160, 220)), seed))
-        write_image(tmp_path / "c" / f"b{seed}.png", scene(seed, (160, 220)))
-    command = ["--layout", "two-folders", "--rainy", str(tmp_path / "r"), "--clean", str(tmp_path / "c")]
-    assert tool().main([*command, "--output", str(tmp_path / "out"), "--scene", r"(\d)\.", "--strict"]) == 0
-    assert "note" not in capsys.readouterr().out
-    kept = [{name[1] for name in names(tmp_path / "out", folder)} for folder in ("rainy", "clean")]
-    assert [len(scenes) for scenes in kept] == [3, 3]
-    assert not kept[0] & kept[1]
 
 
 def veiled(image, strength):
