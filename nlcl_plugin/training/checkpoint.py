@@ -25,11 +25,19 @@ import torch.distributed as dist
 from basicsr.utils import check_resume
 from basicsr.utils.dist_util import master_only
 
-from nlcl_plugin.data.files import json_text, parse_record, remove_leftovers, sha256, sync_folder, written_whole
+from nlcl_plugin.data.files import json_text, remove_leftovers, sha256, sync_folder, written_whole
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.models.validation import BLIND_METRICS, PAIRED_METRICS
 from nlcl_plugin.networks.about import as_metadata
-from nlcl_plugin.networks.weights import load_plain, missing, numbered, save_safetensors, weights_of
+from nlcl_plugin.networks.weights import (
+    BEST_FILE,
+    best_iteration,
+    load_plain,
+    missing,
+    numbered,
+    save_safetensors,
+    weights_of,
+)
 from nlcl_plugin.training.distributed import from_rank_zero, get_dist_info
 
 _SUM = re.compile(r"(?P<sum>[0-9a-f]{64}) [ *](?P<name>[^\0]+)")
@@ -40,9 +48,7 @@ _SUM = re.compile(r"(?P<sum>[0-9a-f]{64}) [ *](?P<name>[^\0]+)")
 def seal(opt: dict[str, Any], current_iter: int) -> None:
     """Write the checksums of a checkpoint whose networks and state are on disk; rank 0 only does it.
 
-    Args:
-        opt: Options with `path.models` and `path.training_states`.
-        current_iter: Its iteration.
+    `opt` has `path.models` and `path.training_states`.
     """
     folder = Path(opt["path"]["training_states"])
     files = [folder / f"{current_iter}.state", *_networks(opt, current_iter)]
@@ -55,13 +61,10 @@ def seal(opt: dict[str, Any], current_iter: int) -> None:
 def save_as_safetensors(opt: dict[str, Any], current_iter: int | str) -> None:
     """Write the newest networks and the best as .safetensors too, and remove such copies of all others.
 
-    They contain the weights to run a network with: the average where there is one.
-
-    Args:
-        opt: Options with `path.models`.
-        current_iter: Iteration of the newest, or `latest`; rank 0 only does it.
+    They contain the weights to run a network with: the average where there is one. `current_iter` is the iteration of
+    the newest, or `latest`. Rank 0 only does it.
     """
-    wanted = [*_networks(opt, current_iter), *_networks(opt, (read_best(opt) or {}).get("iter", current_iter))]
+    wanted = [*_networks(opt, current_iter), *_networks(opt, best_iteration(opt["path"]["models"]))]
     for path in Path(opt["path"]["models"]).glob("net_*.pth"):
         copy = path.with_suffix(".safetensors")
         if path not in wanted:
@@ -76,9 +79,7 @@ def save_as_safetensors(opt: dict[str, Any], current_iter: int | str) -> None:
 def prune(opt: dict[str, Any], keep: int | None) -> None:
     """Delete the oldest sealed checkpoints; the best, unsealed and `latest` files stay. Rank 0 only does it.
 
-    Args:
-        opt: Options with `path.models` and `path.training_states`.
-        keep: How many whole ones to keep beside the best, at least 1; None keeps all.
+    `keep` is how many whole ones to keep beside the best, at least 1; None keeps all.
     """
     if keep is None:
         return
@@ -86,7 +87,7 @@ def prune(opt: dict[str, Any], keep: int | None) -> None:
     sealed = sorted(map(int, numbered(folder, ".sha256")))
     # A seal without its state is what a kill in the middle of this function leaves; the next call ends it.
     kept = [iteration for iteration in sealed if (folder / f"{iteration}.state").exists()][-keep:]
-    best = (read_best(opt) or {}).get("iter")
+    best = best_iteration(opt["path"]["models"])
     for iteration in sealed:
         if not kept or iteration >= kept[0]:
             break
@@ -102,7 +103,7 @@ def prune(opt: dict[str, Any], keep: int | None) -> None:
         (folder / f"{iteration}.sha256").unlink()
 
 
-def _networks(opt: dict[str, Any], iteration: int | str) -> list[Path]:
+def _networks(opt: dict[str, Any], iteration: int | str | None) -> list[Path]:
     return sorted(Path(opt["path"]["models"]).glob(f"net_*_{iteration}.pth"))
 
 
@@ -142,20 +143,12 @@ def _is_finite(value: Any) -> bool:
 @master_only
 def write_best(opt: dict[str, Any], best: dict[str, Any] | None) -> None:
     """Write `models/best.json`, or remove it if there is no best; rank 0 only does it."""
-    path = Path(opt["path"]["models"]) / "best.json"
+    path = Path(opt["path"]["models"]) / BEST_FILE
     if best is None:
         path.unlink(missing_ok=True)
-    elif best != read_best(opt):
+    else:
         with written_whole(path) as file:
             file.write(json_text(best).encode())
-
-
-def read_best(opt: dict[str, Any]) -> dict[str, Any] | None:
-    """Read `models/best.json`; None if it is missing or torn."""
-    try:
-        return parse_record((Path(opt["path"]["models"]) / "best.json").read_bytes())
-    except (OSError, ValueError):
-        return None
 
 
 # resuming -------------------------------------------------------------------------------------------------------------

@@ -86,13 +86,9 @@ def join_process_group(
         os.environ.setdefault("LOCAL_RANK", str(local_rank))
     try:
         init_dist(launcher, **given)
-    except InputError:
+    except InputError:  # which is a ValueError
         raise
-    except (
-        RuntimeError,
-        ValueError,
-        AssertionError,
-    ) as error:  # wrong variables, unknown host, port in use …
+    except (RuntimeError, ValueError, AssertionError) as error:  # wrong variables, an unknown host, a port in use
         reason = " ".join(str(error).split())[:300]
         raise InputError(
             f"--launcher {launcher}: the processes don't find each other ({reason}); check dist_params, MASTER_ADDR, "

@@ -52,14 +52,7 @@ def _append(path: str | os.PathLike[str], entry: dict[str, Any]) -> None:
 def read_json_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Read a log, also while it is written and after a kill: a last line that is cut short is left out.
 
-    Args:
-        path: The file.
-
-    Returns:
-        Its entries; none if there is no file, as in a run of stock BasicSR.
-
-    Raises:
-        InputError: If a line is no entry.
+    There are no entries if there is no file, as in a run of stock BasicSR. A line that is no entry is an `InputError`.
     """
     return [entry for _, entry in _entries(path)]
 

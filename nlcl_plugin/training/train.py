@@ -25,8 +25,7 @@ from nlcl_plugin.errors import InputError, TrainingStoppedError
 from nlcl_plugin.training import checkpoint
 from nlcl_plugin.training.distributed import Agreement
 from nlcl_plugin.training.json_log import JsonLog, read_json_lines, record_start
-from nlcl_plugin.training.loaders import TrainingBatches, validation_loaders
-from nlcl_plugin.training.loading import faults_of_workers
+from nlcl_plugin.training.loaders import TrainingBatches, faults_of_workers, validation_loaders
 from nlcl_plugin.training.summary import summarise
 from nlcl_plugin.version import __version__
 

@@ -5,7 +5,6 @@ import hashlib
 import importlib
 import json
 import math
-import os
 import re
 import shutil
 import subprocess
@@ -72,7 +71,7 @@ def copied(experiment, tmp_path):
 @pytest.fixture(scope="module")
 def page(experiment, tmp_path_factory):
     output = tmp_path_factory.mktemp("page") / "report.html"
-    return Page(write_report(experiment, output, images=5, progress=False).read_text(encoding="utf-8"))
+    return Page(write_report(experiment, output, images=5, which="latest", progress=False).read_text(encoding="utf-8"))
 
 
 def options_with(folder, change):
@@ -198,32 +197,29 @@ def test_a_running_training_without_weights_has_its_curves(copied):
     found = report(copied)
     assert "running or interrupted at iteration 3 of 8" in " ".join(found.text.split())
     assert len(found.charts["l_d"]["value"]) == 3
-    assert "holds no net_g_*.pth yet" in found.text
+    assert "contains no net_g_*.pth yet" in found.text
 
 
 def test_an_interrupted_training_in_stage_1_shows_the_layers_of_stage_1(copied):
     for path in (copied / "models").iterdir():
         if "_4." not in path.name:
             path.unlink()
-    found = report(copied)
+    found = report(copied)  # its best checkpoint is gone too
     assert "Not finished" in found.texts
     assert "stage 1: B" in found.texts
     assert "restorer: B" not in found.texts
 
 
-def test_the_newest_weights_are_known_by_their_iteration_not_by_their_time(copied):
-    for order, name in enumerate(("latest", "8", "4")):
-        for path in (copied / "models").glob(f"net_*_{name}.*"):
-            os.utime(path, (order, order))
+def test_the_best_weights_are_shown_and_without_a_validation_the_newest(copied):
+    best = json.loads((copied / "models/best.json").read_text(encoding="utf-8"))["iter"]
+    assert layers.TrainedStages(read_experiment(copied)).which == str(best)
+    (copied / "models/best.json").unlink()
     assert layers.TrainedStages(read_experiment(copied)).which == "latest"
-    for path in (copied / "models").glob("net_*_latest.*"):
-        path.unlink()
-    assert layers.TrainedStages(read_experiment(copied)).which == "8"
 
 
 def test_without_validation_data_training_images_are_shown(copied):
     options_with(copied, lambda o: (o["datasets"].pop("val"), o.pop("val")))
-    found = report(copied, images=2)
+    found = report(copied, images=2, which="latest")
     assert "training images: rainy_0.png" in found.texts
     assert "restorer: B" in found.texts
     assert "ground truth" not in found.texts

@@ -326,9 +326,10 @@ def test_the_best_is_that_of_the_first_metric_of_the_first_dataset_that_has_one(
     best = checkpoint.choose_best(opt, entries, 30)
     assert best == (expected and dict(zip(("metric", "value", "iter", "better"), expected, strict=True)))
     checkpoint.write_best(opt, best)
-    assert checkpoint.read_best(opt) == best
+    path = checkpoint.Path(opt["path"]["models"]) / "best.json"
+    assert best is None or json.loads(path.read_text()) == best
     checkpoint.write_best(opt, None)
-    assert checkpoint.read_best(opt) is None
+    assert not path.exists()
 
 
 def test_only_the_newest_and_the_best_are_copied_as_safetensors(opt):

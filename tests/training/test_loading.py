@@ -21,7 +21,7 @@ from nlcl_plugin.errors import InputError
 from nlcl_plugin.losses import RelayLoss
 from nlcl_plugin.training import loaders
 from nlcl_plugin.training.launch import start
-from nlcl_plugin.training.loading import ExplainedDataset, faults_of_workers
+from nlcl_plugin.training.loaders import ExplainedDataset, faults_of_workers
 from nlcl_plugin.training.train import make_folders as make_folders_of
 from nlcl_plugin.training.train import start_logger
 
