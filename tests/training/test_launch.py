@@ -9,8 +9,7 @@ import sys
 
 import pytest
 import torch
-from conftest import photograph
-from training_helpers import make_folders, tiny_options, write_options
+from training_helpers import tiny_options, write_options
 
 from nlcl_plugin import cli
 from nlcl_plugin.config import option_files
@@ -28,13 +27,6 @@ def short_options(**changes):
     del options["datasets"]["val"], options["val"]
     options["train"].update(total_iter=2, restorer_opt=None, optim_s=None)
     return options
-
-
-@pytest.fixture
-def folder(tmp_path):
-    make_folders(tmp_path, photograph)
-    write_options(tmp_path, short_options())
-    return tmp_path
 
 
 @pytest.fixture(scope="module")
@@ -63,30 +55,6 @@ def free_port():
         return server.getsockname()[1]
 
 
-def assert_trained_by_two(folder, codes, said):
-    assert set(codes) == {0}, "\n".join(said)
-    assert (folder / "experiments/tiny/models/net_g_latest.pth").is_file()
-    assert "world_size: 2" in "".join(said)
-    assert not list((folder / "experiments").glob("*archived*"))  # a second first process would have begun anew
-    assert "destroy_process_group" not in "".join(said)  # torch complains where it was not called
-
-
-# torchrun -------------------------------------------------------------------------------------------------------------
-@pytest.mark.slow
-def test_the_old_launch_module_which_puts_the_local_rank_first(folder, environment):
-    launch = [sys.executable, "-m", "torch.distributed.launch", "--nproc_per_node=2", f"--master_port={free_port()}"]
-    process = begin(folder, [*launch, "-m", "nlcl_plugin", *TRAIN, "pytorch"], environment)
-    assert_trained_by_two(folder, *finish(process))
-
-
-@pytest.mark.slow
-def test_two_nodes_that_meet_at_an_endpoint(folder, environment):
-    meeting = ["--nnodes=2", "--nproc_per_node=1", "--rdzv_id=nlcl", "--rdzv_backend=c10d"]
-    command = [*TORCHRUN, *meeting, f"--rdzv_endpoint=localhost:{free_port()}", "-m", "nlcl_plugin", *TRAIN, "pytorch"]
-    nodes = [begin(folder, command, environment) for _ in range(2)]
-    assert_trained_by_two(folder, *finish(*nodes))
-
-
 # Slurm ----------------------------------------------------------------------------------------------------------------
 def write_scontrol(folder, script):
     tools = folder / "bin"
@@ -102,11 +70,17 @@ def slurm(rank, **variables):
 
 @pytest.mark.slow
 def test_slurm_finds_the_first_host_of_its_step(folder, environment):
+    write_options(folder, short_options())
     path = write_scontrol(folder, 'echo "$@" >> asked\necho localhost\necho other')
     common = {"PATH": path, "MASTER_PORT": free_port(), "SLURM_STEP_NODELIST": "n[1-2];touch x", "SLURM_NODELIST": "n9"}
     command = [sys.executable, "-m", "nlcl_plugin", *TRAIN, "slurm"]
     processes = [begin(folder, command, environment, **slurm(rank, **common)) for rank in range(2)]
-    assert_trained_by_two(folder, *finish(*processes))
+    codes, said = finish(*processes)
+    assert codes == [0, 0], said
+    assert (folder / "experiments/tiny/models/net_g_latest.pth").is_file()
+    assert "world_size: 2" in "".join(said)
+    assert not list((folder / "experiments").glob("*archived*"))  # a second first process would have begun anew
+    assert "destroy_process_group" not in "".join(said)  # torch complains where it was not called
     assert (folder / "asked").read_text().splitlines() == ["show hostnames n[1-2];touch x"] * 2
     assert not (folder / "x").exists()
 
@@ -125,7 +99,7 @@ def bare(monkeypatch, environment):
     multiprocessing.set_start_method(method, force=True)
 
 
-@pytest.mark.parametrize("script", [None, "echo no such node >&2; exit 1", "exit 0"])
+@pytest.mark.parametrize("script", [None, "echo no such node >&2; exit 1"])
 def test_slurm_without_hosts_is_an_error_in_one_line(tmp_path, bare, script):
     variables = {"SLURM_NODELIST": "n1", "PATH": write_scontrol(tmp_path, script) if script else ""}
     for name, value in slurm(0, **variables).items():
@@ -152,9 +126,7 @@ def test_a_launcher_that_did_not_start_this_is_refused(bare, launcher, message):
     ("parameters", "message"),
     [
         ({"backend": "nccll"}, "nccll.*check dist_params"),
-        ({"backend": 1}, "dist_params.backend: expected a text"),
         ({"port": 70000}, "dist_params.port: .*65536"),
-        ({"timeout": 0}, "dist_params.timeout: .*greater than 0"),
         ({"timeout": True}, "dist_params.timeout: expected a number"),
     ],
 )
@@ -199,15 +171,15 @@ def test_local_rank_is_the_argument_unless_a_variable_says_otherwise(bare, befor
     assert os.environ["LOCAL_RANK"] == expected
 
 
-def test_absent_processes_are_an_error_in_one_line_that_names_the_rank(folder, environment):
+def test_absent_processes_are_an_error_in_one_line_that_names_the_rank(folder, bare, capsys):
     write_options(folder, short_options(dist_params={"backend": "gloo", "timeout": 1}))
+    bare.chdir(folder)
     variables = {"RANK": 1, "WORLD_SIZE": 2, "MASTER_ADDR": "localhost", "MASTER_PORT": free_port()}
-    command = [sys.executable, "-m", "nlcl_plugin", *TRAIN, "pytorch"]
-    codes, said = finish(begin(folder, command, environment, **variables))
-    assert codes == [2]
-    last = said[0].splitlines()[-1]
+    for name, value in variables.items():
+        bare.setenv(name, str(value))
+    assert cli.main([*TRAIN, "pytorch"]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("[rank 1] error: --launcher pytorch: the processes don't find each other")
-    assert "Traceback" not in said[0]
 
 
 PART = """
@@ -268,27 +240,6 @@ def test_nodes_meet_again_though_only_one_of_them_counts_the_restart(folder, env
     assert sorted(re.findall(r"parted \d", "".join(said))) == ["parted 0", "parted 1"]
 
 
-SEED = """
-from nlcl_plugin.training.launch import start
-from nlcl_plugin.training.distributed import leave_process_group
-opt = start("options.yml", is_train=True, launcher="pytorch")
-print(f"seed {opt['manual_seed']} {opt['datasets']['train']['manual_seed']}\\n", end="")
-leave_process_group(0)
-"""
-
-
-@pytest.mark.slow
-def test_processes_draw_one_seed_together_where_none_is_given(folder, environment):
-    write_options(folder, short_options(manual_seed=None))
-    (folder / "seed.py").write_text(SEED)
-    process = begin(folder, [*TORCHRUN, "--standalone", "--nproc_per_node=2", "seed.py"], environment)
-    codes, said = finish(process)
-    assert codes == [0], said
-    seeds = set(re.findall(r"seed (\d+) (\d+)", said[0]))
-    assert len(seeds) == 1
-    assert len(set(seeds.pop())) == 1
-
-
 # options to remember and compare --------------------------------------------------------------------------------------
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_kernels_are_chosen_before_the_first_computation(folder, bare, deterministic):
@@ -310,8 +261,8 @@ def test_kernels_are_chosen_before_the_first_computation(folder, bare, determini
     assert seen == [(":4096:8" if deterministic else None, deterministic)]
 
 
-def test_written_options_start_the_same_run_again(folder, monkeypatch):
-    monkeypatch.chdir(folder)
+def test_written_options_start_the_same_run_again(folder):
+    write_options(folder, short_options())
     remembered = option_files.plain_options(start("options.yml", is_train=True))
     assert not {"rank", "dist", "world_size", "root_path", "is_train"} & set(remembered)
     option_files.write_options("complete.yml", remembered, comment="train -opt options.yml")
