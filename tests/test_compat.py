@@ -21,7 +21,6 @@ from basicsr.models import base_model, realesrgan_model
 from basicsr.models.video_recurrent_model import VideoRecurrentModel
 from basicsr.ops.fused_act import FusedLeakyReLU
 from basicsr.utils import tensor2img
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch.utils.data import DataLoader, Dataset
 
 from nlcl_plugin import compat
@@ -139,33 +138,10 @@ def test_styles_have_the_values_and_second_gradients_of_the_formula():
     assert torch.autograd.gradgradcheck(lambda x, b: stylegan2_arch.fused_leaky_relu(x**2, b), arguments)
 
 
-def test_resampling_of_styles_is_stocks_own_in_torch():
-    image, kernel = torch.rand(1, 2, 6, 6), stylegan2_arch.make_resample_kernel((1, 3, 3, 1))
-    stock = sys.modules["basicsr.ops.upfirdn2d.upfirdn2d"].upfirdn2d
-    torch.testing.assert_close(
-        stylegan2_arch.upfirdn2d(image, kernel, 2, 1, (2, 1)), stock(image, kernel, 2, 1, (2, 1))
-    )
-
-
 def test_images_of_any_layout_are_filtered_alike():
     image, kernel = torch.rand(2, 3, 8, 9), torch.rand(2, 3, 3)
     other = image.contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(realesrgan_model.filter2D(other, kernel), realesrgan_model.filter2D(image, kernel))
-
-
-def test_a_network_that_aligns_frames_is_the_same_without_a_gpu():
-    names = ARCH_REGISTRY.get("BasicVSRPlusPlus")(mid_channels=16, num_blocks=1).state_dict()
-    assert {name.split(".")[1] for name in names if name.startswith("deform_align")} == {
-        "backward_1", "forward_1", "backward_2", "forward_2"
-    }  # fmt: skip
-
-
-def test_cuda_is_the_cpu_where_options_ask_for_the_cpu():
-    @compat._on_its_device
-    def made(model, opt):
-        return torch.nn.Linear(2, 2).cuda().weight.device.type, torch.zeros(1, device="cuda").device.type
-
-    assert made(None, {"num_gpu": 0}) == ("cpu", "cpu")
 
 
 class Clips(Dataset):

@@ -44,19 +44,6 @@ def test_a_name_that_another_class_took_is_an_error_that_names_both():
         register(registry, ARCH_REGISTRY.get("LayerGenerator"))
 
 
-BLOCKED = """
-import sys
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.split('.')[0] in {blocked!r}:
-            raise ModuleNotFoundError(name)
-sys.meta_path.insert(0, Blocker())
-import importlib.util
-real = importlib.util.find_spec
-importlib.util.find_spec = lambda name, package=None: None if name in {blocked!r} else real(name, package)
-"""
-
-
 @pytest.mark.parametrize(
     ("code", "absent"),
     [

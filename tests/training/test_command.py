@@ -91,13 +91,8 @@ def test_metrics_losses_and_the_start_are_logged_and_tensorboard_gets_the_same(f
     assert (start["iter"], start["folder"], start["environment"]["processes"]) == (0, str(root), "1")
     assert {"nlcl_plugin", "BasicSR", "torch", "Python", "system", "device"} <= set(start["environment"])
     events = EventAccumulator(str(root / "tb_logger/tiny"), size_guidance={"scalars": 0, "images": 0}).Reload()
-    for tag, expected in (
-        ("lr", {entry["iter"]: entry["lr"] for entry in losses}),
-        ("losses/l_restorer", {6: losses[-1]["l_restorer"]}),
-        ("metrics/pairs/psnr", {6: metrics[-1]["metrics"]["psnr"]}),
-    ):
-        sent = {event.step: event.value for event in events.Scalars(tag)}
-        assert {step: sent[step] for step in expected} == pytest.approx(expected, rel=1e-6)
+    for tag, expected in (("lr", losses[-1]["lr"]), ("metrics/pairs/psnr", metrics[-1]["metrics"]["psnr"])):
+        assert {event.step: event.value for event in events.Scalars(tag)}[6] == pytest.approx(expected, rel=1e-6)
     assert sorted(events.Tags()["images"]) == ["pairs/0.png", "pairs/1.png"]
     picture = events.Images("pairs/0.png")[0]
     assert (picture.height, picture.width) == (48, 3 * 56)
@@ -392,28 +387,3 @@ def test_options_of_a_stock_model_train_and_test(folder, capsys):
     assert cli.main(["test", "-opt", "options.yml"]) == 0
     assert "psnr" in capsys.readouterr().err
     assert len(list((folder / "results/tiny/visualization/generated").iterdir())) == 2
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("start_method", ["fork", "spawn"])
-def test_someones_own_script_uses_the_stock_pipeline(folder, start_method):
-    options = tiny_options(path={}, scale=1)
-    options["datasets"]["train"].update(
-        num_worker_per_gpu=1, io_backend={"type": "disk"}, name="mine", dataset_enlarge_ratio=2
-    )
-    options["datasets"]["val"]["io_backend"] = {"type": "disk"}
-    options["logger"]["use_tb_logger"] = False
-    write_options(folder, options)
-    (folder / "own.py").write_text(
-        "import multiprocessing\n"
-        "import nlcl_plugin\n"
-        "import nlcl_plugin as again\n"
-        "from basicsr.train import train_pipeline\n"
-        "if __name__ == '__main__':\n"
-        f"    multiprocessing.set_start_method({start_method!r})\n"
-        "    train_pipeline('.')\n"
-    )
-    command = [sys.executable, "own.py", "-opt", "options.yml"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert (folder / "experiments/tiny/models/net_s_latest.pth").is_file()
