@@ -83,11 +83,7 @@ def image_sets(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def split_examples(stages: TrainedStages, options: dict[str, Any], most: int) -> Iterator[Example]:
-    """Split at most so many images of a dataset, evenly spread over it.
-
-    Raises:
-        InputError: If the dataset cannot be read or contains no images, or a network fails on one.
-    """
+    """Split at most so many images of a dataset, evenly spread over it; an InputError if that is not possible."""
     try:
         dataset = ExplainedDataset(build_dataset(deepcopy(options)))
     except Exception as error:  # a dataset may raise anything on options that it was not made for
@@ -103,11 +99,7 @@ def split_examples(stages: TrainedStages, options: dict[str, Any], most: int) ->
 
 
 def split_example(stages: TrainedStages, sample: dict[str, Any], root: str | None) -> Example:
-    """Split the image of a sample: `lq`, `lq_path` and, where there is ground truth, `gt`; `root` is its folder.
-
-    Raises:
-        InputError: If it contains no image, or a network fails on it.
-    """
+    """Split the image of a sample: `lq`, `lq_path` and, where there is ground truth, `gt`; `root` is its folder."""
     path = Path(str(sample.get("lq_path", "image")))
     rainy, clean = sample.get("lq"), sample.get("gt")
     if not isinstance(rainy, Tensor) or rainy.ndim != 3:

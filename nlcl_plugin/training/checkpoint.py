@@ -29,15 +29,7 @@ from nlcl_plugin.data.files import json_text, remove_leftovers, sha256, sync_fol
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.models.validation import BLIND_METRICS, PAIRED_METRICS
 from nlcl_plugin.networks.about import as_metadata
-from nlcl_plugin.networks.weights import (
-    BEST_FILE,
-    best_iteration,
-    load_plain,
-    missing,
-    numbered,
-    save_safetensors,
-    weights_of,
-)
+from nlcl_plugin.networks.weights import BEST_FILE, best_iteration, load_plain, numbered, save_safetensors, weights_of
 from nlcl_plugin.training.distributed import from_rank_zero, get_dist_info
 
 _SUM = re.compile(r"(?P<sum>[0-9a-f]{64}) [ *](?P<name>[^\0]+)")
@@ -127,17 +119,14 @@ def choose_best(opt: dict[str, Any], validations: list[dict[str, Any]], current_
             (entry["metrics"][metric], entry["iter"])
             for entry in validations
             if entry.get("dataset") == dataset
-            and _is_finite(entry["metrics"].get(metric))
+            and isinstance(figure := entry["metrics"].get(metric), int | float)
+            and math.isfinite(figure)
             and (entry["iter"] == current_iter or _networks(opt, entry["iter"]))
         ]
         if found:
             value, iteration = (min if better == "lower" else max)(found, key=lambda pair: pair[0])
             return {"metric": metric, "value": value, "iter": iteration, "better": better}
     return None
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 @master_only
@@ -156,16 +145,9 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
     """Load the training state to resume from, if there is one; all processes of a run must call this.
 
     With `auto_resume` it is that of the newest whole checkpoint; those that are not are warned about. Only rank 0
-    verifies files, and all ranks take the checkpoint that it chose.
-
-    Args:
-        opt: Options with `auto_resume` and `path`; `path.resume_state` and the networks' `pretrain_network_*` are set.
-
-    Returns:
-        The state, on the CPU, or None for a fresh start.
-
-    Raises:
-        InputError: If there are checkpoints but none is whole, or the one that `path.resume_state` names is not.
+    verifies files, and all ranks take the checkpoint that it chose. The state is on the CPU; None is a fresh start. In
+    `opt`, `path.resume_state` and the networks' `pretrain_network_*` are set. An InputError if there are checkpoints
+    but none is whole, or the one that `path.resume_state` names is not.
     """
     path = from_rank_zero(lambda: _choose(opt))
     if path is None:
@@ -204,14 +186,8 @@ def _choose(opt: dict[str, Any]) -> str | None:
 def verify(path: Path, opt: dict[str, Any]) -> None:
     """See that a checkpoint is whole and as it was written.
 
-    Without checksums (BasicSR writes none, and a kill may have come before them) it must at least load.
-
-    Args:
-        path: Its training state.
-        opt: Options with `path.models`.
-
-    Raises:
-        InputError: Naming the first file that is missing, torn or changed.
+    `path` is its training state. Without checksums (BasicSR writes none, and a kill may have come before them) it must
+    at least load. An InputError names the first file that is missing, torn or changed.
     """
     sums = path.with_suffix(".sha256")
     sealed = sums.exists()
@@ -219,7 +195,7 @@ def verify(path: Path, opt: dict[str, Any]) -> None:
         try:
             found = sha256(file)
         except OSError as error:
-            raise missing(file, error) from error
+            raise InputError(f"{file}: missing or unreadable ({error.strerror})") from error
         if found != expected:
             raise InputError(f"{file}: torn or changed: its SHA-256 is not the one in {sums.name}")
     iteration = _load_state(path)["iter"]
@@ -274,11 +250,8 @@ def gather_random() -> list[dict[str, Any]] | None:
 def restore_random(states: list[dict[str, Any]] | None) -> bool:
     """Set every global random generator of this process to what it was in the process of the same rank.
 
-    Args:
-        states: Of `gather_random`; None if the checkpoint has none. GPUs that they or this machine lack are left out.
-
-    Returns:
-        Whether it was done: not if there were more processes or fewer, as theirs were other draws.
+    GPUs that the states or this machine lack are left out. Returns whether it was done: not without states (None), and
+    not if there were more processes or fewer, as theirs were other draws.
     """
     rank, world_size = get_dist_info()
     if states is None or len(states) != world_size:

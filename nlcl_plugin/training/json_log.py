@@ -23,14 +23,9 @@ STARTS = "starts.jsonl"
 
 
 class JsonLog:
-    """`losses.jsonl` and `metrics.jsonl`: one line per entry. A resumed run removes what came after its checkpoint.
+    """`losses.jsonl` and `metrics.jsonl`: one line per entry. An InputError if the file contains something else.
 
-    Args:
-        path: The file.
-        current_iter: The iteration that the run continues from, 0 for a new one.
-
-    Raises:
-        InputError: If the file contains something else.
+    A run that continues from `current_iter` removes what came after it; a new one, from 0, removes everything.
     """
 
     def __init__(self, path: str, current_iter: int) -> None:

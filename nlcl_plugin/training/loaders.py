@@ -24,13 +24,7 @@ from nlcl_plugin.errors import InputError
 
 
 class TrainingBatches:
-    """Batches of one epoch after another, and the place in the epoch.
-
-    Args:
-        opt: Complete, checked options.
-
-    Raises:
-        InputError: If an epoch has no batch.
+    """Batches of one epoch after another, and the place in the epoch; an InputError if an epoch has no batch.
 
     Attributes:
         dataset: The training dataset.
@@ -125,12 +119,9 @@ def evaluation_loader(opt: dict[str, Any], options: dict[str, Any]) -> DataLoade
 
 
 class ExplainedDataset(Dataset[Any]):
-    """A dataset that names the files of the sample that it fails on.
+    """A dataset that names the files of the sample that it fails on: those in BasicSR's `paths`.
 
     Stock datasets fail with an AttributeError that names no file. Attributes are those of the dataset inside.
-
-    Args:
-        dataset: A dataset; if it has BasicSR's `paths`, these are the names.
     """
 
     def __init__(self, dataset: Any) -> None:
@@ -141,11 +132,7 @@ class ExplainedDataset(Dataset[Any]):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Any:
-        """Load a sample.
-
-        Raises:
-            InputError: If the dataset raised one or a ValueError, or a file of the sample is missing or unreadable.
-        """
+        """Load a sample; an InputError if the dataset raised a ValueError, or a file is missing or unreadable."""
         try:
             return self.dataset[index]
         except (InputError, IndexError):  # the latter ends a plain loop

@@ -36,6 +36,18 @@ def environment():
     return {**kept, "OMP_NUM_THREADS": "1"}
 
 
+def begin(command, folder, environment, stdin=None):
+    pipes = {"stdin": stdin, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, cwd=folder, env=environment, **pipes)
+
+
+def finish(processes):
+    """All that was said by processes that need each other and end with 0."""
+    said = [process.communicate(timeout=180)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    return said
+
+
 def free_port():
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
@@ -61,13 +73,8 @@ def test_slurm_finds_the_first_host_of_its_step(folder, environment):
     path = write_scontrol(folder, 'echo "$@" >> asked\necho localhost\necho other')
     common = {"PATH": path, "MASTER_PORT": free_port(), "SLURM_STEP_NODELIST": "n[1-2];touch x", "SLURM_NODELIST": "n9"}
     command = [sys.executable, "-m", "nlcl_plugin", *TRAIN, "slurm"]
-    processes = []
-    for rank in range(2):
-        variables = {name: str(value) for name, value in slurm(rank, **common).items()}
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        processes.append(subprocess.Popen(command, cwd=folder, env={**environment, **variables}, **pipes))
-    said = [process.communicate(timeout=180)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], said
+    variables = [{name: str(value) for name, value in slurm(rank, **common).items()} for rank in range(2)]
+    said = finish([begin(command, folder, {**environment, **more}) for more in variables])
     assert (folder / "experiments/tiny/models/net_g_latest.pth").is_file()
     assert "world_size: 2" in "".join(said)
     assert not list((folder / "experiments").glob("*archived*"))  # a second first process would have begun anew
@@ -170,6 +177,34 @@ def test_absent_processes_are_an_error_in_one_line_that_names_the_rank(folder, b
     assert cli.main([*TRAIN, "pytorch"]) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("[rank 1] error: --launcher pytorch: the processes don't find each other")
+
+
+RESTART_OF_TWO_NODES = """
+import os, sys
+from nlcl_plugin.training import distributed as process_group
+process_group.join_process_group("pytorch", {"backend": "gloo", "timeout": 20})
+if os.path.exists("died"):
+    process_group.leave_process_group(0)
+    print("parted", os.environ["TORCHELASTIC_RESTART_COUNT"], flush=True)
+elif os.environ["RANK"] == "1":
+    open("died", "w").close()
+    os._exit(1)
+else:
+    sys.stdin.read()  # for ever: that its peer is gone is for its agent to find out
+"""
+
+
+@pytest.mark.slow
+def test_nodes_meet_again_though_only_one_of_them_counts_the_restart(folder, environment):
+    (folder / "restart.py").write_text(RESTART_OF_TWO_NODES)
+    meeting = ["--nnodes=2", "--nproc_per_node=1", "--max-restarts=1", "--rdzv_id=nlcl", "--rdzv_backend=c10d"]
+    meeting.append(f"--rdzv_endpoint=localhost:{free_port()}")
+    command = [sys.executable, "-m", "torch.distributed.run", *meeting, "restart.py"]
+    reader, writer = os.pipe()  # nobody writes
+    said = finish([begin(command, folder, environment, stdin=reader) for _ in range(2)])
+    os.close(reader)
+    os.close(writer)
+    assert sorted(re.findall(r"parted \d", "".join(said))) == ["parted 0", "parted 1"]
 
 
 # options to remember and compare --------------------------------------------------------------------------------------
