@@ -119,7 +119,7 @@ def from_rank_zero(make: Callable[[], T]) -> T:
 
 @contextmanager
 def only_run(folder: str) -> Iterator[None]:
-    """Lock a folder while the processes of this run are at work; an InputError on all if another run is. All call it."""
+    """Lock a folder while this run is at work, an InputError on all its processes if another run is. All call it."""
     with ExitStack() as stack:
         from_rank_zero(lambda: stack.enter_context(locked(folder)))
         yield
