@@ -25,11 +25,7 @@ EXIT_CODES = """exit codes:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Returns:
-        The exit code.
-    """
+    """Run the command with these arguments, by default `sys.argv[1:]`; returns the exit code."""
     arguments = _parser().parse_args(argv)
     warnings.showwarning = _show_warning
     logging.raiseExceptions = False  # a log file on a full disk: the checkpoint's error mentions it, in one line
@@ -51,8 +47,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from nlcl_plugin.training.distributed import leave_process_group, only_run
     from nlcl_plugin.training.dry_run import check
     from nlcl_plugin.training.launch import start
-    from nlcl_plugin.training.testing import test
-    from nlcl_plugin.training.train import train
+    from nlcl_plugin.training.train import test, train
 
     if arguments.command == "check":
         print("\n".join(check(arguments.opt, force_yml=arguments.force_yml, full=arguments.full)))

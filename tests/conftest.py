@@ -1,10 +1,12 @@
 """Paths and small real inputs that several tests share."""
 
 import signal
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+from training_helpers import make_folders
 
 import nlcl_plugin  # noqa: F401  before any test imports BasicSR, which it mends
 
@@ -33,6 +35,15 @@ def interruptible():
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The current folder, with images to train on."""
+    make_folders(tmp_path, photograph)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # the command sets it
+    return tmp_path
 
 
 def photograph(height, width, seed=0):

@@ -72,6 +72,11 @@ def make_folders(root, photograph, pairs=2):
         cv2.imwrite(str(root / "val_rainy" / f"{i}.png"), image.clip(0, 255).astype(np.uint8))
 
 
+def states(folder):
+    """Iterations of the training states that are there, as texts."""
+    return sorted(path.stem for path in (folder / "experiments/tiny/training_states").glob("*.state"))
+
+
 def run(folder, *arguments, timeout=300):
     """Run `python -m nlcl_plugin` in a folder; returns the finished process."""
     return subprocess.run(

@@ -59,7 +59,7 @@ def _run(cfg, config: str) -> int:
     from mmengine.runner import Runner
 
     from nlcl_plugin.mm.hooks import StopOnSignalHook
-    from nlcl_plugin.training.loading import faults_of_workers
+    from nlcl_plugin.training.loaders import faults_of_workers
 
     # The restorer's schedule counts from the start of the training, its optimizer steps from stage 2.
     warnings.filterwarnings("ignore", message="Detected call of `scheduler.step")

@@ -36,7 +36,8 @@ def _parser() -> argparse.ArgumentParser:
     add("experiment", metavar="EXPERIMENT", help="folder of a training")
     add("--output", metavar="FILE.html", help="the page (default: EXPERIMENT/report.html)")
     add("--images", type=int, default=3, metavar="N", help="images of each validation set; 0 for none (default: 3)")
-    add("--checkpoint", default="latest", metavar="ITER|latest", help="weights that derain them (default: %(default)s)")
+    text = "weights that derain them (default: the best in validation, else the newest)"
+    add("--checkpoint", metavar="ITER|latest", help=text)
     return parser
 
 

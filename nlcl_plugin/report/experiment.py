@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +35,7 @@ class Experiment:
     def total_iter(self) -> int | None:
         """Iterations that it should reach, if the options say so."""
         total = block(self.options, "train").get("total_iter")
-        return int(total) if isinstance(total, int | float) and math.isfinite(total) else None
+        return int(total) if isinstance(total, int | float) else None
 
     @property
     def current_iter(self) -> int:
@@ -54,11 +53,7 @@ class Experiment:
 
 
 def read_experiment(path: str | os.PathLike[str]) -> Experiment:
-    """Read the folder of a training, such as `experiments/nlcl_quickstart`.
-
-    Raises:
-        InputError: If it is no such folder, or a file in it is broken.
-    """
+    """Read the folder of a training, such as `experiments/NAME`; an InputError if it is none, or a file is broken."""
     folder, options = experiment_options(path)
     if not (folder / "losses.jsonl").is_file():
         raise InputError(f"{folder}: has no losses.jsonl, so no training began here; give a folder below experiments/")

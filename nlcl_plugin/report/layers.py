@@ -13,9 +13,9 @@ from torch import Tensor
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.inference.derain import ImageDerainer
 from nlcl_plugin.networks.network_file import NetworkFile, read_network_file
-from nlcl_plugin.networks.weights import newest, saved_networks
+from nlcl_plugin.networks.weights import best_or_newest, saved_networks
 from nlcl_plugin.report.experiment import Experiment, block
-from nlcl_plugin.training.loading import ExplainedDataset
+from nlcl_plugin.training.loaders import ExplainedDataset
 
 MAX_SIDE = 1024  # pixels; only the middle of a larger image is shown, as a CPU takes minutes for it
 
@@ -40,9 +40,12 @@ class Example(NamedTuple):
 
 
 class TrainedStages:
-    """The networks of an experiment, of an iteration or the `latest`; an `InputError` if there are none that fit."""
+    """The networks of an experiment, of an iteration, `latest`, or by default those that were best in validation.
 
-    def __init__(self, experiment: Experiment, which: str = "latest") -> None:
+    Without a validation those are the newest. An `InputError` if there are none that fit.
+    """
+
+    def __init__(self, experiment: Experiment, which: str | None = None) -> None:
         options, models = experiment.options, experiment.folder / "models"
         found = _find(models, which)
         self.which = found.path.stem.rpartition("_")[2]
@@ -80,11 +83,7 @@ def image_sets(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def split_examples(stages: TrainedStages, options: dict[str, Any], most: int) -> Iterator[Example]:
-    """Split at most so many images of a dataset, evenly spread over it.
-
-    Raises:
-        InputError: If the dataset cannot be read or contains no images, or a network fails on one.
-    """
+    """Split at most so many images of a dataset, evenly spread over it; an InputError if that is not possible."""
     try:
         dataset = ExplainedDataset(build_dataset(deepcopy(options)))
     except Exception as error:  # a dataset may raise anything on options that it was not made for
@@ -100,11 +99,7 @@ def split_examples(stages: TrainedStages, options: dict[str, Any], most: int) ->
 
 
 def split_example(stages: TrainedStages, sample: dict[str, Any], root: str | None) -> Example:
-    """Split the image of a sample: `lq`, `lq_path` and, where there is ground truth, `gt`; `root` is its folder.
-
-    Raises:
-        InputError: If it contains no image, or a network fails on it.
-    """
+    """Split the image of a sample: `lq`, `lq_path` and, where there is ground truth, `gt`; `root` is its folder."""
     path = Path(str(sample.get("lq_path", "image")))
     rainy, clean = sample.get("lq"), sample.get("gt")
     if not isinstance(rainy, Tensor) or rainy.ndim != 3:
@@ -117,13 +112,12 @@ def split_example(stages: TrainedStages, sample: dict[str, Any], root: str | Non
     return Example(str(name), rainy, clean, stages.split(rainy), cut=rainy.shape[-2:] != size)
 
 
-def _find(models: Path, which: str) -> NetworkFile:
+def _find(models: Path, which: str | None) -> NetworkFile:
     found = saved_networks(models, "g")
-    if not found:
-        raise InputError(f"{models}: holds no net_g_*.pth yet")
-    if which == "latest":
-        return read_network_file(newest(found), label="g")
-    if which not in found:
+    path = best_or_newest(models, "g") if which is None else found.get(which)
+    if path is None and found:
         there = ", ".join(sorted(found, key=lambda tag: (len(tag), tag)))
         raise InputError(f"{models}: no net_g_{which}.pth, but of {there}; correct --checkpoint")
-    return read_network_file(found[which], label="g")
+    if path is None:
+        raise InputError(f"{models}: contains no net_g_*.pth yet")
+    return read_network_file(path, label="g")

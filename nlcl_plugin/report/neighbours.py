@@ -58,18 +58,14 @@ def find_queries(example: Example, options: dict[str, Any], picture: EmbeddedPic
     check_schema(LayerPatches, chosen, "the sampling of layer contrast")
     patches = LayerPatches(**chosen)
     size, side = tuple(example.rainy.shape[-2:]), patches.patch_size
-    # At the very border the window has fewer candidates than asked for; away from it all of them, if there is room.
-    inset = min(patches.search_size // 2, (min(size) - side) // 2)
-    if inset < 0:
+    inset = patches.search_size // 2  # at the border the window has fewer candidates than asked for
+    if min(size) < side + 2 * inset:
         return None
     inner = (size[0] - 2 * inset, size[1] - 2 * inset)
     centres = random_centres(1, QUERIES, inner, side, generator=torch.Generator().manual_seed(0)) + inset
     layers = example.layers[0]
-    try:
-        in_image = _neighbourhoods("image layer B", layers.image, centres, patches, patches.num_image_patches)
-        in_rain = _neighbourhoods("rain layer R", layers.rain, centres, patches, patches.num_rain_patches)
-    except ValueError:  # fewer candidates than neighbours
-        return None
+    in_image = _neighbourhoods("image layer B", layers.image, centres, patches, patches.num_image_patches)
+    in_rain = _neighbourhoods("rain layer R", layers.rain, centres, patches, patches.num_rain_patches)
     places = [_box(centre.tolist(), side, f"query {n}") for n, centre in enumerate(centres[0], start=1)]
     asked = any(blocks) or bool(block(options, "train", "nlcl_opt"))
     return Queries(patches, asked, picture, size, places, [list(pair) for pair in zip(in_image, in_rain, strict=True)])

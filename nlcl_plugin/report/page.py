@@ -57,7 +57,7 @@ def write_report(
     output: str | os.PathLike[str] | None = None,
     *,
     images: int = 3,
-    which: str = "latest",
+    which: str | None = None,
     progress: bool = True,
 ) -> Path:
     """Write the report of a training, which may be running or interrupted, as one HTML file.
@@ -66,7 +66,8 @@ def write_report(
         experiment: The folder of the training, such as `experiments/nlcl_quickstart`.
         output: The file; `report.html` in that folder by default.
         images: How many images of each validation dataset are derained and shown, evenly spread.
-        which: The weights that derain them: an iteration, or `latest` for the newest.
+        which: The weights that derain them: an iteration or `latest`; by default those that were best in validation,
+            without one the newest.
         progress: Whether to show a progress bar, where there is a terminal.
 
     Returns:
@@ -125,14 +126,14 @@ def render(experiment: Experiment, pictures: PagePictures) -> str:
     )
 
 
-def _pictures(experiment: Experiment, images: int, which: str, *, progress: bool) -> PagePictures:
+def _pictures(experiment: Experiment, images: int, which: str | None, *, progress: bool) -> PagePictures:
     result = PagePictures()
     if images == 0:
         return result
     try:
         stages = TrainedStages(experiment, which)
     except InputError as error:
-        if which != "latest" and not isinstance(error, ShapeError):
+        if which is not None and not isinstance(error, ShapeError):
             raise
         return PagePictures(notes=[str(error)])
     result.which = stages.which

@@ -25,11 +25,11 @@ import torch.distributed as dist
 from basicsr.utils import check_resume
 from basicsr.utils.dist_util import master_only
 
-from nlcl_plugin.data.files import json_text, parse_record, remove_leftovers, sha256, sync_folder, written_whole
+from nlcl_plugin.data.files import json_text, remove_leftovers, sha256, sync_folder, written_whole
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.models.validation import BLIND_METRICS, PAIRED_METRICS
 from nlcl_plugin.networks.about import as_metadata
-from nlcl_plugin.networks.weights import load_plain, missing, numbered, save_safetensors, weights_of
+from nlcl_plugin.networks.weights import BEST_FILE, best_iteration, load_plain, numbered, save_safetensors, weights_of
 from nlcl_plugin.training.distributed import from_rank_zero, get_dist_info
 
 _SUM = re.compile(r"(?P<sum>[0-9a-f]{64}) [ *](?P<name>[^\0]+)")
@@ -38,7 +38,10 @@ _SUM = re.compile(r"(?P<sum>[0-9a-f]{64}) [ *](?P<name>[^\0]+)")
 # writing --------------------------------------------------------------------------------------------------------------
 @master_only
 def seal(opt: dict[str, Any], current_iter: int) -> None:
-    """Write the checksums of a checkpoint whose networks and state are on disk; rank 0 only does it."""
+    """Write the checksums of a checkpoint whose networks and state are on disk; rank 0 only does it.
+
+    `opt` has `path.models` and `path.training_states`.
+    """
     folder = Path(opt["path"]["training_states"])
     files = [folder / f"{current_iter}.state", *_networks(opt, current_iter)]
     lines = [f"{sha256(path)}  {Path(os.path.relpath(path, folder)).as_posix()}\n" for path in files]
@@ -50,9 +53,10 @@ def seal(opt: dict[str, Any], current_iter: int) -> None:
 def save_as_safetensors(opt: dict[str, Any], current_iter: int | str) -> None:
     """Write the newest networks and the best as .safetensors too, and remove such copies of all others.
 
-    They contain the weights to run a network with: the average where there is one.
+    They contain the weights to run a network with: the average where there is one. `current_iter` is the iteration of
+    the newest, or `latest`. Rank 0 only does it.
     """
-    wanted = [*_networks(opt, current_iter), *_networks(opt, (read_best(opt) or {}).get("iter", current_iter))]
+    wanted = [*_networks(opt, current_iter), *_networks(opt, best_iteration(opt["path"]["models"]))]
     for path in Path(opt["path"]["models"]).glob("net_*.pth"):
         copy = path.with_suffix(".safetensors")
         if path not in wanted:
@@ -65,14 +69,17 @@ def save_as_safetensors(opt: dict[str, Any], current_iter: int | str) -> None:
 
 @master_only
 def prune(opt: dict[str, Any], keep: int | None) -> None:
-    """Delete the oldest sealed checkpoints; the best, unsealed and `latest` files stay. Rank 0 only does it."""
+    """Delete the oldest sealed checkpoints; the best, unsealed and `latest` files stay. Rank 0 only does it.
+
+    `keep` is how many whole ones to keep beside the best, at least 1; None keeps all.
+    """
     if keep is None:
         return
     folder = Path(opt["path"]["training_states"])
     sealed = sorted(map(int, numbered(folder, ".sha256")))
     # A seal without its state is what a kill in the middle of this function leaves; the next call ends it.
     kept = [iteration for iteration in sealed if (folder / f"{iteration}.state").exists()][-keep:]
-    best = (read_best(opt) or {}).get("iter")
+    best = best_iteration(opt["path"]["models"])
     for iteration in sealed:
         if not kept or iteration >= kept[0]:
             break
@@ -88,7 +95,7 @@ def prune(opt: dict[str, Any], keep: int | None) -> None:
         (folder / f"{iteration}.sha256").unlink()
 
 
-def _networks(opt: dict[str, Any], iteration: int | str) -> list[Path]:
+def _networks(opt: dict[str, Any], iteration: int | str | None) -> list[Path]:
     return sorted(Path(opt["path"]["models"]).glob(f"net_*_{iteration}.pth"))
 
 
@@ -112,7 +119,8 @@ def choose_best(opt: dict[str, Any], validations: list[dict[str, Any]], current_
             (entry["metrics"][metric], entry["iter"])
             for entry in validations
             if entry.get("dataset") == dataset
-            and _is_finite(entry["metrics"].get(metric))
+            and isinstance(figure := entry["metrics"].get(metric), int | float)
+            and math.isfinite(figure)
             and (entry["iter"] == current_iter or _networks(opt, entry["iter"]))
         ]
         if found:
@@ -121,27 +129,15 @@ def choose_best(opt: dict[str, Any], validations: list[dict[str, Any]], current_
     return None
 
 
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
 @master_only
 def write_best(opt: dict[str, Any], best: dict[str, Any] | None) -> None:
     """Write `models/best.json`, or remove it if there is no best; rank 0 only does it."""
-    path = Path(opt["path"]["models"]) / "best.json"
+    path = Path(opt["path"]["models"]) / BEST_FILE
     if best is None:
         path.unlink(missing_ok=True)
-    elif best != read_best(opt):
+    else:
         with written_whole(path) as file:
             file.write(json_text(best).encode())
-
-
-def read_best(opt: dict[str, Any]) -> dict[str, Any] | None:
-    """Read `models/best.json`; None if it is missing or torn."""
-    try:
-        return parse_record((Path(opt["path"]["models"]) / "best.json").read_bytes())
-    except (OSError, ValueError):
-        return None
 
 
 # resuming -------------------------------------------------------------------------------------------------------------
@@ -149,13 +145,9 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
     """Load the training state to resume from, if there is one; all processes of a run must call this.
 
     With `auto_resume` it is that of the newest whole checkpoint; those that are not are warned about. Only rank 0
-    verifies files, and all ranks take the checkpoint that it chose.
-
-    Returns:
-        The state, on the CPU, or None for a fresh start.
-
-    Raises:
-        InputError: If there are checkpoints but none is whole, or the one that `path.resume_state` names is not.
+    verifies files, and all ranks take the checkpoint that it chose. The state is on the CPU; None is a fresh start. In
+    `opt`, `path.resume_state` and the networks' `pretrain_network_*` are set. An InputError if there are checkpoints
+    but none is whole, or the one that `path.resume_state` names is not.
     """
     path = from_rank_zero(lambda: _choose(opt))
     if path is None:
@@ -194,10 +186,8 @@ def _choose(opt: dict[str, Any]) -> str | None:
 def verify(path: Path, opt: dict[str, Any]) -> None:
     """See that a checkpoint is whole and as it was written.
 
-    Without checksums (BasicSR writes none, and a kill may have come before them) it must at least load.
-
-    Raises:
-        InputError: Naming the first file that is missing, torn or changed.
+    `path` is its training state. Without checksums (BasicSR writes none, and a kill may have come before them) it must
+    at least load. An InputError names the first file that is missing, torn or changed.
     """
     sums = path.with_suffix(".sha256")
     sealed = sums.exists()
@@ -205,7 +195,7 @@ def verify(path: Path, opt: dict[str, Any]) -> None:
         try:
             found = sha256(file)
         except OSError as error:
-            raise missing(file, error) from error
+            raise InputError(f"{file}: missing or unreadable ({error.strerror})") from error
         if found != expected:
             raise InputError(f"{file}: torn or changed: its SHA-256 is not the one in {sums.name}")
     iteration = _load_state(path)["iter"]
@@ -260,8 +250,8 @@ def gather_random() -> list[dict[str, Any]] | None:
 def restore_random(states: list[dict[str, Any]] | None) -> bool:
     """Set every global random generator of this process to what it was in the process of the same rank.
 
-    Returns:
-        Whether it was done: not if there were more processes or fewer, as theirs were other draws.
+    GPUs that the states or this machine lack are left out. Returns whether it was done: not without states (None), and
+    not if there were more processes or fewer, as theirs were other draws.
     """
     rank, world_size = get_dist_info()
     if states is None or len(states) != world_size:

@@ -86,9 +86,9 @@ def join_process_group(
         os.environ.setdefault("LOCAL_RANK", str(local_rank))
     try:
         init_dist(launcher, **given)
-    except InputError:
+    except InputError:  # which is a ValueError
         raise
-    except (RuntimeError, ValueError, AssertionError) as error:  # wrong variables, unknown host, port in use …
+    except (RuntimeError, ValueError, AssertionError) as error:  # wrong variables, an unknown host, a port in use
         reason = " ".join(str(error).split())[:300]
         raise InputError(
             f"--launcher {launcher}: the processes don't find each other ({reason}); check dist_params, MASTER_ADDR, "
@@ -97,10 +97,9 @@ def join_process_group(
 
 
 def from_rank_zero(make: Callable[[], T]) -> T:
-    """Call a function on rank 0 and return (a copy of) what it returns on every rank; all processes must call this.
+    """Call a function on rank 0 and return (a copy of) what it returns on every rank, as well as an `InputError` of it.
 
-    Raises:
-        InputError: On every rank, if the function raised one.
+    All processes must call this.
     """
     rank, world_size = get_dist_info()
     if world_size == 1:
@@ -120,11 +119,7 @@ def from_rank_zero(make: Callable[[], T]) -> T:
 
 @contextmanager
 def only_run(folder: str) -> Iterator[None]:
-    """Lock a folder while the processes of this run are at work; all must call this.
-
-    Raises:
-        InputError: On every rank, if another run is at work there.
-    """
+    """Lock a folder while this run is at work, an InputError on all its processes if another run is. All call it."""
     with ExitStack() as stack:
         from_rank_zero(lambda: stack.enter_context(locked(folder)))
         yield
@@ -154,8 +149,7 @@ def leave_process_group(code: int) -> int:
 class Agreement:
     """A channel between the processes beside that of the gradients, on the CPU: asking costs no wait for a GPU.
 
-    Args:
-        timeout: Seconds that a process waits for the others, 30 minutes by default.
+    A process waits for the others for `timeout` seconds, 30 minutes by default.
     """
 
     def __init__(self, timeout: float | None = None) -> None:

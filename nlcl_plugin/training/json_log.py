@@ -23,14 +23,9 @@ STARTS = "starts.jsonl"
 
 
 class JsonLog:
-    """`losses.jsonl` and `metrics.jsonl`: one line per entry. A resumed run removes what came after its checkpoint.
+    """`losses.jsonl` and `metrics.jsonl`: one line per entry. An InputError if the file contains something else.
 
-    Args:
-        path: The file.
-        current_iter: The iteration that the run continues from, 0 for a new one.
-
-    Raises:
-        InputError: If the file contains something else.
+    A run that continues from `current_iter` removes what came after it; a new one, from 0, removes everything.
     """
 
     def __init__(self, path: str, current_iter: int) -> None:
@@ -52,11 +47,7 @@ def _append(path: str | os.PathLike[str], entry: dict[str, Any]) -> None:
 def read_json_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Read a log, also while it is written and after a kill: a last line that is cut short is left out.
 
-    Returns:
-        Its entries; none if there is no file, as in a run of stock BasicSR.
-
-    Raises:
-        InputError: If a line is no entry.
+    There are no entries if there is no file, as in a run of stock BasicSR. A line that is no entry is an `InputError`.
     """
     return [entry for _, entry in _entries(path)]
 

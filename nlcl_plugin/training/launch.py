@@ -55,10 +55,8 @@ def start(
     options["rank"], options["world_size"] = get_dist_info()
     root = root or os.getcwd()
     if options.get("manual_seed") is None:
-        earlier = (
-            os.path.join(root, "experiments", run_name(options, debug=debug), "options.yml") if auto_resume else ""
-        )
-        options["manual_seed"] = from_rank_zero(lambda: _draw_seed(earlier))
+        earlier = os.path.join(root, "experiments", run_name(options, debug=debug), "options.yml")
+        options["manual_seed"] = from_rank_zero(lambda: _draw_seed(earlier if auto_resume else ""))
     if options.get("demo_data"):
         make_demo_data(options["demo_data"])
     complete(options, root=root, is_train=is_train, auto_resume=auto_resume, debug=debug)
@@ -74,17 +72,8 @@ def dry_run(
 ) -> tuple[dict[str, Any], dict[str, int], str | None]:
     """Do what `start` does without writing anything; a file with a `train` block is one that trains.
 
-    Args:
-        option_file: A YAML option file, ours or stock BasicSR's.
-        force_yml: Overrides, items `block:key=value`.
-        root: Folder that would get `experiments/` and `results/`; the current folder by default.
-        full: Whether to rehearse with the crops of the training.
-
-    Returns:
-        The options; the number of parameters of each network; the folder of demo data that would be made, if any.
-
-    Raises:
-        InputError: If anything the user gave is wrong.
+    `full` rehearses with the crops of the training. Returns the options; the number of parameters of each network; the
+    folder of demo data that would be made, if any. An `InputError` if anything the user gave is wrong.
     """
     options, sizes = read(option_file, force_yml)
     options.update(dist=False, rank=0, world_size=1)
@@ -107,13 +96,10 @@ def dry_run(
 def read(
     option_file: str, force_yml: list[str] | None, *, is_train: bool | None = None
 ) -> tuple[dict[str, Any], dict[str, int]]:
-    """Read an option file, set what the command line sets, and check all values.
+    """Read an option file, set what the command line sets, and check all values; a wrong one is an `InputError`.
 
-    Returns:
-        The options, and the number of parameters of each network.
-
-    Raises:
-        InputError: If a value is wrong.
+    Without `is_train` the file decides: it trains if it has a `train` block. Returns the options, and the number of
+    parameters of each network.
     """
     options = load_yaml(option_file)
     override(options, force_yml or [])

@@ -1,12 +1,14 @@
-"""The loaders of a training, with BasicSR's builders."""
+"""The loaders of a training, with BasicSR's builders, and errors of single files, which name the file."""
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import math
 import multiprocessing
+import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -14,21 +16,15 @@ import torch
 from basicsr.data import build_dataloader, build_dataset
 from basicsr.data.prefetch_dataloader import CPUPrefetcher, CUDAPrefetcher
 from basicsr.utils import get_root_logger
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
+from nlcl_plugin.data.image_io import decode_stored, read_bytes
 from nlcl_plugin.data.sampler import EpochSampler, SeededDataset
 from nlcl_plugin.errors import InputError
-from nlcl_plugin.training.loading import ExplainedDataset
 
 
 class TrainingBatches:
-    """Batches of one epoch after another, and the place in the epoch.
-
-    Args:
-        opt: Complete, checked options.
-
-    Raises:
-        InputError: If an epoch has no batch.
+    """Batches of one epoch after another, and the place in the epoch; an InputError if an epoch has no batch.
 
     Attributes:
         dataset: The training dataset.
@@ -120,3 +116,57 @@ def evaluation_loader(opt: dict[str, Any], options: dict[str, Any]) -> DataLoade
     dataset = ExplainedDataset(build_dataset(options))
     get_root_logger().info(f"Number of images in {options['name']}: {len(dataset)}")
     return build_dataloader(dataset, options, num_gpu=opt["num_gpu"], dist=opt["dist"])
+
+
+class ExplainedDataset(Dataset[Any]):
+    """A dataset that names the files of the sample that it fails on: those in BasicSR's `paths`.
+
+    Stock datasets fail with an AttributeError that names no file. Attributes are those of the dataset inside.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        """The length of the dataset inside."""
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        """Load a sample; an InputError if the dataset raised a ValueError, or a file is missing or unreadable."""
+        try:
+            return self.dataset[index]
+        except (InputError, IndexError):  # the latter ends a plain loop
+            raise
+        except Exception as error:
+            files = self._files(index)
+            for file in files:
+                if os.path.isfile(file) or getattr(error, "filename", None) == file:
+                    decode_stored(read_bytes(file), file)  # raises an InputError that names it
+            if not isinstance(error, ValueError):  # BasicSR's, of images that don't fit each other
+                raise
+            on = f" fails on {' and '.join(files)}" if files else ""
+            reason = "".join(map(str, error.args)).strip()  # BasicSR splits some messages into two arguments
+            raise InputError(f"{type(self.dataset).__name__}{on}: {reason}") from error
+
+    def __getattr__(self, name: str) -> Any:
+        """Look up what is not here in the dataset inside."""
+        if name == "dataset":  # while it is unpickled
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+    def _files(self, index: int) -> list[str]:
+        paths = getattr(self.dataset, "paths", ())
+        if len(paths) != len(self.dataset):
+            return []
+        entry = paths[int(index)]
+        return [str(path) for path in (entry.values() if isinstance(entry, dict) else [entry])]
+
+
+@contextlib.contextmanager
+def faults_of_workers() -> Iterator[None]:
+    """Make one line of a loader worker's InputError, which arrives with its traceback as text, the message last."""
+    try:
+        yield
+    except InputError as error:
+        message = str(error).strip().splitlines()[-1].removeprefix(f"{InputError.__module__}.{InputError.__name__}: ")
+        raise InputError(message) from error

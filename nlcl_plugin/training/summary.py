@@ -24,14 +24,10 @@ _Pictures = list[tuple[dict[str, np.ndarray], dict[str, str]]]  # rows: images a
 
 
 def summarise(model: Any, loaders: list[Any], folder: str, best: dict[str, Any] | None = None) -> dict[str, Any] | None:
-    """Measure a model on every dataset it was just validated on and write `summary.json` and pictures.
+    """Measure a model on every dataset it was just validated on, with pairs or without.
 
-    Args:
-        model: A model with BasicSR's `feed_data`, `test` and `get_current_visuals`.
-        loaders: Loaders of the datasets, with pairs or without.
-        folder: Where the files go: `summary.json`, `summary.png` of the first dataset with pairs and
-            `summary_NAME.png` of each other one.
-        best: The training's best validation (`checkpoint.choose_best`), which goes into `summary.json`.
+    `folder` gets `summary.json`, with `best` of `checkpoint.choose_best`, `summary.png` of the first dataset with pairs
+    and `summary_NAME.png` of each other one.
 
     Returns:
         The figures of the first dataset with pairs (PSNR in dB and SSIM on 8-bit RGB, `mean_rain` in [0, 1]), with

@@ -1,4 +1,4 @@
-"""Training: iterations, logs, validations and checkpoints, ended by a summary of what was reached."""
+"""Training: iterations, logs, validations and checkpoints, ended by a summary of what was reached; and testing."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ from basicsr.utils.logger import initialized_logger
 from basicsr.utils.options import copy_opt_file, dict2str
 
 from nlcl_plugin.config.option_files import FOLDERS, difference, plain, plain_options, write_options
+from nlcl_plugin.data.files import natural_key
 from nlcl_plugin.errors import InputError, TrainingStoppedError
+from nlcl_plugin.models.validation import ValidationMixin
 from nlcl_plugin.training import checkpoint
 from nlcl_plugin.training.distributed import Agreement
 from nlcl_plugin.training.json_log import JsonLog, read_json_lines, record_start
-from nlcl_plugin.training.loaders import TrainingBatches, validation_loaders
-from nlcl_plugin.training.loading import faults_of_workers
+from nlcl_plugin.training.loaders import TrainingBatches, evaluation_loader, faults_of_workers, validation_loaders
 from nlcl_plugin.training.summary import summarise
 from nlcl_plugin.version import __version__
 
@@ -36,12 +37,8 @@ SKIPPED, INTERRUPTED = 3, 5  # exit codes
 def train(opt: dict[str, Any], option_file: str) -> int:
     """Train the model of an option file.
 
-    Args:
-        opt: Options of `training.launch.start`.
-        option_file: Where they came from; copied into the experiment folder.
-
-    Returns:
-        The exit code: 0; 3 if unreadable images were skipped; 5 if a signal ended the training, its state saved.
+    `opt` comes from `training.launch.start`; `option_file` is copied into the experiment folder. Returns the exit code:
+    0; 3 if unreadable images were skipped; 5 if a signal ended the training, its state saved.
 
     Raises:
         InputError: If a file is unreadable or there are too few images for a batch.
@@ -65,6 +62,23 @@ def train(opt: dict[str, Any], option_file: str) -> int:
         get_root_logger().info(f"Interrupted: state of iteration {run.current_iter} saved; resume with --auto_resume.")
         return INTERRUPTED
     return run.finish()
+
+
+def test(opt: dict[str, Any]) -> int:
+    """Derain every test dataset and save images, figures and comparison pictures; returns the exit code 0.
+
+    `opt` comes from `training.launch.start`. An InputError if a file is unreadable.
+    """
+    make_folders(opt)
+    logger = start_logger(opt, "test")
+    loaders = [evaluation_loader(opt, opt["datasets"][name]) for name in sorted(opt["datasets"], key=natural_key)]
+    model = build_model(opt)
+    for loader in loaders:
+        model.validation(loader, current_iter=opt["name"], tb_logger=None, save_img=opt["val"]["save_img"])
+    if opt["rank"] == 0 and isinstance(model, ValidationMixin):
+        summarise(model, loaders, opt["path"]["results_root"])
+    logger.info(f"Results: {opt['path']['results_root']}")
+    return 0
 
 
 def start_logger(opt: dict[str, Any], kind: str) -> logging.Logger:

@@ -7,14 +7,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from studies.intrinsic_dimension.report import summary
 from studies.intrinsic_dimension.sources import network_source
-from studies.intrinsic_dimension.study import Key, Settings, calibrate, known_alike
+from studies.intrinsic_dimension.study import known_alike
 
 from nlcl_plugin.archs import LayerGenerator
 from nlcl_plugin.data.image_io import read_image, to_tensor
 from nlcl_plugin.networks.about import describe
-from nlcl_plugin.ops import intrinsic_dimension
 from nlcl_plugin.rain.renderer import render_rain
 
 SMALL = ["--patch-size", "4", "6", "--k", "8", "16"]
@@ -125,9 +123,7 @@ def test_layers_of_networks_are_what_the_networks_make(folders):
     ("arguments", "message"),
     [
         ([], "there is nothing to measure"),
-        (["--image", "a", "missing"], "missing: no such folder"),
         (["--image", "a", "clean", "--rain", "a", "rain"], "different names"),
-        (["--rainy", "rainy"], "--rainy goes with --networks"),
         (["--image", "a", "clean", "--k", "200", "--num-patches", "150"], "more than the largest k of 200"),
         (["--rain", "a", "dry"], "a: no image has enough patches that are not flat"),
     ],
@@ -149,19 +145,3 @@ def test_known_dimensions_are_read_off_the_curve():
     assert known_alike(0.8, curve, 48) == "<1"
     assert known_alike(9.0, curve, 48) == ">8"
     assert known_alike(5.9, curve, 6) == ">6"  # a patch of 6 values has no more
-
-
-def test_spread_is_over_images_that_have_an_estimate():
-    assert summary([1.0, 3.0, float("nan")]) == {"mean": 2.0, "sd": 2**0.5, "min": 1.0, "max": 3.0, "images": 2}
-    assert summary([float("inf")])["mean"] is None
-    assert summary([2.0])["sd"] is None
-
-
-def test_the_bias_is_that_of_the_estimators():
-    found = calibrate(Settings(ks=(16,), num_patches=200, num_queries=8, search_size=16))
-    assert len(found) == 4
-    cube = torch.rand(200, 4, generator=torch.Generator().manual_seed(5))
-    assert found[Key("random", "mle", 0, 16)][4] == pytest.approx(intrinsic_dimension(cube, k=16).item(), rel=0.1)
-    for estimates_ in found.values():
-        assert estimates_[1] < estimates_[4] < estimates_[16]
-        assert estimates_[128] < 128

@@ -83,6 +83,7 @@ def test_seal_is_what_sha256sum_checks(opt):
 
 # resuming -------------------------------------------------------------------------------------------------------------
 def test_newest_by_number_is_resumed_and_its_networks_are_set(opt):
+    assert resume(opt)[0] is None  # a fresh start
     for iteration in (2000, 900, 10000):
         save(opt, iteration)
     opt["path"].update(param_key_g="params_ema", ignore_resume_networks=["network_s"])
@@ -93,12 +94,6 @@ def test_newest_by_number_is_resumed_and_its_networks_are_set(opt):
     assert after["path"]["pretrain_network_g"] == network_path(opt, "g", 10000)
     assert after["path"]["param_key_g"] == "params"
     assert "pretrain_network_s" not in after["path"]
-
-
-def test_nothing_to_resume_from_is_a_fresh_start(opt, tmp_path):
-    assert resume(opt)[0] is None
-    opt["path"]["training_states"] = str(tmp_path / "none")
-    assert resume(opt)[0] is None
 
 
 DAMAGES = {
@@ -229,6 +224,7 @@ leave_process_group(0)
 """
 
 
+@pytest.mark.slow
 def test_all_processes_take_what_the_first_one_found_whole_and_their_own_random_states(opt, tmp_path):
     save(opt, 1)
     save(opt, 2)
@@ -307,13 +303,10 @@ METRICS = {
     [
         (None, validations(20.0, 22.5, 21.0), ("psnr", 22.5, 20, "higher")),
         (None, validations(22.5, 22.5, 0.0), ("psnr", 22.5, 10, "higher")),  # the earlier of equal ones
-        (None, validations(-1.0, 0.0), ("psnr", 0.0, 20, "higher")),
         (None, validations(float("nan"), 20.0, None, float("inf")), ("psnr", 20.0, 20, "higher")),
-        (None, validations(float("nan")), None),
         (None, validations(6.0, 5.0, metric="niqe"), ("niqe", 5.0, 20, "lower")),
         (METRICS, validations(6.0, 5.0, metric="mine") + validations(1.0), ("mine", 5.0, 20, "lower")),
         (None, validations(1.0) + validations(30.0, dataset="other"), ("psnr", 1.0, 10, "higher")),
-        (None, validations(30.0, dataset="other"), ("psnr", 30.0, 10, "higher")),
         (None, validations(1.0, 2.0, 3.0, 99.0), ("psnr", 3.0, 30, "higher")),  # the networks of 40 are gone
         (None, [], None),
     ],
@@ -326,9 +319,10 @@ def test_the_best_is_that_of_the_first_metric_of_the_first_dataset_that_has_one(
     best = checkpoint.choose_best(opt, entries, 30)
     assert best == (expected and dict(zip(("metric", "value", "iter", "better"), expected, strict=True)))
     checkpoint.write_best(opt, best)
-    assert checkpoint.read_best(opt) == best
+    path = checkpoint.Path(opt["path"]["models"]) / "best.json"
+    assert best is None or json.loads(path.read_text()) == best
     checkpoint.write_best(opt, None)
-    assert checkpoint.read_best(opt) is None
+    assert not path.exists()
 
 
 def test_only_the_newest_and_the_best_are_copied_as_safetensors(opt):
@@ -358,6 +352,12 @@ def test_every_generator_continues_where_it_was(tmp_path):
     states[0]["cuda"] += [torch.zeros(16, dtype=torch.uint8)]  # of a machine with one more GPU
     assert checkpoint.restore_random(states) or torch.cuda.is_available()
     assert [draws(), draws()] == expected
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    assert not checkpoint.restore_random(None)
+    assert not checkpoint.restore_random(checkpoint.gather_random() * 2)  # of another number of processes
+    assert torch.equal(torch.rand(3), expected)
 
 
 @pytest.mark.gpu
@@ -366,12 +366,3 @@ def test_generators_of_gpus_continue_where_they_were():
     expected = torch.rand(5, device="cuda")
     checkpoint.restore_random(states)
     assert torch.equal(torch.rand(5, device="cuda"), expected)
-
-
-def test_states_of_other_process_counts_are_left_alone():
-    torch.manual_seed(0)
-    expected = torch.rand(3)
-    torch.manual_seed(0)
-    assert not checkpoint.restore_random(None)
-    assert not checkpoint.restore_random(checkpoint.gather_random() * 2)
-    assert torch.equal(torch.rand(3), expected)
