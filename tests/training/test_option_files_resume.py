@@ -19,7 +19,7 @@ from nlcl_plugin.data.lmdb.encode import Cut
 ITERATIONS, SAVED, KILLED = 4, 2, 3
 
 COMMON = [
-    *("num_gpu=0", "demo_data=~", "datasets:val_2=~", f"train:total_iter={ITERATIONS}", "val:val_freq=3"),
+    *("num_gpu=0", "demo_data=~", "datasets:val_2=~", f"train:total_iter={ITERATIONS}", f"val:val_freq={SAVED}"),
     *("datasets:train:batch_size_per_gpu=2", "datasets:train:num_worker_per_gpu=1", "datasets:train:gt_size=32"),
     *("logger:print_freq=1", f"logger:save_checkpoint_freq={SAVED}", "logger:use_tb_logger=false"),
 ]
