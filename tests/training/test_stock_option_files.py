@@ -67,7 +67,6 @@ SMALL = {
 }
 RGB = {"num_in_ch": 3, "num_out_ch": 3}
 EDVR = {"type": "EDVR", **RGB, "num_frame": 5, "deformable_groups": 8, "center_frame_idx": None}
-DEBLUR = {"with_predeblur": True, "hr_in": True}
 HIFACE = {"type": "HiFaceGAN", "num_in_ch": 3, "use_vae": False, "norm_g": "spectralspadebatch3x3", "is_train": False}
 PLUS = {"type": "BasicVSRPlusPlus", "is_low_res_input": True}
 ICON = {"type": "IconVSR", "keyframe_stride": 5, "temporal_padding": 3}
@@ -78,35 +77,21 @@ REDS, VIMEO = "REDSRecurrentDataset", "Vimeo90KRecurrentDataset"
 CLIPS, CENTER, FRAMES = "VideoRecurrentTestDataset", "VideoTestVimeo90KDataset", "VideoTestDataset"
 PAIRS, LONE, BLURRED = "PairedImageDataset", "SingleImageDataset", "RealESRGANDataset"
 
-# file (with its others): model, scale, network_g, training (or test) dataset, validation dataset, and what else it has
+# One file per model and dataset: model, scale, network_g, training (or test) dataset, validation dataset, and the rest.
 TRAIN = {
-    "BasicVSR_REDS": ("VideoRecurrentModel", 4, {"type": "BasicVSR"}, REDS, CLIPS, {"train": FLOW}),
-    "BasicVSR_Vimeo90K_B[DI]": ("VideoRecurrentModel", 4, {"type": "BasicVSR"}, VIMEO, CLIPS, {"train": FLOW}),
-    "IconVSR_REDS": ("VideoRecurrentModel", 4, ICON, REDS, CLIPS, {"train": FLOW}),
-    "IconVSR_Vimeo90K_B[DI]": ("VideoRecurrentModel", 4, ICON, VIMEO, CLIPS, {"train": FLOW}),
+    "BasicVSR_Vimeo90K": ("VideoRecurrentModel", 4, {"type": "BasicVSR"}, VIMEO, CLIPS, {"train": FLOW}),
     "BasicVSRPP_REDS": ("VideoRecurrentModel", 4, PLUS, REDS, CLIPS, {"train": FLOW}),
     "VideoRecurrentGANModel_REDS": ("VideoRecurrentGANModel", 4, {"type": "BasicVSR"}, REDS, CLIPS,
                                     {"network_d": VGG, "train": {**GAN, "fix_flow": None, "lr_flow": 0}}),
-    "EDVR_[LM]_x4_SR_REDS": ("EDVRModel", 4, EDVR, "REDSDataset", FRAMES, {"train": {**PIXEL, "tsa_iter": 2}}),
-    "EDVR_[LM]_x4_SR_REDS_woTSA": ("EDVRModel", 4, {**EDVR, "with_tsa": False}, "REDSDataset", FRAMES, {}),
-    "ECBSR_x[24]": ("SRModel", 2, {"type": "ECBSR", "num_in_ch": 1, "num_out_ch": 1, "with_idt": False,
-                                   "act_type": "prelu", "scale": 2}, PAIRS, PAIRS, {"color": "y"}),
-    "ECBSR_x4_RGB": ("SRModel", 4, {"type": "ECBSR", **RGB, "with_idt": False, "act_type": "prelu", "scale": 4},
-                     PAIRS, PAIRS, {}),
-    **{f"EDSR_[LM]x{scale}": ("SRModel", scale, {"type": "EDSR", **RGB, "upscale": scale}, PAIRS, PAIRS, {})
-       for scale in (2, 3, 4)},
-    "RCAN_x2": ("SRModel", 2, {"type": "RCAN", **RGB, "upscale": 2}, PAIRS, PAIRS, {}),
-    **{f"SwinIR_SRx{scale}": ("SwinIRModel", scale, {**SWIN, "upscale": scale}, PAIRS, PAIRS, {}) for scale in (2, 4)},
-    **{f"MSRResNet_x{scale}": ("SRModel", scale, {"type": "MSRResNet", **RGB, "upscale": scale}, PAIRS, PAIRS, {})
-       for scale in (2, 3, 4)},
+    "EDVR_M_x4_SR_REDS": ("EDVRModel", 4, EDVR, "REDSDataset", FRAMES, {"train": {**PIXEL, "tsa_iter": 2}}),
+    "ECBSR_x2": ("SRModel", 2, {"type": "ECBSR", "num_in_ch": 1, "num_out_ch": 1, "with_idt": False,
+                                "act_type": "prelu", "scale": 2}, PAIRS, PAIRS, {"color": "y"}),
+    "EDSR_Mx3": ("SRModel", 3, {"type": "EDSR", **RGB, "upscale": 3}, PAIRS, PAIRS, {}),
+    "SwinIR_SRx2": ("SwinIRModel", 2, {**SWIN, "upscale": 2}, PAIRS, PAIRS, {}),
     "MSRGAN_x4": ("SRGANModel", 4, {"type": "MSRResNet", **RGB, "upscale": 4}, PAIRS, PAIRS,
                   {"network_d": VGG, "train": GAN}),
-    "RRDBNet_PSNR_x4": ("SRModel", 4, {"type": "RRDBNet", **RGB}, PAIRS, PAIRS, {}),
     "ESRGAN_x4": ("ESRGANModel", 4, {"type": "RRDBNet", **RGB}, PAIRS, PAIRS, {"network_d": VGG, "train": GAN}),
-    **{f"realesrnet_x{scale}plus": ("RealESRNetModel", scale, {"type": "RRDBNet", **RGB, "scale": scale}, BLURRED,
-                                    None, REAL) for scale in (2, 4)},
-    **{f"realesrgan_x{scale}plus": ("RealESRGANModel", scale, {"type": "RRDBNet", **RGB, "scale": scale}, BLURRED,
-                                    None, {**REAL, "network_d": UNET, "train": GAN}) for scale in (2, 4)},
+    "realesrnet_x2plus": ("RealESRNetModel", 2, {"type": "RRDBNet", **RGB, "scale": 2}, BLURRED, None, REAL),
     "LDL_Real_x4": ("RealESRGANModel", 4, {"type": "RRDBNet", **RGB}, BLURRED, LONE,
                     {**REAL, "network_d": UNET, "train": {**GAN, "ldl_opt": {"type": "L1Loss"}}}),
     "hifacegan": ("HiFaceGANModel", 1, HIFACE, PAIRS, PAIRS,
@@ -115,7 +100,6 @@ TRAIN = {
     "StyleGAN2_256_Cmul2_FFHQ": ("StyleGAN2Model", 1, {"type": "StyleGAN2Generator"}, "FFHQDataset", None,
                                  {"network_d": {"type": "StyleGAN2Discriminator"}, "train": STYLE}),
 }  # fmt: skip
-VSR = {"type": "BasicVSR"}
 TRAINING = {
     PAIRS: {"gt_size": 128, "use_hflip": True, "use_rot": True},
     REDS: {"gt_size": 256, "use_hflip": True, "use_rot": True, "val_partition": "REDS4", "test_mode": False,
@@ -136,28 +120,15 @@ WATCHING = {
                             "use_duf_downsampling": True},
 }  # fmt: skip
 TEST = {
-    "BasicVSR_REDS": ("VideoRecurrentModel", 4, VSR, CLIPS, {}),
-    "BasicVSR_Vimeo90K_B[DI]": ("VideoRecurrentModel", 4, VSR, CENTER, {"flip_seq": True, "center_frame_only": True}),
-    "IconVSR_REDS": ("VideoRecurrentModel", 4, ICON, CLIPS, {}),
-    "IconVSR_Vimeo90K_B[DI]": ("VideoRecurrentModel", 4, ICON, CENTER, {"flip_seq": True, "center_frame_only": True}),
+    "BasicVSR_REDS": ("VideoRecurrentModel", 4, {"type": "BasicVSR"}, CLIPS, {}),
+    "IconVSR_Vimeo90K": ("VideoRecurrentModel", 4, ICON, CENTER, {"flip_seq": True, "center_frame_only": True}),
     "DUF_official": ("VideoBaseModel", 4, {"type": "DUF", "scale": 4, "adapt_official_weights": True},
                      "VideoTestDUFDataset", {}),
     "TOF_official": ("VideoBaseModel", 1, {"type": "TOFlow", "adapt_official_weights": True}, FRAMES, {}),
-    "EDVR_L_deblur(comp)_REDS": ("EDVRModel", 1, {**EDVR, **DEBLUR}, FRAMES, {}),
-    "EDVR_L_x4_SRblur_REDS": ("EDVRModel", 4, {**EDVR, "with_predeblur": True}, FRAMES, {}),
-    "EDVR_[LM]_x4_SR_(REDS|Vid4)": ("EDVRModel", 4, EDVR, FRAMES, {}),
-    "EDVR_L_x4_SR_Vimeo90K": ("EDVRModel", 4, {**EDVR, "num_frame": 7}, CENTER, {}),
-    **{f"EDSR_[LM]x{scale}": ("SRModel", scale, {"type": "EDSR", **RGB, "upscale": scale}, PAIRS, {})
-       for scale in (2, 3, 4)},
+    "EDVR_L_deblur_REDS": ("EDVRModel", 1, {**EDVR, "with_predeblur": True, "hr_in": True}, FRAMES, {}),
     "RCAN": ("SRModel", 4, {"type": "RCAN", **RGB, "upscale": 4}, PAIRS, {}),
-    **{f"MSRResNet_x{scale}": ("SRModel", scale, {"type": "MSRResNet", **RGB, "upscale": scale}, PAIRS, {})
-       for scale in (2, 3, 4)},
-    "MSRResNet_x4_woGT": ("SRModel", 4, {"type": "MSRResNet", **RGB, "upscale": 4}, LONE, {}),
-    "MSRGAN_x4": ("SRGANModel", 4, {"type": "MSRResNet", **RGB, "upscale": 4}, PAIRS, {}),
-    "ESRGAN_x4, RRDBNet_PSNR_x4": ("ESRGANModel", 4, {"type": "RRDBNet", **RGB}, PAIRS, {}),
     "ESRGAN_x4_woGT": ("ESRGANModel", 4, {"type": "RRDBNet", **RGB}, LONE, {}),
     "hifacegan": ("HiFaceGANModel", 1, HIFACE, PAIRS, {}),
-    "hifacegan_woGT": ("HiFaceGANModel", 1, HIFACE, LONE, {}),
 }  # fmt: skip
 
 
