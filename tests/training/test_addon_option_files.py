@@ -8,7 +8,6 @@ import sys
 import cv2
 import numpy as np
 import pytest
-import torch
 from conftest import REPOSITORY, photograph
 from training_helpers import make_folders
 
@@ -48,12 +47,6 @@ def losses(folder, name):
     return [json.loads(line) for line in lines]
 
 
-def latest(folder, name):
-    paths = sorted((folder / "experiments" / name / "models").glob("net_*_latest.pth"))
-    contents = {path.name: torch.load(path, weights_only=True) for path in paths}
-    return {name: {key: content[key] for key in content if key != "about"} for name, content in contents.items()}
-
-
 @pytest.fixture
 def train(tmp_path, monkeypatch):
     """Trains with an option file and overrides, in this process; returns the logs."""
@@ -87,21 +80,8 @@ def test_esrgan_option_file_trains_at_scale_two_with_an_encoder(tmp_path, train)
     train(ESRGAN, "scale=2", "network_g:upscale=2", "train:total_iter=2",
           "network_e={type: FeatureEncoder, num_feat: 4}", "train:nlcl_opt:features={source: encoder}",
           "train:nlcl_opt:location_opt={type: LocationContrastLoss, sampling: {num_patches: 16}}")  # fmt: skip
-    assert "net_e_latest.pth" in latest(tmp_path, ESRGAN)
+    assert (tmp_path / "experiments" / ESRGAN / "models" / "net_e_latest.pth").is_file()
     assert "l_nlcl_location" in losses(tmp_path, ESRGAN)[-1]
-
-
-@pytest.mark.slow
-def test_with_weight_zero_the_command_trains_the_stock_model_bit_for_bit(tmp_path, train):
-    make_pairs(tmp_path)
-    train(SWINIR, "train:total_iter=3", "train:nlcl_opt:loss_weight=0")
-    weightless = latest(tmp_path, SWINIR)
-    train(SWINIR, "train:total_iter=3", "model_type=SwinIRModel", "train:nlcl_opt=~")
-    expected = latest(tmp_path, SWINIR)
-    assert set(weightless) - set(expected) == {"net_p_latest.pth"}
-    for net, content in expected.items():
-        for kind, weights in content.items():
-            assert all(torch.equal(weightless[net][kind][key], value) for key, value in weights.items()), (net, kind)
 
 
 @pytest.mark.slow
