@@ -93,17 +93,6 @@ def test_prepared_datasets(root, tmp_path, capsys):
     assert {json.loads(line)["source"] for line in lines} >= {f"{NAMES[1]}/{NAMES[3]}.png", f"{NAMES[1]}/{LONG}.png"}
 
 
-def test_rain_banks(root, tmp_path, capsys):
-    weights = tmp_path / f"net_g{NAMES[3]}.pth"
-    save_network(weights, LayerGenerator(num_feat=4, num_block=1), "g")
-    bank = tmp_path / f"{NAMES[2]}.lmdb"
-    code, said = run(capsys, "extract_rain_layers", weights, "--input", root / "in", "--output", bank)
-    assert code == 3
-    assert r"brokentwo\nlines\udcff\udcfe.png: " in said
-    assert (bank / "rain_bank.png").is_file()
-    assert len((bank / "keys.jsonl").read_text("ascii").splitlines()) == 6
-
-
 def test_reports(root, tmp_path, capsys):
     folder = tmp_path / f"run{NAMES[0]}{NAMES[3]}"
     (folder / "models").mkdir(parents=True)

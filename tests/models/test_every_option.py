@@ -1,4 +1,4 @@
-"""Every key of the models' schemas, and every argument of the losses in them: a change of it changes the training.
+"""Every key of NLCLModel's schema, and every argument of the losses in it: a change of it changes the training.
 
 What a training makes of its options is seen in its logs, weights, averages, rates and memory layout after a few
 iterations of both stages. A change must show there, or be refused.
@@ -11,22 +11,19 @@ import inspect
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
-import addon_helpers
 import model_helpers
 import pytest
 from basicsr.utils.registry import LOSS_REGISTRY
 from pydantic import BaseModel
 
-from nlcl_plugin.config.addon_options import AddonOptions
 from nlcl_plugin.config.train_options import Built, TrainOptions
 
 COMPOSITE = {"type": "AsymmetricNLCLLoss", "form": "single", "temperature": 0.02, "ramp_iter": 9,
              "sampling": {"num_queries": 4, "num_candidates": 2, "patch_size": 6, "search_size": 12}}  # fmt: skip
 SGD = {"type": "SGD", "lr": 0.1}
-GENERATOR = addon_helpers.GENERATOR
 
 
-def unpaired(tmp_path):
+def every_loss(tmp_path):
     """Every loss, two rounds of stage 2, an average that forgets soon."""
     restorer = {"start_iter": 2, "rounds": [1], "round_gain": [0.5, 0.6], "threshold": 1e-4, "composite_opt": COMPOSITE,
                 "pixel_opt": {"type": "L1Loss", "ramp_iter": 9}}  # fmt: skip
@@ -37,18 +34,6 @@ def unpaired(tmp_path):
     for key in [key for key in opt["train"] if key.endswith("_opt") and key != "restorer_opt"]:
         opt["train"][key] = {"ramp_iter": 9, **opt["train"][key]}
     return opt
-
-
-def mixed(tmp_path):
-    location = {**addon_helpers.LOCATION, "negatives": "similar", "num_negatives": 4}
-    return addon_helpers.options(tmp_path, ramp_iter=9, location_opt=location, optim_p=SGD)
-
-
-MODELS = {"unpaired": (TrainOptions, unpaired, model_helpers), "mixed": (AddonOptions, mixed, addon_helpers)}
-
-
-def block_of(kind, opt):
-    return opt["train"] if kind == "unpaired" else opt["train"]["nlcl_opt"]
 
 
 def blocks_in(annotation):
@@ -111,60 +96,48 @@ def changed(path, field, value):
     raise AssertionError(f"{'.'.join(path)}: say in VALUES what to change {value!r} to")
 
 
-def trained(kind, opt):
-    """All that shows of a training."""
-    helpers = MODELS[kind][2]
-    model = helpers.build(opt)
-    seen = [type(optimizer).__name__ for optimizer in model.optimizers]
-    if kind == "unpaired" and opt["train"].get("compile"):  # which takes a minute
-        return [net._compiled_call_impl is not None for net in model.nets.values()]
-    for current_iter in range(1, 6):
-        model.update_learning_rate(current_iter, opt["train"].get("warmup_iter", -1))
-        model.feed_data(helpers.batch(current_iter))
-        model.optimize_parameters(current_iter)
-        seen += [dict(model.get_current_log()), [optimizer.param_groups[0]["lr"] for optimizer in model.optimizers]]
-    nets = {**model.nets, **model.averages} if kind == "unpaired" else {"g": model.net_g, "p": model.net_p}
-    for net in nets.values():
-        seen += [(hashlib.sha256(p.detach().numpy().tobytes()).hexdigest(), p.stride()) for p in net.parameters()]
+def trained(opt):
+    """All that shows of a training, or why it is refused."""
+    try:
+        model = model_helpers.build(opt)
+        if opt["train"].get("compile"):  # which takes a minute
+            return [net._compiled_call_impl is not None for net in model.nets.values()]
+        seen = [type(optimizer).__name__ for optimizer in model.optimizers]
+        for current_iter in range(1, 6):
+            model.update_learning_rate(current_iter, opt["train"].get("warmup_iter", -1))
+            model.feed_data(model_helpers.batch(current_iter))
+            model.optimize_parameters(current_iter)
+            seen += [dict(model.get_current_log()), [each.param_groups[0]["lr"] for each in model.optimizers]]
+        for net in {**model.nets, **model.averages}.values():
+            seen += [(hashlib.sha256(p.detach().numpy().tobytes()).hexdigest(), p.stride()) for p in net.parameters()]
+    except Exception as error:  # as the rehearsal names any
+        return f"{type(error).__name__}: {error}"
     return seen
 
 
+def options_for(given, folder):
+    opt = every_loss(folder)
+    opt["train"].update(GIVEN.get(given, {}))
+    return copy.deepcopy(opt)
+
+
 @functools.cache
-def before(kind, given, tmp_path):
-    opt = MODELS[kind][1](tmp_path)
-    block_of(kind, opt).update(GIVEN.get(given, {}))
-    found = result(kind, opt)
-    assert isinstance(found, list) or given in GIVEN, found
+def before(given, folder):
+    found = trained(options_for(given, folder))
+    assert isinstance(found, list) or given, found
     return found
 
 
-def result(kind, opt):
-    try:
-        return trained(kind, opt)
-    except Exception as error:  # as the rehearsal tells of any
-        return f"{type(error).__name__}: {error}"
-
-
-def every_key():
-    for kind, (schema, base, _) in MODELS.items():
-        for path, field in keys(schema, block_of(kind, base(Path())), ()):
-            yield pytest.param(kind, path, field, id=f"{kind}-{'.'.join(path)}")
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "path", "field"), every_key())
-def test_a_change_of_any_key_changes_the_training_or_is_refused(tmp_path_factory, kind, path, field):
-    folder = tmp_path_factory.getbasetemp()
-    opt = MODELS[kind][1](folder)
-    given = ".".join(path)
-    block_of(kind, opt).update(GIVEN.get(given, {}))
-    opt = copy.deepcopy(opt)
-    block = block_of(kind, opt)
-    for name in path[:-1]:
-        if block.get(name) is None:
-            block[name] = {}
-        block = block[name]
+@pytest.mark.parametrize(("path", "field"), keys(TrainOptions, every_loss(Path())["train"]), ids=str)
+def test_a_change_of_any_key_changes_the_training_or_is_refused(tmp_path_factory, path, field):
+    folder, name = tmp_path_factory.getbasetemp(), ".".join(path)
+    opt = options_for(name, folder)
+    block = opt["train"]
+    for key in path[:-1]:
+        if block.get(key) is None:
+            block[key] = {}
+        block = block[key]
     default = field.get_default(call_default_factory=True) if hasattr(field, "get_default") else field
     block[path[-1]] = changed(path, field, block.get(path[-1], default))
-    matters = result(kind, opt) != before(kind, given, folder)
-    assert matters, f"{given} = {block[path[-1]]!r} changes nothing"
+    assert trained(opt) != before(name if name in GIVEN else "", folder), f"{name} = {block[path[-1]]!r}"
