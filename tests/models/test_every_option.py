@@ -128,8 +128,12 @@ def before(given, folder):
     return found
 
 
+def joined(value):
+    return ".".join(map(str, value)) if isinstance(value, tuple) else ""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("path", "field"), keys(TrainOptions, every_loss(Path())["train"]), ids=str)
+@pytest.mark.parametrize(("path", "field"), keys(TrainOptions, every_loss(Path())["train"]), ids=joined)
 def test_a_change_of_any_key_changes_the_training_or_is_refused(tmp_path_factory, path, field):
     folder, name = tmp_path_factory.getbasetemp(), ".".join(path)
     opt = options_for(name, folder)
