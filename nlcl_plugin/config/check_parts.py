@@ -18,7 +18,6 @@ from nlcl_plugin.errors import InputError
 from nlcl_plugin.models.optimization import build_optimizer, build_scheduler
 
 FILLED_IN = {"ProjectionHeads": {"in_channels"}}  # arguments that the model adds
-HEAVY_LOSSES = ("PerceptualLoss",)  # load weights when they are made
 
 
 def try_out(block: Built) -> None:
@@ -65,7 +64,7 @@ def check_network(sizes: dict[str, int], key: str, block: NetworkBlock) -> Netwo
 def _loss(block: Built) -> None:
     arguments = block.model_extra or {}
     cls = _constructor(LOSS_REGISTRY, block.type, arguments)
-    if block.type not in HEAVY_LOSSES:
+    if block.type != "PerceptualLoss":  # which loads weights when it is made
         build_once("", lambda: cls(**arguments))
 
 

@@ -79,10 +79,8 @@ def _dataset(name: str, block: dict[str, Any], planned: str | None) -> str:
 
 def _losses(train: dict[str, Any]) -> list[str]:
     blocks = dict(train)
-    for outer, key, default in (
-        ("nlcl_opt", "layer_opt", "AsymmetricNLCLLoss"),
-        ("restorer_opt", "pixel_opt", "L1Loss"),
-    ):
+    defaults = {"nlcl_opt": ("layer_opt", "AsymmetricNLCLLoss"), "restorer_opt": ("pixel_opt", "L1Loss")}
+    for outer, (key, default) in defaults.items():
         within = {key: {}, **train.get(outer, {})} if outer in train else {}
         blocks |= {f"{outer}.{name}": block for name, block in within.items() if isinstance(block, dict)}
         if within:
