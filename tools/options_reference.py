@@ -11,8 +11,8 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Collection, Iterator, Sequence
-from typing import Any, Literal, get_args, get_origin
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import nlcl_plugin  # noqa: F401  mends BasicSR, which is imported next, and registers our parts
 
@@ -139,11 +139,9 @@ def fields(schema: type[BaseModel]) -> list[Row]:
     """The rows of a schema."""
     rows = []
     for key, field in schema.model_fields.items():
-        bounds = [f" {sign} {getattr(m, name):,}" for m in field.metadata for kind, (sign, name) in _BOUNDS.items()
-                  if isinstance(m, kind)]  # fmt: skip
         default = "needed" if field.default is PydanticUndefined else shown(field.default)
         assert field.description, f"{schema.__name__}.{key} has no description"
-        rows.append((key, words(field.annotation) + ",".join(bounds), default, field.description))
+        rows.append((key, words(field.annotation) + _bounds(field.metadata), default, field.description))
     return rows
 
 
@@ -166,19 +164,18 @@ def described(docstring: str) -> dict[str, str]:
 
 
 def dataset_rows(cls: Any) -> list[Row]:
-    """The options that a dataset's docstring lists, except those that every dataset has."""
-    texts = "\n".join(inspect.getdoc(one) or "" for one in cls.__mro__ if hasattr(one, "OPTION_KEYS"))  # its own first
-    entries = re.findall(r"^ +- ([^(\n]+) \(([^)]*)\): (.*(?:\n {10,}.*)*)", texts, re.MULTILINE)
+    """The options that the docstrings of a dataset and its bases list, except those that every dataset has."""
+    docstrings = "\n".join(inspect.cleandoc(base.__doc__ or "") for base in cls.__mro__)
+    entries = re.findall(r"^ +- ([^(\n]+) \(([^)]*)\): (.*(?:\n {10,}.*)*)", docstrings, re.MULTILINE)
     rows: list[Row] = []
     for names, kind, text in entries:
         meaning = " ".join(text.split())
         default = re.search(r"Default:\s*([^.]+(?:\.\d+)?)\.", meaning)
         for key in re.split(r", or |, ", names):
-            if key not in ("phase", "scale", *(row[0] for row in rows)):
+            if key not in (*option_blocks.DatasetOptions.model_fields, *(row[0] for row in rows)):
                 stated = shown(_value(default[1])) if default else ""
-                rows.append(
-                    (key, _named(kind), stated, meaning.replace(default[0], "").strip() if default else meaning)
-                )
+                rest = " ".join(meaning.replace(default[0], "").split()) if default else meaning
+                rows.append((key, _named(kind), stated, rest))
     listed = {row[0] for row in rows}
     # Keys with a schema of their own.
     return rows + [row for row in fields(RainVariation) if row[0] in cls.OPTION_KEYS and row[0] not in listed]
@@ -195,8 +192,20 @@ def _value(text: str) -> Any:
     return {"False": False, "True": True}.get(text, int(text) if text.isdigit() else text)
 
 
+def _bounds(metadata: Iterable[Any]) -> str:
+    return ",".join(
+        f" {sign} {getattr(m, name):,}"
+        for m in metadata
+        for kind, (sign, name) in _BOUNDS.items()
+        if isinstance(m, kind)
+    )
+
+
 def words(annotation: Any) -> str:
     """A type in words."""
+    if get_origin(annotation) is Annotated:
+        kind, *metadata = get_args(annotation)
+        return words(kind) + "".join(_bounds(entry.metadata) for entry in metadata if hasattr(entry, "metadata"))
     if get_origin(annotation) is Literal:
         return " or ".join(f"`{value}`" for value in get_args(annotation))
     if get_origin(annotation) in (types.UnionType, typing.Union):

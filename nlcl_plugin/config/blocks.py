@@ -166,8 +166,8 @@ class TopOptions(OpenBlock):
     name: Name = Field(description="Name of the run and of its folder below `experiments` or `results`.")
     model_type: str = Field(description="Model, by its name in BasicSR's registry: ours or any other.")
     scale: int = Field(1, ge=1, description="Factor of the size of outputs to that of inputs; 1 for rain.")
-    num_gpu: int | Literal["auto"] = Field(
-        "auto", description="GPUs of this process, from 0 (the CPU) up; `auto`: all of the machine."
+    num_gpu: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        "auto", description="GPUs of this process; 0 is the CPU, `auto` all that are there."
     )
     manual_seed: int | None = Field(
         None, ge=0, lt=2**31, description="Seed of all randomness; one is drawn, and logged, where none is given."

@@ -18,6 +18,8 @@ from nlcl_plugin.errors import InputError
 
 # Keys of `path` that say where a run writes; they follow from its name.
 FOLDERS = ("experiments_root", "results_root", "models", "training_states", "visualization", "log")
+# BasicSR's VideoRecurrentGANModel needs this key, and its own option file has no value for it.
+_NULLS = {"fix_flow"}
 # Of this start of the run, not of what is trained.
 _RUN_TIME = {"root_path", "rank", "world_size", "dist", "auto_resume", "is_train"}
 
@@ -128,7 +130,7 @@ def without_nulls(options: dict[str, Any]) -> dict[str, Any]:
     Returns:
         A copy. In a dataset's block only keys of `DatasetOptions` are left out, as BasicSR's datasets read nulls.
     """
-    kept = {key: value for key, value in options.items() if value is not None}
+    kept = {key: value for key, value in options.items() if value is not None or key in _NULLS}
     for key, block in kept.items():
         if key == "datasets" and isinstance(block, dict):
             kept[key] = {name: _without_known_nulls(dataset) for name, dataset in block.items() if dataset is not None}
@@ -190,10 +192,7 @@ def complete(options: dict[str, Any], *, root: str, is_train: bool, auto_resume:
 
 
 def _complete_dataset(name: str, dataset: dict[str, Any], options: dict[str, Any]) -> None:
-    for key, value in (("phase", name.split("_")[0]), ("scale", options["scale"])):
-        if dataset.get(key, value) != value:
-            warnings.warn(f"datasets.{name}.{key}: is not read; {value!r} is filled in", stacklevel=3)
-        dataset[key] = value
+    dataset.update(phase=name.split("_")[0], scale=options["scale"])
     dataset.setdefault("name", name)
     dataset.setdefault("io_backend", {"type": "disk"})
     dataset.setdefault("manual_seed", options.get("manual_seed"))

@@ -3,20 +3,13 @@
 import os
 import shutil
 import warnings
-from types import SimpleNamespace
 
-import psutil
 import pytest
 import torch
-from basicsr.models.base_model import BaseModel
-from basicsr.models.sr_model import SRModel
-from basicsr.utils.registry import MODEL_REGISTRY
 from conftest import photograph
 from training_helpers import make_folders, tiny_options, write_options
 
-from nlcl_plugin import cli
 from nlcl_plugin.config.check import check_data
-from nlcl_plugin.config.schema import keys_in_source
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.training.launch import start
 
@@ -38,9 +31,6 @@ PAIRED = {
                                    "sampling": {"num_rain_patches": 8, "patch_size": 6, "search_size": 12}}},
     },
 }  # fmt: skip
-
-STOCK = {**PAIRED, "train": {key: block for key, block in PAIRED["train"].items() if key != "nlcl_opt"}}
-STOCK["model_type"] = "SRModel"
 
 
 @pytest.fixture(scope="module")
@@ -65,145 +55,65 @@ def begin(folder, tmp_path, monkeypatch):
 NLCL = "AsymmetricNLCLLoss"
 OURS = [
     ("scale=2", "scale: NLCLModel keeps the size of images: expected 1"),
-    ("scale=0", "scale: input should be greater than or equal to 1"),
-    ("name=~", "name: field required"),
     ("name=../up", "name: must be a plain folder name"),
     ("train=~", "train: field required"),
-    ("path=x", "path: "),
-    ("model_type=~", "model_type: field required"),
     ("model_type=NLCLModle", "model_type: no model is named 'NLCLModle'; did you mean 'NLCLModel'?"),
-    ("modle=1", "modle: unknown option"),
-    ("_base_=x.yml", "_base_: unknown option"),
-    ("deterministic=yes please", "deterministic: expected true or false, but received 'yes please'"),
     ("num_gpu=two", "num_gpu: expected auto.*, but received 'two'"),
     ("num_gpu=64", "num_gpu: expected auto or at most"),
-    ("manual_seed=x", "manual_seed: expected a whole number"),
-    ("manual_seed=-1", "manual_seed: input should be greater than or equal to 0"),
     ("manual_seed=2024-01-02", "manual_seed: expected a whole number, but received '2024-01-02'"),
     ("decomposition=both", "decomposition: input should be 'residual' or 'two_branch', but received 'both'"),
-    ("demo_data=true", "demo_data: expected a text, but received True"),
-    ("dist_params={backend: nccl, port: 0}", "dist_params.port: input should be greater than or equal to 1"),
     ("dist_params={backnd: nccl}", "dist_params.backnd: unknown option; did you mean 'backend'?"),
     ("network_d=~", "network_d is missing"),
-    ("network_d:num_in_ch=1", "network_d.num_in_ch: expected 3, the channels of the images of datasets.train"),
+    ("network_d:num_in_ch=1", "a training step with these options fails: RuntimeError: .* channels"),
     ("network_g:type=LayerGenrator", "network_g.type: no arch is named 'LayerGenrator'; did you mean 'LayerGen"),
-    ("network_g:type=~", "network_g.type: field required"),
     ("network_g:num_feet=1", "network_g.num_feet: unknown option; did you mean 'num_feat'?"),
-    ("network_g:layer=snow", "network_g: layer must be one of"),
-    ("network_g:num_feat=a", "network_g: TypeError: "),
-    ("network_g:num_feat=1000000000", "network_g: "),
     ("network_s:num_feat=60000", "network_s: ResidualUNet has .* parameters with these options, .* GiB of memory"),
     ("train:amp=fp8", "train.amp: input should be 'bf16' or 'fp16', but received 'fp8'"),
     ("train:accumulate=3", "train.accumulate: a batch of 2 images has no 3 equal parts"),
-    ("train:accumulate=true", "train.accumulate: expected a whole number, but received True"),
-    ("train:on_nonfinite=ignore", "train.on_nonfinite: input should be 'stop' or 'skip'"),
     ("train:grad_clip=0", "train.grad_clip: input should be greater than 0"),
-    ("train:grad_clip=.inf", "train.grad_clip: expected a finite number, but received inf"),
     ("train:ema_decay='0.9'", "train.ema_decay: expected a number, but received the text '0.9'"),
-    ("train:channels_last='no'", "train.channels_last: expected true or false, but received 'no'"),
-    ("train:total_iter=~", "train.total_iter: field required"),
     ("train:total_iter=many", "train.total_iter: expected a number, but received the text 'many'"),
-    ("train:total_iter=-5", "train.total_iter: input should be greater than 0, but received -5"),
-    ("train:totl_iter=5", "train.totl_iter: unknown option; did you mean 'total_iter'?"),
     ("train:optim_s=~", "train: restorer_opt needs optim_s"),
-    ("train:optim_g:lr=fast", "train.optim_g.lr: expected a number"),
-    ("train:optim_g:lr=true", "train.optim_g.lr: expected a number, but received True"),
     ("train:optim_g:type=Adan", "train.optim_g.type: torch.optim has no 'Adan'; did you mean Adam"),
     ("train:optim_g:betas=0.9", "train.optim_g: Adam refuses its arguments"),
-    ("train:restorer_opt:start_itr=3", "train.restorer_opt.start_itr: unknown option; did you mean 'start_iter'?"),
     ("train:restorer_opt:start_iter=6", "train: restorer_opt.start_iter .* must be below total_iter"),
-    ("train:gan_opt:gan_tipe=x", "train.gan_opt.gan_tipe: unknown option; did you mean 'gan_type'?"),
     ("train:gan_opt:gan_type=magic", "train.gan_opt: "),
-    ("train:gan_opt:type=GAN", "train.gan_opt.type: no loss is named 'GAN'"),
-    ("train:relay_opt:loss_weight='8,0'", "train.relay_opt.loss_weight: expected a number"),
     ("train:relay_opt={type: GANLoss, gan_type: lsgan}", "a training step with these options fails"),
     (f"train:layer_opt={{type: {NLCL}, temperature: -1}}", "train.layer_opt: temperatures must be positive"),
     (f"train:layer_opt={{type: {NLCL}, sampling: {{patchsize: 3}}}}", "train.layer_opt.sampling.patchsize: unknown"),
-    ("train:scheduler:type=Linear", "train.scheduler.type: no schedule is named 'Linear'"),
-    ("train:scheduler:decay_form=1", "train.scheduler: LinearDecayLR refuses its arguments"),
-    ("train:scheduler:decay_from=x", "train.scheduler: "),
     ("val:metrics={psnr: {type: psnr}}", "val.metrics.psnr.type: no metric is named 'psnr'"),
-    ("val:metrics=[psnr]", "val.metrics: expected a block, but received"),
     ("val:metrics={psnr: {type: calculate_psnr}}", "val.metrics.psnr.crop_border is missing"),
     ("val:metrics={p: {type: calculate_psnr, crop_border: 0, crop_brder: 1}}", "val.metrics.p.crop_brder: unknown"),
-    ("val:metrics={p: {type: calculate_psnr, crop_border: 0, better: best}}", "val.metrics.p.better: input should be"),
-    ("val:val_frequency=3", "val.val_frequency: unknown option; did you mean 'val_freq'?"),
-    ("val:val_freq=2.5", "val.val_freq: expected a whole number|val.val_freq: input should be a valid integer"),
-    ("val:save_img='yes'", "val.save_img: expected true or false"),
-    ("logger:keep_checkpoints=0", "logger.keep_checkpoints: input should be greater than or equal to 1"),
     ("logger:print_frq=5", "logger.print_frq: unknown option; did you mean 'print_freq'?"),
-    ("logger:print_freq=0", "logger.print_freq: input should be greater than or equal to 1, but received 0"),
-    ("path={pretrain_netwrok_g: x.pth}", "path.pretrain_netwrok_g: unknown option"),
     ("path={pretrain_network_z: file.txt}", "path.pretrain_network_z: unknown option"),
-    ("path={pretrain_network_g: 5}", "path.pretrain_network_g: expected a text, but received 5"),
     ("path={pretrain_network_g: file.txt}", "path.pretrain_network_g: file.txt does not fit network_g or is no"),
     ("path={pretrain_network_g: none.pth}", "path.pretrain_network_g: there is no file or folder 'none.pth'"),
-    ("path={strict_load_g: 1}", "path.strict_load_g: expected true or false, but received 1"),
     ("datasets:train=~", "datasets.train is missing"),
     ("datasets:validation={type: PairedImageDataset}", "datasets.validation: name a dataset train or val"),
     ("datasets:train:type=UnpairedDataset", "datasets.train.type: no dataset is named 'UnpairedDataset'; did you"),
     ("datasets:train:dataroot_lq=nowhere", "datasets.train.dataroot_lq: .*nowhere"),
     ("datasets:train:dataroot_lq=empty", "datasets.train.dataroot_lq: .*empty"),
-    ("datasets:train:dataroot_lq=file.txt", "datasets.train.dataroot_lq: .*file.txt"),
     ("datasets:train:dataroot_lq=not.lmdb", "datasets.train.dataroot_lq: not.lmdb: this is an LMDB, and io_backend"),
     ("datasets:train:dataroot_gt=~", "datasets.train.dataroot_gt"),
-    ("datasets:train:gt_siz=3", "datasets.train.gt_siz: unknown option; did you mean 'gt_size'?"),
-    ("datasets:train:gt_size=big", "datasets.train.gt_size: expected a number"),
     ("datasets:train:gt_size=8", "a training step with these options fails: ValueError: the discriminator cannot"),
     ("datasets:train:batch_size_per_gpu=~", "datasets.train.batch_size_per_gpu is missing: expected"),
     ("datasets:train:prefetch_mode=cuda", "datasets.train.prefetch_mode: cuda needs a GPU"),
-    ("datasets:train:persistent_workers=true", "datasets.train: persistent_workers: needs num_worker_per_gpu"),
-    ("datasets:train:persistent_workers=1", "datasets.train.persistent_workers: expected true or false, but rec"),
-    ("datasets:train:io_backend={type: petrel}", "datasets.train.io_backend.type: input should be 'disk' or 'lmdb'"),
-    ("datasets:train:io_backend={type: lmdb}", "datasets.train.dataroot_lq: .*rainy"),
     ("datasets:train:dataset_enlarge_ratio=0", "dataset_enlarge_ratio: input should be greater than 0"),
-    ("datasets:train={type: UnpairedImageDataset, dataroot_lq: not.lmdb, dataroot_gt: not.lmdb, gt_size: 32, "
-     "batch_size_per_gpu: 1, io_backend: {type: lmdb}}", "datasets.train.dataroot_lq: .*not.lmdb"),
     ("datasets:val:dataroot_gt=rainy", "datasets.val.dataroot_lq: val_rainy and rainy: 5 images have no partner"),
-    ("datasets:val:name=2024", "datasets.val.name: expected a text, but received 2024"),
-    ("datasets:val:name=../x", "datasets.val.name: must be a plain folder name"),
-    ("datasets:val:optional=3", "datasets.val.optional: expected true or false, but received 3"),
 ]  # fmt: skip
 ADDED = [
     ("scale=2", "scale: is 2, but network_g enlarges by 1"),
-    ("train:nlcl_opt=3", "train.nlcl_opt: expected a block, but received 3"),
     ("train:nlcl_opt:los_weight=1", "train.nlcl_opt.los_weight: unknown option; did you mean 'loss_weight'?"),
-    ("train:nlcl_opt:loss_weight=-1", "train.nlcl_opt.loss_weight: input should be greater than or equal to 0"),
-    ("train:nlcl_opt:layer_opt:temprature=1", "train.nlcl_opt.layer_opt.temprature: unknown option"),
     ("train:nlcl_opt:layer_opt:temperature=0", "train.nlcl_opt.layer_opt: temperatures must be positive"),
-    ("train:nlcl_opt:layer_opt:sampling:taps=[0]", "train.nlcl_opt.layer_opt.sampling.taps: unknown option"),
-    ("train:nlcl_opt:layer_opt:type=NLCL", "train.nlcl_opt.layer_opt.type: no loss is named 'NLCL'"),
     ("train:nlcl_opt:layer_opt:sampling:num_image_patches=400", "train.nlcl_opt with crops of 32 pixels: "),
-    ("train:nlcl_opt:features:source=net_d", "train.nlcl_opt.features.source: input should be 'discriminator', "),
-    ("train:nlcl_opt:features:modules=[]", "train.nlcl_opt.features: name at least one of the generator's modules"),
     ("train:nlcl_opt:features:modules=[haed]", "ResidualUNet has no module 'haed'; did you mean 'head'?"),
     ("train:nlcl_opt:features={source: discriminator, modules: [conv0]}", "net_d, which NLCLSRModel lacks"),
     ("train:nlcl_opt:features={source: encoder}", "network_e is missing: train.nlcl_opt needs an encoder"),
-    ("train:nlcl_opt:optim_p={type: Adm, lr: 0.1}", "train.nlcl_opt.optim_p.type: torch.optim has no 'Adm'"),
-    ("train:optim_p={type: Adam, lr: 1e-4}", "train.optim_p: nothing reads it .* into train.nlcl_opt.optim_p"),
     ("train:pixel_opt:reduction=all", "train.pixel_opt: .*Unsupported reduction"),
-    ("train:optim_g:betas=3", "train.optim_g: TypeError: "),
-    ("train:optim_g=~", "train.optim_g: field required"),
-    ("train:optim_g:type=Adan", "train.optim_g: NotImplementedError: .*Adan"),
-    ("train:scheduler=~", "train.scheduler: field required"),
-    ("train:scheduler:type=Linear", "train.scheduler: NotImplementedError: .*Linear"),
-    ("train:scheduler:milestones=5", "train.scheduler: "),
-    ("train:total_iter=1.5", "train.total_iter: "),
-    ("network_g={type: EDSR, num_in_ch: 3, num_out_ch: 3, num_feat: x}", "network_g: TypeError"),
-    ("network_g={type: EDSR, num_in_ch: 1, num_out_ch: 1, num_feat: 4}", "network_g.num_in_ch: expected 3, .* 1$"),
 ]
-VAL = "datasets:val={type: PairedImageDataset, dataroot_lq: val_rainy, dataroot_gt: val_clean}"
-OTHERS = [
-    (["model_type=VideoRecurrentModel", VAL, "val={save_img: true}"], "val.save_img: BasicSR's video models save no"),
-    (["model_type=StyleGAN2Model", VAL, "train:optim_d={type: Adam, lr: 1.0}"], "datasets.val: StyleGAN2Model valid"),
-    (["train:optim_g:type=AdamW"], "train.optim_g: NotImplementedError: "),
-    (["datasets:train:num_worker_per_gpu=1", "datasets:train:prefetch_mode=cpu",
-      "datasets:train:persistent_workers=true"], "datasets.train: prefetch_mode: cpu .* hangs for ever"),
-]  # fmt: skip
 FAULTS = [
     *((tiny_options(), [entry], match) for entry, match in OURS),
     *((PAIRED, [entry], match) for entry, match in ADDED),
-    *((STOCK, entries, match) for entries, match in OTHERS),
 ]
 
 
@@ -218,30 +128,18 @@ def test_fault_is_named(begin, folder, options, entries, match):
     assert sorted(folder.rglob("*")) == before
 
 
-UNUSED = {"layer_opt": None, "optim_d": {"type": "Adam", "lr": 1e-3}}
-
-
 @pytest.mark.parametrize(
     ("options", "entry", "match"),
     [
-        (tiny_options(train={**tiny_options()["train"], **UNUSED}), "train:gan_opt=~", "train.optim_d: is not used"),
-        (tiny_options(), "train:restorer_opt=~", "train.optim_s: is not used, as there is no restorer_opt"),
-        (tiny_options(), "datasets:train:use_shuffle=false", "datasets.train.use_shuffle: is not read; training"),
-        (tiny_options(), "datasets:val:phase=train", "datasets.val.phase: is not read; 'val' is filled in"),
-        (tiny_options(), "datasets:val:scale=4", "datasets.val.scale: is not read; 1 is filled in"),
         (PAIRED, "train:pixl_opt={type: L1Loss}", "train.pixl_opt: unknown option; did you mean"),
-        (PAIRED, "datasets:train:use_hflp=true", "datasets.train.use_hflp: unknown option; did you mean 'use_hflip'?"),
-        (PAIRED, "manual_sed=1", "manual_sed: unknown option; did you mean 'manual_seed'?"),
         (PAIRED, "path={pretrain_netwrk_g: x}", "path.pretrain_netwrk_g: unknown option; did you mean 'pretrain_net"),
         (PAIRED, "path={models: elsewhere}", "path.models: is not read, as folders follow from the name of the run"),
-        (PAIRED, "model_type=SwinIRModel", "train.nlcl_opt: SwinIRModel ignores it; use NLCLSwinIRModel"),
-        (PAIRED, "model_type=EDVRModel", "train.nlcl_opt: EDVRModel ignores it; .*: take it out"),
+        (PAIRED, "model_type=SwinIRModel", "train.nlcl_opt: SwinIRModel ignores it; use a class with NLCLMixin"),
     ],
 )  # fmt: skip
 def test_what_nothing_reads_is_warned_about(begin, options, entry, match):
-    more = ["train:relay_opt=~", "train:fidelity_opt={type: L1Loss}"] if "gan_opt" in entry else []
     with pytest.warns(UserWarning, match=match.replace("?", r"\?")):
-        begin(options, entry, *more)
+        begin(options, entry)
 
 
 def test_files_without_faults_come_back_complete_without_warnings_or_a_trace(begin, folder):
@@ -288,13 +186,6 @@ def test_more_gpus_than_there_are_are_refused_unless_they_are_of_several_machine
     check_data({**options, "num_gpu": 1})
 
 
-def test_a_network_larger_than_the_memory_is_refused_on_every_system(begin, monkeypatch):
-    monkeypatch.delattr(os, "sysconf", raising=False)  # not on Windows
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=1000))
-    with pytest.raises(InputError, match=r"network_.: \w+ has .* this machine has 0 GiB of memory"):
-        begin(tiny_options())
-
-
 def test_a_resumed_run_has_the_drawn_seed_of_its_own_name(begin, folder):
     for name, seed in (("tiny", 11), ("debug_tiny", 22)):
         (folder / "experiments" / name).mkdir(parents=True)
@@ -306,59 +197,3 @@ def test_a_resumed_run_has_the_drawn_seed_of_its_own_name(begin, folder):
     finally:
         shutil.rmtree(folder / "experiments")
     assert seeds == [11, 22]
-
-
-def test_torchrun_variables_are_asked_for(begin, monkeypatch):
-    monkeypatch.delenv("RANK", raising=False)
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with pytest.raises(InputError, match=r"not set: RANK, WORLD_SIZE.*; start with `torchrun"):
-        begin(tiny_options(), launcher="pytorch")
-
-
-class OwnOptimizer(SRModel):
-    def get_optimizer(self, optim_type, params, lr, **kwargs):
-        return getattr(torch.optim, optim_type)(params, lr, **kwargs)
-
-
-class OwnSetup(SRModel):
-    def setup_optimizers(self):
-        self.optimizer_g = torch.optim.SGD(self.net_g.parameters(), self.opt["train"]["rate"])
-        self.optimizers.append(self.optimizer_g)
-
-
-class OwnSchedule(SRModel):
-    def setup_schedulers(self):
-        decay = self.opt["train"]["scheduler"]["decay"]
-        self.schedulers = [torch.optim.lr_scheduler.ExponentialLR(each, decay) for each in self.optimizers]
-
-
-@pytest.mark.parametrize(
-    ("model", "changes"),
-    [
-        (OwnOptimizer, {"optim_g": {"type": "AdamW", "lr": 1e-3}}),
-        (OwnSetup, {"rate": 0.1, "optim_g": None}),
-        (OwnSchedule, {"scheduler": {"decay": 0.9}}),
-        (type("OfOwnSetup", (OwnSetup,), {}), {"rate": 0.1, "optim_g": {"algorithm": "any"}}),
-    ],
-)
-def test_what_a_model_class_makes_itself_is_left_to_it(tmp_path, folder, monkeypatch, model, changes):
-    monkeypatch.chdir(folder)
-    monkeypatch.setitem(MODEL_REGISTRY._obj_map, model.__name__, model)
-    options = {**STOCK, "model_type": model.__name__, "train": {**STOCK["train"], **changes}}
-    path = str(write_options(tmp_path, options))
-    assert start(path, is_train=True, root=str(tmp_path))["model_type"] == model.__name__
-    assert cli.main(["check", "-opt", path]) == 0
-
-
-def test_the_optimizers_of_another_basicsr_are_known(begin, monkeypatch):
-    monkeypatch.setattr(BaseModel, "get_optimizer", OwnOptimizer.get_optimizer)
-    assert begin(STOCK, "train:optim_g:type=AdamW")["train"]["optim_g"]["type"] == "AdamW"
-
-
-def test_keys_that_a_source_reads_are_found_also_in_its_bases():
-    from basicsr.data.paired_image_dataset import PairedImageDataset
-    from basicsr.models.esrgan_model import ESRGANModel
-
-    assert {"dataroot_lq", "filename_tmpl", "meta_info_file", "gt_size"} <= keys_in_source(PairedImageDataset)
-    assert {"net_d_iters", "pixel_opt", "perceptual_opt", "ema_decay"} <= keys_in_source(ESRGANModel)
-    assert keys_in_source(type("Nowhere", (), {"__module__": "nowhere"})) == set()

@@ -3,10 +3,9 @@
 import re
 
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY
-from options_reference import described, main, reference, shown, words
+from options_reference import main, reference
 
 from nlcl_plugin.config.option_files import load_yaml
-from nlcl_plugin.config.train_options import LossOptions, TrainOptions
 
 
 def test_the_reference_is_what_its_command_makes_now(repository, tmp_path):
@@ -38,23 +37,3 @@ def test_every_option_of_our_parts_and_of_every_option_file_is_in_it(repository)
                  "test_y_channel", "pixel_opt", "train", "val", "val_2", "test"}  # fmt: skip
         found = {re.sub(r"^(pretrain_network|param_key|strict_load|network)_\w$", r"\1_", key) for key in keys(options)}
         assert found - stock - {"network_"} <= listed, file
-
-
-def test_a_table_row_has_type_range_default_and_meaning():
-    for row in ("| `min_mean_rain` | number ≥ 0, ≤ 1 | `0.001` | Training stops", "| `amp` | `bf16` or `fp16` | `~` |"):
-        assert row in reference()
-
-
-def test_docstrings_are_read_to_the_end_of_each_argument():
-    text = "What.\n\nArgs:\n    one: First\n        and more.\n    two: With a colon: this.\n\nRaises:\n    three: No."
-    assert described(text) == {"one": "First and more.", "two": "With a colon: this."}
-
-
-def test_types_and_defaults_in_words():
-    assert words(tuple[int, ...]) == "list of whole numbers"
-    assert words(tuple[float, float] | None) == "[number, number]"
-    assert words(TrainOptions.model_fields["gan_opt"].annotation) == "block"
-    assert [shown(value) for value in (None, True, 0.001, 5000, (1, 2), "")] == [
-        "`~`", "`true`", "`0.001`", "`5000`", "`[1, 2]`", ""
-    ]  # fmt: skip
-    assert shown(LossOptions(type="L1Loss", eps=1)) == "`{type: L1Loss, eps: 1}`"

@@ -42,18 +42,13 @@ def test_merge_keys_take_over_a_block_own_keys_win_and_nothing_is_shared(tmp_pat
 
 NO_OPTIONS = [
     ("a: 1\nb: {c: 1, c: 2}", "the key 'c' occurs twice"),
-    ("a: &a {x: 1}\nb: {<<: *a, c: 1, c: 2}", "the key 'c' occurs twice"),
     ("{1: 2}", "the key 1 is no text"),
-    ("b: {<<: 3}", "not valid YAML"),
     ("a: [1", "not valid YAML"),
-    ("a: &a [*a]", "not valid YAML"),
     ("a: " + "[" * 1500, "not valid YAML"),
     ("- 1", "must contain a mapping of options, but contains list"),
-    ("", "must contain a mapping of options, but contains NoneType"),
     ("!!python/object/apply:os.system ['touch /tmp/never']", "not valid YAML"),
     ("a: !!python/name:os.system", "not valid YAML"),
     ("a: !!binary aGk=", "could not determine a constructor"),
-    ("a: !!set {b}", "could not determine a constructor"),
 ]
 
 
@@ -61,12 +56,6 @@ NO_OPTIONS = [
 def test_files_that_are_not_plain_options_are_refused(tmp_path, text, match):
     with pytest.raises(InputError, match=match):
         load_yaml(write(tmp_path, own=text))
-
-
-def test_a_missing_file_and_a_folder_are_named(tmp_path):
-    for path, match in ((tmp_path / "none.yml", "none.yml': No such file"), (tmp_path, "Is a directory")):
-        with pytest.raises(InputError, match=match):
-            load_yaml(str(path))
 
 
 def test_overrides_set_typed_values_may_add_keys_and_are_never_evaluated():
@@ -84,11 +73,8 @@ def test_overrides_set_typed_values_may_add_keys_and_are_never_evaluated():
     ("entry", "match"),
     [
         ("train", "expected block:key=value"),
-        ("train::lr=1", "expected block:key=value"),
         ("val:x=1", "there is no block 'val'; set it whole, val={x: 1}"),
         ("trian:total_iter=5", "there is no block 'trian'; did you mean 'train'?"),
-        ("name:x=1", "there is no block 'name'"),
-        ("name=[1", "not valid YAML"),
         ("name=!!python/name:os.system", "not valid YAML"),
     ],
 )
@@ -100,11 +86,9 @@ def test_malformed_overrides_are_refused(entry, match):
 @pytest.mark.parametrize(
     ("files", "expected"),
     [
-        ({"g_9": 9, "g_100": 100, "g_20": 20}, "net_g_100.pth"),
-        ({"g_9": 9, "g_latest": 9}, "net_g_latest.pth"),
+        ({"g_9": 9, "g_100": 100, "g_20": 20, "gg_200": 200}, "net_g_100.pth"),
         ({"g_9": 9, "g_latest": None}, "net_g_latest.pth"),  # of stock BasicSR, which writes it at the end
-        ({"g_9": 9, "g_latest": 8}, "net_g_9.pth"),  # the training went on after its end
-        ({"s_latest": 99, "g_3": 3, "gg_200": 200, "g_4.tmp": 4}, "net_g_3.pth"),
+        ({"g_9": 9, "g_latest": 8}, "net_g_9.pth"),  # the training continued after its end
     ],
 )
 def test_a_folder_stands_for_the_newest_checkpoint_of_a_letter_by_iteration(tmp_path, files, expected):
@@ -113,19 +97,13 @@ def test_a_folder_stands_for_the_newest_checkpoint_of_a_letter_by_iteration(tmp_
         torch.save({"params": {}, "about": {"iter": iteration}} if iteration else {"params": {}}, path)
         os.utime(path, (5000 - age, 5000 - age))
     assert newest_checkpoint(str(tmp_path), "pretrain_network_g") == str(tmp_path / expected)
-    for key in ("pretrain_network_d", "resume_state"):
-        with pytest.raises(InputError, match=rf"path.{key}: the folder .* no "):
-            newest_checkpoint(str(tmp_path), key)
-
-
-def test_a_folder_of_states_stands_for_the_newest_by_iteration(tmp_path):
-    for age, name in enumerate(("9.state", "100.state", "20.state", "200.sha256", "latest.state")):
+    with pytest.raises(InputError, match=r"path.resume_state: the folder .* no "):
+        newest_checkpoint(str(tmp_path), "resume_state")
+    for name in ("9.state", "100.state", "20.state"):
         (tmp_path / name).touch()
-        os.utime(tmp_path / name, (1000 + age, 1000 + age))
     assert newest_checkpoint(str(tmp_path), "resume_state") == str(tmp_path / "100.state")
 
 
-# option files that build on another -----------------------------------------------------------------------------------
 BASE = """
 name: base
 train: {total_iter: 10, optim_g: {type: Adam, lr: 1e-4, betas: [0.5, 0.9]}, gan_opt: {type: GANLoss}}
@@ -158,12 +136,9 @@ def test_later_bases_win_and_two_ways_to_one_base_are_no_circle(tmp_path):
 @pytest.mark.parametrize(
     ("texts", "match"),
     [
-        ({"own": "_base_: own.yml"}, r"own.yml: _base_ leads back to where it began \(own.yml → own.yml\)"),
         ({"own": "_base_: a.yml", "a": "_base_: b.yml", "b": "_base_: ./a.yml"}, r"\(a.yml → b.yml → a.yml\)"),
         ({"own": "_base_: [a.yml, none.yml]", "a": "x: 1"}, "own.yml: _base_: there is no file '.*none.yml'"),
         ({"own": "_base_: {a: 1}"}, "own.yml: _base_: expected an option file or a list of them"),
-        ({"own": "_base_: ~"}, "_base_: expected an option file"),
-        ({"own": "_base_: a.yml", "a": "- 1"}, "a.yml must contain a mapping"),
         ({"own": "a: {_delete_: 1}"}, "own.yml: _delete_: expected true or false, but received 1"),
     ],
 )

@@ -36,8 +36,8 @@ VALUES = [
 ]  # fmt: skip
 TEXTS = [  # put in place of a value, as YAML
     "!!python/object/apply:os.system ['touch canary']", "!!python/object/new:subprocess.Popen [['touch', 'canary']]",
-    "!!python/name:os.system", "!!python/module:os", "!!python/tuple [1, 2]", "!!binary aGVsbG8=", "!unknown {a: 1}",
-    "2024-13-45 25:61:61", "&a [*a]", "{<<: 3}", "{? [1, 2] : 3}", "{1: 2}", "*nowhere", "[1, 2", "{a: b: c}", "'",
+    "!!python/name:os.system", "!!binary aGVsbG8=", "!unknown {a: 1}", "2024-13-45 25:61:61", "&a [*a]", "{<<: 3}",
+    "{? [1, 2] : 3}", "{1: 2}", "*nowhere", "[1, 2", "{a: b: c}", "'",
 ]  # fmt: skip
 
 
@@ -75,22 +75,21 @@ def small_options(path):
 
     options = load_yaml(str(path))
     shrink(options)
-    for label in ("network_s", "network_g"):
-        if options.get(label, {}).get("type") == "ResidualUNet":
+    for label in {"network_s", "network_g"} & set(options):
+        if options[label]["type"] == "ResidualUNet":
             options[label]["num_block"] = 1
     return options
-
-
-def places(value, place=()):
-    """Every place of a tree below its top."""
-    for key, entry in value.items() if isinstance(value, dict) else ():
-        yield (*place, key)
-        yield from places(entry, (*place, key))
 
 
 @st.composite
 def option_files(draw):
     """The text of a mutated option file."""
+
+    def places(value, place=()):
+        for key, entry in value.items() if isinstance(value, dict) else ():
+            yield (*place, key)
+            yield from places(entry, (*place, key))
+
     options, texts = copy.deepcopy(small_options(draw(st.sampled_from(FILES)))), []
     for _ in range(draw(st.integers(1, 3))):
         *above, key = draw(st.sampled_from(sorted(places(options), key=str)))
@@ -132,21 +131,9 @@ def check(folder, text, capsys):
     return code
 
 
-EVERY_RUN = settings(
-    max_examples=25, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
-)
-
-
-@EVERY_RUN
+@settings(max_examples=25, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
 @given(text=option_files())
 def test_a_mutated_option_file_passes_or_is_refused_in_one_line(folder, capsys, text):
-    check(folder, text, capsys)
-
-
-@pytest.mark.slow
-@settings(EVERY_RUN, max_examples=1000)
-@given(text=option_files())
-def test_a_thousand_mutated_option_files(folder, capsys, text):
     check(folder, text, capsys)
 
 
@@ -155,12 +142,10 @@ def test_an_option_file_that_is_left_alone_passes(folder, capsys, path):
     assert check(folder, yaml.safe_dump(small_options(path)), capsys) == 0
 
 
-def test_the_watch_sees_what_is_run_and_written(tmp_path):
+def test_the_watch_sees_what_is_run_and_written(tmp_path, monkeypatch):
     watch().seen.clear()
-    watch().on = True
-    try:
-        (tmp_path / "canary").touch()
-        os.system("true")
-    finally:
-        watch().on = False
+    monkeypatch.setattr(watch(), "on", True)
+    (tmp_path / "canary").touch()
+    os.system("true")
+    monkeypatch.setattr(watch(), "on", False)
     assert [event for event, *_ in watch().seen] == ["open", "os.system"]
