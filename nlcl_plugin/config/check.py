@@ -104,8 +104,8 @@ def _stock_train_schema(options: dict[str, Any], model: Any) -> type[BaseModel]:
     if hasattr(model, "addon_options"):
         blocks["nlcl_opt"] = (model.addon_options | None, None)
     elif train.pop("nlcl_opt", None) is not None:
-        advice = "use a class with NLCLMixin, such as NLCLSRModel"
-        warnings.warn(f"train.nlcl_opt: {model.__name__} ignores it; {advice}", stacklevel=4)
+        name = model.__name__
+        warnings.warn(f"train.nlcl_opt: {name} ignores it; use NLCL{name} or a class with NLCLMixin", stacklevel=4)
     return create_model("StockTrain", __base__=StockTrainOptions, **blocks)
 
 

@@ -1,6 +1,7 @@
 """`basicsr check` says what would be done, refuses what train and test refuse, and leaves no trace."""
 
 import os
+import re
 
 import pytest
 import torch
@@ -58,7 +59,10 @@ def test_what_would_be_trained_on_what(folder, capsys):
 
 
 def test_a_stock_model_with_layer_contrast_shows_both_weights_together(folder, capsys):
-    assert "nlcl_opt.layer_opt: AsymmetricNLCLLoss × 0.25" in check(folder, PAIRED, capsys)[1]
+    code, out, err = check(folder, PAIRED, capsys)
+    assert (code, err) == (0, "")
+    assert "nlcl_opt.layer_opt: AsymmetricNLCLLoss × 0.25" in out
+    assert re.search(r"network_p: ProjectionHeads, \d+ parameters", out)
 
 
 def test_demo_data_is_named_and_not_made(folder, capsys):

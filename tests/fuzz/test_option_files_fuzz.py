@@ -36,8 +36,8 @@ VALUES = [
 ]  # fmt: skip
 TEXTS = [  # put in place of a value, as YAML
     "!!python/object/apply:os.system ['touch canary']", "!!python/object/new:subprocess.Popen [['touch', 'canary']]",
-    "!!python/name:os.system", "!!binary aGVsbG8=", "!unknown {a: 1}", "2024-13-45 25:61:61", "&a [*a]", "{<<: 3}",
-    "{? [1, 2] : 3}", "{1: 2}", "*nowhere", "[1, 2", "{a: b: c}", "'",
+    "!!python/name:os.system", "!!python/module:os", "!!python/tuple [1, 2]", "!!binary aGVsbG8=", "!unknown {a: 1}",
+    "2024-13-45 25:61:61", "&a [*a]", "{<<: 3}", "{? [1, 2] : 3}", "{1: 2}", "*nowhere", "[1, 2", "{a: b: c}", "'",
 ]  # fmt: skip
 
 
@@ -75,8 +75,8 @@ def small_options(path):
 
     options = load_yaml(str(path))
     shrink(options)
-    for label in {"network_s", "network_g"} & set(options):
-        if options[label]["type"] == "ResidualUNet":
+    for label in ("network_s", "network_g"):
+        if options.get(label, {}).get("type") == "ResidualUNet":
             options[label]["num_block"] = 1
     return options
 

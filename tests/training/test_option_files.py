@@ -87,14 +87,20 @@ def test_large_options_hold_before_a_training(repository, folder, monkeypatch, n
 def test_slurm_script_starts_the_training_with_a_port_of_its_job(repository, tmp_path):
     (tmp_path / "srun").write_text('#!/bin/sh\necho "$MASTER_PORT $OMP_NUM_THREADS $*"\nexit 5\n')
     (tmp_path / "srun").chmod(0o755)
-    script = [shutil.which("bash"), str(repository / "tools" / "slurm_train.sh"), "x.yml", "--force_yml", "name=a b"]
+    script = [shutil.which("bash"), str(repository / "tools" / "slurm_train.sh")]
     variables = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "12345678", "SLURM_CPUS_PER_TASK": "5"}
-    done = subprocess.run(script, env=variables, capture_output=True, text=True, check=False)
+
+    def submit(*arguments, **environment):
+        return subprocess.run([*script, *arguments], env=environment, capture_output=True, text=True, check=False)
+
+    done = submit("x.yml", "--force_yml", "name=a b", **variables)
     assert done.returncode == 5, done.stderr
     assert done.stdout.strip() == (
         f"{20000 + 12345678 % 12000} 1 --kill-on-bad-exit=1 --cpus-per-task=5 --label "
         "python -m nlcl_plugin train -opt x.yml --force_yml name=a b --launcher slurm --auto_resume"
     )
+    assert submit(**variables).returncode == 2
+    assert "usage: sbatch" in submit("x.yml", PATH="/usr/bin:/bin").stderr
 
 
 @pytest.mark.slow
