@@ -11,15 +11,19 @@ import warnings
 from typing import Annotated, Any
 
 import torch
-from basicsr.utils.registry import MODEL_REGISTRY
+from basicsr.models.stylegan2_model import StyleGAN2Model
+from basicsr.models.video_base_model import VideoBaseModel
+from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY
 from pydantic import AfterValidator, BaseModel, create_model
 
 from nlcl_plugin.config.blocks import NetworkBlock, NetworkPathOptions, PathOptions, StockTrainOptions, TopOptions
-from nlcl_plugin.config.check_datasets import check_dataset, check_dataset_keys
+from nlcl_plugin.config.check_datasets import KNOWN, check_channels, check_dataset, check_dataset_keys
 from nlcl_plugin.config.check_parts import (
     check_metric,
     check_network,
+    check_stock_limits,
     registered,
+    stock_blocks,
     try_out,
 )
 from nlcl_plugin.config.option_files import FOLDERS
@@ -66,9 +70,12 @@ def check_options(options: dict[str, Any], *, is_train: bool) -> dict[str, int]:
         if checked.scale != 1:
             kept = f"{options['model_type']} keeps the size of images"
             raise InputError(f"scale: {kept}: expected 1, but received {checked.scale}")
-    elif is_train:
-        known = {*StockTrainOptions.model_fields, "nlcl_opt", *read}
-        check_known("train.", options["train"], known, refuse=False)
+        _warn_of_unused_optimizers(options.get("train", {}))
+    else:
+        check_stock_limits(model, options)
+        if is_train:
+            known = {*StockTrainOptions.model_fields, "nlcl_opt", *read}
+            check_known("train.", options["train"], known, refuse=False)
     return sizes
 
 
@@ -101,12 +108,18 @@ def _stock_train_schema(options: dict[str, Any], model: Any) -> type[BaseModel]:
         for key, block in train.items()
         if key.endswith("_opt") and key != "nlcl_opt" and isinstance(block, dict) and "type" in block
     }
-    if hasattr(model, "addon_options"):
+    takes_addon = hasattr(model, "addon_options")
+    if ("nlcl_opt" in train or takes_addon) and "optim_p" in train and "optim_p" not in keys_in_source(model):
+        raise InputError("train.optim_p: nothing reads it in this model; it goes into train.nlcl_opt.optim_p")
+    if takes_addon:
         blocks["nlcl_opt"] = (model.addon_options | None, None)
     elif train.pop("nlcl_opt", None) is not None:
-        name = model.__name__
-        warnings.warn(f"train.nlcl_opt: {name} ignores it; use NLCL{name} or a class with NLCLMixin", stacklevel=4)
-    return create_model("StockTrain", __base__=StockTrainOptions, **blocks)
+        ready = f"NLCL{model.__name__}"
+        advice = f"use {ready}" if ready in MODEL_REGISTRY else "give it to a class with NLCLMixin"
+        if issubclass(model, VideoBaseModel | StyleGAN2Model):
+            advice = "it compares an image with what it was made from, which no step of this model does: take it out"
+        warnings.warn(f"train.nlcl_opt: {model.__name__} ignores it; {advice}", stacklevel=4)
+    return create_model("StockTrain", __base__=StockTrainOptions, **blocks, **stock_blocks(model))
 
 
 def _check_unknown(where: str, block: BaseModel | None, known: set[str], *, refuse: bool) -> None:
@@ -123,6 +136,14 @@ def _check_names_of_datasets(datasets: dict[str, Any], *, is_train: bool) -> Non
         raise InputError("datasets.train is missing: training needs a dataset of this name")
     if not datasets:
         raise InputError("datasets is empty: name at least one dataset test")
+
+
+def _warn_of_unused_optimizers(train: dict[str, Any]) -> None:
+    """Not refused, as `--force_yml train:gan_opt=~` on a whole file leaves its optimizer behind."""
+    users = {"optim_d": ("gan_opt",), "optim_p": ("layer_opt", "location_opt"), "optim_s": ("restorer_opt",)}
+    for key, blocks in users.items():
+        if key in train and not any(block in train for block in blocks):
+            warnings.warn(f"train.{key}: is not used, as there is no {' or '.join(blocks)}", stacklevel=3)
 
 
 @silence()
@@ -148,3 +169,9 @@ def check_data(options: dict[str, Any], *, planned: str | None = None) -> None:
             paths[key] = newest_checkpoint(os.path.expanduser(value), key)
     for name, dataset in options["datasets"].items():
         check_dataset(f"datasets.{name}", dataset, planned=planned)
+    model = MODEL_REGISTRY.get(options["model_type"])
+    labels = "grsd" if hasattr(model, "train_options") else "g"
+    for key in [f"network_{label}" for label in labels if f"network_{label}" in options]:
+        cls = registered(ARCH_REGISTRY, key, options[key]["type"])
+        if model.__module__.startswith(KNOWN) and cls.__module__.startswith(KNOWN):
+            check_channels(key, options[key], options["datasets"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from nlcl_plugin.data.image_sources import is_lmdb, open_source
 from nlcl_plugin.data.parallel import map_in_order
 from nlcl_plugin.errors import InputError, rank_in_environment
 
+KNOWN = ("basicsr.", "nlcl_plugin.")  # modules whose classes do what we know
 ROOTS = ("dataroot_lq", "dataroot_gt", "dataroot_rain")
 
 
@@ -31,6 +33,8 @@ def check_dataset_keys(where: str, dataset: dict[str, Any], *, training: bool) -
         f"{where}.", dataset, {*DatasetOptions.model_fields, *(cls.OPTION_KEYS if ours else keys_in_source(cls))},
         refuse=ours,
     )  # fmt: skip
+    if training and dataset.get("use_shuffle") is False:
+        warnings.warn(f"{where}.use_shuffle: is not read; training always shuffles", stacklevel=2)
     if training and dataset.get("batch_size_per_gpu") is None:
         raise InputError(f"{where}.batch_size_per_gpu is missing: expected a whole number of at least 1")
     if dataset.get("prefetch_mode") == "cuda" and not torch.cuda.is_available():
@@ -61,7 +65,7 @@ def check_dataset(where: str, dataset: dict[str, Any], *, planned: str | None = 
     made = build_once(where, lambda: cls(copy.deepcopy(dataset)))
     if len(made) == 0:
         raise InputError(f"{where}: {dataset['type']} finds no image; correct its roots or its list of images")
-    if dataset["phase"] != "train" and cls.__module__.startswith(("basicsr.", "nlcl_plugin.")):
+    if dataset["phase"] != "train" and cls.__module__.startswith(KNOWN):
         _check_images(where, dataset, getattr(made, "paths", ()), ours=ours)
 
 
@@ -96,6 +100,20 @@ def _check_images(where: str, dataset: dict[str, Any], paths: Sequence[str | dic
                 raise InputError(
                     f"{where}: {files[0]} is {width}×{height} and {files[1]} {wide}×{high}; {rule}: mend the pair or "
                     "take it out"
+                )
+
+
+def check_channels(key: str, network: dict[str, Any], datasets: dict[str, Any]) -> None:
+    """Check the channels that a network is made for against those of the images of datasets that we know."""
+    for argument in {"num_in_ch", "in_chans"} & set(network):
+        for name, dataset in datasets.items():
+            paired = dataset["type"] in ("PairedImageDataset", "SingleImageDataset")
+            channels = 1 if paired and dataset.get("color") == "y" else 3
+            known = paired or _is_ours(DATASET_REGISTRY.get(dataset["type"]))
+            if known and network[argument] != channels:
+                raise InputError(
+                    f"{key}.{argument}: expected {channels}, the channels of the images of datasets.{name}, but "
+                    f"received {network[argument]!r}"
                 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 from typing import Any
 
@@ -13,6 +14,7 @@ from nlcl_plugin.config.check_datasets import ROOTS, is_below
 from nlcl_plugin.config.rehearsal import silence
 from nlcl_plugin.data.image_sources import open_source
 from nlcl_plugin.training.launch import dry_run
+from nlcl_plugin.training.loaders import TrainingBatches
 
 
 def check(
@@ -50,7 +52,7 @@ def check(
             "rates": [
                 f"{key}: {', '.join(f'{name} {value}' for name, value in b.items())}" for key, b in rates.items()
             ],
-            "batch": [_batch(options)],
+            "batch": [_batch(options, planned)],
         }
     lines |= {"device": [_device(options)], "metrics": _metrics(options), "output": [_output(options)]}
     kind = f" ({options['decomposition']})" if "decomposition" in options else ""
@@ -78,22 +80,22 @@ def _dataset(name: str, block: dict[str, Any], planned: str | None) -> str:
 
 
 def _losses(train: dict[str, Any]) -> list[str]:
-    blocks = dict(train)
-    defaults = {"nlcl_opt": ("layer_opt", "AsymmetricNLCLLoss"), "restorer_opt": ("pixel_opt", "L1Loss")}
-    for outer, (key, default) in defaults.items():
-        within = {key: {}, **train.get(outer, {})} if outer in train else {}
-        blocks |= {f"{outer}.{name}": block for name, block in within.items() if isinstance(block, dict)}
-        if within:
-            blocks[f"{outer}.{key}"] = {"type": default, **within[key]}
-    lines = []
-    for key, block in blocks.items():
-        if key.endswith("_opt") and "type" in block:
-            outer = train["nlcl_opt"] if key.startswith("nlcl_opt.") else {}
-            weight = block.get("loss_weight", block.get("perceptual_weight", 1.0)) * outer.get("loss_weight", 1.0)
-            ramp = (outer or block).get("ramp_iter", 0)
-            rising = f", rising from 0 over {ramp:,} iterations" if ramp else ""
-            lines.append(f"{key}: {block['type']} × {weight:g}{rising}")
+    lines = [_loss(key, block) for key, block in train.items() if key.endswith("_opt") and "type" in block]
+    for outer, defaults in (
+        ("nlcl_opt", {"layer_opt": {"type": "AsymmetricNLCLLoss"}}),
+        ("restorer_opt", {"pixel_opt": {"type": "L1Loss"}}),
+    ):
+        for key, block in {**defaults, **train[outer]}.items() if outer in train else ():
+            if key.endswith("_opt"):
+                within = train[outer] if outer == "nlcl_opt" else {}
+                lines.append(_loss(f"{outer}.{key}", {**defaults.get(key, {}), **block}, within))
     return lines
+
+
+def _loss(key: str, block: dict[str, Any], within: dict[str, Any] | None = None) -> str:
+    weight = block.get("loss_weight", block.get("perceptual_weight", 1.0)) * (within or {}).get("loss_weight", 1.0)
+    ramp = (within or block).get("ramp_iter", 0)
+    return f"{key}: {block['type']} × {weight:g}" + (f", rising from 0 over {ramp:,} iterations" if ramp else "")
 
 
 def _stages(train: dict[str, Any]) -> list[str]:
@@ -107,10 +109,17 @@ def _stages(train: dict[str, Any]) -> list[str]:
     return [*lines, f"2, restorer on pseudo-pairs: iterations {start + 1:,} to {total:,}{extra}"]
 
 
-def _batch(options: dict[str, Any]) -> str:
-    size, parts = options["datasets"]["train"]["batch_size_per_gpu"], options["train"].get("accumulate", 1)
-    extra = f" in {parts} parts" if parts > 1 else ""
-    return f"{_many(size * max(1, options['num_gpu']), 'image')} per step{extra}, times the number of processes"
+def _batch(options: dict[str, Any], planned: str | None) -> str:
+    block, accumulate = options["datasets"]["train"], options["train"].get("accumulate", 1)
+    size, epochs = block["batch_size_per_gpu"] * max(1, options["num_gpu"]), ""
+    if not _is_planned(block, planned):
+        with silence():
+            batches = TrainingBatches({**copy.deepcopy(options), "manual_seed": options["manual_seed"] or 0})
+        size, steps = batches.batch_size, batches.steps
+        count = math.ceil(options["train"]["total_iter"] / steps)
+        epochs = f"; in one, {_many(steps, 'step')} per epoch, {_many(count, 'epoch')}"
+    parts = f" in {accumulate} parts" if accumulate > 1 else ""
+    return f"{_many(size, 'image')} per step{parts}, times the number of processes{epochs}"
 
 
 def _device(options: dict[str, Any]) -> str:
@@ -136,8 +145,13 @@ def _output(options: dict[str, Any]) -> str:
     shown = os.path.relpath(folder, options["root_path"])
     if paths.get("resume_state"):
         return f"{shown}, continues from {paths['resume_state']}"
-    exists = ", which is there: it would be kept under another name, unless --auto_resume continues it"
-    return shown + (exists if os.path.isdir(folder) else "")
+    if not os.path.isdir(folder):
+        return shown
+    states = paths.get("training_states", "")
+    names = [os.path.splitext(name) for name in (os.listdir(states) if os.path.isdir(states) else ())]
+    saved = [int(stem) for stem, ending in names if ending == ".state" and stem.isdecimal()]
+    resume = f"; --auto_resume continues from iteration {max(saved):,}" if saved else ""
+    return f"{shown}, which is there: it would be kept under another name{resume}"
 
 
 def _many(count: int, what: str) -> str:

@@ -6,9 +6,12 @@ import warnings
 
 import pytest
 import torch
+from basicsr.models.sr_model import SRModel
+from basicsr.utils.registry import MODEL_REGISTRY
 from conftest import photograph
 from training_helpers import make_folders, tiny_options, write_options
 
+from nlcl_plugin import cli
 from nlcl_plugin.config.check import check_data
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.training.launch import start
@@ -31,6 +34,9 @@ PAIRED = {
                                    "sampling": {"num_rain_patches": 8, "patch_size": 6, "search_size": 12}}},
     },
 }  # fmt: skip
+
+STOCK = {**PAIRED, "train": {key: block for key, block in PAIRED["train"].items() if key != "nlcl_opt"}}
+STOCK["model_type"] = "SRModel"
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +74,7 @@ OURS = [
     ("decomposition=both", "decomposition: input should be 'residual' or 'two_branch', but received 'both'"),
     ("dist_params={backnd: nccl}", "dist_params.backnd: unknown option; did you mean 'backend'?"),
     ("network_d=~", "network_d is missing"),
-    ("network_d:num_in_ch=1", "a training step with these options fails: RuntimeError: .* channels"),
+    ("network_d:num_in_ch=1", "network_d.num_in_ch: expected 3, the channels of the images of datasets.train"),
     ("network_g:type=LayerGenrator", "network_g.type: no arch is named 'LayerGenrator'; did you mean 'LayerGen"),
     ("network_g:num_feet=1", "network_g.num_feet: unknown option; did you mean 'num_feat'?"),
     ("network_g:num_feat=a", "network_g: TypeError: "),
@@ -127,11 +133,26 @@ ADDED = [
     ("train:nlcl_opt:features:modules=[haed]", "ResidualUNet has no module 'haed'; did you mean 'head'?"),
     ("train:nlcl_opt:features={source: discriminator, modules: [conv0]}", "net_d, which NLCLSRModel lacks"),
     ("train:nlcl_opt:features={source: encoder}", "network_e is missing: train.nlcl_opt needs an encoder"),
+    ("train:optim_p={type: Adam, lr: 1e-4}", "train.optim_p: nothing reads it .* into train.nlcl_opt.optim_p"),
     ("train:pixel_opt:reduction=all", "train.pixel_opt: .*Unsupported reduction"),
+    ("train:optim_g=~", "train.optim_g: field required"),
+    ("train:optim_g:type=Adan", "train.optim_g: NotImplementedError: .*Adan"),
+    ("train:scheduler:type=Linear", "train.scheduler: NotImplementedError: .*Linear"),
+    ("train:scheduler:milestones=5", "train.scheduler: "),
+    ("network_g={type: EDSR, num_in_ch: 1, num_out_ch: 1, num_feat: 4}", "network_g.num_in_ch: expected 3, .* 1$"),
 ]
+VAL = "datasets:val={type: PairedImageDataset, dataroot_lq: val_rainy, dataroot_gt: val_clean}"
+OTHERS = [
+    (["model_type=VideoRecurrentModel", VAL, "val={save_img: true}"], "val.save_img: BasicSR's video models save no"),
+    (["model_type=StyleGAN2Model", VAL, "train:optim_d={type: Adam, lr: 1.0}"], "datasets.val: StyleGAN2Model valid"),
+    (["train:optim_g:type=AdamW"], "train.optim_g: NotImplementedError: "),
+    (["datasets:train:num_worker_per_gpu=1", "datasets:train:prefetch_mode=cpu",
+      "datasets:train:persistent_workers=true"], "datasets.train: prefetch_mode: cpu .* hangs for ever"),
+]  # fmt: skip
 FAULTS = [
     *((tiny_options(), [entry], match) for entry, match in OURS),
     *((PAIRED, [entry], match) for entry, match in ADDED),
+    *((STOCK, entries, match) for entries, match in OTHERS),
 ]
 
 
@@ -146,18 +167,27 @@ def test_fault_is_named(begin, folder, options, entries, match):
     assert sorted(folder.rglob("*")) == before
 
 
+UNUSED = {"layer_opt": None, "optim_d": {"type": "Adam", "lr": 1e-3}}
+
+
 @pytest.mark.parametrize(
     ("options", "entry", "match"),
     [
+        (tiny_options(train={**tiny_options()["train"], **UNUSED}), "train:gan_opt=~", "train.optim_d: is not used"),
+        (tiny_options(), "train:restorer_opt=~", "train.optim_s: is not used, as there is no restorer_opt"),
+        (tiny_options(), "datasets:train:use_shuffle=false", "datasets.train.use_shuffle: is not read; training"),
+        (tiny_options(), "datasets:val:phase=train", "datasets.val.phase: is not read; 'val' is filled in"),
         (PAIRED, "train:pixl_opt={type: L1Loss}", "train.pixl_opt: unknown option; did you mean"),
         (PAIRED, "path={pretrain_netwrk_g: x}", "path.pretrain_netwrk_g: unknown option; did you mean 'pretrain_net"),
         (PAIRED, "path={models: elsewhere}", "path.models: is not read, as folders follow from the name of the run"),
         (PAIRED, "model_type=SwinIRModel", "train.nlcl_opt: SwinIRModel ignores it; use NLCLSwinIRModel"),
+        (PAIRED, "model_type=EDVRModel", "train.nlcl_opt: EDVRModel ignores it; .*: take it out"),
     ],
 )  # fmt: skip
 def test_what_nothing_reads_is_warned_about(begin, options, entry, match):
+    more = ["train:relay_opt=~", "train:fidelity_opt={type: L1Loss}"] if "gan_opt" in entry else []
     with pytest.warns(UserWarning, match=match.replace("?", r"\?")):
-        begin(options, entry)
+        begin(options, entry, *more)
 
 
 def test_files_without_faults_come_back_complete_without_warnings_or_a_trace(begin, folder):
@@ -215,3 +245,31 @@ def test_a_resumed_run_has_the_drawn_seed_of_its_own_name(begin, folder):
     finally:
         shutil.rmtree(folder / "experiments")
     assert seeds == [11, 22]
+
+
+class OwnSetup(SRModel):
+    def setup_optimizers(self):
+        self.optimizer_g = torch.optim.SGD(self.net_g.parameters(), self.opt["train"]["rate"])
+        self.optimizers.append(self.optimizer_g)
+
+
+class OwnSchedule(SRModel):
+    def setup_schedulers(self):
+        decay = self.opt["train"]["scheduler"]["decay"]
+        self.schedulers = [torch.optim.lr_scheduler.ExponentialLR(each, decay) for each in self.optimizers]
+
+
+@pytest.mark.parametrize(
+    ("model", "changes"),
+    [
+        (OwnSetup, {"rate": 0.1, "optim_g": {"algorithm": "any"}}),
+        (OwnSchedule, {"scheduler": {"decay": 0.9}}),
+    ],
+)
+def test_what_a_model_class_makes_itself_is_left_to_it(tmp_path, folder, monkeypatch, model, changes):
+    monkeypatch.chdir(folder)
+    monkeypatch.setitem(MODEL_REGISTRY._obj_map, model.__name__, model)
+    options = {**STOCK, "model_type": model.__name__, "train": {**STOCK["train"], **changes}}
+    path = str(write_options(tmp_path, options))
+    assert start(path, is_train=True, root=str(tmp_path))["model_type"] == model.__name__
+    assert cli.main(["check", "-opt", path]) == 0

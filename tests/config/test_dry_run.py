@@ -48,14 +48,18 @@ def test_what_would_be_trained_on_what(folder, capsys):
         "1, layers: iterations 1 to 3",
         "2, restorer on pseudo-pairs: iterations 4 to 1,200",
         "optim_g: type Adam, lr 0.0005",
-        "2 images per step in 2 parts, times the number of processes",
+        "2 images per step in 2 parts, times the number of processes; in one, 1 step per epoch, 1,200 epochs",
         "CPU, fp32, seed 1",
         "every 100 iterations and at the end",
     ):
         assert line in out, line
     assert out.rstrip().endswith(os.path.join("experiments", "tiny"))
-    (folder / "experiments" / "tiny").mkdir(parents=True)
-    assert "it would be kept under another name, unless --auto_resume" in check(folder, options, capsys)[1]
+    states = folder / "experiments" / "tiny" / "training_states"
+    states.mkdir(parents=True)
+    for name in ("4.state", "12.state", "4.sha256"):
+        (states / name).touch()
+    _, out, _ = check(folder, options, capsys)
+    assert "which is there: it would be kept under another name; --auto_resume continues from iteration 12" in out
 
 
 def test_a_stock_model_with_layer_contrast_shows_both_weights_together(folder, capsys):

@@ -16,7 +16,7 @@ from nlcl_plugin.data.lmdb.encode import Cut
 from nlcl_plugin.data.unpaired_image_dataset import UnpairedImageDataset
 from nlcl_plugin.training.launch import start
 
-SHORT_QUICKSTART = ["train:total_iter=6", "train:restorer_opt:start_iter=4", "val:val_freq=6", "logger:print_freq=2"]
+SHORT_QUICKSTART = ["train:total_iter=6", "train:restorer_opt:start_iter=4", "val:val_freq=3", "logger:print_freq=2"]
 
 
 def test_quickstart_makes_its_data_and_ends_with_figures(repository, tmp_path, monkeypatch, capsys):
