@@ -92,24 +92,6 @@ def test_a_generator_that_does_not_say_its_layer_is_not_guessed(loader, tmp_path
     assert loader.load_from_file(tmp_path / "grey.pth").model.layer == "residual"
 
 
-@pytest.mark.parametrize("block", BLOCKS[4:], ids=lambda block: block["type"])
-def test_restorers_run_in_both_half_precisions(loader, tmp_path, block):
-    model = loader.load_from_file(saved(tmp_path, block))
-    rainy = torch.rand(1, 3, 40, 40)
-    expected = model(rainy)
-    for dtype, steps in ((torch.float16, 1), (torch.bfloat16, 4)):
-        assert (model.to(dtype)(rainy.to(dtype)).float() - expected).abs().max() * 255 < steps
-
-
-def test_safetensors_of_restorers_load(loader, tmp_path):
-    from nlcl_plugin.networks.weights import save_safetensors
-
-    net = ResidualUNet(num_feat=4)
-    save_safetensors(tmp_path / "net.safetensors", net.state_dict())
-    rainy = torch.rand(1, 3, 20, 30)
-    torch.testing.assert_close(loader.load_from_file(tmp_path / "net.safetensors")(rainy), net(rainy).clamp(0, 1))
-
-
 @pytest.mark.parametrize(("name", "layer"), [("Back", "image"), ("Rain", "rain")])
 def test_released_weights_load_as_they_come_and_in_half_precision(loader, shared_data, tmp_path, name, layer):
     path = shared_data / "official_weights" / f"latest_net_{name}.pth"

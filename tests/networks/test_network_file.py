@@ -213,11 +213,6 @@ def test_networks_that_derain_nothing_are_refused(experiment, label, what):
     assert "expected g, r or s, but received" in refusal(experiment, label=label)
 
 
-def test_another_label_than_asked_for_is_refused(experiment):
-    path = experiment / "models/net_g_4.pth"
-    assert refusal(path, label="s") == ": is net_g, but net_s was asked for; give another file"
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -49,15 +49,6 @@ def test_weights_come_back_from_safetensors_as_they_were(tmp_path):
     assert os.listdir(tmp_path) == ["net.safetensors"]
 
 
-@pytest.mark.parametrize("key", ["params", "params_ema"])
-def test_basicsr_loads_safetensors_as_a_network(model, tmp_path, key):
-    net = torch.nn.Linear(2, 2)
-    weights.save_safetensors(tmp_path / "net.safetensors", net.state_dict())
-    other = torch.nn.Linear(2, 2)
-    model.load_network(other, str(tmp_path / "net.safetensors"), param_key=key)
-    assert torch.equal(other.weight, net.weight)
-
-
 PLAIN = {"module.a": torch.zeros(1), "params": torch.zeros(1)}  # a weight may have any name
 HELD = {name: {"a": torch.full((1,), value)} for name, value in (("params", 1.0), ("params_ema", 2.0), ("own", 3.0))}
 
@@ -77,12 +68,6 @@ HELD = {name: {"a": torch.full((1,), value)} for name, value in (("params", 1.0)
 def test_weights_are_those_asked_for_else_the_average_else_the_network(tmp_path, held, keys, expected):
     torch.save({name: HELD[name] for name in held}, tmp_path / "net.pth")
     assert weights.load_weights(tmp_path / "net.pth", *keys) == HELD[expected]
-
-
-@pytest.mark.parametrize("keys", [(), ("params",), ("params_ema", "own"), (None,)])
-def test_a_file_without_keys_is_the_weights_itself(tmp_path, keys):
-    torch.save(PLAIN, tmp_path / "net.pth")
-    assert weights.load_weights(tmp_path / "net.pth", *keys) == {"a": torch.zeros(1), "params": torch.zeros(1)}
 
 
 @pytest.mark.parametrize(
