@@ -49,6 +49,7 @@ setup(
         **EXTRAS,
         "test": [
             "pytest",
+            "pytest-xdist",
             "hypothesis",
             "ruff",
             "mypy",

@@ -27,9 +27,6 @@ EXIT_CODES = """exit codes:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
 
-    Args:
-        argv: Arguments, `sys.argv[1:]` by default.
-
     Returns:
         The exit code.
     """

@@ -39,7 +39,7 @@ def rank_in_environment() -> str:
 def print_line(message: str) -> None:
     """Print a message to stderr as one line, which names the rank of the process if that is not 0."""
     rank = rank_in_environment()
-    print(f"[rank {rank}] " * (rank != "0") + escape(" ".join(message.split())), file=sys.stderr)
+    print(f"[rank {rank}] " * (rank != "0") + escape(message.strip()), file=sys.stderr)
 
 
 def exit_code_of(work: Callable[[], int], *, interrupted: str = "run the same command again to continue") -> int:

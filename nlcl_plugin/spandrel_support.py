@@ -133,9 +133,5 @@ ARCHITECTURES: tuple[_Arch, ...] = (
 
 
 def install(registry: spandrel.ArchRegistry = spandrel.MAIN_REGISTRY) -> None:
-    """Add our networks to spandrel; a second call changes nothing.
-
-    Args:
-        registry: By default the one that every `spandrel.ModelLoader` uses.
-    """
+    """Add our networks to spandrel; a second call changes nothing."""
     registry.add(*map(spandrel.ArchSupport.from_architecture, ARCHITECTURES), ignore_duplicates=True)

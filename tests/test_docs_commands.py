@@ -22,7 +22,7 @@ from training_helpers import make_folders  # noqa: E402
 PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))]
 
 # `.ci/run` calls these two lines of the README in a fresh environment; all extras that are shown are part of [test].
-INSTALLATION = re.compile(r'pip install -e (\.|"\.\[(video|export|test)\]")( && pytest)?$')
+INSTALLATION = re.compile(r'pip install -e (\.|"\.\[(video|export|test)\]")( && pytest -n 2)?$')
 WORDS = {
     "INPUT...": "photographs",
     "DIR": "derained",

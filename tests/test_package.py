@@ -99,7 +99,6 @@ def test_basicsr_is_mended_and_has_our_parts_however_it_comes_to_be_imported():
         "nlcl_plugin.metrics.quality",
         "nlcl_plugin.models.optimization",
         "nlcl_plugin.ops.intrinsic_dimension",
-        "nlcl_plugin.ops.layer_dimension",
         "nlcl_plugin.ops.patch_search",
         "nlcl_plugin.ops.patch_sets",
         "nlcl_plugin.ops.sampling",

@@ -20,12 +20,7 @@ import argparse
 import sys
 from pathlib import Path
 
-import nlcl_plugin  # noqa: F401  mends BasicSR
 from nlcl_plugin.errors import InputError, escape, exit_code_of
-from nlcl_plugin.inference.derain import ImageDerainer
-from nlcl_plugin.inference.derain_files import PICTURES, DerainOptions, derain_files
-from nlcl_plugin.media.inputs import list_inputs
-from nlcl_plugin.media.photograph import MAX_PIXELS
 
 
 def main(argv=None) -> int:
@@ -34,6 +29,11 @@ def main(argv=None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    # Here, so that --help does not wait for torch.
+    from nlcl_plugin.inference.derain import ImageDerainer
+    from nlcl_plugin.inference.derain_files import DerainOptions, derain_files
+    from nlcl_plugin.media.inputs import list_inputs
+
     output = Path(arguments.output)
     left: list[str] = []
     jobs = list_inputs(arguments.inputs, output, null=arguments.null, left=left)
@@ -70,6 +70,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _kinds(text: str | None) -> tuple[str, ...]:
+    from nlcl_plugin.inference.derain_files import PICTURES
+
     wanted = tuple(text.split(",")) if text else ()
     for kind in wanted:
         if kind not in PICTURES:
@@ -94,11 +96,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--amp", action="store_true", help="bfloat16: less time where the processor has it, off by some grey levels")
     add("--batch", type=_count, default=1, help="images or frames of one size at once, for GPUs (default: %(default)s)")
     add("--jobs", type=_count, default=4, help="threads that read and write images (default: %(default)s)")
-    add("--save", metavar="KIND,...", help=f"also save pictures of {', '.join(PICTURES)} into DIR/_KIND")
+    add("--save", metavar="KIND,...", help="also save pictures into DIR/_KIND: rain, montage, heatmap")
     add("--metrics", action="store_true", help="NIQE before and after, in metrics.csv and metrics.json")
     add("--reference", metavar="DIR", help="ground truth of the same names: also PSNR and SSIM")
     add("--overwrite", action="store_true", help="replace what other weights, settings or programs made")
-    add("--max-pixels", type=_count, default=MAX_PIXELS, help="refuse larger images (default: %(default)s)")
+    add("--max-pixels", type=_count, default=200_000_000, help="refuse larger images (default: %(default)s)")
     add("-0", "--null", action="store_true", help="names on standard input end with NUL, not with a newline")
     return parser
 

@@ -16,10 +16,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import nlcl_plugin  # noqa: F401  mends BasicSR
-from nlcl_plugin.errors import InputError, escape, exit_code_of
-from nlcl_plugin.inference.derainer import load_derainer
-from nlcl_plugin.inference.export import CHECKED_SHAPES, OPSET, SUFFIXES, export
+from nlcl_plugin.errors import escape, exit_code_of
 
 
 def main(argv=None) -> int:
@@ -28,12 +25,11 @@ def main(argv=None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    kinds = {suffix: kind for kind, suffix in SUFFIXES.items()}
-    kind = arguments.format or kinds.get(Path(arguments.output).suffix)
-    if kind is None:
-        raise InputError(
-            f"--output: expected a name that ends in {', '.join(kinds)}, but received {arguments.output!r}"
-        )
+    # Here, so that --help does not wait for torch.
+    from nlcl_plugin.inference.derainer import load_derainer
+    from nlcl_plugin.inference.export import CHECKED_SHAPES, export
+
+    kind = arguments.format or Path(arguments.output).suffix.removeprefix(".")
     derainer = load_derainer(arguments.weights, label=arguments.label, take_newest=arguments.newest)
     if arguments.license is not None:
         derainer = replace(derainer, about={**derainer.about, "license": arguments.license})
@@ -52,10 +48,10 @@ def _parser() -> argparse.ArgumentParser:
     add("weights", metavar="WEIGHTS", help="network file, or folder of a training")
     add("--label", choices=("g", "r", "s"), help="which network of the folder")
     add("--newest", action="store_true", help="of a folder the newest network, not the best in validation")
-    add("--format", choices=tuple(SUFFIXES), help="default: by the ending of --output")
-    add("--output", required=True, metavar="FILE", help=f"file to write: {', '.join(SUFFIXES.values())}")
+    add("--format", choices=("onnx", "safetensors"), help="default: by the ending of --output")
+    add("--output", required=True, metavar="FILE", help="file to write: .onnx or .safetensors")
     add("--half", action="store_true", help="float16 inside (float32 in and out)")
-    add("--opset", type=int, default=OPSET, metavar="N", help="of ONNX (default: %(default)s)")
+    add("--opset", type=int, default=18, metavar="N", help="of ONNX (default: %(default)s)")
     add("--license", metavar="TEXT", help="licence of the weights, to note in the file")
     return parser
 

@@ -15,10 +15,7 @@ import argparse
 import sys
 from pathlib import Path
 
-import nlcl_plugin  # noqa: F401  mends BasicSR
 from nlcl_plugin.errors import escape, exit_code_of
-from nlcl_plugin.inference.derain import ImageDerainer
-from nlcl_plugin.inference.rain_bank import extract_rain_bank, read_facts
 
 
 def main(argv=None) -> int:
@@ -27,6 +24,10 @@ def main(argv=None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    # Here, so that --help does not wait for torch.
+    from nlcl_plugin.inference.derain import ImageDerainer
+    from nlcl_plugin.inference.rain_bank import extract_rain_bank, read_facts
+
     which = {"label": arguments.label, "order": ("r", "g"), "take_newest": arguments.newest}
     network = ImageDerainer(arguments.weights, device=arguments.device, **which)
     report = extract_rain_bank(

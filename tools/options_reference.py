@@ -167,13 +167,14 @@ def described(docstring: str) -> dict[str, str]:
 
 def dataset_rows(cls: Any) -> list[Row]:
     """The options that a dataset's docstring lists, except those that every dataset has."""
-    entries = re.findall(r"^ +- ([^(\n]+) \(([^)]*)\): (.*(?:\n {10,}.*)*)", inspect.getdoc(cls) or "", re.MULTILINE)
-    rows = []
+    texts = "\n".join(inspect.getdoc(one) or "" for one in cls.__mro__ if hasattr(one, "OPTION_KEYS"))  # its own first
+    entries = re.findall(r"^ +- ([^(\n]+) \(([^)]*)\): (.*(?:\n {10,}.*)*)", texts, re.MULTILINE)
+    rows: list[Row] = []
     for names, kind, text in entries:
         meaning = " ".join(text.split())
         default = re.search(r"Default:\s*([^.]+(?:\.\d+)?)\.", meaning)
         for key in re.split(r", or |, ", names):
-            if key not in ("phase", "scale"):
+            if key not in ("phase", "scale", *(row[0] for row in rows)):
                 stated = shown(_value(default[1])) if default else ""
                 rows.append(
                     (key, _named(kind), stated, meaning.replace(default[0], "").strip() if default else meaning)

@@ -167,7 +167,7 @@ class TopOptions(OpenBlock):
     model_type: str = Field(description="Model, by its name in BasicSR's registry: ours or any other.")
     scale: int = Field(1, ge=1, description="Factor of the size of outputs to that of inputs; 1 for rain.")
     num_gpu: int | Literal["auto"] = Field(
-        "auto", ge=0, description="GPUs of this process; 0 is the CPU, `auto` all that are there."
+        "auto", description="GPUs of this process, from 0 (the CPU) up; `auto`: all of the machine."
     )
     manual_seed: int | None = Field(
         None, ge=0, lt=2**31, description="Seed of all randomness; one is drawn, and logged, where none is given."

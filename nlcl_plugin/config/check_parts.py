@@ -46,9 +46,6 @@ class _WithoutMemory(TorchFunctionMode):
 def try_out(block: Built) -> None:
     """Build once what a block of `train` names.
 
-    Args:
-        block: A loss, an optimizer or a schedule.
-
     Raises:
         InputError: If it cannot be built; the message begins with the key within the block.
     """
@@ -172,10 +169,6 @@ def _constructor(registry: Registry, name: str, arguments: dict[str, Any]) -> An
 
 def build_once(where: str, make: Callable[[], Any]) -> Any:
     """Build something, so that what its constructor refuses is named by its block.
-
-    Args:
-        where: The block's name; empty within a validator, whose caller knows it.
-        make: Calls the constructor.
 
     Returns:
         What was built.

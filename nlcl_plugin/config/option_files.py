@@ -125,9 +125,6 @@ def override(options: dict[str, Any], entries: list[str]) -> None:
 def without_nulls(options: dict[str, Any]) -> dict[str, Any]:
     """Leave out all keys without a value, as `~` stands for the default.
 
-    Args:
-        options: Options as read.
-
     Returns:
         A copy. In a dataset's block only keys of `DatasetOptions` are left out, as BasicSR's datasets read nulls.
     """
@@ -218,9 +215,6 @@ def plain_options(opt: Mapping[str, Any]) -> dict[str, Any]:
     """Copy the options that say what is trained, as plain values.
 
     Call it before anything is built or resumed: BasicSR takes entries out of its options, and puts paths in.
-
-    Args:
-        opt: Complete options.
 
     Returns:
         Nested dicts and lists of texts, numbers, booleans and None, without what belongs to one start of the run.

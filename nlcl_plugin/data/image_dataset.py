@@ -163,14 +163,6 @@ def random_crop(
 
     Five numbers are drawn whatever the flags are, so that switching one on leaves all else as it was.
 
-    Args:
-        image: An (H, W, C) array.
-        size: The side of the square.
-        rng: Where place and flips are drawn from.
-        hflip: Mirror left-right, half of the time.
-        vflip: Mirror upside down, half of the time.
-        rot: Transpose, half of the time.
-
     Returns:
         A view of (size, size, C).
     """

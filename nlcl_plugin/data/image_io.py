@@ -55,9 +55,6 @@ def list_files(root: str | os.PathLike[str]) -> list[str]:
     Hidden files and folders are left out, since they are thumbnails, checkpoints and other leftovers; pipes and devices
     too, since they could be read for ever.
 
-    Args:
-        root: The folder.
-
     Returns:
         Paths relative to `root`, with forward slashes, sorted.
 
@@ -107,11 +104,6 @@ def decode_raw(data: bytes, source: str, *, keep_grey: bool = False) -> np.ndarr
 
     Grey images become RGB, an alpha channel is dropped, and the orientation noted in EXIF is applied.
 
-    Args:
-        data: The content of an image file.
-        source: The file's name, for messages.
-        keep_grey: Return a grey image as (H, W).
-
     Returns:
         An (H, W, 3) RGB array of uint8, uint16, or float32 in [0, 1].
 
@@ -146,11 +138,6 @@ def silent_opencv() -> Iterator[None]:
 
 def decode_stored(data: bytes, source: str, flags: int = cv2.IMREAD_UNCHANGED) -> np.ndarray:
     """Decode an image as OpenCV does.
-
-    Args:
-        data: The content of an image file.
-        source: The file's name, for messages.
-        flags: OpenCV's; by default all channels are kept and the orientation noted in EXIF is not applied.
 
     Returns:
         (H, W), or (H, W, C) with blue first, of any type.
@@ -210,9 +197,6 @@ def to_tensor(image: np.ndarray) -> torch.Tensor:
 def to_uint8(image: torch.Tensor | np.ndarray) -> np.ndarray:
     """Make an 8-bit image (H, W, 3): clip to [0, 1], then round.
 
-    Args:
-        image: A (3, H, W) tensor or an (H, W, 3) array in [0, 1]; uint8 values are taken as they are.
-
     Raises:
         ValueError: If there are not three dimensions and three channels, or a value is not finite.
     """
@@ -251,10 +235,6 @@ def write_image(path: str | os.PathLike[str], rgb: torch.Tensor | np.ndarray) ->
     """Write an 8-bit image file; a reader sees the old file or the whole new one, never a part.
 
     Missing folders are made.
-
-    Args:
-        path: The file; its ending chooses the format.
-        rgb: A (3, H, W) tensor or an (H, W, 3) array in [0, 1], as for `to_uint8`.
 
     Raises:
         InputError: If the ending is not one of `IMAGE_SUFFIXES`.

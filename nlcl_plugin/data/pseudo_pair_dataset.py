@@ -65,9 +65,6 @@ class PseudoPairDataset(ImageDataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Make a sample.
 
-        Args:
-            index: The clean image; a `SampleIndex` also has the epoch and draw.
-
         Returns:
             `lq`, the pseudo-rainy image, and `gt`, the clean one: (3, gt_size, gt_size) RGB float32 tensors in [0, 1];
             `lq_path`, the path of the (first) rain layer, or `rendered`; `gt_path`.

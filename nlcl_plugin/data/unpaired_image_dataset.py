@@ -40,9 +40,6 @@ class UnpairedImageDataset(ImageDataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Load a sample.
 
-        Args:
-            index: The rainy image; a `SampleIndex` also has the epoch and draw.
-
         Returns:
             `lq`, the rainy image, and `lq_path`; in training also `gt`, a clean image of another scene, and `gt_path`.
             Images are (3, H, W) RGB float32 tensors in [0, 1].

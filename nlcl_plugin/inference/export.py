@@ -88,7 +88,8 @@ def export(
     """
     path = Path(os.path.expanduser(output))
     if kind not in SUFFIXES:
-        raise InputError(f"format: expected one of {', '.join(SUFFIXES)}, but received {kind!r}")
+        endings = ", ".join(SUFFIXES.values())
+        raise InputError(f"output: expected a name that ends in {endings}, but received {str(output)!r}")
     if path.suffix != SUFFIXES[kind]:
         raise InputError(f"{path}: expected a name that ends in {SUFFIXES[kind]}, as the format is {kind}; rename it")
     network = derainer.about["network"]["type"]

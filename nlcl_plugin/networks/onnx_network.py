@@ -36,9 +36,6 @@ class OnnxNetwork(nn.Module):
 def load_onnx(path: Path) -> tuple[OnnxNetwork, dict[str, Any]]:
     """Load an exported network.
 
-    Args:
-        path: An ONNX file of `tools/export.py`.
-
     Returns:
         The network, and what it is (see `networks.about.describe`); its output is the image layer in any case.
 

@@ -4,12 +4,19 @@ The measure on which the asymmetry of NLCL rests (Chang et al., IEEE TPAMI 2024,
 are alike are said to have a higher intrinsic dimension than rain patches. How it is measured here is ours, and
 docs/intrinsic_dimension.md has what came out.
 
-The estimator is Levina and Bickel, "Maximum Likelihood Estimation of Intrinsic Dimension", NIPS 2004. With the
-distances T_1 <= ... <= T_k of a point to its neighbours, 1 / m_k is the mean of log(T_k / T_j) over j < k. The
-*inverses* are averaged over the points (MacKay and Ghahramani, "Comments on 'Maximum Likelihood Estimation of Intrinsic
-Dimension' by E. Levina and P. Bickel", 2005), which is the likelihood's maximum for all points together and free of the
-upward bias that the mean of m_k has at small k. High dimensions are underestimated, the more the fewer the points: a
-cube of 32 dimensions that 1,024 points are drawn from has nearly all of them at its border.
+Two estimators, both from the distances T_1 <= ... <= T_k of each point to its nearest neighbours:
+
+- `mle`: Levina and Bickel, "Maximum Likelihood Estimation of Intrinsic Dimension", NIPS 2004. 1 / m_k is the mean of
+  log(T_k / T_j) over j < k. The *inverses* are averaged over the points (MacKay and Ghahramani, "Comments on 'Maximum
+  Likelihood Estimation of Intrinsic Dimension' by E. Levina and P. Bickel", 2005), which is the likelihood's maximum
+  for all points together and free of the upward bias that the mean of m_k has at small k.
+- `two_nn`: Facco, d'Errico, Rodriguez and Laio, "Estimating the intrinsic dimension of datasets by a minimal
+  neighborhood information", Scientific Reports 7, 2017. The ratios T_2 / T_1 follow a Pareto law whose exponent is
+  the dimension: the slope through the origin of -log(1 - F) over log(T_2 / T_1), where F is the fraction of the
+  ratios up to this one, without the largest tenth of the ratios.
+
+Both underestimate high dimensions, the more the fewer the points: a cube of 32 dimensions that 1,024 points are drawn
+from has nearly all of them at its border.
 """
 
 from __future__ import annotations
@@ -27,16 +34,17 @@ FLAT = 1 / 255
 
 
 @torch.no_grad()
-def intrinsic_dimension(points: Tensor, *, k: int | tuple[int, int] = (10, 20)) -> Tensor:
-    """Estimate the intrinsic dimension of sets of points by Levina-Bickel with MacKay and Ghahramani's averaging.
+def intrinsic_dimension(points: Tensor, *, method: str = "mle", k: int | tuple[int, int] = (10, 20)) -> Tensor:
+    """Estimate the intrinsic dimension of sets of points; see the module for both methods.
 
     Only ratios of distances matter: shifts, rotations and scale do not. Repeated points count once: a distance of 0
     would make every estimate 0.
 
     Args:
         points: One set (N, D) or sets of equal size (B, N, D), floating point and finite. Memory grows with B N².
-        k: Neighbours of each point: a number of at least 2, or a range (k1, k2), both inclusive, over which the
-            estimates are averaged as in Levina and Bickel.
+        method: `mle` or `two_nn`.
+        k: Neighbours of each point for `mle`: a number of at least 2, or a range (k1, k2), both inclusive, over which
+            the estimates are averaged as in Levina and Bickel. Not used by `two_nn`.
 
     Returns:
         The estimates, () for one set or (B,), of the dtype of the points (float32 for half precision). NaN for a set
@@ -44,7 +52,8 @@ def intrinsic_dimension(points: Tensor, *, k: int | tuple[int, int] = (10, 20)) 
 
     Raises:
         TypeError: If the points are no floating-point tensor.
-        ValueError: If a shape or ``k`` is wrong, a value is not finite, or a set has not more than ``k`` points.
+        ValueError: If a shape, the method or ``k`` is wrong, a value is not finite, or a set has not more than ``k``
+            points (`two_nn`: fewer than 3).
 
     Example:
         >>> generator = torch.Generator().manual_seed(0)
@@ -52,6 +61,8 @@ def intrinsic_dimension(points: Tensor, *, k: int | tuple[int, int] = (10, 20)) 
         >>> cube = torch.rand(1000, 16, generator=generator)  # too few points for so high a dimension
         >>> round(intrinsic_dimension(plane).item(), 1), round(intrinsic_dimension(cube).item(), 1)
         (1.9, 12.0)
+        >>> round(intrinsic_dimension(plane, method="two_nn").item(), 1)
+        2.1
     """
     if not points.is_floating_point():
         raise TypeError(f"points must be a floating-point tensor, got {points.dtype}")
@@ -59,10 +70,13 @@ def intrinsic_dimension(points: Tensor, *, k: int | tuple[int, int] = (10, 20)) 
         raise ValueError(f"points must be (N, D) or (B, N, D), got shape {tuple(points.shape)}")
     if not bool(points.isfinite().all()):
         raise ValueError("points must be finite, got NaN or infinity")
-    low, high = (k, k) if isinstance(k, int) else k
+    if method not in ("mle", "two_nn"):
+        raise ValueError(f"method must be mle or two_nn, got {method!r}")
+    low, high = (2, 2) if method == "two_nn" else (k, k) if isinstance(k, int) else k
     if not 2 <= low <= high < points.shape[-2]:
         raise ValueError(f"k must be from 2 to below the {points.shape[-2]} points, or a range (k1, k2), got {k}")
-    dimension = mle_dimension(nearest_distances(points if points.ndim == 3 else points[None], high), (low, high))
+    distances = nearest_distances(points if points.ndim == 3 else points[None], high)
+    dimension = mle_dimension(distances, (low, high)) if method == "mle" else two_nn_dimension(distances)
     dimension = dimension.to(points.dtype if points.dtype == torch.float64 else torch.float32)
     return dimension if points.ndim == 3 else dimension[0]
 
@@ -108,6 +122,32 @@ def mle_dimension(distances: Tensor, k: int | tuple[int, int]) -> Tensor:
     inverse = difference.masked_fill(difference < 1e-12, 0.0).nanmean(1)  # equal distances differ by rounding
     short = torch.isinf(logs).any(-1).any(-1)
     return (1 / inverse).mean(-1).masked_fill(short, math.nan)
+
+
+def two_nn_dimension(distances: Tensor, discard: float = 0.1) -> Tensor:
+    """TwoNN estimate from distances to neighbours.
+
+    Args:
+        distances: Of `nearest_distances` (B, N, K), K at least 2.
+        discard: Fraction of the largest ratios to leave out; the largest one in any case, as its -log(1 - F) is
+            infinite.
+
+    Returns:
+        Estimates (B,), float64; NaN for sets of fewer than 3 distinct points.
+    """
+    near = distances[..., :2]
+    # NaN, the ratio of repeats, is sorted behind all others.
+    x = (near[..., 1].log() - near[..., 0].log()).sort(-1).values
+    x = x.masked_fill(x < 1e-12, 0.0)  # equal distances differ by rounding
+    count = (~near[..., 0].isnan()).sum(-1).double()
+    kept = (count * (1 - discard)).floor().minimum(count - 1)
+    rank = torch.arange(1, x.shape[-1] + 1, device=x.device, dtype=torch.float64)
+    used = rank <= kept[:, None]
+    y = -torch.log1p(-rank / count[:, None].clamp(min=1))
+    x, y = x.where(used, 0), y.where(used, 0)
+    level = (x * x).sum(-1)
+    slope = torch.where(level > 0, (x * y).sum(-1) / level, math.inf)
+    return slope.masked_fill((count < 3) | (kept < 1), math.nan)
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ import numpy as np
 from nlcl_plugin.data.image_io import decode_raw, encode_png, read_bytes
 from nlcl_plugin.data.parallel import map_in_order
 from nlcl_plugin.errors import InputError
+from nlcl_plugin.media.video import is_whole
 from nlcl_plugin.prepare.model import Collection, Drop, ImageFacts, SourceImage
 from nlcl_plugin.prepare.scan import is_video
 from nlcl_plugin.prepare.similarity import dhash
@@ -22,17 +23,13 @@ from nlcl_plugin.prepare.similarity import dhash
 # FFmpeg's complaints about a broken video would go to stderr; our message replaces them.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
+_ENOUGH = 0.9  # of the announced frames: some files only estimate them, badly for varying rates
+
 
 def inspect(
     collection: Collection, *, every: int = 15, jobs: int = 1, strict: bool = False
 ) -> tuple[Collection, dict[SourceImage, ImageFacts], list[Drop]]:
     """Read all images of a collection and choose the frames of its videos.
-
-    Args:
-        collection: The images that a layout found.
-        every: Frames per window of a video, of which the sharpest is taken.
-        jobs: The number of threads; decoding and hashing release Python's lock.
-        strict: Raise an `InputError` at the first image that cannot be read.
 
     Returns:
         The collection with frames in the place of videos, the facts per image, and what could not be read.
@@ -125,7 +122,7 @@ def _read_frames(path: str) -> Iterator[tuple[int, np.ndarray]]:
     name: Any = os.fsencode(path)
     capture = cv2.VideoCapture(name)
     try:
-        count = 0
+        announced, count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0
         while (read := capture.read())[0]:
             yield count, read[1]
             count += 1
@@ -133,6 +130,8 @@ def _read_frames(path: str) -> Iterator[tuple[int, np.ndarray]]:
         capture.release()
     if not count:
         raise InputError(f"{path}: no frame of this video can be read; convert it, for example to MP4")
+    if count < _ENOUGH * announced and not is_whole(path):
+        raise InputError(f"{path}: reading ends after {count} of {announced} frames; repair or convert the video")
 
 
 def _encode(bgr: np.ndarray) -> bytes:

@@ -231,11 +231,6 @@ LAYOUTS = {
 def collect(layout: str, sources: list[str], options: LayoutOptions | None = None) -> Collection:
     """Find the images of a dataset; nothing but names and lists is read.
 
-    Args:
-        layout: A key of `LAYOUTS`.
-        sources: The dataset's folders; none if they are in `options`, as those of `two-folders` and `pairs`.
-        options: The user's options for the layout.
-
     Raises:
         InputError: If the layout is unknown, a folder is missing, or nothing was found.
     """

@@ -38,12 +38,7 @@ _SUM = re.compile(r"(?P<sum>[0-9a-f]{64}) [ *](?P<name>[^\0]+)")
 # writing --------------------------------------------------------------------------------------------------------------
 @master_only
 def seal(opt: dict[str, Any], current_iter: int) -> None:
-    """Write the checksums of a checkpoint whose networks and state are on disk; rank 0 only does it.
-
-    Args:
-        opt: Options with `path.models` and `path.training_states`.
-        current_iter: Its iteration.
-    """
+    """Write the checksums of a checkpoint whose networks and state are on disk; rank 0 only does it."""
     folder = Path(opt["path"]["training_states"])
     files = [folder / f"{current_iter}.state", *_networks(opt, current_iter)]
     lines = [f"{sha256(path)}  {Path(os.path.relpath(path, folder)).as_posix()}\n" for path in files]
@@ -56,10 +51,6 @@ def save_as_safetensors(opt: dict[str, Any], current_iter: int | str) -> None:
     """Write the newest networks and the best as .safetensors too, and remove such copies of all others.
 
     They contain the weights to run a network with: the average where there is one.
-
-    Args:
-        opt: Options with `path.models`.
-        current_iter: Iteration of the newest, or `latest`; rank 0 only does it.
     """
     wanted = [*_networks(opt, current_iter), *_networks(opt, (read_best(opt) or {}).get("iter", current_iter))]
     for path in Path(opt["path"]["models"]).glob("net_*.pth"):
@@ -74,12 +65,7 @@ def save_as_safetensors(opt: dict[str, Any], current_iter: int | str) -> None:
 
 @master_only
 def prune(opt: dict[str, Any], keep: int | None) -> None:
-    """Delete the oldest sealed checkpoints; the best, unsealed and `latest` files stay. Rank 0 only does it.
-
-    Args:
-        opt: Options with `path.models` and `path.training_states`.
-        keep: How many whole ones to keep beside the best, at least 1; None keeps all.
-    """
+    """Delete the oldest sealed checkpoints; the best, unsealed and `latest` files stay. Rank 0 only does it."""
     if keep is None:
         return
     folder = Path(opt["path"]["training_states"])
@@ -165,9 +151,6 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
     With `auto_resume` it is that of the newest whole checkpoint; those that are not are warned about. Only rank 0
     verifies files, and all ranks take the checkpoint that it chose.
 
-    Args:
-        opt: Options with `auto_resume` and `path`; `path.resume_state` and the networks' `pretrain_network_*` are set.
-
     Returns:
         The state, on the CPU, or None for a fresh start.
 
@@ -212,10 +195,6 @@ def verify(path: Path, opt: dict[str, Any]) -> None:
     """See that a checkpoint is whole and as it was written.
 
     Without checksums (BasicSR writes none, and a kill may have come before them) it must at least load.
-
-    Args:
-        path: Its training state.
-        opt: Options with `path.models`.
 
     Raises:
         InputError: Naming the first file that is missing, torn or changed.
@@ -280,9 +259,6 @@ def gather_random() -> list[dict[str, Any]] | None:
 
 def restore_random(states: list[dict[str, Any]] | None) -> bool:
     """Set every global random generator of this process to what it was in the process of the same rank.
-
-    Args:
-        states: Of `gather_random`; None if the checkpoint has none. GPUs that they or this machine lack are left out.
 
     Returns:
         Whether it was done: not if there were more processes or fewer, as theirs were other draws.

@@ -88,7 +88,11 @@ def join_process_group(
         init_dist(launcher, **given)
     except InputError:
         raise
-    except (RuntimeError, ValueError) as error:  # unset or wrong variables, an unknown host, a port in use, a time-out
+    except (
+        RuntimeError,
+        ValueError,
+        AssertionError,
+    ) as error:  # wrong variables, unknown host, port in use …
         reason = " ".join(str(error).split())[:300]
         raise InputError(
             f"--launcher {launcher}: the processes don't find each other ({reason}); check dist_params, MASTER_ADDR, "

@@ -52,9 +52,6 @@ def _append(path: str | os.PathLike[str], entry: dict[str, Any]) -> None:
 def read_json_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Read a log, also while it is written and after a kill: a last line that is cut short is left out.
 
-    Args:
-        path: The file.
-
     Returns:
         Its entries; none if there is no file, as in a run of stock BasicSR.
 

@@ -109,11 +109,6 @@ def read(
 ) -> tuple[dict[str, Any], dict[str, int]]:
     """Read an option file, set what the command line sets, and check all values.
 
-    Args:
-        option_file: A YAML option file.
-        force_yml: Overrides.
-        is_train: Train or test; by default whether there is a `train` block.
-
     Returns:
         The options, and the number of parameters of each network.
 

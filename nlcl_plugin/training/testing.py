@@ -16,9 +16,6 @@ from nlcl_plugin.training.train import make_folders, start_logger
 def test(opt: dict[str, Any]) -> int:
     """Test the model of an option file.
 
-    Args:
-        opt: Options of `training.launch.start`.
-
     Returns:
         The exit code 0.
 

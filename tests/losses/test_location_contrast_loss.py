@@ -88,7 +88,7 @@ def compared(queries, keys, **arguments):
         ({"negatives": "hard"}, (1, 4, 5), (1, 4, 5), "random, similar, dissimilar"),
         ({"temperature": -1}, (1, 4, 5), (1, 4, 5), "must be positive"),
         ({"negatives": "similar", "num_negatives": 9}, (1, 4, 5), (1, 4, 5), r"\[1, 3\] for 4 places, but received 9"),
-        ({}, (1, 1, 5), (1, 1, 5), "at least two places"),
+        ({}, (1, 1, 5), (1, 1, 5), "at least two locations"),
         ({}, (1, 4, 5), (1, 3, 5), r"received \(1, 4, 5\) and \(1, 3, 5\)"),
         ({"negatives": "similar", "gather_negatives": True}, (1, 4, 5), (1, 4, 5), "gather_negatives goes with negat"),
     ],

@@ -92,7 +92,7 @@ def test_every_saved_network_says_what_it_is(experiment):
 
 
 def test_safetensors_say_the_same(experiment):
-    for path in experiment.glob("models/*.pth"):
+    for path in experiment.glob("models/*_latest.pth"):
         with safetensors.safe_open(path.with_suffix(".safetensors"), "pt") as file:
             assert json.loads(file.metadata()["nlcl_plugin"]) == load(path)["about"]
             assert set(file.keys()) == set(load(path)["params"])

@@ -1,23 +1,16 @@
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from studies.intrinsic_dimension.study import two_nn_dimension, without_mean
+from studies.intrinsic_dimension.study import without_mean
 
 from nlcl_plugin.ops import dimension_ratio, intrinsic_dimension, layer_dimensions, nonlocal_neighbours
-from nlcl_plugin.ops.intrinsic_dimension import nearest_distances, neighbour_sets
+from nlcl_plugin.ops.intrinsic_dimension import nearest_distances, neighbour_sets, two_nn_dimension
 from nlcl_plugin.ops.patch_sets import patch_deviation, textured_centres
 
-
-def two_nn(points, discard=0.1):
-    """TwoNN, which only the study uses, of one set or sets."""
-    sets = points if points.ndim == 3 else points[None]
-    found = two_nn_dimension(nearest_distances(sets, 2), discard)
-    return found if points.ndim == 3 else found[0]
-
-
-ESTIMATORS = {"mle": intrinsic_dimension, "two_nn": two_nn}
+ESTIMATORS = {"mle": intrinsic_dimension, "two_nn": partial(intrinsic_dimension, method="two_nn")}
 
 
 def loop_distances(points):
@@ -71,7 +64,8 @@ def test_values_are_those_of_the_loops(name, dtype):
         assert found.dtype == dtype
         np.testing.assert_allclose(found, [loop_mle(one, low, high) for one in points], rtol=1e-6)
     for discard in (0.0, 0.4):
-        np.testing.assert_allclose(two_nn(points, discard), [loop_two_nn(one, discard) for one in points], rtol=1e-6)
+        found = two_nn_dimension(nearest_distances(points, 2), discard)
+        np.testing.assert_allclose(found, [loop_two_nn(one, discard) for one in points], rtol=1e-6)
 
 
 def test_a_batch_is_its_sets_and_half_precision_is_float32():
@@ -90,7 +84,7 @@ def test_values_are_those_of_scikit_dimension(dimension):
     theirs = skdim.id.MLE().fit(points.double().numpy(), n_neighbors=20, comb="mle").dimension_
     assert intrinsic_dimension(points, k=20).item() == pytest.approx(theirs, rel=1e-4)
     theirs = skdim.id.TwoNN(discard_fraction=0.1).fit(points.double().numpy()).dimension_
-    assert two_nn(points).item() == pytest.approx(theirs, rel=1e-4)
+    assert intrinsic_dimension(points, method="two_nn").item() == pytest.approx(theirs, rel=1e-4)
 
 
 @pytest.mark.parametrize("method", ESTIMATORS)

@@ -24,6 +24,7 @@ from training_helpers import make_folders, run, tiny_options, write_options
 from nlcl_plugin.archs import LayerGenerator
 from nlcl_plugin.config.option_files import load_yaml
 from nlcl_plugin.data import read_image
+from nlcl_plugin.networks.about import describe
 from nlcl_plugin.report import curves, layers, write_report
 from nlcl_plugin.report.experiment import read_experiment
 from nlcl_plugin.report.neighbours import find_queries
@@ -262,7 +263,7 @@ def test_the_command_says_where_the_page_is_and_names_faults_in_one_line(copied,
         ([tmp_path], "has no options.yml; expected the folder of a training"),
         (["nowhere\nat all"], r"nowhere\nat all: has no options.yml"),
         ([copied, "--images", "-1"], "--images: expected a number from 0, but received -1"),
-        ([copied, "--checkpoint", "3"], "no net_g_3.pth, but of 4, 8, latest; correct --checkpoint"),
+        ([copied, "--checkpoint", "3"], "no net_g_3.pth, but of 2, 4, 8, latest; correct --checkpoint"),
         ([copied, "--images", "0", "--output", "file/report.html"], "report.html: cannot be written"),
         (["broken"], f"{broken.relative_to(tmp_path)}: is no JSON"),
         (["empty"], "has no losses.jsonl, so no training began here"),
@@ -277,10 +278,11 @@ def test_the_command_says_where_the_page_is_and_names_faults_in_one_line(copied,
 # layers and neighbours ------------------------------------------------------------------------------------------------
 def test_the_layers_of_two_networks_need_not_add_up(copied):
     torch.manual_seed(0)
+    block = {"type": "LayerGenerator", "num_feat": 8, "num_block": 1}
     for label, layer in (("g", "image"), ("r", "rain")):
         net = LayerGenerator(layer=layer, num_feat=8, num_block=1)
-        torch.save({"params": net.state_dict()}, copied / f"models/net_{label}_9.pth")
-    block = {"type": "LayerGenerator", "num_feat": 8, "num_block": 1}
+        about = describe({**block, "layer": layer}, label)
+        torch.save({"params": net.state_dict(), "about": about}, copied / f"models/net_{label}_9.pth")
     two = {"network_g": {**block, "layer": "image"}, "network_r": {**block, "layer": "rain"}}
     options_with(copied, lambda o: (o.update(two, decomposition="two_branch"), o["train"].pop("restorer_opt")))
     stages = layers.TrainedStages(read_experiment(copied), "9")
@@ -308,8 +310,8 @@ def test_of_a_large_image_the_middle_is_shown():
 
 def test_a_network_that_enlarges_has_curves_and_no_pictures(copied):
     net = EDSR(3, 3, num_feat=4, num_block=1, upscale=2)
-    torch.save({"params": net.state_dict()}, copied / "models/net_g_9.pth")
     block = {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 4, "num_block": 1, "upscale": 2}
+    torch.save({"params": net.state_dict(), "about": describe(block, "g")}, copied / "models/net_g_9.pth")
     options_with(copied, lambda o: (o.update(scale=2, network_g=block), o["train"].pop("restorer_opt")))
     found = report(copied, which="9")
     assert "expected a network that keeps the shape" in found.text

@@ -7,13 +7,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
-import yaml
 from studies.intrinsic_dimension.report import summary
 from studies.intrinsic_dimension.sources import network_source
 from studies.intrinsic_dimension.study import Key, Settings, calibrate, known_alike
 
 from nlcl_plugin.archs import LayerGenerator
 from nlcl_plugin.data.image_io import read_image, to_tensor
+from nlcl_plugin.networks.about import describe
 from nlcl_plugin.ops import intrinsic_dimension
 from nlcl_plugin.rain.renderer import render_rain
 
@@ -102,13 +102,12 @@ def test_degenerate_images_are_named_and_left_out(tool, folders, capsys):
 def test_layers_of_networks_are_what_the_networks_make(folders):
     torch.manual_seed(0)
     (folders / "models").mkdir()
-    options, nets = {}, {}
+    nets = {}
     for label, layer in (("g", "image"), ("r", "rain")):
         block = {"type": "LayerGenerator", "num_feat": 8, "num_block": 1, "layer": layer}
-        options[f"network_{label}"] = block
         nets[label] = LayerGenerator(num_feat=8, num_block=1, layer=layer).eval()
-        torch.save({"params": nets[label].state_dict()}, folders / "models" / f"net_{label}_5.pth")
-    (folders / "options.yml").write_text(yaml.dump(options))
+        content = {"params": nets[label].state_dict(), "about": describe(block, label)}
+        torch.save(content, folders / "models" / f"net_{label}_5.pth")
     weights = [str(folders / "models" / f"net_{label}_5.pth") for label in nets]
     found = list(network_source(weights, str(folders / "rainy"), label="my", limit=2))
     assert [(one.layer, one.rain, one.image) for one in found[:3]] == [

@@ -186,7 +186,7 @@ def test_several_processes_without_a_launcher_are_refused(bare, name, launcher):
 def test_local_rank_is_the_argument_unless_a_variable_says_otherwise(bare, before, behind, variable, expected):
     bare.setattr("nlcl_plugin.training.launch.check_launcher", lambda launcher: None)
     bare.setattr(
-        "nlcl_plugin.training.launch.read", lambda *_, **__: {"dist_params": {"backend": "gloo", "port": 1234}}
+        "nlcl_plugin.training.launch.read", lambda *_, **__: ({"dist_params": {"backend": "gloo", "port": 1234}}, {})
     )
     bare.setattr("basicsr.utils.dist_util.init_dist", lambda *_, **options: seen.append(options) or sys.exit())
     for name, value in {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "LOCAL_RANK": variable}.items():

@@ -79,11 +79,6 @@ def encode_image(data: bytes, source: str, cut: Cut | None = None) -> list[Value
     decoded and becomes PNG: grey and 16-bit stay so, floats become 16-bit, alpha is dropped, and the EXIF orientation
     is applied. Readers drop the alpha of a PNG as well, so both ways show the same picture.
 
-    Args:
-        data: The content of the file.
-        source: Its name, for messages.
-        cut: How to cut it.
-
     Raises:
         InputError: If it cannot be decoded; see `decode_raw`.
     """
@@ -104,10 +99,6 @@ def encode_image(data: bytes, source: str, cut: Cut | None = None) -> list[Value
 
 def shape_of(data: bytes, source: str) -> tuple[int, int, int]:
     """Decode an image as it is stored, to see its shape and that it is whole.
-
-    Args:
-        data: The content of an image file.
-        source: Its name, for messages.
 
     Returns:
         Height, width and channels, alpha included, as BasicSR's `meta_info.txt` has them.

@@ -98,9 +98,6 @@ def _read(environment: lmdb.Environment, key: bytes) -> bytes | None:
 def open_environment(path: str | os.PathLike[str]) -> SharedEnvironment:
     """Open an LMDB for reading, or share the environment that this process has open.
 
-    Args:
-        path: The LMDB's folder.
-
     Returns:
         The environment; ask it with `open_environment(path).get(key)`.
 
@@ -114,11 +111,7 @@ def open_environment(path: str | os.PathLike[str]) -> SharedEnvironment:
 
 
 def close_environment(path: str | os.PathLike[str]) -> None:
-    """Close this process's environment, if there is one; needed before the LMDB is written again in this process.
-
-    Args:
-        path: The LMDB's folder.
-    """
+    """Close this process's environment, if there is one; needed before the LMDB is written again in this process."""
     with _lock:
         environment = _environments.pop(os.path.realpath(path), None)
         if environment is not None:
@@ -151,10 +144,6 @@ def check_length(environment: lmdb.Environment, path: str | os.PathLike[str]) ->
     """See that the file of an open LMDB is as long as it says.
 
     Reading or writing a map beyond the end of its file kills the process with SIGBUS and no message.
-
-    Args:
-        environment: The LMDB.
-        path: Its folder.
 
     Raises:
         InputError: If it is cut short.

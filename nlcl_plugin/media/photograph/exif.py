@@ -55,9 +55,6 @@ def set_upright(block: bytes) -> bytes | None:
     The orientation becomes 1, width and height change places where the turn changed them, and the thumbnail, which
     shows the photograph as it was, is cut off.
 
-    Args:
-        block: An EXIF block or a TIFF file.
-
     Returns:
         The changed block, of the same length; None if it is broken.
     """
@@ -83,10 +80,6 @@ def set_upright(block: bytes) -> bytes | None:
 
 def xmp_upright(packet: bytes, orientation: int) -> bytes | None:
     """Mark a photograph as the right way up in its XMP.
-
-    Args:
-        packet: The XMP.
-        orientation: What the pixels were turned by, 1 to 8 as in EXIF.
 
     Returns:
         The packet with orientation 1, and with the names of width and height exchanged if the turn exchanged them;
@@ -122,10 +115,6 @@ def exif_of_tiff(data: bytes) -> bytes | None:
 
 def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Turn stored pixels the right way up.
-
-    Args:
-        pixels: (H, W) or (H, W, C).
-        orientation: As `orientation_of` gives it.
 
     Returns:
         The pixels as they are to be seen: contiguous, and the same array for orientation 1.

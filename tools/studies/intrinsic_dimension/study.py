@@ -12,11 +12,6 @@ the same, one counts. Sets with too few distinct patches left are left out, and 
 
 **Bias.** The same estimators measure points drawn uniformly from cubes of known dimension, as many and chosen in the
 same two ways. Their embedding does not matter, as it keeps distances.
-
-TwoNN: Facco, d'Errico, Rodriguez and Laio, "Estimating the intrinsic dimension of datasets by a minimal neighborhood
-information", Scientific Reports 7, 2017. The ratios T_2 / T_1 follow a Pareto law whose exponent is the dimension: the
-slope through the origin of -log(1 - F) over log(T_2 / T_1), where F is the fraction of the ratios up to this one. The
-largest tenth of the ratios is left out of the fit.
 """
 
 from __future__ import annotations
@@ -32,7 +27,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nlcl_plugin.errors import InputError
-from nlcl_plugin.ops.intrinsic_dimension import FLAT, mle_dimension, nearest_distances, neighbour_sets
+from nlcl_plugin.ops.intrinsic_dimension import (
+    FLAT,
+    mle_dimension,
+    nearest_distances,
+    neighbour_sets,
+    two_nn_dimension,
+)
 from nlcl_plugin.ops.patch_sets import gather_patches, patch_deviation, textured_centres
 
 CHOICES = ("random", "neighbours")
@@ -201,32 +202,6 @@ def without_mean(points: Tensor, patch_size: int) -> Tensor:
     """Subtract from patches (B, N, C * patch_size²) their mean in each channel."""
     values = points.unflatten(2, (-1, patch_size**2))
     return (values - values.mean(-1, keepdim=True)).flatten(2)
-
-
-def two_nn_dimension(distances: Tensor, discard: float = 0.1) -> Tensor:
-    """TwoNN estimate from distances to neighbours.
-
-    Args:
-        distances: Of `nearest_distances` (B, N, K), K at least 2.
-        discard: Fraction of the largest ratios to leave out; the largest one in any case, as its -log(1 - F) is
-            infinite.
-
-    Returns:
-        Estimates (B,), float64; NaN for sets of fewer than 3 distinct points.
-    """
-    near = distances[..., :2]
-    # NaN, the ratio of repeats, is sorted behind all others.
-    x = (near[..., 1].log() - near[..., 0].log()).sort(-1).values
-    x = x.masked_fill(x < 1e-12, 0.0)  # equal distances differ by rounding
-    count = (~near[..., 0].isnan()).sum(-1).double()
-    kept = (count * (1 - discard)).floor().minimum(count - 1)
-    rank = torch.arange(1, x.shape[-1] + 1, device=x.device, dtype=torch.float64)
-    used = rank <= kept[:, None]
-    y = -torch.log1p(-rank / count[:, None].clamp(min=1))
-    x, y = x.where(used, 0), y.where(used, 0)
-    level = (x * x).sum(-1)
-    slope = torch.where(level > 0, (x * y).sum(-1) / level, math.inf)
-    return slope.masked_fill((count < 3) | (kept < 1), math.nan)
 
 
 def _random_estimates(distances: Tensor, settings: Settings) -> Iterator[tuple[str, int | None, float]]:
