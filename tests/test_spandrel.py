@@ -14,21 +14,10 @@ spandrel = pytest.importorskip("spandrel")
 from nlcl_plugin import spandrel_support  # noqa: E402  it needs spandrel
 
 BLOCKS = [
-    {"type": "LayerGenerator", "num_feat": 4, "num_block": 2},
     {"type": "LayerGenerator", "num_feat": 4, "num_block": 1, "layer": "rain"},
-    {"type": "LayerGenerator", "num_feat": 6, "num_block": 1, "layer": "residual"},
     {"type": "LayerGenerator", "num_feat": 4, "num_block": 3, "layer": "residual", "num_out_ch": 1},
     {"type": "ResidualUNet", "num_feat": 4, "num_block": 3},
-    {"type": "ResidualUNet", "num_feat": 4, "num_block": 0, "num_out_ch": 1},
     {"type": "SimpleGateUNet", "num_feat": 4, "enc_blocks": [1, 0, 2], "middle_blocks": 2, "dec_blocks": [0, 1, 1]},
-    {
-        "type": "SimpleGateUNet",
-        "num_feat": 6,
-        "enc_blocks": [2],
-        "middle_blocks": 0,
-        "dec_blocks": [1],
-        "num_out_ch": 1,
-    },
 ]
 TILING = {
     "LayerGenerator": spandrel.ModelTiling.INTERNAL,

@@ -248,7 +248,6 @@ REASONS = {
     "torn": "torn, or no ONNX file",
     "graph": "names other files",
     "branch": "graphs in graphs",
-    "function": "functions",
 }
 
 
@@ -265,8 +264,6 @@ def test_an_onnx_file_that_is_torn_or_names_other_files_is_refused(tmp_path, exp
         branch = onnx.helper.make_graph([constant], "branch", [], [onnx.ValueInfoProto(name="value")])
         node = onnx.helper.make_node("If", ["rainy"], ["unused"], then_branch=branch, else_branch=branch)
         model.graph.node.append(node)
-    elif place == "function":
-        model.functions.append(onnx.helper.make_function("own", "f", [], ["value"], [constant], model.opset_import))
     data = model.SerializeToString()
     (tmp_path / "net.onnx").write_bytes(data[:-99] if place == "torn" else data)
     write(tmp_path / "in/a.png", scene())
