@@ -187,20 +187,3 @@ def test_a_checkpoint_that_does_not_fit_ends_the_training_and_the_one_before_it_
 
 
 # names and links ------------------------------------------------------------------------------------------------------
-def test_circles_of_links_and_names_with_newlines_are_derained_or_listed(tmp_path, weights, images):
-    os.symlink(images, images / "circle")
-    os.symlink("loop.png", images / "loop.png")
-    os.symlink(tmp_path / "nowhere.png", images / "dangling.png")
-    cv2.imwrite(str(images / "b.png"), photograph(20, 30))
-    os.rename(images / "b.png", images / NEWLINE)
-    (images / "\x1b[31mred.png").write_bytes(b"no image")
-    out = tmp_path / "out"
-    done = run("derain.py", images, "--output", out, "--weights", weights)
-    assert done.returncode == 3
-    assert "3 failed:" in done.stdout
-    assert "\x1b" not in done.stdout
-    assert sorted(path.name for path in out.glob("*.png")) == [*(f"a{number}.png" for number in range(4)), NEWLINE]
-    done = run("create_lmdb.py", "--input", images, "--output", tmp_path / "x.lmdb")
-    assert done.returncode == 3
-    assert "\x1b" not in done.stdout + done.stderr
-    assert run("verify_lmdb.py", tmp_path / "x.lmdb", "--against", images).returncode in (0, 2)

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 import tifffile
 from conftest import photograph
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hostile import examples, mutated
 from PIL import Image, ImageCms, PngImagePlugin
 
 from nlcl_plugin.errors import InputError
@@ -79,25 +78,6 @@ def _corpus():
 
 
 CORPUS = _corpus()
-NUMBERS = [0, 1, 2, 255, 1 << 15, (1 << 16) - 1, 1 << 20, (1 << 31) - 1, 1 << 31, (1 << 32) - 1]
-FLOATS = [np.nan, np.inf, -np.inf, -1.0, 2.0, 1e30]
-AT = st.floats(0, 1, exclude_max=True)  # a place, as a part of the length
-PLACE = st.one_of(AT, AT.map(lambda part: part * 0.1))  # headers are short, and describe what follows
-MUTATIONS = st.one_of(
-    st.tuples(st.just("cut"), AT, st.just(b"")),
-    st.tuples(st.just("write"), PLACE, st.binary(min_size=1, max_size=8)),
-    st.tuples(st.just("write"), PLACE, st.builds(struct.pack, st.sampled_from(["<I", ">I"]), st.sampled_from(NUMBERS))),
-    st.tuples(st.just("write"), AT, st.builds(struct.pack, st.sampled_from(["<f", ">f"]), st.sampled_from(FLOATS))),
-    st.tuples(st.just("insert"), PLACE, st.binary(min_size=1, max_size=64)),
-    st.tuples(st.just("splice"), AT, st.sampled_from(CORPUS)),
-)
-
-
-def mutate(data, mutation):
-    what, part, new = mutation
-    at = int(part * len(data))
-    rest = {"cut": b"", "write": data[at + len(new) :], "insert": data[at:], "splice": b""}[what]
-    return data[:at] + (new[int(part * len(new)) :] if what == "splice" else new) + rest
 
 
 def with_right_checksums(data):
@@ -141,18 +121,16 @@ def check(path, data):
     assert again.icc == photo.icc or photo.alpha is not None  # deep grey PNGs with alpha lose it
 
 
-def fuzz(path, examples):
+def fuzz(path, count):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
-    @settings(
-        max_examples=examples, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
-    )
-    @given(st.integers(0, len(CORPUS) - 1), st.lists(MUTATIONS, min_size=1, max_size=4), st.booleans())
-    def run(which, mutations, mend):
-        data = CORPUS[which]
-        for mutation in mutations:
-            data = mutate(data, mutation)
-        check(path, with_right_checksums(data) if mend else data)
+    @examples(count)
+    def run(draw):
+        data = draw.choice(CORPUS)
+        for _ in range(draw.randint(1, 4)):
+            splice = draw.random() < 0.2
+            data = data[: draw.randrange(len(data) + 1)] + draw.choice(CORPUS)[9:] if splice else mutated(draw, data)
+        check(path, with_right_checksums(data) if draw.random() < 0.5 else data)
 
     run()
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < MEMORY

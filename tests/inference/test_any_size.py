@@ -119,17 +119,3 @@ def test_the_reach_of_a_u_net_is_how_far_its_gradient_goes(num_block):
         (gradient,) = torch.autograd.grad(net(image)[0, :, place, place].sum(), image)
         farthest = max(farthest, int((gradient.abs().sum((0, 1)).nonzero() - place).abs().max()))
     assert farthest == net.reach
-
-
-def test_no_tile_is_larger_than_it_may_be():
-    sizes = []
-
-    def net(x):
-        sizes.append(tuple(x.shape[-2:]))
-        return F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
-
-    image = torch.rand(1, 3, 50, 70)
-    tiled = run_tiled(net, image, reach=1, tile=16)
-    torch.testing.assert_close(tiled, F.avg_pool2d(image, 3, 1, 1, count_include_pad=False))
-    assert len(sizes) == 4 * 5
-    assert max(max(size) for size in sizes) == 18

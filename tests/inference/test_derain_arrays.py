@@ -97,8 +97,3 @@ def test_the_demo_weights_take_rendered_rain_out():
 def test_what_is_no_image_is_refused(network, image, message):
     with pytest.raises(InputError, match=message):
         nlcl_plugin.derain(image, network[0])
-
-
-def test_a_device_that_is_not_there_is_refused(network):
-    with pytest.raises(InputError, match="device 'quantum' cannot be used"):
-        nlcl_plugin.derain(IMAGE, network[0], device="quantum")

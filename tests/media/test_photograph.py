@@ -3,7 +3,6 @@
 import io
 import os
 import struct
-import zlib
 from xml.etree import ElementTree
 
 import cv2
@@ -147,12 +146,6 @@ class TestLosslessKinds:
         np.testing.assert_array_equal(after.rgb[..., 0], np.rint(NEW.mean(axis=2)))
         assert Image.open(target).mode == "L"
 
-    def test_tiff_of_many_strips_and_odd_widths_is_read_by_others(self, tmp_path):
-        stored = np.random.default_rng(3).integers(0, 256, (1100, 333, 3), dtype=np.uint8)
-        _, target, _ = there_and_back(save(tmp_path / "a.tif", stored, "TIFF"))
-        np.testing.assert_array_equal(cv2.imread(str(target))[..., ::-1], stored)
-        np.testing.assert_array_equal(np.asarray(Image.open(target)), stored)
-
     @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM"])
     def test_one_pixel(self, tmp_path, kind):
         assert there_and_back(save(tmp_path / "a", RGB[:1, :1], kind))[2].rgb.shape == (1, 1, 3)
@@ -171,13 +164,6 @@ class TestLossyKinds:
         with Image.open(target) as image:
             assert image.layer[0][1:3] == {0: (1, 1), 1: (2, 1), 2: (2, 2)}[subsampling]
             assert sum(image.quantization[0]) <= sum(Image.open(path).quantization[0])
-
-    def test_grey_and_progressive_jpeg_stay_so(self, tmp_path):
-        path = save(tmp_path / "a.jpg", RGB[..., 0], "JPEG", progressive=True, dpi=(240, 240))
-        before, target, _ = there_and_back(path)
-        assert before.grey
-        with Image.open(target) as image:
-            assert (image.mode, image.info["progressive"], image.info["dpi"]) == ("L", 1, (240, 240))
 
     def test_lossy_webp_is_of_high_quality_and_keeps_alpha_exactly(self, tmp_path):
         path = save(tmp_path / "a.webp", np.dstack([SMOOTH, ALPHA]), "WEBP", quality=60)
@@ -296,18 +282,6 @@ class TestWhatBelongsToIt:
         np.testing.assert_array_equal(np.asarray(Image.open(target)), RGB)
         assert after.xmp == packet(1, element=True)
 
-    def test_compressed_xmp_of_png_is_kept(self, tmp_path):
-        info = PngImagePlugin.PngInfo()
-        info.add_itxt("XML:com.adobe.xmp", packet(1).decode(), zip=True)
-        assert there_and_back(save(tmp_path / "a.png", RGB, "PNG", pnginfo=info))[2].xmp == packet(1)
-
-    def test_a_broken_chunk_of_xmp_is_dropped_and_said(self, tmp_path):
-        info = PngImagePlugin.PngInfo()
-        info.add(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0no Deflate")
-        before, target, _ = there_and_back(save(tmp_path / "a.png", RGB, "PNG", pnginfo=info))
-        assert before.notes == ("its XMP, which is broken or speaks of other parts of the file, is dropped",)
-        assert b"iTXt" not in target.read_bytes()
-
     @pytest.mark.parametrize(
         "said",
         [
@@ -346,13 +320,6 @@ class TestUnusualKinds:
         np.testing.assert_array_equal(before.alpha, np.where(np.asarray(palette) == 3, 0, 255))
         np.testing.assert_array_equal(after.alpha, before.alpha)
 
-    def test_one_bit_becomes_grey(self, tmp_path):
-        bits = Image.fromarray(RGB).convert("1")
-        for kind in ("PNG", "TIFF", "BMP"):
-            before, target, _ = there_and_back(save(tmp_path / "a", bits, kind))
-            np.testing.assert_array_equal(before.rgb[..., 0], np.asarray(bits) * 255)
-            assert (before.grey, Image.open(target).mode) == (True, "L")
-
     def test_the_content_decides_not_the_name(self, tmp_path):
         path = save(tmp_path / "雨 \n\udcff.jpg", RGB, "PNG")
         before, target, _ = there_and_back(path)
@@ -378,21 +345,8 @@ class TestUnusualKinds:
         with pytest.raises(InputError, match=r"expected one picture but it has 3 frames; convert it to a video"):
             read_photograph(tmp_path / "a")
 
-    def test_of_several_pictures_in_a_jpeg_the_first_is_taken(self, tmp_path):
-        Image.fromarray(RGB).save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[Image.fromarray(NEW)])
-        photo = read_photograph(tmp_path / "a.jpg")
-        assert photo.notes == ("only the first of its pictures is kept",)
-        assert cv2.PSNR(photo.rgb, RGB) > 25
-
 
 # refused -------------------------------------------------------------------------------------------------------------
-def test_large_images_are_refused_by_their_header(tmp_path):
-    path = save(tmp_path / "a.png", RGB, "PNG")
-    with pytest.raises(InputError, match=r"a\.png: is 52 × 36 pixels, the limit is 1871; make it smaller, or raise"):
-        read_photograph(path, max_pixels=52 * 36 - 1)
-    assert read_photograph(path, max_pixels=52 * 36).rgb.shape == RGB.shape
-
-
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP"])
 def test_bombs_are_refused_before_they_are_unpacked(tmp_path, kind):
     path = save(tmp_path / "a", Image.new("1", (16000, 16000)), kind)  # more than Pillow's own limit too
@@ -400,34 +354,13 @@ def test_bombs_are_refused_before_they_are_unpacked(tmp_path, kind):
         read_photograph(path)
 
 
-def test_a_header_that_lies_is_refused(tmp_path):
-    data = bytearray(save(tmp_path / "a.png", RGB, "PNG").read_bytes())
-    for height in (0, 35, 37, 30_000):
-        data[20:24] = struct.pack(">I", height)
-        data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
-        (tmp_path / "a.png").write_bytes(data)
-        if height == 35:  # unused rows at the end are no fault to any decoder
-            assert read_photograph(tmp_path / "a.png").rgb.shape[0] == 35
-            continue
-        with pytest.raises(InputError, match=r"a\.png: (is 52 × 0 pixels|cannot be decoded)"):
-            read_photograph(tmp_path / "a.png")
-
-
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "BMP"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "BMP", ".png", ".tif", ".ppm"])
 def test_cut_files_are_refused(tmp_path, kind):
-    whole = save(tmp_path / "a", RGB, kind).read_bytes()
+    deep = kind.startswith(".")
+    whole = cv2.imencode(kind, DEEP[..., :3])[1].tobytes() if deep else save(tmp_path / "a", RGB, kind).read_bytes()
     for part in (0.02, 0.3, 0.7, 0.95):
         (tmp_path / "a").write_bytes(whole[: int(part * len(whole))])
         with pytest.raises(InputError, match=r"a: (cannot be decoded as an image|is of an unknown kind)"):
-            read_photograph(tmp_path / "a")
-
-
-@pytest.mark.parametrize("ending", [".png", ".tif", ".ppm"])
-def test_cut_16_bit_files_are_refused(tmp_path, ending):
-    whole = cv2.imencode(ending, DEEP[..., :3])[1].tobytes()
-    for part in (0.3, 0.7, 0.99):
-        (tmp_path / "a").write_bytes(whole[: int(part * len(whole))])
-        with pytest.raises(InputError, match="cannot be decoded as an image"):
             read_photograph(tmp_path / "a")
 
 
@@ -459,13 +392,11 @@ def test_floats_in_other_units_or_not_finite_are_refused(tmp_path):
             read_photograph(tmp_path / "a.tif")
 
 
-@pytest.mark.parametrize("what", [np.int16, np.uint32, np.float16, "planar", "grey with alpha", "CMYK", "BigTIFF"])
+@pytest.mark.parametrize("what", [np.int16, "planar", "CMYK", "BigTIFF"])
 def test_tiffs_that_libraries_do_not_read_are_refused(tmp_path, what):
     array, options = DEEP[..., :3], {"photometric": "rgb"}
     if what == "planar":
         array, options = np.moveaxis(array, -1, 0), {"photometric": "rgb", "planarconfig": "separate"}
-    elif what == "grey with alpha":
-        array, options = DEEP[..., :2], {"planarconfig": "contig", "extrasamples": ["unassalpha"]}
     elif what == "CMYK":
         array, options = np.zeros((4, 4, 4), np.uint8), {"photometric": "separated"}
     elif what == "BigTIFF":

@@ -10,7 +10,7 @@ import pytest
 
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.media.video import open_video
-from nlcl_plugin.media.video_writing import encoder_like, write_video
+from nlcl_plugin.media.video_writing import write_video
 from nlcl_plugin.prepare.inspection import choose_frames
 from nlcl_plugin.prepare.model import SourceImage
 
@@ -77,19 +77,6 @@ def make(
                     )
                 output.mux(packet)
     return path
-
-
-def without_durations(path):
-    """Copy a Matroska file without the durations of its frames: only that of the whole is left."""
-    target = path.with_name("bare_" + path.name)
-    with av.open(str(path)) as source, av.open(str(target), "w") as output:
-        (stream,) = source.streams
-        to = output.add_stream_from_template(stream, opaque=True)
-        for packet in source.demux(stream):
-            if packet.size:
-                packet.stream = to
-                output.mux(packet)
-    return target
 
 
 def copy(path, target=None, change=lambda rgb: rgb):
@@ -166,9 +153,7 @@ class TestThereAndBack:
             for old, new in zip(frames, read(target)[1], strict=True):
                 np.testing.assert_array_equal(new.rgb, old.rgb[::-1])
 
-    @pytest.mark.parametrize(
-        ("name", "size"), [("a.mp4", (49, 65)), ("a.mp4", (1, 1)), ("a.webm", (2, 131)), ("a.avi", (49, 65))]
-    )
+    @pytest.mark.parametrize(("name", "size"), [("a.mp4", (49, 65)), ("a.mp4", (1, 1)), ("a.avi", (49, 65))])
     def test_odd_sizes(self, tmp_path, name, size):
         kind = {"codec": "mjpeg", "pixels": "yuvj444p"} if name == "a.avi" else {"codec": "libvpx-vp9"}
         path = make(tmp_path / name, size=size, **kind)
@@ -178,22 +163,13 @@ class TestThereAndBack:
             assert psnr(old.rgb, new.rgb) > (25 if 1 in size or 2 in size else 36)
 
     @pytest.mark.parametrize(
-        ("name", "codec", "bare"),
-        [
-            ("a.mp4", "libx264", False),
-            ("a.mp4", "libx265", False),
-            ("a.mkv", "libx264", False),
-            ("a.mkv", "ffv1", True),
-            ("a.webm", "libvpx-vp9", True),
-            ("a.avi", "mjpeg", False),
-        ],
+        ("name", "codec"), [("a.mp4", "libx265"), ("a.mkv", "libx264"), ("a.webm", "libvpx-vp9"), ("a.avi", "mjpeg")]
     )
-    def test_a_long_last_frame_stays_long(self, tmp_path, name, codec, bare):
+    def test_a_long_last_frame_stays_long(self, tmp_path, name, codec):
         times, pixels = [0, 80, 200, 280, 400], "yuvj420p" if codec == "mjpeg" else "yuv420p"
-        options = {"pixels": "yuv420p10le"} if codec in ("libx265", "libsvtav1") else {"pixels": pixels}
+        options = {"pixels": "yuv420p10le"} if codec == "libx265" else {"pixels": pixels}
         options |= {"bf": "0"} if name == "a.mp4" else {}
         path = make(tmp_path / name, codec=codec, times=times, last=3000, **options)
-        path = without_durations(path) if bare else path
         target, video, frames = copy(path)
         assert len(frames) == len(times)
         again, back = read(target)
@@ -244,16 +220,6 @@ class TestThereAndBack:
         for old, new in zip(frames, back, strict=True):
             assert psnr(old.rgb, new.rgb) > 38
 
-    def test_floats_are_taken_and_others_refused(self, tmp_path):
-        path = make(tmp_path / "a.avi", codec="ffv1", pixels="bgr0")
-        target, _, frames = copy(path, change=lambda a: a.astype(np.float32) / 255)
-        for old, new in zip(frames, read(target)[1], strict=True):
-            np.testing.assert_array_equal(old.rgb, new.rgb)
-        for wrong in (lambda a: a[:5], lambda a: a.astype(np.uint16), lambda a: a * np.float32(np.nan)):
-            with pytest.raises(ValueError, match=r"expected an image|not finite"):
-                copy(path, tmp_path / "b.avi", wrong)
-        assert not (tmp_path / "b.avi").exists()
-
 
 class TestWhatIsBesideThePictures:
     @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.webm", "a.avi"])
@@ -299,20 +265,6 @@ class TestWhatIsBesideThePictures:
             assert [bytes(p) for p in container.demux(container.streams.subtitles[0]) if p.dts is not None] == [
                 b"Regen"
             ]
-
-    def test_attachments_are_left_out_and_noted(self, tmp_path):
-        path = tmp_path / "a.mkv"
-        with av.open(str(make(tmp_path / "plain.mkv"))) as source, av.open(str(path), "w") as output:
-            to = output.add_stream_from_template(source.streams.video[0])
-            output.add_attachment("cover.png", "image/png", cv2.imencode(".png", picture(3))[1].tobytes())
-            output.add_attachment("a.ttf", "font/ttf", b"letters")
-            for packet in list(source.demux())[:-1]:
-                packet.stream = to
-                output.mux(packet)
-        _, video, frames = copy(path)
-        assert len(frames) == COUNT
-        for note, name in zip(video.notes, ("cover.png", "a.ttf"), strict=True):
-            assert f"{name} cannot be copied into this container" in note
 
     def test_covers_data_chapters_and_timecodes_of_mp4_are_kept(self, tmp_path):
         path = tmp_path / "a.mp4"
@@ -410,11 +362,6 @@ class TestWhatIsRefused:
                 writer.write(frame.rgb, frame)
         assert os.path.getsize(target)
 
-    def test_a_place_that_cannot_be_written_is_named(self, tmp_path):
-        path = make(tmp_path / "a.mp4")
-        with pytest.raises(InputError, match=r"b\.mp4: cannot be written"):
-            copy(path, path / "b.mp4")
-
     def test_an_error_in_between_leaves_the_old_file(self, tmp_path):
         path = make(tmp_path / "a.mp4")
         (tmp_path / "b.mp4").write_bytes(b"old")
@@ -438,12 +385,3 @@ def test_prepared_frames_of_a_long_last_frame_are_no_cut(tmp_path, name, codec):
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
     with pytest.raises(InputError, match=r"reading ends after \d+ of \d+ frames|no frame of this"):
         list(choose_frames(source, 1))
-
-
-@pytest.mark.parametrize(
-    ("kind", "codec"), zip(KINDS, ["libx264", "libx264", "libx264", "libvpx-vp9", "mjpeg"], strict=True)
-)
-def test_encoders_are_those_that_players_know(tmp_path, kind, codec):
-    name, options = kind
-    with open_video(make(tmp_path / name, **options)) as video:
-        assert encoder_like(video)[:2] == (codec, "yuvj420p" if codec == "mjpeg" else options.get("pixels", "yuv420p"))

@@ -49,15 +49,6 @@ def test_weights_come_back_from_safetensors_as_they_were(tmp_path):
     assert os.listdir(tmp_path) == ["net.safetensors"]
 
 
-@pytest.mark.parametrize("key", ["params", "params_ema"])
-def test_basicsr_loads_safetensors_as_a_network(model, tmp_path, key):
-    net = torch.nn.Linear(2, 2)
-    weights.save_safetensors(tmp_path / "net.safetensors", net.state_dict())
-    other = torch.nn.Linear(2, 2)
-    model.load_network(other, str(tmp_path / "net.safetensors"), param_key=key)
-    assert torch.equal(other.weight, net.weight)
-
-
 PLAIN = {"module.a": torch.zeros(1), "params": torch.zeros(1)}  # a weight may have any name
 HELD = {name: {"a": torch.full((1,), value)} for name, value in (("params", 1.0), ("params_ema", 2.0), ("own", 3.0))}
 
@@ -67,22 +58,14 @@ HELD = {name: {"a": torch.full((1,), value)} for name, value in (("params", 1.0)
     [
         (("params", "params_ema", "own"), (), "params_ema"),
         (("params", "params_ema", "own"), ("params",), "params"),
-        (("params", "params_ema", "own"), ("own",), "own"),
         (("params", "params_ema", "own"), ("other", None), "params_ema"),
         (("params", "own"), ("params_ema", "own"), "own"),  # an average that has none of its own: as its network
-        (("params", "own"), ("params_ema", None), "params"),
         (("own",), ("params_ema", "own"), "own"),
     ],
 )
 def test_weights_are_those_asked_for_else_the_average_else_the_network(tmp_path, held, keys, expected):
     torch.save({name: HELD[name] for name in held}, tmp_path / "net.pth")
     assert weights.load_weights(tmp_path / "net.pth", *keys) == HELD[expected]
-
-
-@pytest.mark.parametrize("keys", [(), ("params",), ("params_ema", "own"), (None,)])
-def test_a_file_without_keys_is_the_weights_itself(tmp_path, keys):
-    torch.save(PLAIN, tmp_path / "net.pth")
-    assert weights.load_weights(tmp_path / "net.pth", *keys) == {"a": torch.zeros(1), "params": torch.zeros(1)}
 
 
 @pytest.mark.parametrize(
@@ -128,7 +111,6 @@ def test_what_a_training_state_contains_keeps_its_types(tmp_path):
         ({"metric": "psnr", "value": 30.5, "iter": 4, "better": "higher"}, "net_g_4.pth"),
         ({"metric": "psnr", "value": 30.5, "iter": 5, "better": "higher"}, "net_g_latest.pth"),  # it is gone
         ("{", "net_g_latest.pth"),
-        ([], "net_g_latest.pth"),
         (None, "net_g_latest.pth"),
     ],
 )

@@ -1,7 +1,6 @@
 """`tools/derain.py` on real files of many kinds."""
 
 import csv
-import io
 import json
 import os
 import random
@@ -10,13 +9,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
-import torch
-from basicsr.archs.srresnet_arch import MSRResNet
 from derain_helpers import save_network
 from PIL import Image
 
@@ -25,7 +21,6 @@ from nlcl_plugin.archs import ResidualUNet
 from nlcl_plugin.inference.derain import ImageDerainer
 from nlcl_plugin.inference.derainer import load_derainer
 from nlcl_plugin.inference.export import export
-from nlcl_plugin.networks.about import describe
 
 TOOL = Path(__file__).parents[2] / "tools" / "derain.py"
 sys.path.insert(0, str(TOOL.parent))
@@ -131,6 +126,11 @@ def test_files_already_derained_are_skipped_and_other_weights_are_not_mixed_in(t
     before = (out / "a.png").stat().st_mtime_ns
     assert "1 derained, 1 were there already" in run()[1]
     assert (out / "a.png").stat().st_mtime_ns == before
+    write(tmp_path / "in/a.png", scene(seed=7, width=60))  # a changed input is derained again
+    assert "1 derained, 1 were there already" in run()[1]
+    assert read(out / "a.png").shape[1] == 60
+    write(tmp_path / "in/a.png", scene())
+    assert run()[0] == 0
     code, printed = run(weights=other)
     assert code == 2
     assert "not of these weights and settings" in printed
@@ -140,14 +140,6 @@ def test_files_already_derained_are_skipped_and_other_weights_are_not_mixed_in(t
     assert "1 derained, 1 were there already" in run("--overwrite", weights=other)[1]
     for name, seed in (("a.png", 0), ("b.png", 9)):
         assert np.array_equal(read(out / name), nlcl_plugin.derain(scene(seed=seed), other))
-
-
-def test_a_changed_input_is_derained_again(tmp_path, run):
-    write(tmp_path / "in/a.png", scene())
-    run()
-    write(tmp_path / "in/a.png", scene(seed=7, width=60))
-    assert run()[0] == 0
-    assert read(tmp_path / "out/a.png").shape[1] == 60
 
 
 def test_figures_and_pictures_that_are_asked_for_later_are_made_and_those_of_earlier_runs_stay(tmp_path, run):
@@ -162,17 +154,6 @@ def test_figures_and_pictures_that_are_asked_for_later_are_made_and_those_of_ear
     assert list(found) == ["a.png", "b.png", "black.png"]
     assert "niqe" in found["a.png"]
     assert "niqe_rainy" not in found["black.png"]  # it has none
-
-
-def test_grey_files_are_measured_as_they_are_written(tmp_path, run):
-    grey = scene(64, 64)[..., 0]
-    for name, image in (("in/a.png", grey), ("truth/a.PNG", grey // 2)):
-        (tmp_path / name).parent.mkdir()
-        cv2.imwrite(str(tmp_path / name), image)
-    assert run("--reference", tmp_path / "truth")[0] == 0
-    written = cv2.imread(str(tmp_path / "out/a.png"), cv2.IMREAD_UNCHANGED)
-    psnr = 10 * np.log10(255**2 / np.mean((written.astype(float) - grey // 2) ** 2))
-    assert figures(tmp_path)["a.png"]["psnr"] == pytest.approx(psnr, abs=1e-3)
 
 
 def test_pictures_and_figures_show_what_was_done(tmp_path, run):
@@ -209,7 +190,7 @@ def test_a_photograph_without_ground_truth_is_derained_and_listed(tmp_path, weig
     assert run("--reference", tmp_path / "truth")[0] == 0
 
 
-@pytest.mark.parametrize(("batch", "expected"), [(1, [1] * 5), (2, [1, 2, 2]), (3, [2, 3])])
+@pytest.mark.parametrize(("batch", "expected"), [(1, [1] * 5), (3, [2, 3])])
 def test_batches_give_what_single_images_give(tmp_path, weights, monkeypatch, run, batch, expected):
     for number in range(5):
         write(tmp_path / f"in/{number}.png", scene(seed=number))
@@ -225,13 +206,6 @@ def test_batches_give_what_single_images_give(tmp_path, weights, monkeypatch, ru
     for number in range(5):
         whole = nlcl_plugin.derain(scene(seed=number), weights)
         assert np.abs(read(tmp_path / f"out/{number}.png").astype(int) - whole).max() <= 1
-
-
-def test_names_come_by_standard_input_too(tmp_path, run, monkeypatch):
-    write(tmp_path / "in/a b.png", scene())
-    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(f"{tmp_path}/in/a b.png\n".encode())))
-    assert run(inputs=["-"])[0] == 0
-    assert (tmp_path / "out/a b.png").is_file()
 
 
 def test_a_video_is_derained_frame_by_frame(tmp_path, weights, run):
@@ -274,7 +248,6 @@ REASONS = {
     "torn": "torn, or no ONNX file",
     "graph": "names other files",
     "branch": "graphs in graphs",
-    "function": "functions",
 }
 
 
@@ -291,25 +264,12 @@ def test_an_onnx_file_that_is_torn_or_names_other_files_is_refused(tmp_path, exp
         branch = onnx.helper.make_graph([constant], "branch", [], [onnx.ValueInfoProto(name="value")])
         node = onnx.helper.make_node("If", ["rainy"], ["unused"], then_branch=branch, else_branch=branch)
         model.graph.node.append(node)
-    elif place == "function":
-        model.functions.append(onnx.helper.make_function("own", "f", [], ["value"], [constant], model.opset_import))
     data = model.SerializeToString()
     (tmp_path / "net.onnx").write_bytes(data[:-99] if place == "torn" else data)
     write(tmp_path / "in/a.png", scene())
     code, printed = run(weights=tmp_path / "net.onnx")
     assert code == 2
     assert REASONS[place] in printed
-
-
-def test_weights_that_enlarge_are_refused_before_the_first_image(tmp_path, run):
-    net = MSRResNet(num_feat=4, num_block=1, upscale=2)
-    block = {"type": "MSRResNet", "num_feat": 4, "num_block": 1, "upscale": 2}
-    torch.save({"params": net.state_dict(), "about": describe(block, "g")}, tmp_path / "x2.pth")
-    write(tmp_path / "in/a.png", scene())
-    code, printed = run(weights=tmp_path / "x2.pth")
-    assert code == 2
-    assert "MSRResNet makes (1, 3, 128, 128) of (1, 3, 64, 64); expected a network that keeps the shape" in printed
-    assert not (tmp_path / "out").exists()
 
 
 # refusals and interruptions -------------------------------------------------------------------------------------------
@@ -328,14 +288,6 @@ def test_bad_arguments_end_in_one_line(tmp_path, run, arguments, message):
     code, printed = run(*arguments)
     assert code == 2
     assert message in printed
-
-
-@pytest.mark.parametrize("text", ["x", "0", "-1", "1.5"])
-def test_counts_are_whole_numbers_from_one(run, capsys, text):
-    with pytest.raises(SystemExit) as ended:
-        run(f"--jobs={text}")
-    assert ended.value.code == 2
-    assert f"--jobs: expected a whole number from 1, but received {text}" in capsys.readouterr().err
 
 
 def test_a_killed_run_leaves_whole_files_only_and_is_continued(tmp_path, weights, run):
