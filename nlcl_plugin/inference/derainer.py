@@ -26,17 +26,11 @@ class ShapeError(InputError):
 
 @dataclass(frozen=True)
 class Derainer:
-    """A network that takes rain out of images.
+    """A network that takes rain out of images."""
 
-    Attributes:
-        net: The network, without gradients; in full precision on the CPU when it is loaded.
-        about: What it is; see `networks.about.describe`.
-        source: The file of its weights.
-    """
-
-    net: nn.Module
-    about: dict[str, Any]
-    source: Path
+    net: nn.Module  # the network, without gradients; in full precision on the CPU when it is loaded
+    about: dict[str, Any]  # what it is; see `networks.about.describe`
+    source: Path  # the file of its weights
 
     @property
     def window_size(self) -> int:

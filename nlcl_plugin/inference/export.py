@@ -38,19 +38,12 @@ _EXAMPLE = (2, 3, 21, 34)
 
 @dataclass(frozen=True)
 class Exported:
-    """An exported file.
+    """An exported file."""
 
-    Attributes:
-        path: The file.
-        precision: `float32` or `float16`.
-        difference: Largest difference to PyTorch in full precision on noise of `CHECKED_SHAPES`, in [0, 1].
-        tolerance: The largest difference allowed.
-    """
-
-    path: Path
-    precision: str
-    difference: float
-    tolerance: float
+    path: Path  # the file
+    precision: str  # `float32` or `float16`
+    difference: float  # largest difference to PyTorch in full precision on noise of `CHECKED_SHAPES`, in [0, 1]
+    tolerance: float  # the largest difference allowed
 
 
 class _Graph(nn.Module):

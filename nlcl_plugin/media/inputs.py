@@ -18,17 +18,11 @@ _SUFFIXES = (*IMAGE_SUFFIXES, ".pgm", *VIDEO_SUFFIXES)
 
 
 class Job(NamedTuple):
-    """A file and its result.
+    """A file and its result."""
 
-    Attributes:
-        source: The file.
-        output: Where the result goes: below the output folder, with the name and the folders of the source.
-        kind: By the ending; what is no video is taken for an image.
-    """
-
-    source: Path
-    output: Path
-    kind: Literal["image", "video"]
+    source: Path  # the file
+    output: Path  # where the result goes: below the output folder, with the name and the folders of the source
+    kind: Literal["image", "video"]  # by the ending; what is no video is taken for an image
 
 
 def list_inputs(

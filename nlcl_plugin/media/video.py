@@ -34,17 +34,11 @@ _ENOUGH = 0.5  # seconds that may be missing at the end, since announced duratio
 
 
 class Frame(NamedTuple):
-    """A frame of a video.
+    """A frame of a video."""
 
-    Attributes:
-        rgb: (H, W, 3) RGB, the right way up, of uint8, or uint16 if the video has more than eight bits.
-        pts: When it is shown, in units of the video's time base.
-        duration: How long, in the same units: until the next frame, or until the file says that the video ends.
-    """
-
-    rgb: np.ndarray
-    pts: int
-    duration: int
+    rgb: np.ndarray  # (H, W, 3) RGB, the right way up, of uint8, or uint16 if the video has more than eight bits
+    pts: int  # when it is shown, in units of the video's time base
+    duration: int  # how long, in the same units: until the next frame, or until the file says that the video ends
 
 
 @dataclass

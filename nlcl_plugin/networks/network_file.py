@@ -37,17 +37,11 @@ _ENTRIES = {"format": int, "network": dict, "label": str, "window_size": int, "l
 
 @dataclass(frozen=True)
 class NetworkFile:
-    """What a network file contains.
+    """What a network file contains."""
 
-    Attributes:
-        path: The file.
-        about: What it is; see `describe`.
-        weights: The weights to infer with, that is the average where there is one.
-    """
-
-    path: Path
-    about: dict[str, Any]
-    weights: dict[str, Tensor]
+    path: Path  # the file
+    about: dict[str, Any]  # what it is; see `describe`
+    weights: dict[str, Tensor]  # the weights to infer with, that is the average where there is one
 
 
 def read_network_file(

@@ -27,7 +27,7 @@ from basicsr.utils.dist_util import master_only
 
 from nlcl_plugin.data.files import json_text, remove_leftovers, sha256, sync_folder, written_whole
 from nlcl_plugin.errors import InputError
-from nlcl_plugin.models.validation import BLIND_METRICS, PAIRED_METRICS
+from nlcl_plugin.models.validation import PAIRED_METRICS
 from nlcl_plugin.networks.about import as_metadata
 from nlcl_plugin.networks.weights import BEST_FILE, best_iteration, load_plain, numbered, save_safetensors, weights_of
 from nlcl_plugin.training.distributed import from_rank_zero, get_dist_info
@@ -103,6 +103,9 @@ def _networks(opt: dict[str, Any], iteration: int | str | None) -> list[Path]:
 def choose_best(opt: dict[str, Any], validations: list[dict[str, Any]], current_iter: int) -> dict[str, Any] | None:
     """Choose the best validation by the first metric of the first validation dataset that has finite values of one.
 
+    A restorer is compared with restorers only: in stage 2, validations of stage 1 do not count. Without `val.metrics`
+    photographs without ground truth decide nothing, as NIQE calls some visibly cleaner photographs worse.
+
     Args:
         opt: Options with `datasets`, `val.metrics` and `path.models`.
         validations: Entries of `metrics.jsonl`, in their order. Those whose networks were deleted do not count.
@@ -111,7 +114,10 @@ def choose_best(opt: dict[str, Any], validations: list[dict[str, Any]], current_
     Returns:
         `metric`, `value`, `iter` and `better` (`higher` or `lower`), of equal values the earliest; None without any.
     """
-    metrics = (opt.get("val") or {}).get("metrics") or {**PAIRED_METRICS, **BLIND_METRICS}
+    metrics = (opt.get("val") or {}).get("metrics") or PAIRED_METRICS
+    stage_one = ((opt.get("train") or {}).get("restorer_opt") or {}).get("start_iter", 0)
+    if current_iter > stage_one:
+        validations = [entry for entry in validations if entry["iter"] > stage_one]
     datasets = [options["name"] for key, options in opt["datasets"].items() if key.split("_")[0] == "val"]
     for dataset, (metric, options) in product(datasets, metrics.items()):
         better = options.get("better", "lower" if options["type"] == "calculate_niqe" else "higher")

@@ -304,7 +304,7 @@ METRICS = {
         (None, validations(20.0, 22.5, 21.0), ("psnr", 22.5, 20, "higher")),
         (None, validations(22.5, 22.5, 0.0), ("psnr", 22.5, 10, "higher")),  # the earlier of equal ones
         (None, validations(float("nan"), 20.0, None, float("inf")), ("psnr", 20.0, 20, "higher")),
-        (None, validations(6.0, 5.0, metric="niqe"), ("niqe", 5.0, 20, "lower")),
+        ({"niqe": METRICS["niqe"]}, validations(6.0, 5.0, metric="niqe"), ("niqe", 5.0, 20, "lower")),
         (METRICS, validations(6.0, 5.0, metric="mine") + validations(1.0), ("mine", 5.0, 20, "lower")),
         (None, validations(1.0) + validations(30.0, dataset="other"), ("psnr", 1.0, 10, "higher")),
         (None, validations(1.0, 2.0, 3.0, 99.0), ("psnr", 3.0, 30, "higher")),  # the networks of 40 are gone
@@ -323,6 +323,20 @@ def test_the_best_is_that_of_the_first_metric_of_the_first_dataset_that_has_one(
     assert best is None or json.loads(path.read_text()) == best
     checkpoint.write_best(opt, None)
     assert not path.exists()
+
+
+def test_a_restorer_is_compared_with_restorers_and_niqe_decides_only_where_it_is_named(opt):
+    opt["datasets"] = {"val": {"name": "pairs"}}
+    opt["train"] = {"restorer_opt": {"start_iter": 10}}
+    for iteration in (10, 20):
+        save(opt, iteration)
+    entries = [{"dataset": "pairs", "iter": i, "metrics": {"psnr": p}} for i, p in ((10, 9.0), (20, 5.0), (30, 4.0))]
+    assert checkpoint.choose_best(opt, entries[:1], 10)["iter"] == 10
+    assert checkpoint.choose_best(opt, entries, 30)["iter"] == 20
+    blind = [{"dataset": "pairs", "iter": 20, "metrics": {"niqe": 3.0}}]
+    assert checkpoint.choose_best(opt, blind, 20) is None
+    opt["val"] = {"metrics": {"niqe": {"type": "calculate_niqe"}}}
+    assert checkpoint.choose_best(opt, blind, 20)["better"] == "lower"
 
 
 def test_only_the_newest_and_the_best_are_copied_as_safetensors(opt):

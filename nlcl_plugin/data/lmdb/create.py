@@ -45,17 +45,11 @@ _FILES = {"data.mdb", "lock.mdb", META_FILE, KEYS_FILE, SKIPPED_FILE, _BUILD_FIL
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """An image file when it was listed.
+    """An image file when it was listed."""
 
-    Attributes:
-        name: Its path below the folder, with forward slashes.
-        key: Its key; sub-images add their number.
-        state: Its size and time of change, by which a change is noticed.
-    """
-
-    name: str
-    key: str
-    state: tuple[int, int]
+    name: str  # its path below the folder, with forward slashes
+    key: str  # its key; sub-images add their number
+    state: tuple[int, int]  # its size and time of change, by which a change is noticed
 
 
 @dataclass(frozen=True)
@@ -68,21 +62,13 @@ class Skipped:
 
 @dataclass
 class BuildReport:
-    """What an LMDB contains and how it was made.
+    """What an LMDB contains and how it was made."""
 
-    Attributes:
-        images: The image files in it.
-        values: Their images or sub-images.
-        bytes: The size of these.
-        skipped: The files that could not be read.
-        already_made: Whether there was nothing to do.
-    """
-
-    images: int = 0
-    values: int = 0
-    bytes: int = 0
-    skipped: list[Skipped] = field(default_factory=list)
-    already_made: bool = False
+    images: int = 0  # the image files in it
+    values: int = 0  # their images or sub-images
+    bytes: int = 0  # the size of these
+    skipped: list[Skipped] = field(default_factory=list)  # the files that could not be read
+    already_made: bool = False  # whether there was nothing to do
 
     @property
     def exit_code(self) -> int:

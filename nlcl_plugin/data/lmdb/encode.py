@@ -53,19 +53,12 @@ class Cut:
 
 @dataclass(frozen=True)
 class Value:
-    """An encoded image.
+    """An encoded image."""
 
-    Attributes:
-        data: The content of an image file.
-        shape: Its height, width and channels, alpha included.
-        box: The part of the source image; None for all of it.
-        sha256: The hash of `data`.
-    """
-
-    data: bytes
-    shape: tuple[int, int, int]
-    box: Box | None = None
-    sha256: str = field(init=False)
+    data: bytes  # the content of an image file
+    shape: tuple[int, int, int]  # its height, width and channels, alpha included
+    box: Box | None = None  # the part of the source image; None for all of it
+    sha256: str = field(init=False)  # the hash of `data`
 
     def __post_init__(self) -> None:
         """Hash here, where it is done in the thread that encodes."""

@@ -25,19 +25,12 @@ _META_SIZE = re.compile(r"\(\s*(\d+)\s*,\s*(\d+)\s*(?:,\s*(\d+)\s*)?\)(?:\s+\d+)
 
 @dataclass
 class Verification:
-    """What a check found.
+    """What a check found."""
 
-    Attributes:
-        values: The images or sub-images that `meta_info.txt` lists.
-        hashed: How many of them were compared with their hashes in `keys.jsonl`.
-        compared: How many of them were compared with their sources, pixel by pixel.
-        faults: What is wrong, one line each.
-    """
-
-    values: int = 0
-    hashed: int = 0
-    compared: int = 0
-    faults: list[str] = field(default_factory=list)
+    values: int = 0  # the images or sub-images that `meta_info.txt` lists
+    hashed: int = 0  # how many of them were compared with their hashes in `keys.jsonl`
+    compared: int = 0  # how many of them were compared with their sources, pixel by pixel
+    faults: list[str] = field(default_factory=list)  # what is wrong, one line each
 
 
 class _Entry(NamedTuple):
