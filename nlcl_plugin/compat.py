@@ -138,7 +138,7 @@ def reseed_workers_every_epoch() -> None:
 
 
 def _seed_worker(worker_id: int, num_workers: int, rank: int, seed: int) -> None:
-    # torch.initial_seed() in a worker is a base seed drawn anew for each epoch from the main process (whose seed
+    # torch.initial_seed() in a worker is a base seed drawn for each epoch from the main process (whose seed
     # contains the rank), plus the worker's number.
     worker_seed = torch.initial_seed() % 2**32
     np.random.seed(worker_seed)  # noqa: NPY002  stock datasets use the global generators

@@ -83,11 +83,11 @@ class DatasetOptions(OpenBlock):
 
 
 class PathOptions(OpenBlock):
-    """The block `path`. X stands for a network's letter: `pretrain_network_g` is of `network_g`."""
+    """The block `path`. X is a network's letter: `pretrain_network_g` is of `network_g`."""
 
     resume_state: str | None = Field(
         None,
-        description="Training state to go on from, or a folder for its newest by iteration; better: `--auto_resume`.",
+        description="Training state to resume from, or a folder for its newest by iteration; better: `--auto_resume`.",
     )
     ignore_resume_networks: list[str] | None = Field(
         None, description="Networks, such as `network_p`, that keep `pretrain_network_X` when a training is resumed."
@@ -95,7 +95,7 @@ class PathOptions(OpenBlock):
 
 
 class NetworkPathOptions(OpenBlock):
-    """Keys of `path` that stand there once a network."""
+    """Keys of `path`, one per network."""
 
     pretrain_network_: str | None = Field(
         None,
@@ -161,7 +161,7 @@ class DistOptions(OpenBlock):
 
 
 class TopOptions(OpenBlock):
-    """The top of an option file. Networks stand here too, each in a block `network_X`."""
+    """The top of an option file. Networks are here too, each in a block `network_X`."""
 
     name: Name = Field(description="Name of the run and of its folder below `experiments` or `results`.")
     model_type: str = Field(description="Model, by its name in BasicSR's registry: ours or any other.")

@@ -118,7 +118,7 @@ def check_channels(key: str, network: dict[str, Any], datasets: dict[str, Any]) 
 
 
 def is_below(root: Any, folder: str) -> bool:
-    """Whether a root, or one of a list of them, lies in a folder."""
+    """Whether a root, or one of a list of them, is below a folder."""
     roots = root if isinstance(root, list) else [root]
     full = os.path.realpath(folder)
     return any(isinstance(r, str) and os.path.realpath(os.path.expanduser(r)).startswith(full + os.sep) for r in roots)

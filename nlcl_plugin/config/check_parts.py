@@ -189,7 +189,7 @@ def build_once(where: str, make: Callable[[], Any]) -> Any:
 
 
 def registered(registry: Registry, where: str, name: str) -> Any:
-    """What a name stands for in a registry of BasicSR."""
+    """The entry of a name in a registry of BasicSR."""
     for known in (name, f"{name}_basicsr"):
         if known in registry:
             return registry._obj_map[known]

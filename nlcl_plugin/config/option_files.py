@@ -75,7 +75,7 @@ def merged(before: Any, block: dict[str, Any], path: str) -> dict[str, Any]:
 
 
 def read_yaml(path: str) -> dict[str, Any]:
-    """Read a YAML file as it stands, `_base_` and `_delete_` included; see `load_yaml`."""
+    """Read a YAML file alone, `_base_` and `_delete_` included; see `load_yaml`."""
     try:
         with open(path, encoding="utf-8") as file:
             options = parse(file.read())
@@ -125,7 +125,7 @@ def override(options: dict[str, Any], entries: list[str]) -> None:
 
 
 def without_nulls(options: dict[str, Any]) -> dict[str, Any]:
-    """Leave out all keys without a value, as `~` stands for the default.
+    """Leave out all keys without a value, as `~` means the default.
 
     Returns:
         A copy. In a dataset's block only keys of `DatasetOptions` are left out, as BasicSR's datasets read nulls.
@@ -158,7 +158,7 @@ def complete(options: dict[str, Any], *, root: str, is_train: bool, auto_resume:
         options: Checked options.
         root: Folder that gets `experiments/`, `results/` and `tb_logger/`.
         is_train: Train or test.
-        auto_resume: Whether to go on from the newest state.
+        auto_resume: Whether to resume from the newest state.
         debug: Whether to shorten all intervals, as BasicSR does.
     """
     name = run_name(options, debug=debug)

@@ -1,6 +1,6 @@
 """YAML that contains options and nothing else: texts, numbers, booleans, null, lists and blocks.
 
-BasicSR's own loader can run code that stands in an option file.
+BasicSR's own loader can run code in an option file.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Options against their schema, and what can be said about a name that nothing has."""
+"""Options checked against their schema, and suggestions for unknown names."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def check_known(where: str, block: dict[str, Any], known: Iterable[str], *, refu
 
 
 def check_numbers(where: str, block: Any) -> None:
-    """Refuse text such as `1,5` or `2e-4x` where only a number can stand, and NaN and infinity anywhere."""
+    """Refuse text such as `1,5` or `2e-4x` where only a number is possible, and NaN and infinity anywhere."""
     if isinstance(block, dict):
         for key, value in block.items():
             if isinstance(value, str) and key.rpartition("_")[2] in NUMBERS:

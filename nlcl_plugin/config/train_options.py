@@ -130,7 +130,7 @@ class CompositeLossOptions(LossOptions):
 
 
 class RestorerOptions(RainVariation):
-    """Stage 2: a fresh network learns on pseudo-pairs of clean images and extracted rain; stage 1 stands still."""
+    """Stage 2: a new network learns on pseudo-pairs of clean images and extracted rain; stage 1 is frozen."""
 
     start_iter: int = Field(ge=0, description="Iterations of stage 1; stage 2 begins with the next.")
     pixel_opt: LossOptions = Field(LossOptions(type="L1Loss"), description="Loss between output and clean image.")

@@ -18,7 +18,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
     """The base of our datasets: the images of a folder or an LMDB, each with what belongs to it.
 
     Args:
-        opt: The options; those read here, where None stands for the default:
+        opt: The options; those read here, where None means the default:
 
             - phase (str): `train`, `val` or `test`.
             - scale (int): 1, as derained images keep their size.

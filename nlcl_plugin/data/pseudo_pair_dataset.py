@@ -28,7 +28,7 @@ RENDERED = "rendered"  # in the place of a layer's path
 class PseudoPairDataset(ImageDataset):
     """Clean images, and the same with rain of a bank on them: pairs for any model that learns from pairs.
 
-    A bank is what `tools/extract_rain_layers.py` makes of rainy photographs. Each sample draws its rain anew, varies it
+    A bank is what `tools/extract_rain_layers.py` makes of rainy photographs. Each sample draws new rain, varies it
     as stage 2 of `NLCLModel` does, and lays it on a crop of the clean image. All that depends on (seed, epoch, draw)
     alone, if the sampler gives a `SampleIndex`; a plain int counts as that draw of epoch 0.
 
@@ -98,7 +98,7 @@ class PseudoPairDataset(ImageDataset):
         return to_tensor(random_crop(layer, self._crop_size, rng, hflip=False, vflip=False, rot=False)), path
 
     def _read_variation(self) -> RainVariation:
-        # A key without a value (`gain: ~`) stands for its default.
+        # A key without a value (`gain: ~`) means its default.
         given = {key: self.opt[key] for key in RainVariation.model_fields if self.opt.get(key) is not None}
         try:
             return RainVariation(**given)

@@ -11,7 +11,7 @@ from nlcl_plugin.data.sampler import sample_generator
 
 
 class UnpairedImageDataset(ImageDataset):
-    """Rainy images, each with a clean image of another scene that is drawn anew in every epoch.
+    """Rainy images, each with a clean image of another scene that is drawn again in every epoch.
 
     The clean partner, the crops and the flips of a sample depend on (seed, epoch, draw) alone, if the sampler gives a
     `SampleIndex`; a plain int counts as that draw of epoch 0. Crops and flips of the two images are independent.

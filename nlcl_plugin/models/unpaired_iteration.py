@@ -71,7 +71,7 @@ class UnpairedIteration:
         seed: The seed of the run.
         rank: This process.
         processes: All processes. A batch of all of them has been dealt out in turn.
-        logger: Finds the logger that is told when stage 2 begins and which steps are left out.
+        logger: Returns the logger for the beginning of stage 2 and for skipped steps.
 
     Attributes:
         mean_rain: Running mean of |R|; None at first.

@@ -1,8 +1,8 @@
 """Intrinsic dimension of sets of points, and of the non-local neighbours in the image layer and the rain layer.
 
-The measure on which the asymmetry of NLCL rests (Chang et al., IEEE TPAMI 2024, arXiv 2211.00837): image patches that
-are alike are said to have a higher intrinsic dimension than rain patches. How it is measured here is ours, and
-docs/intrinsic_dimension.md has what came out.
+The measure on which the asymmetry of NLCL rests (Chang et al., IEEE TPAMI 2024, arXiv 2211.00837): self-similar image
+patches are reported to have a higher intrinsic dimension than rain patches. The measurement here is ours;
+docs/intrinsic_dimension.md has the results.
 
 Two estimators, both from the distances T_1 <= ... <= T_k of each point to its nearest neighbours:
 

@@ -39,7 +39,7 @@ def nonlocal_neighbours(
 
     A patch centred at ``c`` covers the rows and columns ``[c - p // 2, c - p // 2 + p)``, with ``p = patch_size``.
     Candidates of a query ``q`` are the centres in ``[q - s // 2, q - s // 2 + s)`` per axis, with
-    ``s = search_size``, whose whole patch lies inside the image.
+    ``s = search_size``, whose whole patch is inside the image.
 
     Args:
         features: Images or feature maps (B, C, H, W), floating point and finite, on any device that has float64.

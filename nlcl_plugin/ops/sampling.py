@@ -58,7 +58,7 @@ def random_centres(
     generator: torch.Generator | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Draw patch centres uniformly from those whose whole patch lies inside the image.
+    """Draw patch centres uniformly from those whose whole patch is inside the image.
 
     A patch centred at ``c`` covers ``[c - p // 2, c - p // 2 + p)`` per axis, with ``p = patch_size``, as in
     :func:`nonlocal_neighbours`.

@@ -252,7 +252,7 @@ def collect(layout: str, sources: list[str], options: LayoutOptions | None = Non
     collection = Collection()
     for number, root in enumerate(roots[:1] if by_role else roots, start=1):
         found = LAYOUTS[layout].find(root, options)
-        # A single folder gets no prefix, so that scenes, and hence splits, are the same wherever the dataset lies.
+        # A single folder gets no prefix, so that scenes, and hence splits, do not depend on where the dataset is.
         prefix = f"{number}-{root.resolve().name}/" if len(sources) > 1 else ""
         collection.images += [image.below(prefix) for image in found.images]
         collection.drops += found.drops

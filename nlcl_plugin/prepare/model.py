@@ -152,7 +152,7 @@ class Plan:
     twins: list[tuple[OutputFile, OutputFile]] = field(default_factory=list)  # unpaired, but of one scene
 
     def manifest(self) -> str:
-        """The manifest: one JSON line per file; the same wherever the dataset lies."""
+        """The manifest: one JSON line per file; the same wherever the dataset is."""
         lines = []
         for file in self.files:
             source = f"{file.source.name}#{file.source.part}" if file.source.part else file.source.name

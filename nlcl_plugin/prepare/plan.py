@@ -67,7 +67,7 @@ def output_names(sources: list[SourceImage]) -> dict[SourceImage, str]:
 
     A file keeps its name; where two would be the same, all folders of their paths are put in front. Endings become
     lower-case; characters that some systems cannot store become `_`. The result depends neither on the order of the
-    images nor on where the dataset lies.
+    images nor on where the dataset is.
     """
     short = {source: _safe(PurePosixPath(source.name).name, source) for source in sources}
     counts = Counter(map(_key, short.values()))

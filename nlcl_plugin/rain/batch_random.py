@@ -15,8 +15,8 @@ class BatchRandom:
     """Random numbers for some images of a batch.
 
     Numbers are drawn for the whole batch of all processes, from (seed, iteration) alone, and only the rows of the own
-    images are kept. So a step does not depend on how many processes or parts share its batch, nor on what was drawn
-    before it: a resumed run goes on alike.
+    images are kept. So a step does not depend on how many processes or parts its batch is split over, nor on earlier
+    draws: a resumed run continues exactly.
 
     Args:
         seed: The seed of the run.

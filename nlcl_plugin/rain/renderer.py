@@ -37,7 +37,7 @@ def render_rain(
 ) -> np.ndarray:
     """Render one grey rain layer.
 
-    All streaks of an image share a main angle, up to a jitter of some degrees. Each layer has its own scale, density
+    All streaks of an image have one main angle, up to a jitter of some degrees. Each layer has its own scale, density
     and brightness, as rain at several distances would; the brightest layer wins at each pixel.
 
     Args:

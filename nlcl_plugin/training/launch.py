@@ -108,7 +108,7 @@ def read(
 
 
 def _draw_seed(earlier: str) -> int:
-    """A seed for a run whose options name none; that of its options so far, if it is to go on."""
+    """A seed for a run whose options name none; that of its earlier options if it is resumed."""
     drawn = load_yaml(earlier).get("manual_seed") if os.path.exists(earlier) else None
     return drawn if drawn is not None else random.randint(1, 10000)
 

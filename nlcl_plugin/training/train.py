@@ -160,7 +160,7 @@ class _Run:
         self._skipped.update(run.get("skipped", ()))
         logger.info(f"Resuming from epoch {state['epoch']}, iteration {self.current_iter}.")
         if not checkpoint.restore_random(run.get("random")):
-            # Our model draws from the iteration and needs no state; what draws from the global generators starts anew.
+            # Our model draws from the iteration and needs no state; the global generators are seeded again.
             torch.manual_seed(self.opt["manual_seed"] + self.opt["rank"] + self.opt["world_size"] * self.current_iter)
             logger.warning(
                 "The checkpoint is of another number of processes or of stock BasicSR: generators seeded anew."

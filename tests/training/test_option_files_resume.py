@@ -116,7 +116,7 @@ def test_every_option_file_is_here():
     assert files - {"nlcl_test"} == set(SIZES)
 
 
-DEFAULT = {"nlcl", "nlcl_small", "restorer_from_bank", SWINIR}  # one of each kind; nlcl_small has rounds
+DEFAULT = {"nlcl", SWINIR}  # ours and the mix-in
 
 
 NAMES = [pytest.param(name, marks=() if name in DEFAULT else pytest.mark.slow) for name in SIZES]

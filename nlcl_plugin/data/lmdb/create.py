@@ -128,7 +128,7 @@ def create_lmdb(
         cut: How to cut the images into sub-images; None leaves them whole.
         jobs: The number of threads.
         strict: Raise the error of an unreadable image instead of skipping it.
-        overwrite: Make it anew if it is there, and replace it when the new one is whole.
+        overwrite: Build it again if it exists; the new one replaces it when it is complete.
         progress: False shows no progress bar, None shows one on a terminal.
         log: Gets a line if an unfinished run is continued or given up.
 

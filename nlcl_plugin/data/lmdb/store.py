@@ -96,7 +96,7 @@ def _read(environment: lmdb.Environment, key: bytes) -> bytes | None:
 
 
 def open_environment(path: str | os.PathLike[str]) -> SharedEnvironment:
-    """Open an LMDB for reading, or share the environment that this process has open.
+    """Open an LMDB for reading, or return the environment that this process has open.
 
     Returns:
         The environment; ask it with `open_environment(path).get(key)`.
