@@ -246,7 +246,7 @@ def test_the_command_says_where_the_page_is_and_names_faults_in_one_line(copied,
     for arguments, reason in (
         ([tmp_path], "has no options.yml; expected the folder of a training"),
         (["nowhere\nat all"], r"nowhere\nat all: has no options.yml"),
-        ([copied, "--checkpoint", "3"], "no net_g_3.pth, but of 2, 4, 8, latest; correct --checkpoint"),
+        ([copied, "--checkpoint", "3"], "no net_g_3.pth, but of 2, 4, 6, 8, latest; correct --checkpoint"),
         ([copied, "--images", "0", "--output", "file/report.html"], "report.html: cannot be written"),
         (["broken"], f"{broken.relative_to(tmp_path)}: is no JSON"),
         (["empty"], "has no losses.jsonl, so no training began here"),
