@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from nlcl_plugin.archs import LayerGenerator, ResidualUNet, SimpleGateUNet, convert_official_state_dict
 from nlcl_plugin.networks.network_file import released_layer
 
-_RELEASED_KEYS = {"gen.0.weight", "gen.17.conv.0.weight"}  # of released weights as they come
+_RELEASED_KEYS = {"gen.0.weight", "gen.17.conv.0.weight"}  # of released weights in their original form
 
 
 class _Arch(spandrel.Architecture[nn.Module]):

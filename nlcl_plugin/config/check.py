@@ -158,9 +158,8 @@ def check_data(options: dict[str, Any], *, planned: str | None = None) -> None:
         InputError: In one line, naming the key, what was received and what to do.
     """
     count, there = options["num_gpu"], torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if count > there and not (
-        there and options.get("dist")
-    ):  # with a launcher, the file may count those of all machines
+    of_all_machines = there and options.get("dist")  # with a launcher, the file may count those of all machines
+    if count > there and not of_all_machines:
         advice = "or start processes on more machines with a --launcher" if there else "0 is the CPU"
         raise InputError(f"num_gpu: expected auto or at most {there}, but received {count}; {advice}")
     paths = options["path"]

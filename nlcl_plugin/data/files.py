@@ -114,7 +114,10 @@ def parse_record(text: str | bytes) -> dict[str, Any]:
     Raises:
         ValueError: If it is none.
     """
-    record = json.loads(text)
+    try:
+        record = json.loads(text)
+    except RecursionError:  # of brackets in brackets, which only damage makes
+        record = None
     if not isinstance(record, dict):
         raise ValueError("expected a JSON object")
     return record

@@ -50,8 +50,8 @@ def read_network_file(
     """Read a network file without running code from it.
 
     It may be one of ours; a checkpoint of `mm.checkpoints.WholeCheckpointHook`, of which one network is taken; or
-    released NLCL weights, as they come or converted. If those were trained further, they make the rain layer if the
-    file's name contains `rain` or begins with `net_r`.
+    released NLCL weights, in their original form or converted. Those that were trained further make the rain layer if
+    the file's name contains `rain` or begins with `net_r`.
 
     Args:
         path: A `.pth` or `.safetensors` file.

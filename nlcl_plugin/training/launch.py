@@ -34,7 +34,7 @@ def start(
         option_file: A YAML option file, ours or stock BasicSR's.
         is_train: Train or test.
         launcher: `none`, `pytorch` (torchrun) or `slurm`.
-        auto_resume: Go on from the newest training state.
+        auto_resume: Resume from the newest training state.
         debug: BasicSR's debug mode: short intervals, `debug_` before the name.
         force_yml: Overrides, items `block:key=value`.
         root: Folder that gets `experiments/`, `results/` and `tb_logger/`; the current folder by default.

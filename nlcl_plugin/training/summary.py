@@ -66,14 +66,14 @@ def table(datasets: dict[str, dict[str, Any]], photographs: dict[str, dict[str, 
     lines = [f"{'':{width + 2}} {'PSNR (dB)':>10} {'SSIM':>8}"] if datasets else []
     for name, figures in datasets.items():
         lines.append(f"{name} ({figures['images']} pairs)")
-        labels = {"rainy": "rainy, as it comes", "baseline": figures["baseline"], "clean": "derain(clean)"}
+        labels = {"rainy": "rainy, not derained", "baseline": figures["baseline"], "clean": "derain(clean)"}
         for key in ("rainy", "baseline", "derained", "clean"):
             lines.append(f"  {labels.get(key, key):{width}} {figures['psnr'][key]:10.2f} {figures['ssim'][key]:8.3f}")
     for name, figures in photographs.items():
         niqe = figures["niqe"]
         text = "no NIQE: too small, or other metrics were asked for"
         if niqe:
-            text = f"NIQE {niqe['rainy']:.2f} as they come, {niqe['derained']:.2f} derained (lower is better)"
+            text = f"NIQE {niqe['rainy']:.2f} before, {niqe['derained']:.2f} after deraining (lower is better)"
         lines.append(f"{name} ({figures['images']} without pairs): {text}")
     return "\n".join(lines)
 

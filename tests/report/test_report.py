@@ -123,7 +123,7 @@ def test_metrics_and_the_summary_of_the_page_are_those_of_the_files(page, experi
     for name in ("psnr", "ssim"):
         assert page.charts[name]["pairs"] == [[entry["iter"], entry["metrics"][name]] for entry in metrics]
     summary = json.loads((experiment / "summary.json").read_text(encoding="utf-8"))
-    for label, key in (("rainy, as it comes", "rainy"), ("derained", "derained")):
+    for label, key in (("rainy, not derained", "rainy"), ("derained", "derained")):
         expected = [label, f"{summary['psnr'][key]:.2f}", f"{summary['ssim'][key]:.3f}"]
         assert expected in page.rows
     # The captions of the sliders were computed anew, with weights from the disk.

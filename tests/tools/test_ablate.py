@@ -1,16 +1,25 @@
 """The study tool: which trainings a study file means, that each runs once, and what the report says."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import ablate
+import cv2
 import numpy as np
 import pytest
+import torch
 import yaml
 from conftest import photograph
 from studies.plan import read_study, trainings
 from studies.report import interval
 from training_helpers import make_folders, tiny_options
+
+from nlcl_plugin.archs import ResidualUNet
 
 ROOTS = {
     "train": {"dataroot_lq": "${photos}/rainy", "dataroot_gt": "${photos}/clean"},
@@ -162,3 +171,60 @@ def test_every_training_of_our_own_studies_has_options_that_the_command_takes(re
         validate.check_options(opt, is_train=training.trains)
         options.complete(opt, root=".", is_train=training.trains, auto_resume=False, debug=False)
         validate.check_data(opt)
+
+
+@pytest.mark.slow
+def test_an_interrupted_study_goes_on_where_it_was(repository, write, tmp_path):
+    make_folders(tmp_path, photograph, pairs=1)
+    base = tiny_options()
+    base["train"].update(total_iter=100_000, restorer_opt={"start_iter": 50_000})
+    base["logger"] = {"print_freq": 100, "save_checkpoint_freq": 100_000}
+    for name, root in (("train", ""), ("val", "val_")):
+        base["datasets"][name].update(dataroot_lq=f"{tmp_path}/{root}rainy", dataroot_gt=f"{tmp_path}/{root}clean")
+    path = write(tiny_study(arms={"plain": {}}, compare=[], datasets={"photos": {}}), base)
+    command = [sys.executable, repository / "tools" / "ablate.py", path, "--work", tmp_path / "work"]
+    states = tmp_path / "work/tiny/photos/plain/seed_0/experiments/tiny/training_states"
+    log = tmp_path / "work/tiny/photos/plain/seed_0/log.txt"
+    minutes = [0.0]
+    for number in (signal.SIGINT, signal.SIGTERM):
+        process = subprocess.Popen(command, start_new_session=True)
+        printed = log.read_text().count("iter:") if log.exists() else 0
+        while not log.exists() or log.read_text().count("iter:") < printed + 2:
+            assert process.poll() is None
+            time.sleep(0.2)
+        os.killpg(process.pid, number)
+        assert process.wait(60) == 5
+        minutes.append(json.loads((log.parent / "begun.json").read_text())["minutes"])
+    assert minutes[2] > minutes[1] > 0
+    saved = sorted(int(state.stem) for state in states.glob("*.state"))
+    assert len(saved) == 2
+    assert "Resuming from epoch" in log.read_text()
+
+
+@pytest.mark.slow
+def test_an_arm_may_test_given_weights_and_photographs_are_shown_beside_each_other(write, tmp_path, capsys):
+    make_folders(tmp_path, photograph, pairs=1)
+    base = tiny_options()
+    base["train"].update(total_iter=2, restorer_opt={"start_iter": 1})
+    base["val"]["save_img"] = True
+    network = {"type": "ResidualUNet", "num_feat": 4, "num_block": 1}
+    torch.save({"params": ResidualUNet(num_feat=4, num_block=1).state_dict()}, tmp_path / "given.pth")
+    street = {"name": "street", "type": "UnpairedImageDataset", "dataroot_lq": "${photos}/rainy"}
+    weights = {"pretrain_network_s": "${photos}/given.pth", "param_key_s": "params"}
+    arms = {"given": {"test": True, "set": {"network_s": network, "path": weights}}, "trained": {}}
+    datasets = {"photos": {"datasets": {**ROOTS, "val_2": street}}}
+    study = tiny_study(seeds=[0, 1], datasets=datasets, arms=arms, compare=[], show=list(arms))
+    command = [str(write(study, base)), "--data", f"photos={tmp_path}", "--work", str(tmp_path / "work")]
+    assert ablate.main([*command, "--out", str(tmp_path / "docs")]) == 0, capsys.readouterr().err
+    folder = tmp_path / "work" / "tiny" / "photos"
+    assert sorted(place.name for place in (folder / "given").iterdir()) == ["seed_0"]  # nothing in it is random
+    assert sorted(place.name for place in (folder / "trained").iterdir()) == ["seed_0", "seed_1"]
+    given = json.loads((folder / "given/seed_0/result.json").read_text())
+    assert given["outcome"] == "done"
+    assert given["photographs"]["street"]["images"] == 3
+    sheet = cv2.imread(str(tmp_path / "docs/images/tiny_photos_street.png"))
+    assert sheet.shape[1] > 3 * 400  # rainy, given, trained
+    rainy = cv2.imread(str(next((tmp_path / "rainy").iterdir())))
+    shown = sheet[22 : 22 + 342, 6:406]  # the first cell: the photograph, 400 pixels wide
+    assert np.abs(shown[:300, :300].mean((0, 1)) - rainy.mean((0, 1))).max() < 40
+    assert "images/tiny_photos_street.png" in (tmp_path / "docs/tiny.md").read_text()

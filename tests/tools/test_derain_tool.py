@@ -1,6 +1,7 @@
 """`tools/derain.py` on real files of many kinds."""
 
 import csv
+import io
 import json
 import os
 import random
@@ -9,10 +10,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
+import torch
+from basicsr.archs.srresnet_arch import MSRResNet
 from derain_helpers import save_network
 from PIL import Image
 
@@ -21,6 +25,7 @@ from nlcl_plugin.archs import ResidualUNet
 from nlcl_plugin.inference.derain import ImageDerainer
 from nlcl_plugin.inference.derainer import load_derainer
 from nlcl_plugin.inference.export import export
+from nlcl_plugin.networks.about import describe
 
 TOOL = Path(__file__).parents[2] / "tools" / "derain.py"
 sys.path.insert(0, str(TOOL.parent))
@@ -248,6 +253,7 @@ REASONS = {
     "torn": "torn, or no ONNX file",
     "graph": "names other files",
     "branch": "graphs in graphs",
+    "function": "functions",
 }
 
 
@@ -264,6 +270,8 @@ def test_an_onnx_file_that_is_torn_or_names_other_files_is_refused(tmp_path, exp
         branch = onnx.helper.make_graph([constant], "branch", [], [onnx.ValueInfoProto(name="value")])
         node = onnx.helper.make_node("If", ["rainy"], ["unused"], then_branch=branch, else_branch=branch)
         model.graph.node.append(node)
+    elif place == "function":
+        model.functions.append(onnx.helper.make_function("own", "f", [], ["value"], [constant], model.opset_import))
     data = model.SerializeToString()
     (tmp_path / "net.onnx").write_bytes(data[:-99] if place == "torn" else data)
     write(tmp_path / "in/a.png", scene())
@@ -342,3 +350,32 @@ def test_whatever_becomes_of_the_record_no_derained_file_is_lost(tmp_path, weigh
             record.write_bytes(draw.choice([b"null\n", b"{}\n", b"\xff\n", b'{"file": 3}\n', os.urandom(9)]) + whole)
         assert run("--metrics")[0] in (0, 2)
         assert {path: path.read_bytes() for path in made} == made
+
+
+def test_grey_files_are_measured_as_they_are_written(tmp_path, run):
+    grey = scene(64, 64)[..., 0]
+    for name, image in (("in/a.png", grey), ("truth/a.PNG", grey // 2)):
+        (tmp_path / name).parent.mkdir()
+        cv2.imwrite(str(tmp_path / name), image)
+    assert run("--reference", tmp_path / "truth")[0] == 0
+    written = cv2.imread(str(tmp_path / "out/a.png"), cv2.IMREAD_UNCHANGED)
+    psnr = 10 * np.log10(255**2 / np.mean((written.astype(float) - grey // 2) ** 2))
+    assert figures(tmp_path)["a.png"]["psnr"] == pytest.approx(psnr, abs=1e-3)
+
+
+def test_names_come_by_standard_input_too(tmp_path, run, monkeypatch):
+    write(tmp_path / "in/a b.png", scene())
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(f"{tmp_path}/in/a b.png\n".encode())))
+    assert run(inputs=["-"])[0] == 0
+    assert (tmp_path / "out/a b.png").is_file()
+
+
+def test_weights_that_enlarge_are_refused_before_the_first_image(tmp_path, run):
+    net = MSRResNet(num_feat=4, num_block=1, upscale=2)
+    block = {"type": "MSRResNet", "num_feat": 4, "num_block": 1, "upscale": 2}
+    torch.save({"params": net.state_dict(), "about": describe(block, "g")}, tmp_path / "x2.pth")
+    write(tmp_path / "in/a.png", scene())
+    code, printed = run(weights=tmp_path / "x2.pth")
+    assert code == 2
+    assert "MSRResNet makes (1, 3, 128, 128) of (1, 3, 64, 64); expected a network that keeps the shape" in printed
+    assert not (tmp_path / "out").exists()

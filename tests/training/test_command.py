@@ -388,3 +388,41 @@ def test_options_of_a_stock_model_train_and_test(folder, capsys):
     assert cli.main(["test", "-opt", "options.yml"]) == 0
     assert "psnr" in capsys.readouterr().err
     assert len(list((folder / "results/tiny/visualization/generated").iterdir())) == 2
+
+
+@pytest.mark.slow
+def test_of_two_trainings_started_at_once_one_trains_and_its_results_stay_its_own(folder):
+    options = tiny_options()
+    options["train"].update(total_iter=40, restorer_opt=None)
+    write_options(folder, options)
+    command = [sys.executable, "-m", "nlcl_plugin", *TRAIN, "--auto_resume"]
+    runs = [subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    err = [process.communicate(timeout=300)[1] for process in runs]
+    assert sorted(process.returncode for process in runs) == [0, 2], err
+    assert len((folder / "experiments/tiny/starts.jsonl").read_text().splitlines()) == 1
+    assert os.listdir(folder / "experiments") == ["tiny"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+def test_someones_own_script_uses_the_stock_pipeline(folder, start_method):
+    options = tiny_options(path={}, scale=1)
+    options["datasets"]["train"].update(
+        num_worker_per_gpu=1, io_backend={"type": "disk"}, name="mine", dataset_enlarge_ratio=2
+    )
+    options["datasets"]["val"]["io_backend"] = {"type": "disk"}
+    options["logger"]["use_tb_logger"] = False
+    write_options(folder, options)
+    (folder / "own.py").write_text(
+        "import multiprocessing\n"
+        "import nlcl_plugin\n"
+        "import nlcl_plugin as again\n"
+        "from basicsr.train import train_pipeline\n"
+        "if __name__ == '__main__':\n"
+        f"    multiprocessing.set_start_method({start_method!r})\n"
+        "    train_pipeline('.')\n"
+    )
+    command = [sys.executable, "own.py", "-opt", "options.yml"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "experiments/tiny/models/net_s_latest.pth").is_file()

@@ -168,6 +168,22 @@ def _worker(agent, rank):
 
 
 @pytest.mark.slow
+def test_one_failing_process_ends_all_within_a_minute_with_its_error_on_screen(folder):
+    opt = options()
+    opt["train"].update(total_iter=100000, restorer_opt=None)
+    write_options(folder, opt)
+    process = start(folder)
+    while process.poll() is None and len(losses(folder)) < 3:
+        time.sleep(0.01)
+    begin = time.monotonic()
+    for path in (folder / "rainy").iterdir():
+        path.write_bytes(b"no longer an image")
+    text = finish(process, code=1)
+    assert time.monotonic() - begin < 60
+    assert "cannot be decoded as an image" in text
+
+
+@pytest.mark.slow
 def test_torchrun_restarts_a_run_whose_process_died_and_it_goes_on(folder):
     write_options(folder, options())
     finish(start(folder))
@@ -191,13 +207,21 @@ def test_nan_in_one_process_stops_all_and_names_its_images(folder):
     write_options(folder, opt)
     # Where only one process meets the value: a loss that overflows on one bright image.
     script = (
-        "import sys; from nlcl_plugin.models.nlcl_model import NLCLModel; from nlcl_plugin.cli import main\n"
+        "import sys, time, torch; import nlcl_plugin.training.train as module\n"
+        "from nlcl_plugin.models.nlcl_model import NLCLModel; from nlcl_plugin.cli import main\n"
         "feed = NLCLModel.feed_data\n"
         "def poison(self, data):\n"
         "    feed(self, data)\n"
         "    if self.opt['rank'] == 1 and self.is_train and data['lq_path'] != ['noise'] and self.current_iter == 3:\n"
         "        self.lq = self.lq * float('nan')\n"
         "NLCLModel.feed_data = poison\n"
+        "train = module.train\n"
+        "def leave_late(opt, option_file):\n"  # torchrun would end the one that is still at work
+        "    try:\n"
+        "        return train(opt, option_file)\n"
+        "    finally:\n"
+        "        time.sleep(3 * opt['rank'])\n"
+        "module.train = leave_late\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     done = torchrun(folder, script, *TRAIN[2:])

@@ -9,7 +9,8 @@ import sys
 
 import pytest
 import torch
-from training_helpers import tiny_options, write_options
+from conftest import photograph
+from training_helpers import make_folders, tiny_options, write_options
 
 from nlcl_plugin import cli
 from nlcl_plugin.config import option_files
@@ -17,6 +18,7 @@ from nlcl_plugin.errors import InputError
 from nlcl_plugin.training.distributed import check_launcher, join_process_group
 from nlcl_plugin.training.launch import start
 
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 TRAIN = ["train", "-opt", "options.yml", "--launcher"]
 
 
@@ -28,6 +30,13 @@ def short_options(**changes):
     return options
 
 
+@pytest.fixture
+def folder(tmp_path):
+    make_folders(tmp_path, photograph)
+    write_options(tmp_path, short_options())
+    return tmp_path
+
+
 @pytest.fixture(scope="module")
 def environment():
     """That of a shell in which no launcher has been."""
@@ -36,22 +45,46 @@ def environment():
     return {**kept, "OMP_NUM_THREADS": "1"}
 
 
-def begin(command, folder, environment, stdin=None):
-    pipes = {"stdin": stdin, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, cwd=folder, env=environment, **pipes)
+def begin(folder, command, environment, stdin=None, **variables):
+    environment = {**environment, **{name: str(value) for name, value in variables.items()}}
+    pipes = {"stdin": stdin, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([str(part) for part in command], cwd=folder, env=environment, **pipes)
 
 
-def finish(processes):
-    """All that was said by processes that need each other and end with 0."""
-    said = [process.communicate(timeout=180)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], said
-    return said
+def finish(*processes):
+    """Exit codes and all that was said, of processes that need each other."""
+    said = [process.communicate(timeout=180) for process in processes]
+    return [process.returncode for process in processes], ["".join(lines) for lines in said]
 
 
 def free_port():
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         return server.getsockname()[1]
+
+
+def assert_trained_by_two(folder, codes, said):
+    assert set(codes) == {0}, "\n".join(said)
+    assert (folder / "experiments/tiny/models/net_g_latest.pth").is_file()
+    assert "world_size: 2" in "".join(said)
+    assert not list((folder / "experiments").glob("*archived*"))  # a second first process would have begun anew
+    assert "destroy_process_group" not in "".join(said)  # torch complains where it was not called
+
+
+# torchrun -------------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
+def test_the_old_launch_module_which_puts_the_local_rank_first(folder, environment):
+    launch = [sys.executable, "-m", "torch.distributed.launch", "--nproc_per_node=2", f"--master_port={free_port()}"]
+    process = begin(folder, [*launch, "-m", "nlcl_plugin", *TRAIN, "pytorch"], environment)
+    assert_trained_by_two(folder, *finish(process))
+
+
+@pytest.mark.slow
+def test_two_nodes_that_meet_at_an_endpoint(folder, environment):
+    meeting = ["--nnodes=2", "--nproc_per_node=1", "--rdzv_id=nlcl", "--rdzv_backend=c10d"]
+    command = [*TORCHRUN, *meeting, f"--rdzv_endpoint=localhost:{free_port()}", "-m", "nlcl_plugin", *TRAIN, "pytorch"]
+    nodes = [begin(folder, command, environment) for _ in range(2)]
+    assert_trained_by_two(folder, *finish(*nodes))
 
 
 # Slurm ----------------------------------------------------------------------------------------------------------------
@@ -69,16 +102,11 @@ def slurm(rank, **variables):
 
 @pytest.mark.slow
 def test_slurm_finds_the_first_host_of_its_step(folder, environment):
-    write_options(folder, short_options())
     path = write_scontrol(folder, 'echo "$@" >> asked\necho localhost\necho other')
     common = {"PATH": path, "MASTER_PORT": free_port(), "SLURM_STEP_NODELIST": "n[1-2];touch x", "SLURM_NODELIST": "n9"}
     command = [sys.executable, "-m", "nlcl_plugin", *TRAIN, "slurm"]
-    variables = [{name: str(value) for name, value in slurm(rank, **common).items()} for rank in range(2)]
-    said = finish([begin(command, folder, {**environment, **more}) for more in variables])
-    assert (folder / "experiments/tiny/models/net_g_latest.pth").is_file()
-    assert "world_size: 2" in "".join(said)
-    assert not list((folder / "experiments").glob("*archived*"))  # a second first process would have begun anew
-    assert "destroy_process_group" not in "".join(said)  # torch complains where it was not called
+    processes = [begin(folder, command, environment, **slurm(rank, **common)) for rank in range(2)]
+    assert_trained_by_two(folder, *finish(*processes))
     assert (folder / "asked").read_text().splitlines() == ["show hostnames n[1-2];touch x"] * 2
     assert not (folder / "x").exists()
 
@@ -97,7 +125,7 @@ def bare(monkeypatch, environment):
     multiprocessing.set_start_method(method, force=True)
 
 
-@pytest.mark.parametrize("script", [None, "echo no such node >&2; exit 1"])
+@pytest.mark.parametrize("script", [None, "echo no such node >&2; exit 1", "exit 0"])
 def test_slurm_without_hosts_is_an_error_in_one_line(tmp_path, bare, script):
     variables = {"SLURM_NODELIST": "n1", "PATH": write_scontrol(tmp_path, script) if script else ""}
     for name, value in slurm(0, **variables).items():
@@ -124,7 +152,9 @@ def test_a_launcher_that_did_not_start_this_is_refused(bare, launcher, message):
     ("parameters", "message"),
     [
         ({"backend": "nccll"}, "nccll.*check dist_params"),
+        ({"backend": 1}, "dist_params.backend: expected a text"),
         ({"port": 70000}, "dist_params.port: .*65536"),
+        ({"timeout": 0}, "dist_params.timeout: .*greater than 0"),
         ({"timeout": True}, "dist_params.timeout: expected a number"),
     ],
 )
@@ -141,8 +171,9 @@ def test_several_processes_without_a_launcher_are_refused(bare, name, launcher):
     bare.setenv(name, "2")
     bare.setenv("SLURM_NTASKS", "8")  # a batch script without srun: this alone is fine
     message = rf"2 processes were started together \({name}=2\).*; add --launcher {launcher}, or unset {name}"
-    with pytest.raises(InputError, match=message):
-        start("nothing.yml", is_train=True)
+    for is_train in (True, False):
+        with pytest.raises(InputError, match=message):
+            start("nothing.yml", is_train=is_train)
     check_launcher(launcher)
     bare.setenv(name, "1")
     check_launcher("none")
@@ -168,15 +199,44 @@ def test_local_rank_is_the_argument_unless_a_variable_says_otherwise(bare, befor
     assert os.environ["LOCAL_RANK"] == expected
 
 
-def test_absent_processes_are_an_error_in_one_line_that_names_the_rank(folder, bare, capsys):
+def test_absent_processes_are_an_error_in_one_line_that_names_the_rank(folder, environment):
     write_options(folder, short_options(dist_params={"backend": "gloo", "timeout": 1}))
-    bare.chdir(folder)
     variables = {"RANK": 1, "WORLD_SIZE": 2, "MASTER_ADDR": "localhost", "MASTER_PORT": free_port()}
-    for name, value in variables.items():
-        bare.setenv(name, str(value))
-    assert cli.main([*TRAIN, "pytorch"]) == 2
-    last = capsys.readouterr().err.splitlines()[-1]
+    command = [sys.executable, "-m", "nlcl_plugin", *TRAIN, "pytorch"]
+    codes, said = finish(begin(folder, command, environment, **variables))
+    assert codes == [2]
+    last = said[0].splitlines()[-1]
     assert last.startswith("[rank 1] error: --launcher pytorch: the processes don't find each other")
+    assert "Traceback" not in said[0]
+
+
+PART = """
+import sys, time
+from nlcl_plugin.training import distributed as process_group
+process_group.join_process_group("pytorch", {"backend": "gloo", "timeout": 2})
+rank = process_group.get_dist_info()[0]
+agreement = process_group.Agreement(timeout=2)
+print(f"{agreement.any(False)} {agreement.any(rank == 1)}\\n", end="", flush=True)
+if rank == 0:
+    try:
+        agreement.any(False)
+    except RuntimeError:
+        print("waited no longer", flush=True)
+    time.sleep(3)  # it writes a summary for longer than a collective may take
+    print("written", flush=True)
+sys.exit(process_group.leave_process_group(5 * rank))
+"""
+
+
+@pytest.mark.slow
+def test_processes_agree_wait_no_longer_than_asked_to_except_for_the_last_one_and_exit_alike(folder, environment):
+    (folder / "part.py").write_text(PART)
+    common = {"WORLD_SIZE": 2, "MASTER_ADDR": "localhost", "MASTER_PORT": free_port()}
+    processes = [begin(folder, [sys.executable, "part.py"], environment, RANK=rank, **common) for rank in range(2)]
+    codes, said = finish(*processes)
+    assert codes == [5, 5], said
+    assert [text.count("False True") for text in said] == [1, 1]
+    assert "waited no longer\nwritten" in said[0]
 
 
 RESTART_OF_TWO_NODES = """
@@ -198,13 +258,35 @@ else:
 def test_nodes_meet_again_though_only_one_of_them_counts_the_restart(folder, environment):
     (folder / "restart.py").write_text(RESTART_OF_TWO_NODES)
     meeting = ["--nnodes=2", "--nproc_per_node=1", "--max-restarts=1", "--rdzv_id=nlcl", "--rdzv_backend=c10d"]
-    meeting.append(f"--rdzv_endpoint=localhost:{free_port()}")
-    command = [sys.executable, "-m", "torch.distributed.run", *meeting, "restart.py"]
+    command = [*TORCHRUN, *meeting, f"--rdzv_endpoint=localhost:{free_port()}", "restart.py"]
     reader, writer = os.pipe()  # nobody writes
-    said = finish([begin(command, folder, environment, stdin=reader) for _ in range(2)])
+    nodes = [begin(folder, command, environment, stdin=reader) for _ in range(2)]
+    codes, said = finish(*nodes)
     os.close(reader)
     os.close(writer)
+    assert codes == [0, 0], said
     assert sorted(re.findall(r"parted \d", "".join(said))) == ["parted 0", "parted 1"]
+
+
+SEED = """
+from nlcl_plugin.training.launch import start
+from nlcl_plugin.training.distributed import leave_process_group
+opt = start("options.yml", is_train=True, launcher="pytorch")
+print(f"seed {opt['manual_seed']} {opt['datasets']['train']['manual_seed']}\\n", end="")
+leave_process_group(0)
+"""
+
+
+@pytest.mark.slow
+def test_processes_draw_one_seed_together_where_none_is_given(folder, environment):
+    write_options(folder, short_options(manual_seed=None))
+    (folder / "seed.py").write_text(SEED)
+    process = begin(folder, [*TORCHRUN, "--standalone", "--nproc_per_node=2", "seed.py"], environment)
+    codes, said = finish(process)
+    assert codes == [0], said
+    seeds = set(re.findall(r"seed (\d+) (\d+)", said[0]))
+    assert len(seeds) == 1
+    assert len(set(seeds.pop())) == 1
 
 
 # options to remember and compare --------------------------------------------------------------------------------------
@@ -212,19 +294,37 @@ def test_nodes_meet_again_though_only_one_of_them_counts_the_restart(folder, env
 def test_kernels_are_chosen_before_the_first_computation(folder, bare, deterministic):
     def see(opt):
         seen.append((os.environ.get("CUBLAS_WORKSPACE_CONFIG"), torch.are_deterministic_algorithms_enabled()))
+        return {}
 
     seen = []
+    bare.chdir(folder)
     bare.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     bare.setattr("nlcl_plugin.training.launch.rehearse", see)
-    start(str(write_options(folder, short_options(deterministic=deterministic))), is_train=True)
-    torch.use_deterministic_algorithms(False)
+    before = torch.backends.cudnn.benchmark
+    try:
+        start(str(write_options(folder, short_options(deterministic=deterministic))), is_train=True)
+        assert torch.backends.cudnn.benchmark is not deterministic
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.backends.cudnn.benchmark = before
     assert seen == [(":4096:8" if deterministic else None, deterministic)]
 
 
-def test_written_options_start_the_same_run_again(folder):
-    write_options(folder, short_options())
+def test_written_options_start_the_same_run_again(folder, monkeypatch):
+    monkeypatch.chdir(folder)
     remembered = option_files.plain_options(start("options.yml", is_train=True))
     assert not {"rank", "dist", "world_size", "root_path", "is_train"} & set(remembered)
     option_files.write_options("complete.yml", remembered, comment="train -opt options.yml")
     assert option_files.load_yaml("complete.yml") == remembered
     assert option_files.plain_options(start("complete.yml", is_train=True)) == remembered
+
+
+def test_changes_of_options_are_listed_with_their_place():
+    before = {"train": {"optim_g": {"lr": 2e-4, "betas": [0.5, 0.9]}, "ema": 0}, "scale": 1}
+    now = {"train": {"optim_g": {"lr": 1e-4, "betas": [0.5, 0.9]}, "amp": "bf16"}, "scale": {"x": 1}}
+    assert option_files.difference(before, now) == [
+        "train.optim_g.lr: 0.0002 → 0.0001",
+        "train.ema: removed, 0",
+        "train.amp: added, 'bf16'",
+        "scale: 1 → {'x': 1}",
+    ]

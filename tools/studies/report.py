@@ -144,7 +144,7 @@ def _photograph_tables(results: dict[Training, Any]) -> list[str]:
         lines += [
             f"## {title} ({some['images']} without pairs)",
             "",
-            f"NIQE by seed; {some['niqe']['rainy']:.2f} as they come, lower is better. *split error*: mean |O − B − R|",
+            f"NIQE by seed; {some['niqe']['rainy']:.2f} before, lower is better. *split error*: mean |O − B − R|",
             "in [0, 1], zero where one network makes both layers.",
             "",
             "| | NIQE by seed | NIQE | split error |",
@@ -178,7 +178,7 @@ def _table(title: str, arms: dict[str, dict[int, Figures]], minutes: dict[str, f
         "| | PSNR by seed | PSNR | over rainy | SSIM | clean | minutes |",
         "|---|---|---|---|---|---|---|",
     ]
-    for label, key in (("rainy, as it comes", "rainy"), (f"best classical filter: {whole.baseline}", "baseline")):
+    for label, key in (("rainy, not derained", "rainy"), (f"best classical filter: {whole.baseline}", "baseline")):
         psnr, ssim = (whole.values[measure][key] for measure in MEASURES)
         over = psnr - whole.values["psnr"]["rainy"]
         lines.append(f"| {label} | | {psnr:.2f} | {over:+.2f} | {ssim:.3f} | | |")
@@ -258,7 +258,7 @@ def _plot(pictures: list[tuple[str, dict[str, dict[int, Figures]]]], path: Path)
             axes.plot([np.mean(values)] * 2, [row - 0.32, row + 0.32], color="black", linewidth=1.5)
         reference = _reference(arms)
         for key, style in (("rainy", ":"), ("baseline", "--")):
-            label = "rainy, as it comes" if key == "rainy" else "best classical filter"
+            label = "rainy, not derained" if key == "rainy" else "best classical filter"
             axes.axvline(reference.values["psnr"][key], color="grey", linestyle=style, linewidth=1, label=label)
         axes.set_yticks(range(len(arms)), list(arms))
         axes.invert_yaxis()
