@@ -127,5 +127,5 @@ def assert_one_line(error, path=None):
     message = str(error)
     assert message
     assert "\n" not in message
-    assert len(message) < 1200
+    assert len(message) < 1200, (message[:200], message[-200:])
     assert path is None or str(path) in message

@@ -235,7 +235,8 @@ def _read_keys(path: Path) -> list[str]:
             continue
         match = _META_LINE.fullmatch(line.strip())
         if match is None:
-            raise InputError(f"{path}: line {number} is {line.strip()!r}; expected 'name.png (h,w,c) level', fix it")
+            shown = line.strip()[:80]
+            raise InputError(f"{path}: line {number} is {shown!r}; expected 'name.png (h,w,c) level', fix it")
         key = match["key"]
         if os.pardir in key.split("/"):  # results are named by keys
             raise InputError(f"{path}: line {number} has the key {key!r}, which leads out of any folder; rename it")
