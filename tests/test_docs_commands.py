@@ -172,12 +172,14 @@ def test_what_a_page_shows_runs_one_after_the_other(page, workspace):
 
         shutil.rmtree(workspace / "datasets" / "rain")
         make_pairs(workspace)
+    left_out = []
     for command in commands(page):
         line = runnable(command)
         released = SHARED_DATA / "official_weights" / "latest_net_Back.pth"  # not part of the project
         if "latest_net_Back.pth" in command and released.is_file():
             shutil.copy(released, workspace)
         elif "latest_net_Back.pth" in command:
+            left_out.append(command)
             continue
         if line:
             done = run(workspace, line)
@@ -187,3 +189,5 @@ def test_what_a_page_shows_runs_one_after_the_other(page, workspace):
         (workspace / "example.py").write_text(example, encoding="utf-8")
         done = run(workspace, "python example.py")
         assert done.returncode == 0, f"{example}\n{done.stderr[-3000:]}"
+    if left_out:
+        pytest.skip(f"ran all but {left_out}, which needs released weights that are not part of the project")
