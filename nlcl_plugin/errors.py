@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
@@ -23,6 +24,19 @@ class TrainingStoppedError(RuntimeError):
 
     Commands print the message and exit with code 4.
     """
+
+
+@contextmanager
+def writing_to(
+    path: str | os.PathLike[str], *kinds: type[Exception], advice: str = "make room or choose another place"
+) -> Iterator[None]:
+    """Turn an `OSError`, or an error of another kind, of writing to a path into an `InputError` with an advice."""
+    caught: tuple[type[Exception], ...] = (OSError, *kinds)
+    try:
+        yield
+    except caught as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise InputError(f"{path}: cannot be written ({reason}); {advice}") from error
 
 
 def escape(text: str) -> str:

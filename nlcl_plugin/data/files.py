@@ -45,6 +45,12 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     sync_folder(os.path.dirname(path) or ".")
 
 
+def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a file as `written_whole` does."""
+    with written_whole(path) as file:
+        file.write(data)
+
+
 def sync_folder(folder: str | os.PathLike[str]) -> None:
     """Bring new and removed names of a folder to the disk, where the system can."""
     with contextlib.suppress(OSError):  # not every file system or platform opens folders

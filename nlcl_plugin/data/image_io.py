@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 
-from nlcl_plugin.data.files import written_whole
+from nlcl_plugin.data.files import write_whole
 from nlcl_plugin.errors import InputError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
@@ -221,9 +221,14 @@ def encode_png(image: np.ndarray) -> bytes:
     image = to_uint16(image)
     if image.ndim == 3:
         image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    done, encoded = cv2.imencode(".png", image, PNG_OPTIONS)
+    return encode(".png", image, PNG_OPTIONS)
+
+
+def encode(ending: str, image: np.ndarray, options: Sequence[int] = ()) -> bytes:
+    """Encode an image, (H, W) or (H, W, C) with blue first, as OpenCV does for a file of this ending."""
+    done, encoded = cv2.imencode(ending, image, options)
     if not done:
-        raise RuntimeError("OpenCV could not encode a PNG")
+        raise RuntimeError(f"OpenCV could not encode a {ending}")
     return encoded.tobytes()
 
 
@@ -239,9 +244,6 @@ def write_image(path: str | os.PathLike[str], rgb: torch.Tensor | np.ndarray) ->
     if path.suffix.lower() not in IMAGE_SUFFIXES:
         raise InputError(f"{path}: cannot write an image of this kind; end the name in {', '.join(IMAGE_SUFFIXES)}")
     # Encoded in memory and written by Python, since OpenCV cannot open every Unicode path on every system.
-    done, encoded = cv2.imencode(path.suffix.lower(), cv2.cvtColor(to_uint8(rgb), cv2.COLOR_RGB2BGR))
-    if not done:
-        raise RuntimeError(f"{path}: OpenCV could not encode the image")
+    data = encode(path.suffix.lower(), cv2.cvtColor(to_uint8(rgb), cv2.COLOR_RGB2BGR))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(path) as file:
-        file.write(encoded.tobytes())
+    write_whole(path, data)

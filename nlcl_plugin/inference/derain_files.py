@@ -17,11 +17,12 @@ from tqdm import tqdm
 
 from nlcl_plugin.data.files import inner_name, sha256
 from nlcl_plugin.data.image_io import to_float, to_uint8, write_image
-from nlcl_plugin.errors import InputError, escape
+from nlcl_plugin.errors import InputError, escape, writing_to
 from nlcl_plugin.inference.derain import ImageDerainer
 from nlcl_plugin.inference.measures import measure, write_measures
 from nlcl_plugin.media.inputs import Job
 from nlcl_plugin.media.photograph import MAX_PIXELS, Photograph, read_photograph, write_photograph
+from nlcl_plugin.media.photograph.writing import mean_channel
 from nlcl_plugin.media.video import open_video
 from nlcl_plugin.media.video_writing import write_video
 from nlcl_plugin.pictures import heat_map, strip
@@ -38,46 +39,27 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class DerainOptions:
-    """What is asked for beside the derained files.
+    """What is asked for beside the derained files."""
 
-    Attributes:
-        output: The folder for all of it.
-        save: Which of `PICTURES` to save too.
-        measured: Whether to measure NIQE before and after.
-        reference: Folder of ground truth, named as the inputs, for PSNR and SSIM.
-        batch: Images or frames of one size that a GPU takes at once.
-        jobs: Threads that read and write images, while the network runs on one batch.
-        overwrite: Replace what other weights, settings or programs made.
-        max_pixels: Of an image; larger ones are refused.
-    """
-
-    output: Path
-    save: tuple[str, ...] = ()
-    measured: bool = False
-    reference: Path | None = None
-    batch: int = 1
-    jobs: int = 4
-    overwrite: bool = False
-    max_pixels: int = MAX_PIXELS
+    output: Path  # the folder for all of it
+    save: tuple[str, ...] = ()  # which of `PICTURES` to save too
+    measured: bool = False  # whether to measure NIQE before and after
+    reference: Path | None = None  # folder of ground truth, named as the inputs, for PSNR and SSIM
+    batch: int = 1  # images or frames of one size that a GPU takes at once
+    jobs: int = 4  # threads that read and write images, while the network runs on one batch
+    overwrite: bool = False  # replace what other weights, settings or programs made
+    max_pixels: int = MAX_PIXELS  # of an image; larger ones are refused
 
 
 @dataclass
 class DerainReport:
-    """What became of the files.
+    """What became of the files."""
 
-    Attributes:
-        made: Derained in this run.
-        there: Files that had been derained before.
-        failed: Names and reasons.
-        notes: What of a file could not be kept, a sentence each.
-        measured: Files that have figures.
-    """
-
-    made: int = 0
-    there: int = 0
-    failed: list[tuple[str, str]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    measured: int = 0
+    made: int = 0  # derained in this run
+    there: int = 0  # files that had been derained before
+    failed: list[tuple[str, str]] = field(default_factory=list)  # names and reasons
+    notes: list[str] = field(default_factory=list)  # what of a file could not be kept, a sentence each
+    measured: int = 0  # files that have figures
 
     @property
     def exit_code(self) -> int:
@@ -106,11 +88,9 @@ def derain_files(
     jobs = list(jobs)
     if options.reference is not None and not options.reference.is_dir():
         raise InputError(f"--reference: there is no folder {options.reference}; give that of the ground truth")
-    try:
+    with writing_to(options.output, advice="give another --output"):
         options.output.mkdir(parents=True, exist_ok=True)
         record = _Record(network, options)
-    except OSError as error:
-        raise InputError(f"{options.output}: cannot be written ({error.strerror}); give another --output") from error
     waiting = [job for job in jobs if not record.is_done(job)]
     others = [job for job in waiting if record.is_of_others(job)]
     if others and not options.overwrite:
@@ -310,7 +290,7 @@ class _Run:
 
     def _write(self, job: Job, photograph: Photograph, result: np.ndarray) -> _Made:
         job.output.parent.mkdir(parents=True, exist_ok=True)
-        derained = _as_grey(result) if photograph.grey else result
+        derained = mean_channel(result).repeat(3, axis=2) if photograph.grey else result
         write_photograph(job.output, derained, photograph)
         return _Made(list(photograph.notes), _attempt(lambda: self._beside(job, photograph.rgb, derained)))
 
@@ -350,10 +330,3 @@ class _Run:
             notes.append("it is not compared with ground truth; photographs are")
         measured = options.measured or options.reference is not None
         return _Made(notes, {"frames": len(rain), "mean_rain": float(np.mean(rain))} if measured else {})
-
-
-def _as_grey(rgb: np.ndarray) -> np.ndarray:
-    """The mean of the channels in all three, as a grey file is written."""
-    mean = rgb.mean(axis=2, keepdims=True, dtype=np.float64)
-    mean = np.rint(mean) if np.issubdtype(rgb.dtype, np.integer) else mean
-    return mean.astype(rgb.dtype).repeat(3, axis=2)

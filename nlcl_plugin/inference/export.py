@@ -20,8 +20,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from nlcl_plugin.data.files import written_whole
-from nlcl_plugin.errors import InputError
+from nlcl_plugin.data.files import write_whole
+from nlcl_plugin.errors import InputError, writing_to
 from nlcl_plugin.inference.derainer import Derainer
 from nlcl_plugin.networks.about import as_metadata
 from nlcl_plugin.networks.network_file import build_with_weights
@@ -117,11 +117,8 @@ def export(
             f"{TOLERANCES[precision]:.0e} is allowed; nothing was written; export it "
             + ("without half" if half else "in another format")
         )
-    try:
-        with written_whole(path) as file:
-            file.write(content)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); give another file") from error
+    with writing_to(path, advice="give another file"):
+        write_whole(path, content)
     return Exported(path, precision, difference, TOLERANCES[precision])
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nlcl_plugin.data.files import written_whole
+from nlcl_plugin.data.files import write_whole
 from nlcl_plugin.data.image_io import IMAGE_SUFFIXES, to_float, to_uint8
 from nlcl_plugin.errors import InputError, escape
 from nlcl_plugin.media.photograph import read_photograph
@@ -71,11 +71,9 @@ def write_measures(output: Path, measures: dict[str, dict[str, float]]) -> None:
     """Write figures by file name to `metrics.json`, and to `metrics.csv` with control characters in names escaped."""
     names = sorted({key for row in measures.values() for key in row})
     means = {key: float(np.mean([row[key] for row in measures.values() if key in row])) for key in names}
-    with written_whole(output / "metrics.json") as file:
-        file.write(json.dumps({"mean": means, "images": measures}, indent=2).encode())
+    write_whole(output / "metrics.json", json.dumps({"mean": means, "images": measures}, indent=2).encode())
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, ["file", *names])
     writer.writeheader()
     writer.writerows({"file": escape(name), **row} for name, row in measures.items())
-    with written_whole(output / "metrics.csv") as file:
-        file.write(text.getvalue().encode())
+    write_whole(output / "metrics.csv", text.getvalue().encode())

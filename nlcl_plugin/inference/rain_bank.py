@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nlcl_plugin.data.files import sha256, written_whole
+from nlcl_plugin.data.files import sha256, write_whole
 from nlcl_plugin.data.image_io import decode_raw, encode_png, to_float, to_tensor, to_uint8
 from nlcl_plugin.data.image_sources import ImageSource, LmdbSource, open_source
 from nlcl_plugin.data.lmdb.create import (
@@ -90,7 +90,6 @@ def extract_rain_bank(
         root=images.root,
         sources=sources,
         encode=encode,
-        state_of=lambda source: _state(images, source.name),
         plan={"format": 1, "rain_bank": identity, **digest_of(sources)},
         title="extracting",
         batch_images=BATCH_IMAGES,
@@ -134,11 +133,8 @@ def _list(images: ImageSource) -> list[SourceFile]:
     # An ending, as keys have none that could be taken off.
     names = sorted(images.names)
     keys = keys_of([f"{name}.png" for name in names])
-    return [SourceFile(name, key, _state(images, name)) for name, key in zip(names, keys, strict=True)]
-
-
-def _state(images: ImageSource, name: str) -> tuple[int, int]:
-    return state_of(os.path.join(images.root, "data.mdb" if isinstance(images, LmdbSource) else name))
+    file = os.path.join(images.root, "data.mdb")
+    return [SourceFile(name, key, file, state_of(file)) for name, key in zip(names, keys, strict=True)]
 
 
 def _finish(folder: Path, images: ImageSource, network: ImageDerainer, identity: dict[str, Any], output: str) -> None:
@@ -176,11 +172,9 @@ def _finish(folder: Path, images: ImageSource, network: ImageDerainer, identity:
         "mean_rain": mean,
         "max_rain": brightest / 255,
     }
-    with written_whole(folder / BANK_FILE) as file:
-        file.write(json.dumps(facts, indent=2).encode() + b"\n")
+    write_whole(folder / BANK_FILE, json.dumps(facts, indent=2).encode() + b"\n")
     heading = f"{len(pairs)} of {len(records)} layers, mean R {mean:.4f}"
-    with written_whole(folder / SHEET_FILE) as file:
-        file.write(_draw_sheet(pairs, heading))
+    write_whole(folder / SHEET_FILE, _draw_sheet(pairs, heading))
 
 
 def _draw_sheet(pairs: list[tuple[str, np.ndarray, np.ndarray]], heading: str) -> bytes:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from nlcl_plugin.data.files import written_whole
-from nlcl_plugin.errors import InputError
+from nlcl_plugin.errors import writing_to
 from nlcl_plugin.media.photograph.writing import pixels_like
 from nlcl_plugin.media.video import ATTACHED, FULL_RANGE, LIMITED_RANGE, Frame, Video, errors, import_av, open_container
 
@@ -67,14 +67,10 @@ def _format(video: Video) -> str:
 class VideoWriter:
     """Encodes frames and copies the sound and the subtitles beside them; made by `write_video`.
 
-    Args:
-        path: The file, for messages.
-        output: PyAV's container to write to.
-        source: PyAV's container to copy from.
-        like: The video to be like; what can't be kept is added to its notes.
+    What cannot be kept of the video that it is like is added to that one's notes.
     """
 
-    def __init__(self, path: Path, output: Any, source: Any, like: Video):
+    def __init__(self, path: Path, output: Any, source: Any, like: Video):  # PyAV's containers
         self._path = path
         self._av = import_av()
         self._output, self._like = output, like
@@ -156,7 +152,7 @@ class VideoWriter:
         )
         frame.pts, frame.time_base = like.pts, self._like.time_base
         self._durations[like.pts] = like.duration
-        with _told(self._path):
+        with writing_to(self._path, *errors()):
             self._mux(frame)
 
     def finish(self) -> None:
@@ -204,17 +200,10 @@ def _fits(stream: Any, format_: str) -> bool:
 
 @contextlib.contextmanager
 def write_video(path: str | os.PathLike[str], like: Video) -> Iterator[VideoWriter]:
-    """Write a video in the container of another, with its times, sound, subtitles, chapters and tags.
+    """Write a video in the container of another, whose frames are replaced, with its sound, subtitles, chapters, tags.
 
     Variable frame rates are kept. Frames are written the right way up, without a note of rotation. The file gets its
     name when it is whole; after an error nothing is left. Missing folders are made.
-
-    Args:
-        path: The file.
-        like: The video whose frames are given to the writer.
-
-    Yields:
-        The writer.
 
     Raises:
         InputError: If it cannot be encoded or written.
@@ -222,30 +211,21 @@ def write_video(path: str | os.PathLike[str], like: Video) -> Iterator[VideoWrit
     av = import_av()
     path = Path(path)
     with contextlib.ExitStack() as stack:
-        with _told(path):
+        with writing_to(path, *errors()):
             path.parent.mkdir(parents=True, exist_ok=True)
             source = stack.enter_context(open_container(stack.enter_context(open(like.path, "rb"))))
             file = stack.enter_context(written_whole(path))
             output = av.open(file, "w", format=_format(like))
         try:
-            with _told(path):
+            with writing_to(path, *errors()):
                 writer = VideoWriter(path, output, source, like)
             yield writer
-            with _told(path):
+            with writing_to(path, *errors()):
                 writer.finish()
         except BaseException:
             with contextlib.suppress(Exception):  # it has nothing more to say than what is on its way
                 output.close()
             raise
-        with _told(path):
+        with writing_to(path, *errors()):
             output.close()
             stack.close()  # gives the file its name
-
-
-@contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except errors() as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise InputError(f"{path}: cannot be written ({reason}); make room or choose another place") from error

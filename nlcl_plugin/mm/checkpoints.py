@@ -14,7 +14,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmengine.utils import apply_to
 
-from nlcl_plugin.data.files import remove_leftovers, written_whole
+from nlcl_plugin.data.files import remove_leftovers, write_whole
 from nlcl_plugin.mm.derain import NLCLDerain
 from nlcl_plugin.models.unpaired_iteration import bare
 from nlcl_plugin.networks.about import KEY
@@ -28,8 +28,7 @@ class WholeFileBackend(LocalBackend):
     def put(self, obj: bytes, filepath: str | Path) -> None:
         """Write a file."""
         os.makedirs(os.path.dirname(filepath) or ".", exist_ok=True)
-        with written_whole(filepath) as file:
-            file.write(obj)
+        write_whole(filepath, obj)
 
 
 class _RemovingLater(WholeFileBackend):
@@ -115,8 +114,7 @@ class WholeCheckpointHook(CheckpointHook):
             **self.args,
         )
         if is_main_process():
-            with written_whole(os.path.join(runner.work_dir, "last_checkpoint")) as file:
-                file.write(self.last_ckpt.encode())
+            write_whole(os.path.join(runner.work_dir, "last_checkpoint"), self.last_ckpt.encode())
             for path in filter(self.file_backend.isfile, map(self._path, outdated)):
                 self.file_backend.remove(path)
 

@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from nlcl_plugin.data.files import written_whole
+from nlcl_plugin.data.files import write_whole
 from nlcl_plugin.errors import InputError
 
 BEST_FILE = "best.json"  # in `models`: which iteration was best in validation; training.checkpoint writes it
@@ -161,8 +161,7 @@ def save_safetensors(
     path: str | os.PathLike[str], state_dict: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None
 ) -> None:
     """Write weights, and metadata as texts, as .safetensors, which other tools read without torch; whole or not."""
-    with written_whole(path) as file:
-        file.write(safetensors_bytes(state_dict, metadata))
+    write_whole(path, safetensors_bytes(state_dict, metadata))
 
 
 def safetensors_bytes(state_dict: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> bytes:

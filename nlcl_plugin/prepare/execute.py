@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nlcl_plugin.data.files import remove_leftovers, sync_folder, written_whole
+from nlcl_plugin.data.files import remove_leftovers, sync_folder, write_whole
 from nlcl_plugin.data.folder_lock import locked
 from nlcl_plugin.data.image_io import decode_raw, read_bytes, to_float, to_uint8
 from nlcl_plugin.data.parallel import map_in_order
@@ -78,8 +78,7 @@ def execute(plan: Plan, output: str | os.PathLike[str], *, copy: bool = False, j
         with locked(output, inside=True):
             check_output_folder(output, plan)  # another run may have been faster
             if not (output / MANIFEST).exists():
-                with written_whole(output / UNFINISHED) as file:
-                    file.write(plan.manifest().encode())
+                write_whole(output / UNFINISHED, plan.manifest().encode())
             for folder in FOLDERS.values():
                 (output / folder).mkdir(exist_ok=True)
                 remove_leftovers(output / folder)
@@ -138,8 +137,7 @@ def _link(file: OutputFile, path: Path) -> bool:
 def _write_checked(file: OutputFile, output: Path, data: bytes) -> None:
     if hashlib.sha256(data).hexdigest() != file.facts.sha256:
         raise _changed(file)
-    with written_whole(output / file.path) as temporary:
-        temporary.write(data)
+    write_whole(output / file.path, data)
 
 
 def _changed(file: OutputFile) -> InputError:

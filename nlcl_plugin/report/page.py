@@ -15,9 +15,9 @@ import jinja2
 from torch import Tensor
 from tqdm import tqdm
 
-from nlcl_plugin.data.files import written_whole
+from nlcl_plugin.data.files import write_whole
 from nlcl_plugin.data.image_io import to_uint8
-from nlcl_plugin.errors import InputError, escape
+from nlcl_plugin.errors import InputError, escape, writing_to
 from nlcl_plugin.inference.derainer import ShapeError
 from nlcl_plugin.metrics.quality import psnr
 from nlcl_plugin.pictures import EmbeddedPicture, embed, embed_rain
@@ -80,12 +80,9 @@ def write_report(
     found = read_experiment(experiment)
     page = render(found, _pictures(found, images, which, progress=progress))
     path = Path(os.path.expanduser(output)) if output is not None else found.folder / "report.html"
-    try:
+    with writing_to(path, advice="give another --output"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(path) as file:
-            file.write(page.encode("utf-8", "backslashreplace"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); give another --output") from error
+        write_whole(path, page.encode("utf-8", "backslashreplace"))
     return path
 
 

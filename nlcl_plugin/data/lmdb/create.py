@@ -20,14 +20,14 @@ from typing import Any
 import lmdb
 from tqdm import tqdm
 
-from nlcl_plugin.data.files import parse_record, remove_leftovers, sync_folder, written_whole
+from nlcl_plugin.data.files import parse_record, remove_leftovers, sync_folder, write_whole, written_whole
 from nlcl_plugin.data.folder_lock import locked
 from nlcl_plugin.data.image_io import list_images, read_bytes
 from nlcl_plugin.data.lmdb.encode import Cut, Value, encode_image
 from nlcl_plugin.data.lmdb.keys import KEYS_FILE, Record, from_line, keys_of, read_records, sub_image_key, to_line
 from nlcl_plugin.data.lmdb.store import check_length, close_environment
 from nlcl_plugin.data.parallel import map_in_order
-from nlcl_plugin.errors import InputError
+from nlcl_plugin.errors import InputError, writing_to
 
 # A kill loses a batch at most; a batch, and its copy in the transaction, are in memory.
 BATCH_BYTES = 64 << 20
@@ -49,7 +49,8 @@ class SourceFile:
 
     name: str  # its path below the folder, with forward slashes
     key: str  # its key; sub-images add their number
-    state: tuple[int, int]  # its size and time of change, by which a change is noticed
+    file: str  # the file that holds it: the image, or the LMDB's
+    state: tuple[int, int]  # the size and time of change of that file, by which a change is noticed
 
 
 @dataclass(frozen=True)
@@ -78,32 +79,18 @@ class BuildReport:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Of what an LMDB is made, and how.
+    """Of what an LMDB is made, and how."""
 
-    Attributes:
-        root: Where the images are: a folder or an LMDB.
-        sources: The images, sorted by name.
-        encode: Makes the values of one, in any thread. An `InputError` leaves the image out.
-        state_of: The state of one now, by which a change is noticed.
-        plan: All that decides the result.
-        numbered: Whether images are cut into sub-images, whose keys have numbers.
-        jobs: The number of threads.
-        strict: Raise the error of an unreadable image instead of skipping it.
-        title: The title of the progress bar.
-        batch_images: How many images a kill may lose; None for `BATCH_IMAGES`.
-        finish: Gets the folder when all values are in it, to add files (see `_FILES`) or to refuse it by an error.
-    """
-
-    root: str
-    sources: list[SourceFile]
-    encode: Callable[[SourceFile], list[Value]]
-    state_of: Callable[[SourceFile], tuple[int, int]]
-    plan: dict[str, Any]
-    numbered: bool = False
-    jobs: int = 1
-    strict: bool = False
-    title: str = "encoding"
-    batch_images: int | None = None
+    root: str  # where the images are: a folder or an LMDB
+    sources: list[SourceFile]  # the images, sorted by name
+    encode: Callable[[SourceFile], list[Value]]  # makes the values of one, in any thread; an `InputError` leaves it out
+    plan: dict[str, Any]  # all that decides the result
+    numbered: bool = False  # whether images are cut into sub-images, whose keys have numbers
+    jobs: int = 1  # the number of threads
+    strict: bool = False  # raise the error of an unreadable image instead of skipping it
+    title: str = "encoding"  # of the progress bar
+    batch_images: int | None = None  # how many images a kill may lose; None for `BATCH_IMAGES`
+    # Gets the folder when all values are in it, to add files (see `_FILES`) or to refuse it by an error.
     finish: Callable[[Path], object] = lambda folder: None
 
 
@@ -143,14 +130,12 @@ def create_lmdb(
     sources = list_sources(folder)
 
     def encode(source: SourceFile) -> list[Value]:
-        path = os.path.join(folder, source.name)
-        return encode_image(read_bytes(path), path, cut)
+        return encode_image(read_bytes(source.file), source.file, cut)
 
     recipe = Recipe(
         root=folder,
         sources=sources,
         encode=encode,
-        state_of=lambda source: state_of(os.path.join(folder, source.name)),
         plan={"format": 1, "cut": None if cut is None else asdict(cut), **digest_of(sources)},
         numbered=cut is not None,
         jobs=jobs,
@@ -166,7 +151,8 @@ def build_lmdb(
     target = check_output(recipe.root, output)
     folder = target.with_name(f"{target.name}.building")
     replaced = target.with_name(f"{target.name}.replaced")
-    with _writing_to(output), locked(folder):
+    advice = "make room or choose another place, then run it again"
+    with writing_to(output, lmdb.Error, advice=advice), locked(folder):
         # After a kill within the swap below: the former LMDB goes back, or away if the new one is there.
         if target.exists():
             remove(replaced)
@@ -214,10 +200,9 @@ def list_sources(root: str | os.PathLike[str]) -> list[SourceFile]:
         InputError: If there is none.
     """
     names = list_images(root)
-    return [
-        SourceFile(name, key, state_of(os.path.join(root, name)))
-        for name, key in zip(names, keys_of(names), strict=True)
-    ]
+    files = [os.path.join(root, name) for name in names]
+    keyed = zip(names, keys_of(names), files, strict=True)
+    return [SourceFile(name, key, file, state_of(file)) for name, key, file in keyed]
 
 
 def state_of(path: str) -> tuple[int, int]:
@@ -312,8 +297,7 @@ def _opened(folder: Path, plan: dict[str, Any], log: Callable[[str], object]) ->
     with lmdb.open(os.fsencode(folder), map_size=FIRST_MAP_BYTES, meminit=False, lock=False) as environment:
         check_length(environment, folder)
         if not resumed:  # last, as it marks the database as more than a file that was just being made
-            with written_whole(folder / _BUILD_FILE) as file:
-                file.write(json.dumps(plan).encode() + b"\n")
+            write_whole(folder / _BUILD_FILE, json.dumps(plan).encode() + b"\n")
         yield environment
 
 
@@ -336,8 +320,7 @@ def _resume(folder: Path, names: list[str]) -> int:
         os.truncate(folder / KEYS_FILE, start)
     if (folder / SKIPPED_FILE).exists():
         kept = [skipped for skipped in read_skipped(folder) if skipped.source < last]
-        with written_whole(folder / SKIPPED_FILE) as file:
-            file.write(_lines(kept))
+        write_whole(folder / SKIPPED_FILE, _lines(kept))
     return bisect.bisect_left(names, last)
 
 
@@ -358,7 +341,7 @@ def _encode(recipe: Recipe, sources: list[SourceFile], progress: bool | None) ->
             result = recipe.encode(source)
         except InputError as error:
             result = error
-        if recipe.state_of(source) != source.state:
+        if state_of(source.file) != source.state:
             path = os.path.join(recipe.root, source.name)
             raise InputError(f"{path}: changed while the LMDB was being made; run again when it is at rest")
         if recipe.strict and isinstance(result, InputError):
@@ -447,14 +430,3 @@ def _check_values(folder: Path, total: int, progress: bool | None) -> None:
             whole = whole and value is not None and hashlib.sha256(value).hexdigest() == record.sha256
     if not whole:
         raise InputError(f"{folder}: does not read back as it was written; remove this folder and run again")
-
-
-@contextmanager
-def _writing_to(output: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, lmdb.Error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(
-            f"{output}: cannot be written ({reason}); make room or choose another place, then run it again"
-        ) from error

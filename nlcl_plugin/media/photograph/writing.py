@@ -9,14 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import tifffile
 from PIL import Image, TiffImagePlugin
 
-from nlcl_plugin.data.files import written_whole
-from nlcl_plugin.data.image_io import PNG_OPTIONS
-from nlcl_plugin.errors import InputError
+from nlcl_plugin.data.files import write_whole
+from nlcl_plugin.data.image_io import PNG_OPTIONS, encode
+from nlcl_plugin.errors import writing_to
 from nlcl_plugin.media.photograph import png
 from nlcl_plugin.media.photograph.exif import EXIF, GPS, LONG, RESOLUTION, TEXTS, entries
 from nlcl_plugin.media.photograph.reading import Photograph
@@ -47,18 +46,14 @@ def write_photograph(path: str | os.PathLike[str], rgb: np.ndarray, like: Photog
     encoders = {"PNG": _png, "JPEG": _jpeg, "WebP": _webp, "TIFF": _tiff, "BMP": _bmp, "PPM": _ppm}
     pixels = pixels_like(rgb, like.rgb)
     if like.grey:
-        pixels = pixels.mean(axis=2, keepdims=True, dtype=np.float64)
-        pixels = (np.rint(pixels) if like.rgb.dtype.kind == "u" else pixels).astype(like.rgb.dtype)
+        pixels = mean_channel(pixels)
     if like.alpha is not None:
         pixels = np.dstack([pixels, like.alpha])
     data = encoders[like.kind](np.ascontiguousarray(pixels), like)
     path = Path(path)
-    try:
+    with writing_to(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(path) as file:
-            file.write(data)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); make room or choose another place") from error
+        write_whole(path, data)
 
 
 def pixels_like(rgb: np.ndarray, like: np.ndarray) -> np.ndarray:
@@ -79,6 +74,12 @@ def pixels_like(rgb: np.ndarray, like: np.ndarray) -> np.ndarray:
     if like.dtype.kind == "u":
         rgb = np.rint(rgb * np.float32(np.iinfo(like.dtype).max))
     return rgb.astype(like.dtype, copy=False)
+
+
+def mean_channel(rgb: np.ndarray) -> np.ndarray:
+    """The mean of the channels (H, W, 1) of an image, in its type; integers are rounded."""
+    mean = rgb.mean(axis=2, keepdims=True, dtype=np.float64)
+    return (np.rint(mean) if rgb.dtype.kind == "u" else mean).astype(rgb.dtype)
 
 
 def _png(pixels: np.ndarray, like: Photograph) -> bytes:
@@ -175,11 +176,7 @@ def _save(pixels: np.ndarray, kind: str, **options: Any) -> bytes:
 
 
 def _opencv(pixels: np.ndarray, ending: str, options: Sequence[int] = ()) -> bytes:
-    order = [0] if pixels.shape[2] == 1 else [2, 1, 0, 3][: pixels.shape[2]]
-    done, encoded = cv2.imencode(ending, pixels[..., order], options)
-    if not done:
-        raise RuntimeError(f"OpenCV could not encode a {ending}")
-    return encoded.tobytes()
+    return encode(ending, pixels[..., [0] if pixels.shape[2] == 1 else [2, 1, 0, 3][: pixels.shape[2]]], options)
 
 
 def _dpi(like: Photograph) -> dict[str, Any]:
