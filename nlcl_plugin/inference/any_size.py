@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -54,7 +55,7 @@ def infer(
             return stream_generator(net, image)
         with tempfile.TemporaryDirectory(prefix="nlcl_features_", dir=scratch) as folder:
             log(f"{needed / 1e9:.1f} GB of feature maps exceed half of the free memory and go to {folder}: slow")
-            return stream_generator(net, image, allocate=_mapped_files(Path(folder)))
+            return stream_generator(net, image, allocate=partial(_map_file, Path(folder) / "features"))
     if hasattr(net, "reach") and window == 1:
         return run_tiled(net, image, reach=net.reach, multiple=net.tile_multiple, tile=TILE)  # type: ignore[arg-type]
     return run_padded(net, image, window)
@@ -63,11 +64,7 @@ def infer(
 def run_padded(net: Callable[[Tensor], Tensor], images: Tensor, multiple: int, scale: int = 1) -> Tensor:
     """Run a network on images (B, C, H, W) that are mirrored at the right and bottom to a size it takes.
 
-    Args:
-        net: A network, whose output is `scale` times as large as its input.
-        images: The images.
-        multiple: What height and width must be a multiple of, such as the window size of a SwinIR.
-        scale: Of a network for super-resolution.
+    That is a multiple of `multiple`, such as the window size of a SwinIR; its output is `scale` times as large.
     """
     height, width = images.shape[-2:]
     bottom, right = -height % multiple, -width % multiple
@@ -134,15 +131,11 @@ def _left_of(group: Path) -> float:
         return float("inf")
 
 
-def _mapped_files(folder: Path) -> Callable[..., Tensor]:
-    def allocate(shape: tuple[int, ...], *, dtype: torch.dtype, device: torch.device) -> Tensor:
-        size = torch.Size(shape).numel()
-        path = folder / "features"
-        # The file is as large as the map from the start, so that a full disk is an error here and no crash later.
-        with open(path, "wb") as file:
-            os.posix_fallocate(file.fileno(), 0, size * dtype.itemsize)
-        mapped = torch.from_file(str(path), shared=True, size=size, dtype=dtype).view(shape)
-        path.unlink()  # the map stays until it is released, and a kill leaves nothing behind
-        return mapped
-
-    return allocate
+def _map_file(path: Path, shape: tuple[int, ...], *, dtype: torch.dtype, device: torch.device) -> Tensor:
+    size = torch.Size(shape).numel()
+    # The file is as large as the map from the start, so that a full disk is an error here and no crash later.
+    with open(path, "wb") as file:
+        os.posix_fallocate(file.fileno(), 0, size * dtype.itemsize)
+    mapped = torch.from_file(str(path), shared=True, size=size, dtype=dtype).view(shape)
+    path.unlink()  # the map stays until it is released, and a kill leaves nothing behind
+    return mapped

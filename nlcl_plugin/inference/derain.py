@@ -15,6 +15,7 @@ from torch import Tensor
 from nlcl_plugin.data.image_io import to_tensor
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.inference.derainer import Derainer, ShapeError, load_derainer
+from nlcl_plugin.media.photograph.writing import pixels_like
 
 DEMO_WEIGHTS = Path(__file__).parents[1] / "weights" / "demo.safetensors"
 
@@ -77,12 +78,12 @@ class ImageDerainer:
 
     def array(self, rainy: np.ndarray, **infer_options: Any) -> np.ndarray:
         """Derain an (H, W, 3) RGB array of uint8, uint16, or floats in [0, 1]; the result has its type."""
-        return _as_type(self.tensor(to_tensor(rainy)[None], **infer_options)[0], rainy.dtype)
+        return _as_array(self.tensor(to_tensor(rainy)[None], **infer_options)[0], rainy)
 
     def arrays(self, rainy: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Derain arrays of one shape and type at once, as suits a GPU."""
         batch = self.tensor(torch.stack([to_tensor(image) for image in rainy]))
-        return [_as_type(image, rainy[0].dtype) for image in batch]
+        return [_as_array(image, rainy[0]) for image in batch]
 
 
 def derain(
@@ -151,12 +152,9 @@ def _in_range(image: Any) -> Any:
     return image
 
 
-def _as_type(image: Tensor, dtype: Any) -> np.ndarray:
-    """Make an array (H, W, C) of this type, integers rounded, of an image (C, H, W) in [0, 1]."""
-    array = image.detach().permute(1, 2, 0).cpu().numpy()
-    if np.issubdtype(dtype, np.integer):
-        array = np.rint(array.astype(np.float32) * np.float32(np.iinfo(dtype).max))
-    return np.ascontiguousarray(array.astype(dtype))
+def _as_array(image: Tensor, like: np.ndarray) -> np.ndarray:
+    """Make an array (H, W, C) of the type of another, integers rounded, of an image (C, H, W) in [0, 1]."""
+    return np.ascontiguousarray(pixels_like(image.permute(1, 2, 0).cpu().numpy(), like))
 
 
 def _find_device(name: str) -> torch.device:

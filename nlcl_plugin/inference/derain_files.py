@@ -73,13 +73,7 @@ def derain_files(
     """Derain files into a folder.
 
     Files already derained with the same weights from the same input are skipped, so that the same call continues after
-    an interruption; each file is written whole.
-
-    Args:
-        jobs: What to read, and where each result goes.
-        network: What derains.
-        options: What to write beside the images, and how.
-        log: Gets a line when feature maps go to files, which is slow.
+    an interruption; each file is written whole. `log` gets a line when feature maps go to files, which is slow.
 
     Raises:
         InputError: If something else made the files of the output, there is no folder of ground truth, or the output
@@ -129,10 +123,10 @@ class _Made(NamedTuple):
     measures: dict[str, float] | _Failure
 
 
-def _attempt(work: Callable[[], _T]) -> _T | _Failure:
+def _attempt(work: Callable[..., _T], *args: Any, **kwargs: Any) -> _T | _Failure:
     """What would end the run becomes the failure of one file."""
     try:
-        return work()
+        return work(*args, **kwargs)
     except InputError as error:
         return _Failure(str(error))
     except OSError as error:
@@ -250,17 +244,18 @@ class _Run:
             self.stopped.set()
             pool.shutdown(cancel_futures=True)
         for job in (job for job in jobs if job.kind == "video"):
-            yield job, self._recorded(job, lambda job=job: self._video(job))  # type: ignore[misc]
+            yield job, self._recorded(job, self._video)
 
-    def _recorded(self, job: Job, work: Callable[[], _Made]) -> _Made | _Failure:
+    def _recorded(self, job: Job, work: Callable[..., _Made], *args: Any) -> _Made | _Failure:
         self.record.begin(job)
-        outcome = _attempt(work)
+        outcome = _attempt(work, job, *args)
         if isinstance(outcome, _Made):
             self.record.add(job, outcome.measures)
         return outcome
 
     def _image_batch(self, jobs: list[Job]) -> list[tuple[Job, _Made | _Failure]]:
-        read = [(job, _attempt(lambda job=job: self._read(job))) for job in jobs]  # type: ignore[misc]
+        limit = self.options.max_pixels
+        read = [(job, _attempt(read_photograph, job.source, max_pixels=limit)) for job in jobs]
         outcomes: list[tuple[Job, _Made | _Failure]] = [(job, one) for job, one in read if isinstance(one, _Failure)]
         found = [(job, one) for job, one in read if isinstance(one, Photograph)]
         for _, alike in groupby(found, lambda item: (item[1].rgb.shape, item[1].rgb.dtype)):
@@ -269,13 +264,10 @@ class _Run:
                 if self.stopped.is_set():
                     raise KeyboardInterrupt
                 results = list(self._derained([photograph.rgb for _, photograph in group], self.log))
-            for (job, photograph), result in zip(group, results, strict=True):
-                work = lambda a=job, b=photograph, c=result: self._write(a, b, c)  # noqa: E731
-                outcomes.append((job, result if isinstance(result, _Failure) else self._recorded(job, work)))
+            for (job, photograph), made in zip(group, results, strict=True):
+                outcome = made if isinstance(made, _Failure) else self._recorded(job, self._write, photograph, made)
+                outcomes.append((job, outcome))
         return outcomes
-
-    def _read(self, job: Job) -> Photograph:
-        return read_photograph(job.source, max_pixels=self.options.max_pixels)
 
     def _derained(self, images: list[np.ndarray], log: Callable[[str], object]) -> Iterator[np.ndarray | _Failure]:
         """Derain images of one shape at once or, if they are large or that takes too much memory, one by one."""
@@ -286,13 +278,13 @@ class _Run:
             except (InputError, MemoryError):
                 pass
         for image in images:
-            yield _attempt(lambda image=image: self.network.array(image, log=log, scratch=self.options.output))  # type: ignore[misc]
+            yield _attempt(self.network.array, image, log=log, scratch=self.options.output)
 
     def _write(self, job: Job, photograph: Photograph, result: np.ndarray) -> _Made:
         job.output.parent.mkdir(parents=True, exist_ok=True)
         derained = mean_channel(result).repeat(3, axis=2) if photograph.grey else result
         write_photograph(job.output, derained, photograph)
-        return _Made(list(photograph.notes), _attempt(lambda: self._beside(job, photograph.rgb, derained)))
+        return _Made(list(photograph.notes), _attempt(self._beside, job, photograph.rgb, derained))
 
     def _beside(self, job: Job, rainy: np.ndarray, derained: np.ndarray) -> dict[str, float]:
         """Save the pictures that are asked for, and measure."""

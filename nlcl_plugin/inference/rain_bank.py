@@ -13,19 +13,8 @@ import numpy as np
 from nlcl_plugin.data.files import sha256, write_whole
 from nlcl_plugin.data.image_io import decode_raw, encode_png, to_float, to_tensor, to_uint8
 from nlcl_plugin.data.image_sources import ImageSource, LmdbSource, open_source
-from nlcl_plugin.data.lmdb.create import (
-    BANK_FILE,
-    SHEET_FILE,
-    BuildReport,
-    Recipe,
-    SourceFile,
-    build_lmdb,
-    check_output,
-    digest_of,
-    list_sources,
-    remove,
-    state_of,
-)
+from nlcl_plugin.data.lmdb import create
+from nlcl_plugin.data.lmdb.create import BANK_FILE, SHEET_FILE, BuildReport, SourceFile
 from nlcl_plugin.data.lmdb.encode import Value
 from nlcl_plugin.data.lmdb.keys import keys_of, read_records
 from nlcl_plugin.data.lmdb.store import close_environment, open_environment
@@ -70,7 +59,7 @@ def extract_rain_bank(
         InputError: If nothing can be read, the weights don't fit, there is no rain, or the LMDB cannot be written.
     """
     output = os.path.expanduser(output)
-    check_output(os.path.expanduser(root), output)
+    create.check_output(os.path.expanduser(root), output)
     images = open_source(root)
     sources = _list(images)
     derainer = network.derainer
@@ -86,16 +75,16 @@ def extract_rain_bank(
         shape = (rain.shape[0], rain.shape[1], 1 if rain.ndim == 2 else 3)
         return [Value(encode_png(rain), shape)]
 
-    recipe = Recipe(
+    recipe = create.Recipe(
         root=images.root,
         sources=sources,
         encode=encode,
-        plan={"format": 1, "rain_bank": identity, **digest_of(sources)},
+        plan={"format": 1, "rain_bank": identity, **create.digest_of(sources)},
         title="extracting",
         batch_images=BATCH_IMAGES,
         finish=lambda folder: _finish(folder, images, network, identity, output),
     )
-    return build_lmdb(recipe, output, overwrite=overwrite, progress=progress, log=log)
+    return create.build_lmdb(recipe, output, overwrite=overwrite, progress=progress, log=log)
 
 
 def rain_of(network: ImageDerainer, image: np.ndarray) -> np.ndarray:
@@ -129,12 +118,12 @@ def read_facts(bank: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _list(images: ImageSource) -> list[SourceFile]:
     if not isinstance(images, LmdbSource):
-        return list_sources(images.root)
+        return create.list_sources(images.root)
     # An ending, as keys have none that could be taken off.
     names = sorted(images.names)
     keys = keys_of([f"{name}.png" for name in names])
     file = os.path.join(images.root, "data.mdb")
-    return [SourceFile(name, key, file, state_of(file)) for name, key in zip(names, keys, strict=True)]
+    return [SourceFile(name, key, file, create.state_of(file)) for name, key in zip(names, keys, strict=True)]
 
 
 def _finish(folder: Path, images: ImageSource, network: ImageDerainer, identity: dict[str, Any], output: str) -> None:
@@ -156,7 +145,7 @@ def _finish(folder: Path, images: ImageSource, network: ImageDerainer, identity:
         close_environment(folder)
     mean = total / pixels
     if mean < MIN_MEAN_RAIN:
-        remove(folder)
+        create.remove(folder)
         raise InputError(
             f"{output}: the rain layers are empty, their mean is {mean:.5f}, expected at least {MIN_MEAN_RAIN}: "
             f"{network.derainer.source} finds no rain in {images.root}; give later weights, train longer or with "
