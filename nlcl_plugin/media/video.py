@@ -169,17 +169,10 @@ class Video:
 
 @contextlib.contextmanager
 def open_video(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Iterator[Video]:
-    """Open a video for reading.
+    """Open a video (MP4, MOV, Matroska, WebM or AVI) for reading; iterate over it for its frames.
 
     The content decides on the container, not the name. The rotation that the file notes is applied. Videos of more
-    than eight bits, HDR too, come as 16-bit, in their own transfer curve.
-
-    Args:
-        path: The file: MP4, MOV, Matroska, WebM or AVI.
-        max_pixels: The largest frame to decode.
-
-    Yields:
-        The video; iterate over it for its frames.
+    than eight bits, HDR too, come as 16-bit, in their own transfer curve. Frames of more than `max_pixels` are refused.
 
     Raises:
         InputError: If PyAV is not installed, or the file cannot be read, is broken or has no pictures.

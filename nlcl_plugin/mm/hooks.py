@@ -33,12 +33,9 @@ class CurrentLossesHook(Hook):
 
 
 class LayerStripHook(Hook):
-    """Gives strips of rainy | derained | rain to the visualizer at every validation and test.
+    """Gives strips of rainy | derained | rain to the visualizer at every validation and test, at most `max_images`.
 
     With MMEngine's `LocalVisBackend` they go to `vis_data/vis_image` below the work folder.
-
-    Args:
-        max_images: Strips per validation; None for all.
     """
 
     def __init__(self, max_images: int | None = None) -> None:

@@ -171,13 +171,9 @@ def official_about(layer: str) -> dict[str, Any]:
 def build_with_weights(
     block: Mapping[str, Any], weights: dict[str, Tensor], *, where: str, source: str | os.PathLike[str]
 ) -> nn.Module:
-    """Build a network with weights, to infer with, on the CPU.
+    """Build a network of its options (`type` and arguments) and its state dict, to infer with, on the CPU.
 
-    Args:
-        block: Its options: `type` and arguments.
-        weights: Its state dict.
-        where: What the block is, for messages.
-        source: Where the weights are from, for messages.
+    Messages name the block by `where`, and the origin of the weights by `source`.
 
     Raises:
         InputError: If it cannot be built, or the weights are not its own.

@@ -14,11 +14,7 @@ from nlcl_plugin.networks.network_file import about_from_json
 
 
 class OnnxNetwork(nn.Module):
-    """From rainy to derained, by a session of onnxruntime on the CPU.
-
-    Args:
-        session: The session, with the input `rainy` and the output `derained`.
-    """
+    """From rainy to derained, by a session of onnxruntime on the CPU with an input and an output of these names."""
 
     def __init__(self, session: Any) -> None:
         super().__init__()
@@ -34,10 +30,7 @@ class OnnxNetwork(nn.Module):
 
 
 def load_onnx(path: Path) -> tuple[OnnxNetwork, dict[str, Any]]:
-    """Load an exported network.
-
-    Returns:
-        The network, and what it is (see `networks.about.describe`); its output is the image layer in any case.
+    """Load an exported network, and what it is (see `networks.about.describe`); its output is always the image layer.
 
     Raises:
         InputError: If onnxruntime is not installed, or the file is missing, torn or of another origin.

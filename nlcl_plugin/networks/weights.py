@@ -21,14 +21,9 @@ BEST_FILE = "best.json"  # in `models`: which iteration was best in validation; 
 
 
 def load_plain(path: Path, kind: str = "checkpoint") -> Any:
-    """Load a file without ever running code from it.
+    """Load a file of `torch.save` or a .safetensors file, without ever running code from it.
 
-    Args:
-        path: A file of `torch.save`, or a .safetensors file.
-        kind: What it should be, for messages.
-
-    Returns:
-        Its content: tensors on the CPU and plain values.
+    It contains tensors, which come to the CPU, and plain values; `kind` says in messages what it should be.
 
     Raises:
         InputError: If it is missing, torn, or contains anything else.

@@ -8,13 +8,13 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple, get_args
+from typing import NamedTuple, TypeVar, get_args
 
 from nlcl_plugin.data.files import natural_key
 from nlcl_plugin.data.image_io import IMAGE_SUFFIXES, list_files
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.prepare import pairing, scan
-from nlcl_plugin.prepare.model import Collection, Drop, LabelledImage, Paired, SourceImage, Split, examples
+from nlcl_plugin.prepare.model import Collection, Drop, LabelledImage, SourceImage, Split, examples
 from nlcl_plugin.prepare.scan import VIDEO_SUFFIXES, find, split_below
 
 
@@ -35,6 +35,8 @@ class LayoutOptions:
 
 
 FindImages = Callable[[Path, LayoutOptions], Collection]
+_K = TypeVar("_K")
+_Groups = defaultdict[_K, tuple[pairing.Images, pairing.Images]]  # rainy and clean images of each
 
 
 class Layout(NamedTuple):
@@ -105,21 +107,17 @@ def _lhp_rain(root: Path, options: LayoutOptions) -> Collection:
 
 def _gt_rain(root: Path, options: LayoutOptions) -> Collection:
     collection = Collection()
-    scenes = defaultdict(list)
+    scenes: _Groups[PurePosixPath] = defaultdict(lambda: ([], []))
+    numbers: dict[SourceImage, int] = {}
     for source in find(root):
-        scenes[PurePosixPath(source.name).parent].append(source)
-    for scene, images in scenes.items():
-        rainy: list[SourceImage] = []
-        clean: list[SourceImage] = []
-        numbers = {}
-        for source in images:
-            if found := re.search(r"-([RC])-(\d+)$", source.stem, re.IGNORECASE):
-                (rainy if found[1].upper() == "R" else clean).append(source)
-                numbers[source] = int(found[2])
-            else:
-                collection.drops.append(Drop(source.label, "no -R- or -C- frame by its name"))
+        if found := re.search(r"-([RC])-(\d+)$", source.stem, re.IGNORECASE):
+            scenes[PurePosixPath(source.name).parent][found[1].upper() == "C"].append(source)
+            numbers[source] = int(found[2])
+        else:
+            collection.drops.append(Drop(source.label, "no -R- or -C- frame by its name"))
+    for scene, (rainy, clean) in scenes.items():
         if len(clean) == 1:  # for all
-            numbers = dict.fromkeys(numbers, 0)
+            numbers |= dict.fromkeys((*rainy, *clean), 0)
         paired = pairing.pair_by_key(rainy, clean, numbers.get, numbers.get)
         # A place may be called Train Station: the folder above the scene's names the split.
         collection.add_pairs(paired, split_below(root, str(scene.parent)), dict.fromkeys(clean, str(scene)).__getitem__)
@@ -128,7 +126,7 @@ def _gt_rain(root: Path, options: LayoutOptions) -> Collection:
 
 def _rain100(root: Path, options: LayoutOptions) -> Collection:
     collection = Collection()
-    groups: dict[tuple[tuple[str, ...], Split | None], tuple[list[SourceImage], list[SourceImage]]] = {}
+    groups: _Groups[tuple[tuple[str, ...], Split | None]] = defaultdict(lambda: ([], []))
     numbers: dict[SourceImage, int] = {}
     for source, place in scan.role_folders(find(root), ("rain", "rainy"), ("norain",)).items():
         path = PurePosixPath(source.stem)
@@ -138,8 +136,7 @@ def _rain100(root: Path, options: LayoutOptions) -> Collection:
             continue
         # In the new form rainy images are called norain too: the folder decides, if it has a role.
         base, word = (path.parts[:-1], found[1]) if place is None else (path.parts[:place], path.parts[place])
-        group = groups.setdefault((base, split_below(root, str(path.parent))), ([], []))
-        group[word.lower() == "norain"].append(source)
+        groups[base, split_below(root, str(path.parent))][word.lower() == "norain"].append(source)
         numbers[source] = int(found[2])
     for (_, split), (rainy, clean) in groups.items():
         collection.add_pairs(pairing.pair_by_key(rainy, clean, numbers.get, numbers.get), split)
@@ -171,16 +168,12 @@ def _train_a_train_b(root: Path, options: LayoutOptions) -> Collection:
     return collection
 
 
-def _siblings(
-    rainy_names: tuple[str, ...],
-    clean_names: tuple[str, ...],
-    pair: Callable[[list[SourceImage], list[SourceImage]], Paired],
-) -> FindImages:
+def _siblings(rainy_names: tuple[str, ...], clean_names: tuple[str, ...], pair: pairing.Rule) -> FindImages:
     """Make the function of a layout of rainy and clean folders side by side, at any depth."""
 
     def find_images(root: Path, options: LayoutOptions) -> Collection:
         collection = Collection()
-        groups: dict[str, tuple[list[SourceImage], list[SourceImage]]] = {}
+        groups: _Groups[str] = defaultdict(lambda: ([], []))
         full: dict[SourceImage, SourceImage] = {}
         for source, place in scan.role_folders(find(root), rainy_names, clean_names).items():
             if place is None:
@@ -191,7 +184,7 @@ def _siblings(
             # The name below the folder, so that equal names are equal on both sides.
             short = replace(source, name="/".join(parts[place + 1 :]))
             full[short] = source
-            groups.setdefault("/".join(parts[:place]), ([], []))[parts[place].lower() in clean_names].append(short)
+            groups["/".join(parts[:place])][parts[place].lower() in clean_names].append(short)
         for base in sorted(groups, key=natural_key):
             try:
                 pairs, drops = pair(*groups[base])

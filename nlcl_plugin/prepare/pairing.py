@@ -11,6 +11,7 @@ from nlcl_plugin.errors import InputError
 from nlcl_plugin.prepare.model import Drop, Paired, SourceImage
 
 Images = list[SourceImage]
+Rule = Callable[[Images, Images], Paired]
 Key = Callable[[SourceImage], Hashable | None]
 
 

@@ -119,9 +119,6 @@ def create_lmdb(
         progress: False shows no progress bar, None shows one on a terminal.
         log: Gets a line if an unfinished run is continued or given up.
 
-    Returns:
-        What was done.
-
     Raises:
         InputError: If no image can be read, an image changes meanwhile, the LMDB cannot be written, or its name is
             taken by something else.

@@ -34,11 +34,7 @@ _SIDES = {
 
 
 def orientation_of(block: bytes) -> int:
-    """Read the orientation.
-
-    Returns:
-        1 to 8 as in the EXIF standard; 1 if there is none or it is no such number.
-    """
+    """Read the orientation, 1 to 8 as in the EXIF standard; 1 if there is none or it is no such number."""
     try:
         for tag, at in entries(block):
             if tag == _ORIENTATION:
@@ -53,10 +49,7 @@ def set_upright(block: bytes) -> bytes | None:
     """Mark a photograph as the right way up, after its pixels were turned by `turned`.
 
     The orientation becomes 1, width and height change places where the turn changed them, and the thumbnail, which
-    shows the photograph as it was, is cut off.
-
-    Returns:
-        The changed block, of the same length; None if it is broken.
+    shows the photograph as it was, is cut off. The block keeps its length; None if it is broken.
     """
     changed = bytearray(block)
     try:
@@ -79,11 +72,9 @@ def set_upright(block: bytes) -> bytes | None:
 
 
 def xmp_upright(packet: bytes, orientation: int) -> bytes | None:
-    """Mark a photograph as the right way up in its XMP.
+    """Mark a photograph as the right way up in its XMP: orientation 1, and width and height as the turn leaves them.
 
-    Returns:
-        The packet with orientation 1, and with the names of width and height exchanged if the turn exchanged them;
-        None if it would not hold for the new file, or has a form that cannot be changed here.
+    None if the packet would not hold for the new file, or has a form that cannot be changed here.
     """
     changed, found = _XMP_ORIENTATION.subn(rb"\g<1>1", packet)
     if b"\0" in packet or _OF_PARTS.search(packet) or found != len(_ANY_ORIENTATION.findall(packet)):
@@ -94,10 +85,7 @@ def xmp_upright(packet: bytes, orientation: int) -> bytes | None:
 
 
 def exif_of_tiff(data: bytes) -> bytes | None:
-    """Take those tags out of a TIFF file that describe the photograph, not how it is stored.
-
-    Returns:
-        An EXIF block; None if there are none.
+    """Make an EXIF block of those tags of a TIFF file that describe the photograph, not how it is stored; or None.
 
     Raises:
         Exception: What Pillow raises for broken tags.
@@ -114,11 +102,7 @@ def exif_of_tiff(data: bytes) -> bytes | None:
 
 
 def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Turn stored pixels the right way up.
-
-    Returns:
-        The pixels as they are to be seen: contiguous, and the same array for orientation 1.
-    """
+    """Turn stored pixels the right way up: contiguous, and the same array for orientation 1."""
     if orientation >= 5:
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):

@@ -42,11 +42,7 @@ def kept(chunks: list[Chunk]) -> list[Chunk]:
 
 
 def profile_of(chunks: list[Chunk]) -> bytes | None:
-    """The colour profile.
-
-    Raises:
-        ValueError: If it is broken.
-    """
+    """The colour profile; a broken one is a `ValueError`."""
     packed = dict(chunks).get(b"iCCP")
     return None if packed is None else _unpacked(packed.partition(b"\0")[2][1:])
 
