@@ -102,9 +102,7 @@ def export(
             content = _onnx(derainer, half, opset) if kind == "onnx" else _safetensors(derainer, half)
             step = f"as {kind} cannot be run"
             run = _run_onnx(content) if kind == "onnx" else _run_safetensors(content, derainer)
-            differences = [
-                _difference(run(example), wanted) for example, wanted in zip(examples, expected, strict=True)
-            ]
+            differences = [_difference(run(one), wanted) for one, wanted in zip(examples, expected, strict=True)]
         except InputError:
             raise
         except Exception as error:  # whatever an architecture does that an exporter or a runtime does not know

@@ -42,7 +42,8 @@ def extract_rain_bank(
     """Extract the rain layers of images into an LMDB.
 
     The LMDB appears when it is whole and checked, with `rain_bank.json`, which records its origin, and `rain_bank.png`,
-    some images beside their layers. A run that was killed is finished by the same call.
+    some images beside their layers. A run that was killed is finished by the same call. Images that cannot be read are
+    `skipped`.
 
     Args:
         network: What extracts.
@@ -51,9 +52,6 @@ def extract_rain_bank(
         overwrite: Replace a bank that exists.
         progress: False shows no progress bar, None shows one on a terminal.
         log: Gets a line if an unfinished run is continued or given up.
-
-    Returns:
-        What was done; images that cannot be read are in `skipped`.
 
     Raises:
         InputError: If nothing can be read, the weights don't fit, there is no rain, or the LMDB cannot be written.

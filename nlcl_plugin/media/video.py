@@ -96,12 +96,8 @@ class Video:
     def _step(self, frame: Frame) -> int:
         return frame.duration or max(1, round(1 / (self.rate * self.time_base)))
 
-    def begin(self) -> None:
-        """Decode the first frame, which alone says how all are to be turned.
-
-        Raises:
-            InputError: If there is none.
-        """
+    def _begin(self) -> None:
+        """Decode the first frame, which alone says how all are to be turned."""
         decoded = self._decoded()
         try:
             frame = next(decoded, None)
@@ -224,7 +220,7 @@ def _video(source: str, container: Any, max_pixels: int) -> Video:
         source=container,
         stream=stream,
     )
-    video.begin()
+    video._begin()
     if len(pictures) > 1:
         video.note("only its first pictures are kept")
     if any(part.is_alpha for part in kind.components):

@@ -92,8 +92,7 @@ class EndlessBatchSampler(Sampler[list[SampleIndex]]):
 class PairedImageDataset(Dataset[dict[str, Any]]):
     """Whole rainy images and their ground truth, for validation.
 
-    Args:
-        opt: `dataroot_lq` and `dataroot_gt`: two folders of images, paired by `data.image_sources.pair_images`.
+    Options are `dataroot_lq` and `dataroot_gt`, two folders of images, paired by `data.image_sources.pair_images`.
 
     Raises:
         InputError: If a folder is missing or an image has no partner, or more than one.

@@ -51,14 +51,9 @@ def check_output_folder(output: Path, plan: Plan | None = None) -> None:
 def execute(plan: Plan, output: str | os.PathLike[str], *, copy: bool = False, jobs: int = 1) -> Counter[str]:
     """Make the files of a plan.
 
-    A run that was killed is finished by running the same plan again; the result is that of an uninterrupted run.
-
-    Args:
-        plan: The plan.
-        output: The folder: missing, empty, or of an earlier run of the same plan.
-        copy: Copy files. By default they are hard links where the file system allows it: to change one changes the
-            source.
-        jobs: The number of threads.
+    A run that was killed is finished by running the same plan again; the result is that of an uninterrupted run. The
+    folder is missing, empty, or of an earlier run of the same plan. Unless `copy`, files are hard links where the file
+    system allows it: to change one changes the source.
 
     Returns:
         How many files were `kept`, since they were there already, `linked`, and `written`.

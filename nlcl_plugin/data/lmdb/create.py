@@ -333,17 +333,16 @@ class _Batch:
 
 def _encode(recipe: Recipe, sources: list[SourceFile], progress: bool | None) -> Iterator[_Batch]:
     def encode(source: SourceFile) -> list[Value] | InputError:
-        result: list[Value] | InputError
         try:
-            result = recipe.encode(source)
+            return recipe.encode(source)
         except InputError as error:
-            result = error
-        if state_of(source.file) != source.state:
-            path = os.path.join(recipe.root, source.name)
-            raise InputError(f"{path}: changed while the LMDB was being made; run again when it is at rest")
-        if recipe.strict and isinstance(result, InputError):
-            raise result
-        return result
+            if recipe.strict:
+                raise
+            return error
+        finally:  # a change is the cause of whatever else went wrong
+            if state_of(source.file) != source.state:
+                path = os.path.join(recipe.root, source.name)
+                raise InputError(f"{path}: changed while the LMDB was being made; run again when it is at rest")
 
     results = map_in_order(encode, sources, jobs=recipe.jobs, title=recipe.title, progress=progress)
     limit = BATCH_IMAGES if recipe.batch_images is None else recipe.batch_images
