@@ -13,7 +13,7 @@ import torch
 from nlcl_plugin.config.blocks import DatasetOptions
 from nlcl_plugin.config.plain_yaml import dump, parse
 from nlcl_plugin.config.schema import suggest
-from nlcl_plugin.data.files import written_whole
+from nlcl_plugin.data.files import write_whole
 from nlcl_plugin.errors import InputError
 
 # Keys of `path` that say where a run writes; they follow from its name.
@@ -92,8 +92,7 @@ def read_yaml(path: str) -> dict[str, Any]:
 def write_options(path: str, options: dict[str, Any], *, comment: str = "") -> None:
     """Write plain options, below lines of a comment, as a file that `load_yaml` reads back as the same."""
     notes = "".join(f"# {line}\n" for line in comment.splitlines())
-    with written_whole(path) as file:
-        file.write(f"{notes}{dump(options)}".encode())
+    write_whole(path, f"{notes}{dump(options)}".encode())
 
 
 def override(options: dict[str, Any], entries: list[str]) -> None:

@@ -142,18 +142,15 @@ class _Record:
 
     def __init__(self, network: ImageDerainer, options: DerainOptions) -> None:
         self._folder, self._path = options.output, options.output / RECORD_FILE
+        source, about = network.derainer.source, network.derainer.about
         reference = None if options.reference is None else str(options.reference.resolve())
         self._asked: dict[str, Any] = {
             "save": sorted(options.save),
             "metrics": options.measured,
             "reference": reference,
         }
-        self._made_by = {"weights_sha256": sha256(network.derainer.source), "amp": network.amp}
-        self._about = {
-            "weights": str(network.derainer.source),
-            "network": network.derainer.about["network"],
-            "nlcl_plugin": __version__,
-        }
+        self._made_by = {"weights_sha256": sha256(source), "amp": network.amp}
+        self._about = {"weights": str(source), "network": about["network"], "nlcl_plugin": __version__}
         text = self._path.read_bytes().decode("utf-8", "replace") if self._path.exists() else ""
         self._torn = bool(text) and not text.endswith("\n")
         self._entries = {entry["file"]: entry for line in text.splitlines() if (entry := _entry(line))}

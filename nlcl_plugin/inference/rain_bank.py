@@ -42,8 +42,7 @@ def extract_rain_bank(
     """Extract the rain layers of images into an LMDB.
 
     The LMDB appears when it is whole and checked, with `rain_bank.json`, which records its origin, and `rain_bank.png`,
-    some images beside their layers. A run that was killed is finished by the same call. Images that cannot be read are
-    `skipped`.
+    some images beside their layers. The same call finishes a run that was killed. Unreadable images are `skipped`.
 
     Args:
         network: What extracts.
@@ -61,11 +60,7 @@ def extract_rain_bank(
     images = open_source(root)
     sources = _list(images)
     derainer = network.derainer
-    identity = {
-        "label": derainer.about["label"],
-        "network": derainer.about["network"],
-        "weights_sha256": sha256(derainer.source),
-    }
+    identity = {key: derainer.about[key] for key in ("label", "network")} | {"weights_sha256": sha256(derainer.source)}
 
     def encode(source: SourceFile) -> list[Value]:
         path = os.path.join(images.root, source.name)

@@ -65,14 +65,10 @@ def _format(video: Video) -> str:
 
 
 class VideoWriter:
-    """Encodes frames and copies the sound and the subtitles beside them; made by `write_video`.
-
-    What cannot be kept of the video that it is like is added to that one's notes.
-    """
+    """Encodes frames, and copies sound and subtitles; what cannot be kept goes to `like.notes`. See `write_video`."""
 
     def __init__(self, path: Path, output: Any, source: Any, like: Video):  # PyAV's containers
         self._path = path
-        self._av = import_av()
         self._output, self._like = output, like
         self._codec, self._pixels, self._options = encoder_like(like)
         self._coloured = self._pixels.startswith("yuv")
@@ -130,11 +126,7 @@ class VideoWriter:
         return stream
 
     def write(self, rgb: np.ndarray, like: Frame) -> None:
-        """Write the next frame.
-
-        Args:
-            rgb: (H, W, 3) RGB of the type of `like.rgb`, or floats in [0, 1].
-            like: The frame whose place it takes.
+        """Write the next frame in the place of another: (H, W, 3) RGB of the type of `like.rgb`, or floats in [0, 1].
 
         Raises:
             InputError: If it cannot be encoded or written.
@@ -142,7 +134,7 @@ class VideoWriter:
         """
         rgb = pixels_like(rgb, like.rgb)
         kind = "rgb48le" if self._like.deep else "rgb24"
-        frame = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format=kind)
+        frame = import_av().VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format=kind)
         frame = frame.reformat(
             format=self._pixels,
             dst_colorspace=self._matrix if self._coloured else None,

@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from nlcl_plugin.data.image_io import decode_raw, encode_png, read_bytes
+from nlcl_plugin.data.image_io import PNG_OPTIONS, decode_raw, encode, encode_png, read_bytes
 from nlcl_plugin.data.parallel import map_in_order
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.media.video import is_whole
@@ -101,7 +101,7 @@ def choose_frames(video: SourceImage, every: int) -> Iterator[tuple[SourceImage,
 
     for _, window in itertools.groupby(_read_frames(video.path), lambda numbered: numbered[0] // every):
         number, frame = max(window, key=sharpness)
-        yield SourceImage(video.path, video.name, f"frame={number}"), _encode(frame)
+        yield SourceImage(video.path, video.name, f"frame={number}"), encode(".png", frame, PNG_OPTIONS)
 
 
 def extract_frames(path: str, parts: Iterable[str]) -> Iterator[tuple[str, bytes]]:
@@ -112,7 +112,7 @@ def extract_frames(path: str, parts: Iterable[str]) -> Iterator[tuple[str, bytes
     wanted = {int(part.removeprefix("frame=")): part for part in parts}
     for number, frame in _read_frames(path):
         if number in wanted:
-            yield wanted[number], _encode(frame)
+            yield wanted[number], encode(".png", frame, PNG_OPTIONS)
         if number >= max(wanted):
             return
 
@@ -132,7 +132,3 @@ def _read_frames(path: str) -> Iterator[tuple[int, np.ndarray]]:
         raise InputError(f"{path}: no frame of this video can be read; convert it, for example to MP4")
     if count < _ENOUGH * announced and not is_whole(path):
         raise InputError(f"{path}: reading ends after {count} of {announced} frames; repair or convert the video")
-
-
-def _encode(bgr: np.ndarray) -> bytes:
-    return encode_png(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))

@@ -25,7 +25,7 @@ import torch.distributed as dist
 from basicsr.utils import check_resume
 from basicsr.utils.dist_util import master_only
 
-from nlcl_plugin.data.files import json_text, remove_leftovers, sha256, sync_folder, written_whole
+from nlcl_plugin.data.files import json_text, remove_leftovers, sha256, sync_folder, write_whole
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.models.validation import PAIRED_METRICS
 from nlcl_plugin.networks.about import as_metadata
@@ -45,8 +45,7 @@ def seal(opt: dict[str, Any], current_iter: int) -> None:
     folder = Path(opt["path"]["training_states"])
     files = [folder / f"{current_iter}.state", *_networks(opt, current_iter)]
     lines = [f"{sha256(path)}  {Path(os.path.relpath(path, folder)).as_posix()}\n" for path in files]
-    with written_whole(folder / f"{current_iter}.sha256") as file:
-        file.write("".join(lines).encode())
+    write_whole(folder / f"{current_iter}.sha256", "".join(lines).encode())
 
 
 @master_only
@@ -142,8 +141,7 @@ def write_best(opt: dict[str, Any], best: dict[str, Any] | None) -> None:
     if best is None:
         path.unlink(missing_ok=True)
     else:
-        with written_whole(path) as file:
-            file.write(json_text(best).encode())
+        write_whole(path, json_text(best).encode())
 
 
 # resuming -------------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torchvision
 
-from nlcl_plugin.data.files import json_text, parse_record, written_whole
+from nlcl_plugin.data.files import json_text, parse_record, write_whole
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.version import __version__
 
@@ -31,8 +31,7 @@ class JsonLog:
     def __init__(self, path: str, current_iter: int) -> None:
         self.path = path
         entries = _entries(path) if current_iter else []
-        with written_whole(path) as file:
-            file.write("".join(line for line, entry in entries if entry["iter"] <= current_iter).encode())
+        write_whole(path, "".join(line for line, entry in entries if entry["iter"] <= current_iter).encode())
 
     def write(self, entry: dict[str, Any]) -> None:
         """Append an entry; `iter` is one of its keys."""

@@ -11,7 +11,7 @@ import torch
 from basicsr.utils import get_root_logger
 from tqdm import tqdm
 
-from nlcl_plugin.data.files import json_text, written_whole
+from nlcl_plugin.data.files import json_text, write_whole
 from nlcl_plugin.data.image_io import to_uint8
 from nlcl_plugin.metrics.classical_filters import FILTERS, best_filter
 from nlcl_plugin.metrics.quality import psnr, ssim
@@ -53,8 +53,7 @@ def summarise(model: Any, loaders: list[Any], folder: str, best: dict[str, Any] 
     if best:
         summary["best"] = best
     path = osp.join(folder, "summary.json")
-    with written_whole(path) as file:
-        file.write(json_text(summary, indent=2).encode())
+    write_whole(path, json_text(summary, indent=2).encode())
     shown = "\n".join(f"Picture: {picture}" for picture in pictures)
     get_root_logger().info(f"Summary\n{table(datasets, photographs)}\nFigures: {path}\n{shown}")
     return summary

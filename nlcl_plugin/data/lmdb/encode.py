@@ -17,17 +17,12 @@ _PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 
 @dataclass(frozen=True)
 class Cut:
-    """How images are cut into sub-images: BasicSR's `extract_subimages`.
+    """How images are cut into sub-images: BasicSR's `extract_subimages`."""
 
-    Attributes:
-        crop: The side of the squares.
-        step: From one to the next.
-        threshold: At the right and at the bottom, one more is cut flush with the edge if more than so many pixels are
-            left over; BasicSR's `thresh_size`.
-    """
-
-    crop: int
-    step: int
+    crop: int  # the side of the squares
+    step: int  # from one to the next
+    # At the right and at the bottom, one more is cut flush with the edge if more than so many pixels are left over;
+    # BasicSR's `thresh_size`.
     threshold: int = 0
 
     def boxes(self, height: int, width: int) -> list[Box]:

@@ -53,7 +53,7 @@ def set_upright(block: bytes) -> bytes | None:
     """
     changed = bytearray(block)
     try:
-        order, first = _order(block), _first(block)
+        order, (first,) = _order(block), _unpack(block, "I", 4)
         sideways = orientation_of(block) >= 5
         for tag, at in entries(block):
             if tag == _ORIENTATION:
@@ -64,7 +64,7 @@ def set_upright(block: bytes) -> bytes | None:
                 if _WIDTH in places and _HEIGHT in places:
                     width, height = (slice(places[tag] + 2, places[tag] + 12) for tag in (_WIDTH, _HEIGHT))
                     changed[width], changed[height] = block[height], block[width]
-        count = struct.unpack_from(order + "H", block, first)[0]
+        (count,) = _unpack(block, "H", first)
         struct.pack_into(order + "I", changed, first + 2 + 12 * count, 0)
     except struct.error:
         return None
@@ -114,11 +114,11 @@ def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 def entries(block: bytes, directory: int | None = None) -> Iterator[tuple[int, int]]:
     """The tags of a directory, by default the first, and where their entries begin."""
-    order = _order(block)
-    directory = _first(block) if directory is None else directory
-    (count,) = struct.unpack_from(order + "H", block, directory)
+    if directory is None:
+        (directory,) = _unpack(block, "I", 4)
+    (count,) = _unpack(block, "H", directory)
     for at in range(directory + 2, directory + 2 + 12 * count, 12):
-        yield struct.unpack_from(order + "HHII", block, at)[0], at
+        yield _unpack(block, "HHII", at)[0], at
 
 
 def _order(block: bytes) -> str:
@@ -128,11 +128,10 @@ def _order(block: bytes) -> str:
     return marks[bytes(block[:4])]
 
 
-def _first(block: bytes) -> int:
-    return struct.unpack_from(_order(block) + "I", block, 4)[0]
+def _unpack(block: bytes, form: str, at: int) -> tuple[int, ...]:
+    return struct.unpack_from(_order(block) + form, block, at)
 
 
 def _number(block: bytes, at: int) -> int:
-    order = _order(block)
-    (kind,) = struct.unpack_from(order + "H", block, at + 2)
-    return struct.unpack_from(order + ("I" if kind == LONG else "H"), block, at + 8)[0]
+    (kind,) = _unpack(block, "H", at + 2)
+    return _unpack(block, "I" if kind == LONG else "H", at + 8)[0]

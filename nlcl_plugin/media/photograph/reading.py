@@ -81,18 +81,11 @@ class Photograph:
 
 
 def read_photograph(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Photograph:
-    """Read a photograph with its metadata.
+    """Read a photograph (PNG, JPEG, WebP, TIFF, BMP, or binary PPM or PGM) with its metadata.
 
     The content decides on the format, not the name. The orientation noted in EXIF is applied to the pixels. Palettes
     become RGB, fewer than eight bits become eight. Of several pictures in one JPEG the first is taken. What is lost is
-    listed in `notes`.
-
-    Args:
-        path: The file: PNG, JPEG, WebP, TIFF, BMP, or binary PPM or PGM.
-        max_pixels: The largest image to decode; larger ones are refused by their header.
-
-    Returns:
-        The photograph.
+    listed in `notes`. Images of more than `max_pixels` are refused by their header.
 
     Raises:
         InputError: If the file cannot be read, is broken, too large, an animation, has several pages, or is of a kind

@@ -29,15 +29,11 @@ _XMP = 700
 def write_photograph(path: str | os.PathLike[str], rgb: np.ndarray, like: Photograph) -> None:
     """Write new pixels in the file format, depth and colour space of a photograph, with its metadata.
 
-    A reader sees the old file or the whole new one, never a part. Missing folders are made. The format is that of
-    `like`, whatever the name ends in. Floats are rounded to its depth. A grey file gets the mean of the three
-    channels, which were equal before. PNG, TIFF (Deflate), BMP, PPM and lossless WebP are exact. A JPEG keeps its
-    chroma subsampling and gets quality 95, or its own tables where these are finer; a lossy WebP gets quality 95.
-
-    Args:
-        path: The file.
-        rgb: (H, W, 3) RGB of the type of `like.rgb`, or floats in [0, 1].
-        like: What was read.
+    They are (H, W, 3) RGB of the type of `like.rgb`, or floats in [0, 1], which are rounded to its depth. A reader sees
+    the old file or the whole new one, never a part. Missing folders are made. The format is that of `like`, whatever
+    the name ends in. A grey file gets the mean of the three channels, which were equal before. PNG, TIFF (Deflate),
+    BMP, PPM and lossless WebP are exact. A JPEG keeps its chroma subsampling and gets quality 95, or its own tables
+    where these are finer; a lossy WebP gets quality 95.
 
     Raises:
         InputError: If the file cannot be written.
