@@ -14,7 +14,7 @@ def extend_basicsr_on_import() -> None:
 
     Loader workers that are spawned import their dataset's package again, which comes by here too.
     """
-    if "basicsr" in sys.modules:
+    if sys.modules.get("basicsr") is not None:  # None forbids its import
         _extend()
     elif not any(isinstance(finder, _BasicSRFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _BasicSRFinder())
