@@ -41,6 +41,7 @@ setup(
         "safetensors>=0.4",
         "filelock>=4",  # torch brings it anyway
         "psutil",
+        "scipy",  # BasicSR brings it anyway
         "scikit-image>=0.22",  # the demo's photographs are inside its wheel
         "tifffile",  # scikit-image brings it anyway
         "tqdm",

@@ -18,8 +18,8 @@ from nlcl_plugin.data.image_sources import ImageSource, open_source
 from nlcl_plugin.data.sampler import sample_generator
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.rain.batch_random import BatchRandom
-from nlcl_plugin.rain.pseudo_pairs import make_pseudo_rainy
-from nlcl_plugin.rain.renderer import render_rain
+from nlcl_plugin.rain.finish import finish_pairs
+from nlcl_plugin.rain.pseudo_pairs import RENDERERS, make_pseudo_rainy
 from nlcl_plugin.rain.variation import RainVariation
 
 RENDERED = "rendered"  # in the place of a layer's path
@@ -39,9 +39,10 @@ class PseudoPairDataset(ImageDataset):
             - dataroot_gt (str): The clean images: a folder that is searched to its depth, or an LMDB.
             - dataroot_rain (str, or a list of them): The banks: LMDBs, by their names, or folders of images that show
               rain on black. Every layer of them all is drawn equally often. Not needed where `rendered` is 1.
-            - rendered (float): The fraction of samples whose rain is rendered (`rain.renderer`) instead. Default: 0.
-            - gain, threshold, resize, flip, layers, rain_free, screen: How the rain is varied, as in
-              `train.restorer_opt`; see `RainVariation`. Of several `layers`, all are of the bank or all rendered.
+            - rendered (float): The fraction of samples whose rain is rendered instead. Default: 0.
+            - renderer, gain, threshold, resize, flip, layers, rain_free, screen, air_light, noise, jpeg: How the rain
+              is rendered, varied and laid on, and what is done to the pair after it, as in `train.restorer_opt`; see
+              `RainVariation`. Of several `layers`, all are of the bank or all rendered.
 
     Raises:
         InputError: If an option is missing or wrong.
@@ -81,12 +82,14 @@ class PseudoPairDataset(ImageDataset):
         random = BatchRandom(int(rng.integers(2**63)), 0, rows=[0], total=1)
         rain = [self._render(rng) if rendered else self._draw_layer(rng, skipped) for _ in range(self.variation.layers)]
         layers = [layer[None] for layer, _ in rain]
-        rainy = make_pseudo_rainy(clean[None], layers[0], self.variation, random, others=layers[1:])[0]
-        sample = {"lq": rainy, "gt": clean, "lq_path": rain[0][1], "gt_path": path}
+        rainy = make_pseudo_rainy(clean[None], layers[0], self.variation, random, others=layers[1:])
+        finished, rainy = finish_pairs(clean[None], rainy, self.variation, random)
+        sample = {"lq": rainy[0], "gt": finished[0], "lq_path": rain[0][1], "gt_path": path}
         return self._with_skipped(sample, skipped)
 
     def _render(self, rng: np.random.Generator) -> tuple[Tensor, str]:
-        return torch.from_numpy(render_rain((self._crop_size, self._crop_size), rng)[None]), RENDERED
+        layer = RENDERERS[self.variation.renderer]((self._crop_size, self._crop_size), rng)
+        return torch.from_numpy(layer[None]), RENDERED
 
     def _draw_layer(self, rng: np.random.Generator, skipped: list[str]) -> tuple[Tensor, str]:
         """A crop of a layer (1 or 3, gt_size, gt_size); its flips are those of the variation."""

@@ -16,6 +16,7 @@ from nlcl_plugin.errors import InputError, escape
 from nlcl_plugin.media.photograph import read_photograph
 from nlcl_plugin.metrics.niqe import niqe
 from nlcl_plugin.metrics.quality import psnr, ssim
+from nlcl_plugin.metrics.streaks import precision_recall, streaks_left
 
 
 def measure(
@@ -27,13 +28,14 @@ def measure(
         name: Its name below the output folder.
         rainy: O.
         derained: B, of the same shape and type.
-        blind: Whether to measure NIQE (lower is better), before and after.
+        blind: Whether to measure NIQE (lower is better), before and after, and the streaks that are left.
         reference: Folder of ground truth with the same names; endings may differ.
         max_pixels: Of a ground truth.
 
     Returns:
-        `mean_rain` in [0, 1], `niqe_rainy` and `niqe` where the image has one (`metrics.niqe`), and `psnr_rainy`,
-        `psnr` (dB), `ssim_rainy` and `ssim`; nothing if neither is asked for.
+        `mean_rain` in [0, 1]; `niqe_rainy`, `niqe` and `streaks_left` where the image has them (`metrics.niqe`,
+        `metrics.streaks`); and `psnr_rainy`, `psnr` (dB), `ssim_rainy`, `ssim`, `streak_precision` and `streak_recall`.
+        Nothing if neither is asked for.
 
     Raises:
         InputError: If the ground truth is missing, unreadable or of another size.
@@ -44,10 +46,13 @@ def measure(
     pictures = {"_rainy": to_uint8(to_float(rainy)), "": to_uint8(to_float(derained))}
     if blind:
         found |= {f"niqe{suffix}": niqe(picture) for suffix, picture in pictures.items()}
+        found["streaks_left"] = streaks_left(*map(to_float, pictures.values()))
     if reference is not None:
         truth = _ground_truth(reference, name, rainy.shape, max_pixels)
         for suffix, picture in pictures.items():
             found |= {f"psnr{suffix}": psnr(picture, truth), f"ssim{suffix}": ssim(picture, truth)}
+        pair = (to_float(picture) for picture in (*pictures.values(), truth))
+        found["streak_precision"], found["streak_recall"] = precision_recall(*pair)
     return {key: value for key, value in found.items() if math.isfinite(value)}
 
 

@@ -19,6 +19,7 @@ from nlcl_plugin.models.composite_contrast import compare_composites
 from nlcl_plugin.models.optimization import Stepper, update_average
 from nlcl_plugin.models.unpaired_losses import UnpairedLosses
 from nlcl_plugin.rain.batch_random import BatchRandom
+from nlcl_plugin.rain.finish import finish_pairs
 from nlcl_plugin.rain.pseudo_pairs import make_pseudo_rainy, replace_by_rendered
 
 DECOMPOSITIONS = ("residual", "two_branch")
@@ -231,9 +232,10 @@ class UnpairedIteration:
         with stepper.autocast():
             with torch.no_grad():
                 rain = self._extracted_rain(rainy, current_iter)
-                laid = replace_by_rendered(rain, self.options.restorer_opt.rendered, random)
+                laid = replace_by_rendered(rain, self.options.restorer_opt, random)
                 variation = self.options.restorer_opt.variation(self._rounds(current_iter))
                 pseudo = make_pseudo_rainy(clean, laid, variation, random)
+                clean, pseudo = finish_pairs(clean, pseudo, variation, random)
             restored = self.nets["s"](pseudo)
             value = self.cri_pix(restored, clean)
             losses = OrderedDict(l_restorer=value.detach())

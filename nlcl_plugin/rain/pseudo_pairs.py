@@ -11,8 +11,12 @@ from torch import Tensor
 
 from nlcl_plugin.losses import lay_rain
 from nlcl_plugin.rain.batch_random import BatchRandom
+from nlcl_plugin.rain.photographic import render_photographic_rain
 from nlcl_plugin.rain.renderer import render_rain
 from nlcl_plugin.rain.variation import RainVariation
+
+AIR_LIGHT = (0.6, 1.0)  # brightness of the light that rain scatters
+RENDERERS = {"demo": render_rain, "photograph": render_photographic_rain}  # by the names of `RainVariation.renderer`
 
 
 def make_pseudo_rainy(
@@ -23,7 +27,7 @@ def make_pseudo_rainy(
     Args:
         clean: Clean images C (B, 3, H, W), RGB in [0, 1].
         rain: Rain layers R of other images (B, C, H, W); negative values are dropped.
-        options: Ranges of the variation; `rendered` is the caller's.
+        options: Ranges of the variation; `rendered`, `noise` and `jpeg` are the caller's.
         random: Where the variation is drawn from.
         others: With more than one layer: the further ones, `options.layers` - 1 of the shape of `rain`. By default
             they are the rain of the other images given here.
@@ -39,26 +43,33 @@ def make_pseudo_rainy(
         total = torch.maximum(total, vary_rain(another, options, random) * random.coin(0.5, rain))
     total = total * random.coin(1 - options.rain_free, rain)
     screen = random.coin(options.screen, rain)
-    return screen * lay_rain(clean, total, blend="screen") + (1 - screen) * lay_rain(clean, total)
+    others_laid = lay_rain(clean, total)
+    if options.air_light > 0:
+        # Rain scatters the light of the sky: it brightens what is darker than that, and nothing else.
+        lit = clean + total.clamp(max=1) * (random.uniform(*AIR_LIGHT, rain) - clean).clamp_min(0)
+        chosen = random.coin(options.air_light, rain)
+        others_laid = chosen * lit + (1 - chosen) * others_laid
+    return screen * lay_rain(clean, total, blend="screen") + (1 - screen) * others_laid
 
 
-def replace_by_rendered(rain: Tensor, fraction: float, random: BatchRandom) -> Tensor:
-    """Put rendered rain (see `rain.renderer`) in the places of some rain layers.
+def replace_by_rendered(rain: Tensor, options: RainVariation, random: BatchRandom) -> Tensor:
+    """Put rendered rain in the places of some rain layers.
 
     Args:
         rain: Rain layers (B, C, H, W), the shape of the result.
-        fraction: How many are replaced, in [0, 1]. With 0 no number is drawn.
+        options: A fraction `rendered` of the layers is replaced, by what `renderer` makes. With 0 no number is drawn.
         random: Where it is drawn from which ones these are, and what they become.
     """
-    if fraction == 0:
+    if options.rendered == 0:
         return rain
+    render = RENDERERS[options.renderer]
     cpu = torch.device("cpu")
-    chosen = random.coin(fraction, rain.new_empty(0, device=cpu)).flatten().tolist()
+    chosen = random.coin(options.rendered, rain.new_empty(0, device=cpu)).flatten().tolist()
     seeds = random.each(lambda n: torch.randint(2**62, (n,), generator=random.generator), cpu).tolist()
     rain = rain.clone()
     for place, seed in enumerate(seeds):
         if chosen[place]:
-            rendered = render_rain((rain.shape[-2], rain.shape[-1]), np.random.default_rng(seed))
+            rendered = render((rain.shape[-2], rain.shape[-1]), np.random.default_rng(seed))
             rain[place] = torch.from_numpy(rendered).to(rain)  # grey: all channels alike
     return rain
 

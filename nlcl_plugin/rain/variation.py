@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Range = tuple[float, float]
@@ -22,8 +24,27 @@ class RainVariation(BaseModel):
     flip: bool = Field(True, description="Flip rain layers, horizontally and vertically.")
     layers: int = Field(1, ge=1, description="Rain layers of as many images that one composite may carry (maximum).")
     rendered: float = Field(0.0, ge=0, le=1, description="Fraction of pairs whose rain is rendered, not extracted.")
+    renderer: Literal["demo", "photograph"] = Field(
+        "demo",
+        description="How rain is rendered: the demo's streaks, or the variety of photographs (`rain.photographic`).",
+    )
     rain_free: float = Field(0.1, ge=0, le=1, description="Fraction of pairs without rain, which keep clean images.")
     screen: float = Field(0.0, ge=0, le=1, description="Fraction of pairs blended by C + R (1 - C), not clip(C + R).")
+    air_light: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Of the other pairs, fraction blended by C + R max(A - C, 0), with a grey air-light A in [0.6, 1].",
+    )
+    noise: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Largest standard deviation of noise, in [0, 1], the same on both images of a pair.",
+    )
+    jpeg: float = Field(
+        0.0, ge=0, le=1, description="Fraction of pairs of which both images are compressed as JPEG, after the rain."
+    )
 
     @model_validator(mode="after")
     def _check(self) -> RainVariation:

@@ -125,6 +125,14 @@ class TestPairs:
         assert abs(free - 0.3) < 0.08  # 3 sigma
         assert abs(additive - 0.5) < 0.11
 
+    def test_noise_and_jpeg_are_the_same_on_both_images(self, roots):
+        opt = options(roots, rendered=1, renderer="photograph", rain_free=1.0, noise=0.1, jpeg=1.0)
+        for sample in many(PseudoPairDataset(opt), epochs=2):
+            assert torch.equal(sample["lq"], sample["gt"])
+        plain = many(PseudoPairDataset({**opt, "noise": 0, "jpeg": 0}), epochs=2)
+        finished = many(PseudoPairDataset(opt), epochs=2)
+        assert not any(torch.equal(one["gt"], other["gt"]) for one, other in zip(plain, finished, strict=True))
+
     def test_rendered_rain_comes_as_often_as_asked_for_and_needs_no_bank(self, roots):
         samples = many(PseudoPairDataset(options(roots, rendered=0.3)), epochs=100)
         assert abs(np.mean([sample["lq_path"] == "rendered" for sample in samples]) - 0.3) < 0.08
@@ -185,6 +193,7 @@ class TestOptions:
             ({"dataroot_rain": []}, r"dataroot_rain: got \[\], expected"),
             ({"dataroot_rain": 5}, "dataroot_rain: got 5, expected the path"),
             ({"dataroot_rain": "nowhere.lmdb"}, r"dataroot_rain: nowhere\.lmdb: no such folder"),
+            ({"renderer": "fog"}, "renderer: got 'fog': Input should be 'demo' or 'photograph'"),
             ({"rendered": 1.5}, r"rendered: got 1\.5: Input should be less than or equal to 1"),
             ({"gain": [2, 1]}, r"gain must be \[low, high\] .* received \[2\.0, 1\.0\]"),
             ({"gain": 1.5}, r"gain: got 1\.5"),

@@ -1,9 +1,12 @@
+import numpy as np
 import pytest
 import torch
 
 from nlcl_plugin.config.train_options import RestorerOptions
 from nlcl_plugin.rain.batch_random import BatchRandom
+from nlcl_plugin.rain.photographic import render_photographic_rain
 from nlcl_plugin.rain.pseudo_pairs import make_pseudo_rainy, replace_by_rendered, vary_rain
+from nlcl_plugin.rain.renderer import render_rain
 
 PLAIN = {"start_iter": 0, "gain": (1.0, 1.0), "resize": (1.0, 1.0), "flip": False, "rain_free": 0.0, "threshold": 0.0}
 
@@ -29,6 +32,18 @@ def test_without_variation_the_composite_is_the_blend_or_the_clean_image():
         ({"rain_free": 1.0}, clean),
     ):
         torch.testing.assert_close(make_pseudo_rainy(clean, rain, varied(**changes), drawn(clean)), expected)
+
+
+def test_air_light_brightens_what_is_darker_and_nothing_else():
+    clean = torch.tensor([0.0, 0.5, 1.0]).view(1, 1, 1, 3).expand(64, 3, 1, 3)
+    rain = torch.full((64, 1, 1, 3), 0.5)
+    rainy = make_pseudo_rainy(clean, rain, varied(air_light=1.0), drawn(clean))
+    light = 2 * rainy[:, :, :, 0]  # of a black pixel: O = R A
+    assert 0.6 <= light.min() < 0.65 < 0.95 < light.max() <= 1
+    torch.testing.assert_close(rainy[..., 1], 0.5 + 0.5 * (light - 0.5))
+    assert (rainy[..., 2] == 1).all()
+    additive = make_pseudo_rainy(clean, rain, varied(air_light=0.3), drawn(clean))[:, 0, 0, 1] == 1
+    assert 0.5 < additive.float().mean() < 0.9
 
 
 def test_faint_and_negative_rain_is_dropped():
@@ -70,7 +85,7 @@ def test_extra_layers_only_add_rain_of_other_images():
 
 def test_rendered_rain_takes_the_places_of_as_many_layers_as_asked_for():
     rain = torch.full((200, 3, 24, 24), 0.01)
-    replaced = replace_by_rendered(rain, 0.3, drawn(rain))
+    replaced = replace_by_rendered(rain, varied(rendered=0.3), drawn(rain))
     changed = ~(replaced == rain).flatten(1).all(dim=1)
     assert abs(changed.float().mean() - 0.3) < 0.1  # 3 sigma
     assert (rain == 0.01).all()
@@ -82,16 +97,28 @@ def test_rendered_rain_takes_the_places_of_as_many_layers_as_asked_for():
 
 def test_rendered_rain_does_not_depend_on_how_the_batch_is_split():
     rain = torch.zeros(6, 1, 16, 16)
-    whole = replace_by_rendered(rain, 0.5, drawn(rain))
+    whole = replace_by_rendered(rain, varied(rendered=0.5), drawn(rain))
     for rows in ([0, 2, 4], [1, 3, 5]):
-        assert torch.equal(replace_by_rendered(rain[rows], 0.5, BatchRandom(0, 1, rows, 6)), whole[rows])
+        assert torch.equal(
+            replace_by_rendered(rain[rows], varied(rendered=0.5), BatchRandom(0, 1, rows, 6)), whole[rows]
+        )
+
+
+def test_rain_is_rendered_by_the_renderer_of_that_name():
+    rain = torch.zeros(1, 1, 32, 48)
+    random = drawn(rain)
+    random.coin(1.0, rain)
+    seed = int(torch.randint(2**62, (1,), generator=random.generator))
+    for name, render in (("demo", render_rain), ("photograph", render_photographic_rain)):
+        replaced = replace_by_rendered(rain, varied(rendered=1.0, renderer=name), drawn(rain))
+        assert torch.equal(replaced[0, 0], torch.from_numpy(render((32, 48), np.random.default_rng(seed))))
 
 
 def test_without_rendered_rain_no_number_is_drawn():
     _, rain = layers()
     random = drawn(rain)
     before = random.generator.get_state()
-    assert replace_by_rendered(rain, 0, random) is rain
+    assert replace_by_rendered(rain, varied(), random) is rain
     assert torch.equal(random.generator.get_state(), before)
 
 

@@ -61,6 +61,10 @@ SIZES = {
             *("datasets:train:dataroot_rain=datasets/rain/rainy", "network_g:num_feat=4"),
         ],
     ),
+    "restorer_rendered": (
+        "g",
+        [*(*COMMON, *(folder for folder in FOLDERS if "train:dataroot_lq" not in folder)), "network_g:num_feat=4"],
+    ),
     SWINIR: ("gp", [*TINY[SWINIR], *COMMON]),
     ESRGAN: ("dgp", [*TINY[ESRGAN], *COMMON]),
 }

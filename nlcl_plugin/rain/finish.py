@@ -1,0 +1,50 @@
+"""What a camera does to a photograph after the rain: noise and JPEG, the same on both images of a pair (ours)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchvision.io import decode_jpeg, encode_jpeg
+
+from nlcl_plugin.rain.batch_random import BatchRandom
+from nlcl_plugin.rain.variation import RainVariation
+
+QUALITY = (60.0, 98.0)  # of JPEG
+
+
+def finish_pairs(clean: Tensor, rainy: Tensor, options: RainVariation, random: BatchRandom) -> tuple[Tensor, Tensor]:
+    """Give the images of each pair the same noise, and compress both as JPEG of the same quality.
+
+    So rain looks as it does in photographs, and the clean image as it would there: noise and compression are not what
+    a restorer is to remove.
+
+    Args:
+        clean: Clean images (B, 3, H, W), RGB in [0, 1].
+        rainy: The same with rain.
+        options: `noise` and `jpeg`. What is 0 draws no number.
+        random: Where noise and qualities are drawn from.
+
+    Returns:
+        The clean and the rainy images, as they came where both options are 0.
+    """
+    if options.noise > 0:
+        strength = random.uniform(0.0, options.noise, clean)
+        shape = clean.shape[1:]
+        drawn = random.each(lambda n: torch.randn(n, *shape, generator=random.generator), clean.device)
+        noise = strength * drawn.to(clean.dtype)
+        clean, rainy = (clean + noise).clamp(0, 1), (rainy + noise).clamp(0, 1)
+    if options.jpeg > 0:
+        cpu = clean.new_empty(0, device="cpu", dtype=torch.float32)
+        chosen = random.coin(options.jpeg, cpu).flatten().tolist()
+        quality = random.uniform(*QUALITY, cpu).flatten().tolist()
+        clean, rainy = clean.clone(), rainy.clone()
+        for place, compress in enumerate(chosen):
+            if compress:
+                for images in (clean, rainy):
+                    images[place] = _as_jpeg(images[place], round(quality[place]))
+    return clean, rainy
+
+
+def _as_jpeg(image: Tensor, quality: int) -> Tensor:
+    levels = (image.float().clamp(0, 1) * 255).round().to("cpu", torch.uint8)
+    return (decode_jpeg(encode_jpeg(levels, quality)) / 255).to(image)

@@ -1,0 +1,55 @@
+import torch
+from torchvision.io import decode_jpeg, encode_jpeg
+
+from nlcl_plugin.rain.batch_random import BatchRandom
+from nlcl_plugin.rain.finish import finish_pairs
+from nlcl_plugin.rain.variation import RainVariation
+
+
+def pairs(n=6):
+    torch.manual_seed(0)
+    clean = 0.3 + 0.2 * torch.rand(n, 3, 1, 1).expand(n, 3, 32, 24)
+    return clean, clean + 0.3 * (torch.rand(n, 1, 32, 24) < 0.1)
+
+
+def finish(clean, rainy, **options):
+    random = BatchRandom(0, 1, range(len(clean)), len(clean))
+    return finish_pairs(clean, rainy, RainVariation(**options), random)
+
+
+def test_without_options_nothing_changes_and_no_number_is_drawn():
+    clean, rainy = pairs()
+    random = BatchRandom(0, 1, range(6), 6)
+    before = random.generator.get_state()
+    assert finish_pairs(clean, rainy, RainVariation(), random) == (clean, rainy)
+    assert torch.equal(random.generator.get_state(), before)
+
+
+def test_both_images_get_the_same_noise_of_a_strength_of_their_own():
+    clean, rainy = pairs(200)
+    noisy, wet = finish(clean, rainy, noise=0.05)
+    torch.testing.assert_close(wet - noisy, rainy - clean)  # nothing clips here
+    strengths = (noisy - clean).std(dim=(1, 2, 3))
+    assert strengths.min() < 0.005
+    assert 0.045 < strengths.max() < 0.055
+
+
+def test_both_images_of_as_many_pairs_as_asked_for_are_compressed_alike():
+    clean, rainy = pairs(200)
+    kept, compressed = finish(clean, rainy, jpeg=0.3)
+    changed = ~(compressed == rainy).flatten(1).all(dim=1)
+    assert 0.2 < changed.float().mean() < 0.4
+    place = int(changed.nonzero()[0])
+    levels = (rainy[place] * 255).round().byte()
+    qualities = [q for q in range(60, 99) if torch.equal(decode_jpeg(encode_jpeg(levels, q)) / 255, compressed[place])]
+    assert qualities
+    flat = (clean[place] * 255).round().byte()
+    assert any(torch.equal(decode_jpeg(encode_jpeg(flat, q)) / 255, kept[place]) for q in qualities)
+
+
+def test_an_image_gets_what_it_would_get_in_any_split_of_the_batch():
+    clean, rainy = pairs()
+    whole = finish(clean, rainy, noise=0.05, jpeg=0.5)
+    half = finish_pairs(clean[1::2], rainy[1::2], RainVariation(noise=0.05, jpeg=0.5), BatchRandom(0, 1, [1, 3, 5], 6))
+    for one, other in zip(whole, half, strict=True):
+        assert torch.equal(one[1::2], other)
