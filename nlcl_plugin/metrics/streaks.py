@@ -1,4 +1,4 @@
-"""Figures of rain streaks: which of their pixels are found where there is a ground truth, and how much is left (ours)."""
+"""Figures of rain streaks: the pixels that are found, against a ground truth, and how much is left, without (ours)."""
 
 from __future__ import annotations
 
