@@ -51,8 +51,8 @@ def measure(
         truth = _ground_truth(reference, name, rainy.shape, max_pixels)
         for suffix, picture in pictures.items():
             found |= {f"psnr{suffix}": psnr(picture, truth), f"ssim{suffix}": ssim(picture, truth)}
-        pair = (to_float(picture) for picture in (*pictures.values(), truth))
-        found["streak_precision"], found["streak_recall"] = precision_recall(*pair)
+        rainy, derained, truth = (to_float(picture) for picture in (*pictures.values(), truth))
+        found["streak_precision"], found["streak_recall"] = precision_recall(rainy, derained, truth)
     return {key: value for key, value in found.items() if math.isfinite(value)}
 
 
