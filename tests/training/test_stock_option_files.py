@@ -292,7 +292,7 @@ def run(folder, options):
 def assert_runs_or_is_refused(folder, options, capsys):
     for block, key, complaint in (
         (options.get("train", {}), "feature_matching_opt", f"train.feature_matching_opt.type: {GONE}"),
-        (options["network_g"], "ema_decay", "network_g.ema_decay: EDVR has no such option"),
+        (options["network_g"], "ema_decay", "network_g.ema_decay: unknown option"),
     ):
         if key in block:
             assert run(folder, options) == [2, 2]
