@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def lay_rain(clean: Tensor, rain: Tensor, *, blend: str = "additive") -> Tensor:
+def lay_rain(clean: Tensor, rain: Tensor, *, blend: str = "additive", light: Tensor | float = 1.0) -> Tensor:
     """Lay a rain layer on clean images, without gradient to the rain.
 
     The rain must not learn from the composite: it would vanish to make the task easy.
@@ -14,7 +14,8 @@ def lay_rain(clean: Tensor, rain: Tensor, *, blend: str = "additive") -> Tensor:
     Args:
         clean: Clean images C (B, 3, H, W), RGB in [0, 1].
         rain: Rain layers R of other images (B, 1 or 3, H, W), in [0, 1].
-        blend: `additive`: clip(C + R, 0, 1). `screen`: C + R (1 - C).
+        blend: `additive`: clip(C + R, 0, 1). `screen`: C + R max(A - C, 0), which brightens what is darker than A only.
+        light: A of `screen`, in [0, 1], such as (B, 1, 1, 1): the brightness of the light that rain scatters.
 
     Returns:
         Rainy composites, the shape of `clean`, RGB in [0, 1].
@@ -24,7 +25,7 @@ def lay_rain(clean: Tensor, rain: Tensor, *, blend: str = "additive") -> Tensor:
     """
     rain = rain.detach()
     if blend == "screen":
-        return (clean + rain * (1 - clean)).clamp(0, 1)
+        return (clean + rain * (light - clean).clamp_min(0)).clamp(0, 1)
     if blend == "additive":
         return (clean + rain).clamp(0, 1)
     raise ValueError(f"blend must be additive or screen, but received {blend!r}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import scipy.fft
+from scipy.signal import fftconvolve
 
 MAX_LAYERS = 3  # distances, one layer each
 KINDS = 4  # different streaks per layer
@@ -78,7 +78,7 @@ def _layer(shape: tuple[int, int], angle: float, rng: np.random.Generator) -> np
     points = np.zeros((KINDS, height, columns), np.float32)
     places = (rng.integers(0, size, count) for size in points.shape)
     np.add.at(points, tuple(places), np.float32(peak / gamma) * rng.gamma(gamma, size=count).astype(np.float32))
-    return convolve_valid(points, streaks).clip(0.0)
+    return fftconvolve(points, streaks, mode="valid", axes=(1, 2)).sum(axis=0).clip(0.0)
 
 
 def _between(limits: tuple[float, float], place: float) -> float:
@@ -113,12 +113,3 @@ def streak(length: float, angle: float, width: float, *, taper: float, curvature
 def _same_size(kernels: list[np.ndarray]) -> np.ndarray:
     radius = max(len(kernel) for kernel in kernels) // 2
     return np.stack([np.pad(kernel, radius - len(kernel) // 2) for kernel in kernels])
-
-
-def convolve_valid(points: np.ndarray, kernels: np.ndarray) -> np.ndarray:
-    """Sum of the convolutions of images (K, H, W) with odd kernels (K, k, k), where the kernels fit: (H-k+1, W-k+1)."""
-    side, size = kernels.shape[-1], points.shape[-2:]
-    fast = [scipy.fft.next_fast_len(length, real=True) for length in size]
-    product = (scipy.fft.rfft2(points, fast) * scipy.fft.rfft2(kernels, fast)).sum(axis=0)
-    # What wraps around falls on the first k - 1 rows and columns, which are left out.
-    return scipy.fft.irfft2(product, fast)[side - 1 : size[0], side - 1 : size[1]]

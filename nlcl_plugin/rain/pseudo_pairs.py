@@ -45,8 +45,7 @@ def make_pseudo_rainy(
     screen = random.coin(options.screen, rain)
     others_laid = lay_rain(clean, total)
     if options.air_light > 0:
-        # Rain scatters the light of the sky: it brightens what is darker than that, and nothing else.
-        lit = clean + total.clamp(max=1) * (random.uniform(*AIR_LIGHT, rain) - clean).clamp_min(0)
+        lit = lay_rain(clean, total.clamp(max=1), blend="screen", light=random.uniform(*AIR_LIGHT, rain))
         chosen = random.coin(options.air_light, rain)
         others_laid = chosen * lit + (1 - chosen) * others_laid
     return screen * lay_rain(clean, total, blend="screen") + (1 - screen) * others_laid

@@ -43,5 +43,12 @@ def test_streaks_left_is_about_the_fraction_of_rendered_rain_that_is_left(render
     np.testing.assert_allclose(np.mean(figures, axis=0), [0, 0.25, 0.5, 0.75], atol=0.15)
 
 
+def test_where_structure_has_as_much_direction_as_the_rain_there_is_no_figure():
+    clean = 0.8 * skimage.data.astronaut()[30:280, 90:340] / 255
+    rain = np.zeros((250, 250, 1))
+    rain[100:120, 50::60] = 0.3  # four short streaks
+    assert math.isnan(streaks_left(clean + rain, clean))
+
+
 def test_an_image_without_thin_bright_lines_has_no_figure():
     assert math.isnan(streaks_left(np.full((40, 40, 3), 0.5), np.full((40, 40, 3), 0.4)))
