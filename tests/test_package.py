@@ -19,7 +19,10 @@ import nlcl_plugin
 from nlcl_plugin.registry import register, register_in_basicsr
 
 NAMES = {
-    ARCH_REGISTRY: ("FeatureEncoder", "LayerGenerator", "PatchDiscriminator", "ProjectionHeads", "ResidualUNet"),
+    ARCH_REGISTRY: (
+        *("FeatureEncoder", "LayerGenerator", "PatchDiscriminator", "ProjectionHeads"),
+        *("ResidualUNet", "SimpleGateUNet"),
+    ),
     LOSS_REGISTRY: ("AsymmetricNLCLLoss", "LocationContrastLoss", "RelayLoss"),
     DATASET_REGISTRY: ("UnpairedImageDataset", "PseudoPairDataset"),
     MODEL_REGISTRY: ("NLCLModel", "NLCLSRModel", "NLCLSwinIRModel", "NLCLSRGANModel", "NLCLESRGANModel"),

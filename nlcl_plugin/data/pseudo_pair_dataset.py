@@ -20,6 +20,7 @@ from nlcl_plugin.errors import InputError
 from nlcl_plugin.rain.batch_random import BatchRandom
 from nlcl_plugin.rain.finish import finish_pairs
 from nlcl_plugin.rain.pseudo_pairs import RENDERERS, make_pseudo_rainy
+from nlcl_plugin.rain.structure import add_structure
 from nlcl_plugin.rain.variation import RainVariation
 
 RENDERED = "rendered"  # in the place of a layer's path
@@ -40,9 +41,9 @@ class PseudoPairDataset(ImageDataset):
             - dataroot_rain (str, or a list of them): The banks: LMDBs, by their names, or folders of images that show
               rain on black. Every layer of them all is drawn equally often. Not needed where `rendered` is 1.
             - rendered (float): The fraction of samples whose rain is rendered instead. Default: 0.
-            - renderer, gain, threshold, resize, flip, layers, rain_free, screen, air_light, noise, jpeg: How the rain
-              is rendered, varied and laid on, and what is done to the pair after it, as in `train.restorer_opt`; see
-              `RainVariation`. Of several `layers`, all are of the bank or all rendered.
+            - All other keys of `RainVariation`, as in `train.restorer_opt`: how the rain is rendered, varied and laid
+              on, what is drawn into the clean image before, and what is done to the pair after. Of several `layers`,
+              all are of the bank or all rendered.
 
     Raises:
         InputError: If an option is missing or wrong.
@@ -80,10 +81,11 @@ class PseudoPairDataset(ImageDataset):
         clean = self._augment(image, rng)
         rendered = rng.random() < self.variation.rendered
         random = BatchRandom(int(rng.integers(2**63)), 0, rows=[0], total=1)
+        clean = add_structure(clean[None], self.variation, random)
         rain = [self._render(rng) if rendered else self._draw_layer(rng, skipped) for _ in range(self.variation.layers)]
         layers = [layer[None] for layer, _ in rain]
-        rainy = make_pseudo_rainy(clean[None], layers[0], self.variation, random, others=layers[1:])
-        finished, rainy = finish_pairs(clean[None], rainy, self.variation, random)
+        rainy = make_pseudo_rainy(clean, layers[0], self.variation, random, others=layers[1:])
+        finished, rainy = finish_pairs(clean, rainy, self.variation, random)
         sample = {"lq": rainy[0], "gt": finished[0], "lq_path": rain[0][1], "gt_path": path}
         return self._with_skipped(sample, skipped)
 

@@ -21,6 +21,7 @@ from nlcl_plugin.models.unpaired_losses import UnpairedLosses
 from nlcl_plugin.rain.batch_random import BatchRandom
 from nlcl_plugin.rain.finish import finish_pairs
 from nlcl_plugin.rain.pseudo_pairs import make_pseudo_rainy, replace_by_rendered
+from nlcl_plugin.rain.structure import add_structure
 
 DECOMPOSITIONS = ("residual", "two_branch")
 MAX_SKIPPED = 20  # steps in a row; more of them mean that the weights themselves are past help
@@ -234,6 +235,7 @@ class UnpairedIteration:
                 rain = self._extracted_rain(rainy, current_iter)
                 laid = replace_by_rendered(rain, self.options.restorer_opt, random)
                 variation = self.options.restorer_opt.variation(self._rounds(current_iter))
+                clean = add_structure(clean, variation, random)
                 pseudo = make_pseudo_rainy(clean, laid, variation, random)
                 clean, pseudo = finish_pairs(clean, pseudo, variation, random)
             restored = self.nets["s"](pseudo)

@@ -16,7 +16,7 @@ MAX_LAYERS = 3  # distances, one layer each
 KINDS = 4  # different streaks per layer
 LENGTH = (3.0, 60.0)  # pixels between the points of half brightness: short exposure or far away, to long or near
 WIDTH = (0.35, 2.0)  # standard deviation across, pixels: sharp, to out of focus
-COVER = (0.005, 0.5)  # fraction of the pixels that streaks of one layer would cover if none overlapped
+COVER = (0.003, 0.5)  # fraction of the pixels that streaks of one layer would cover if none overlapped
 PEAK = (0.04, 0.6)  # mean brightness of the streaks of one layer, at their middles
 SHAPE = (0.8, 4.0)  # of the gamma law of that brightness: a few bright streaks among faint ones, to nearly equal ones
 TAPER = (1.0, 6.0)  # exponent: ends that fade slowly, to ends that are cut off
@@ -56,7 +56,7 @@ def render_photographic_rain(shape: tuple[int, int], rng: np.random.Generator) -
 def _layer(shape: tuple[int, int], angle: float, rng: np.random.Generator) -> np.ndarray:
     depth = rng.random()
     length = _between(LENGTH, depth)
-    width = _between(WIDTH, 0.55 * depth + 0.45 * rng.random())
+    width = _between(WIDTH, 0.25 * depth + 0.75 * rng.random())  # a short exposure shows wide drops too
     taper, curvature = rng.uniform(*TAPER), rng.normal(0.0, CURVATURE)
     streaks = _same_size(
         [

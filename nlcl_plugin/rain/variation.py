@@ -29,6 +29,12 @@ class RainVariation(BaseModel):
         description="How rain is rendered: the demo's streaks, or the variety of photographs (`rain.photographic`).",
     )
     rain_free: float = Field(0.1, ge=0, le=1, description="Fraction of pairs without rain, which keep clean images.")
+    structure: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Fraction of clean images into which thin structure is drawn, which must stay: cables, letters.",
+    )
     screen: float = Field(0.0, ge=0, le=1, description="Fraction of pairs blended by C + R (1 - C), not clip(C + R).")
     air_light: float = Field(
         0.0,
@@ -41,6 +47,12 @@ class RainVariation(BaseModel):
         ge=0,
         le=1,
         description="Largest standard deviation of noise, in [0, 1], the same on both images of a pair.",
+    )
+    sharpen: float = Field(
+        0.0,
+        ge=0,
+        le=2,
+        description="Largest amount of sharpening (unsharp mask), the same on both images; a third of them is blurred.",
     )
     jpeg: float = Field(
         0.0, ge=0, le=1, description="Fraction of pairs of which both images are compressed as JPEG, after the rain."

@@ -35,7 +35,7 @@ from nlcl_plugin.training.distributed import from_rank_zero, get_dist_info
 _SUM = re.compile(r"(?P<sum>[0-9a-f]{64}) [ *](?P<name>[^\0]+)")
 
 
-# writing --------------------------------------------------------------------------------------------------------------
+# sealing and copying; `basicsr_features.py` writes the networks and states -------------------------------------------
 @master_only
 def seal(opt: dict[str, Any], current_iter: int) -> None:
     """Write the checksums of a checkpoint whose networks and state are on disk; rank 0 only does it.

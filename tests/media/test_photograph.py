@@ -418,3 +418,11 @@ def test_what_does_not_fit_is_not_written(tmp_path):
     with pytest.raises(InputError, match=r"b\.png: cannot be written \((Not a directory|File exists)\)"):
         write_photograph(tmp_path / "a.png" / "b.png", RGB, like)
     assert os.listdir(tmp_path) == ["a.png"]
+
+
+def test_a_jpeg_keeps_the_longest_exif_that_its_one_segment_can_have(tmp_path):
+    with_long_note = exif()
+    padding = 65_533 - len(with_long_note)  # what a segment's two bytes of length leave
+    Image.fromarray(RGB).save(tmp_path / "long.jpg", exif=with_long_note + bytes(padding))
+    write_photograph(tmp_path / "new.jpg", NEW, read_photograph(tmp_path / "long.jpg"))
+    assert Image.open(tmp_path / "new.jpg").info["exif"] == Image.open(tmp_path / "long.jpg").info["exif"]

@@ -112,6 +112,18 @@ def test_a_resumed_run_with_faint_rain_is_not_taken_for_a_collapse(tmp_path):
     assert 0.005 < step(model, 100)["mean_rain"] < 0.02  # the first step of this process, beyond collapse_iter
 
 
+def test_restorer_learns_to_keep_structure_that_is_drawn_into_clean_images(tmp_path):
+    model = build(options(tmp_path, restorer_opt={"start_iter": 0, "rain_free": 1.0, "structure": 1.0}, optim_s=ADAM))
+    seen, targets = [], []
+    model.net_s.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    model.iteration.cri_pix.register_forward_pre_hook(lambda _, inputs: targets.append(inputs[1]))
+    clean = torch.full((4, 3, 32, 32), 0.5)
+    model.feed_data({"lq": torch.rand(4, 3, 32, 32), "gt": clean, "lq_path": list("abcd")})
+    model.optimize_parameters(1)
+    assert torch.equal(seen[0], targets[0])
+    assert (seen[0] != clean).flatten(1).any(1).sum() >= 3
+
+
 @pytest.mark.parametrize("rendered", [0.0, 1.0])
 def test_restorer_learns_on_rendered_rain_where_asked_for(tmp_path, rendered):
     restorer = {"start_iter": 0, "rain_free": 0.0, "rendered": rendered}

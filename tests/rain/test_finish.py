@@ -5,6 +5,8 @@ from nlcl_plugin.rain.batch_random import BatchRandom
 from nlcl_plugin.rain.finish import finish_pairs
 from nlcl_plugin.rain.variation import RainVariation
 
+OPTIONS = {"noise": 0.05, "sharpen": 1.0, "jpeg": 0.5}
+
 
 def pairs(n=6):
     torch.manual_seed(0)
@@ -34,6 +36,23 @@ def test_both_images_get_the_same_noise_of_a_strength_of_their_own():
     assert 0.045 < strengths.max() < 0.055
 
 
+def test_both_images_are_sharpened_or_blurred_by_the_same_unsharp_mask():
+    clean, rainy = pairs(200)
+    sharp, wet = finish(clean, rainy, sharpen=0.6)
+    assert torch.allclose(sharp, clean, atol=1e-6)  # flat: nothing to sharpen
+    kernel = torch.exp(-((torch.arange(5.0) - 2) ** 2) / 2)
+    kernel = (kernel / kernel.sum()).outer(kernel / kernel.sum()).expand(3, 1, 5, 5)
+    padded = torch.nn.functional.pad(rainy, (2, 2, 2, 2), mode="reflect")
+    detail = rainy - torch.nn.functional.conv2d(padded, kernel, groups=3)
+    inside = ((wet > 0) & (wet < 1) & (detail.abs() > 0.02)).float()  # what did not clip
+    ratio = (wet - rainy) / torch.where(detail.abs() > 0.02, detail, torch.inf)
+    amounts = (ratio * inside).sum(dim=(1, 2, 3)) / inside.sum(dim=(1, 2, 3))
+    torch.testing.assert_close(ratio * inside, amounts[:, None, None, None] * inside, atol=1e-3, rtol=0)
+    assert -0.3 < amounts.min() < -0.27
+    assert 0.57 < amounts.max() < 0.6
+    assert 0.25 < (amounts < 0).float().mean() < 0.42
+
+
 def test_both_images_of_as_many_pairs_as_asked_for_are_compressed_alike():
     clean, rainy = pairs(200)
     kept, compressed = finish(clean, rainy, jpeg=0.3)
@@ -49,7 +68,7 @@ def test_both_images_of_as_many_pairs_as_asked_for_are_compressed_alike():
 
 def test_an_image_gets_what_it_would_get_in_any_split_of_the_batch():
     clean, rainy = pairs()
-    whole = finish(clean, rainy, noise=0.05, jpeg=0.5)
-    half = finish_pairs(clean[1::2], rainy[1::2], RainVariation(noise=0.05, jpeg=0.5), BatchRandom(0, 1, [1, 3, 5], 6))
+    whole = finish(clean, rainy, **OPTIONS)
+    half = finish_pairs(clean[1::2], rainy[1::2], RainVariation(**OPTIONS), BatchRandom(0, 1, [1, 3, 5], 6))
     for one, other in zip(whole, half, strict=True):
         assert torch.equal(one[1::2], other)

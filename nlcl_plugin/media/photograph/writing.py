@@ -22,7 +22,7 @@ from nlcl_plugin.media.photograph.reading import Photograph
 
 _QUALITY = 95  # of JPEG and lossy WebP; above it files grow fast and nothing can be seen
 _TABLE_SUM = 369  # of the table of brightness of a JPEG of that quality
-_LONGEST_EXIF = 65_000  # bytes; a JPEG keeps it in one segment
+_LONGEST_EXIF = 65_527  # bytes; a JPEG keeps it in one segment, behind six others
 _XMP = 700
 
 
@@ -94,7 +94,7 @@ def _jpeg(pixels: np.ndarray, like: Photograph) -> bytes:
     if pixels.shape[2] == 3:
         sampling = like.settings.get("subsampling", -1)
         options["subsampling"] = sampling if sampling in (0, 1, 2) else 0
-    if like.exif and len(like.exif) < _LONGEST_EXIF:
+    if like.exif and len(like.exif) <= _LONGEST_EXIF:
         options["exif"] = b"Exif\0\0" + like.exif
     return _save(pixels, "JPEG", icc_profile=like.icc, xmp=like.xmp or b"", **_dpi(like), **options)
 

@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+import torch
+
+from nlcl_plugin.rain import structure
+from nlcl_plugin.rain.batch_random import BatchRandom
+from nlcl_plugin.rain.structure import add_structure, draw_structure
+from nlcl_plugin.rain.variation import RainVariation
+
+KINDS = ("_cables", "_railing", "_grid", "_twigs", "_leaves", "_letters", "_lights")
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (9, 70, 3), (64, 48, 3)])
+def test_drawing_keeps_shape_and_range_and_depends_on_the_seed(shape):
+    image = np.full(shape, 0.4, np.float32)
+    drawn = [draw_structure(image, np.random.default_rng(seed)) for seed in [*range(40), 0]]
+    for picture in drawn:
+        assert (picture.shape, picture.dtype) == (shape, np.float32)
+        assert picture.min() >= 0
+        assert picture.max() <= 1
+    assert drawn[0].tobytes() == drawn[-1].tobytes()
+    assert len({picture.tobytes() for picture in drawn}) > 20 or shape == (1, 1, 3)
+    assert (image == np.float32(0.4)).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_is_drawn_and_leaves_most_of_the_image_as_it_was(kind, monkeypatch):
+    for other in KINDS:
+        monkeypatch.setattr(structure, other, getattr(structure, kind))
+    image = np.random.default_rng(0).random((96, 96, 3), np.float32)
+    changed = [(draw_structure(image, np.random.default_rng(seed)) != image).any(-1).mean() for seed in range(20)]
+    assert np.median(changed) > 0.002
+    assert np.median(changed) < 0.6
+
+
+def test_what_is_drawn_has_one_colour_and_one_opacity_where_a_line_covers_the_pixel(monkeypatch):
+    for kind in KINDS:
+        monkeypatch.setattr(structure, kind, lambda mask, line, rng: line(-5, 20, 70, 20, 6.0))
+    dark, bright = np.full((40, 64, 3), 0.1, np.float32), np.full((40, 64, 3), 0.9, np.float32)
+    opacities = []
+    for seed in range(30):
+        on_dark, on_bright = (draw_structure(image, np.random.default_rng(seed)) for image in (dark, bright))
+        np.testing.assert_array_equal(on_dark[:15], dark[:15])
+        opacity = 1 - (on_bright - on_dark)[20, 5:60] / 0.8  # of a blend of the ground and one colour
+        np.testing.assert_allclose(opacity, opacity[0, 0], atol=1e-5)
+        colour = (on_dark[20, 30] - 0.1 * (1 - opacity[0, 0])) / opacity[0, 0]
+        assert -1e-5 < colour.min() <= colour.max() < 1 + 1e-5
+        opacities.append(opacity[0, 0])
+    assert 0.2 <= min(opacities) < 0.4
+    assert 0.8 < max(opacities) <= 1
+
+
+def test_as_many_images_get_structure_as_asked_for_and_each_the_same_in_any_split_of_the_batch():
+    torch.manual_seed(0)
+    clean = torch.rand(200, 3, 32, 32)
+    before = clean.clone()
+    drawn = add_structure(clean, RainVariation(structure=0.4), BatchRandom(0, 3, range(200), 200))
+    assert torch.equal(clean, before)
+    assert 0.25 < (drawn != clean).flatten(1).any(1).float().mean() < 0.45  # a little may be drawn outside
+    half = add_structure(clean[1::2], RainVariation(structure=0.4), BatchRandom(0, 3, range(1, 200, 2), 200))
+    assert torch.equal(half, drawn[1::2])
+
+
+def test_without_the_option_no_number_is_drawn():
+    clean, random = torch.rand(2, 3, 8, 8), BatchRandom(0, 3, range(2), 2)
+    before = random.generator.get_state()
+    assert add_structure(clean, RainVariation(), random) is clean
+    assert torch.equal(random.generator.get_state(), before)
