@@ -2,7 +2,7 @@
 
 Usage: python tools/real_rain.py --weights W [W ...] --output DIR [--pairs RAINY CLEAN] [--clean DIR] [--rainy DIR]
 
-Each W is what tools/derain.py takes as --weights; `demo` is the demo weights of the package. Give what you have of
+Each W is what tools/derain.py takes as --weights; such as demo, the demo weights of the package. Give what you have of
 
 --pairs   photographs with rain and the same without, by the same names: the change of PSNR (dB) and SSIM, and the
           precision and recall of streak pixels (O - B > 0.05 against O - G > 0.05)
@@ -31,7 +31,7 @@ from tqdm import tqdm
 from nlcl_plugin.data.files import write_whole
 from nlcl_plugin.data.image_io import list_images, read_image, to_float, to_uint8, write_image
 from nlcl_plugin.errors import InputError, escape, exit_code_of
-from nlcl_plugin.inference.derain import DEMO_WEIGHTS, ImageDerainer
+from nlcl_plugin.inference.derain import ImageDerainer
 from nlcl_plugin.inference.measures import measure
 from nlcl_plugin.metrics.quality import psnr
 from nlcl_plugin.pictures import Cell, grid
@@ -49,7 +49,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if not (arguments.pairs or arguments.clean or arguments.rainy):
         raise InputError("nothing to measure: received none of --pairs, --clean and --rainy; give at least one")
     output = Path(arguments.output)
-    networks = {_label(name): ImageDerainer(DEMO_WEIGHTS if name == "demo" else name) for name in arguments.weights}
+    networks = {_label(name): ImageDerainer(name) for name in arguments.weights}
     if len(networks) < len(arguments.weights):
         raise InputError(f"--weights: expected different networks, but received {', '.join(arguments.weights)}")
     results: dict[str, dict[str, dict[str, dict[str, float]]]] = {}

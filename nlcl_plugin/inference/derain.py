@@ -14,10 +14,10 @@ from torch import Tensor
 
 from nlcl_plugin.data.image_io import to_tensor
 from nlcl_plugin.errors import InputError
-from nlcl_plugin.inference.derainer import Derainer, ShapeError, load_derainer
+from nlcl_plugin.inference.derainer import Derainer, ShapeError, find_weights, load_derainer
 from nlcl_plugin.media.photograph.writing import pixels_like
 
-DEMO_WEIGHTS = Path(__file__).parents[1] / "weights" / "demo.safetensors"
+DEFAULT_WEIGHTS = "demo"  # of `PACKAGED`
 
 _TRIAL = (1, 3, 64, 64)  # a size that all but few networks take
 
@@ -46,7 +46,7 @@ class ImageDerainer:
         amp: bool = False,
         **load_options: Any,
     ) -> None:
-        self.derainer: Derainer = load_derainer(DEMO_WEIGHTS if weights is None else weights, **load_options)
+        self.derainer: Derainer = load_derainer(DEFAULT_WEIGHTS if weights is None else weights, **load_options)
         self.device = _find_device(device)
         self.derainer.net.to(self.device)
         self.amp = amp
@@ -114,7 +114,7 @@ def derain(
 
 
 def _network(weights: str | os.PathLike[str] | None, device: str, amp: bool) -> ImageDerainer:
-    path = Path(weights if weights is not None else DEMO_WEIGHTS).expanduser()
+    path = find_weights(DEFAULT_WEIGHTS if weights is None else weights)
     files = [path, *path.glob("models/*")]
     return _loaded(path, max((file.stat().st_mtime_ns for file in files if file.exists()), default=0), device, amp)
 

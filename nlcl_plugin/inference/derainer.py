@@ -19,6 +19,8 @@ from nlcl_plugin.networks.network_file import NetworkFile, build_with_weights, r
 from nlcl_plugin.networks.onnx_network import load_onnx
 from nlcl_plugin.networks.weights import best_or_newest, newest, saved_networks
 
+PACKAGED = {file.stem: file for file in sorted((Path(__file__).parents[1] / "weights").glob("*.safetensors"))}
+
 
 class ShapeError(InputError):
     """A network does not keep the shape."""
@@ -95,6 +97,12 @@ class Derainer:
         )
 
 
+def find_weights(path: str | os.PathLike[str]) -> Path:
+    """The path of weights, which may be a name of `PACKAGED`; a file or folder of that name comes first."""
+    found = Path(os.path.expanduser(path))
+    return found if found.exists() else PACKAGED.get(os.fspath(path), found)
+
+
 def load_derainer(
     path: str | os.PathLike[str],
     *,
@@ -105,8 +113,9 @@ def load_derainer(
     """Load a network to derain with.
 
     Args:
-        path: A network file (see `read_network_file`), an ONNX file of `tools/export.py`, or the folder of a training,
-            of which the best network in validation is taken (see `networks.weights.best_or_newest`).
+        path: A network file (see `read_network_file`), an ONNX file of `tools/export.py`, the folder of a training, of
+            which the best network in validation is taken (see `networks.weights.best_or_newest`), or a name of
+            `PACKAGED`, unless there is such a file or folder.
         label: The network it must be (g, r or s).
         order: Without a label: which of several to take, the first one that is there and was trained. By default the
             restorer, else `net_g`.
@@ -119,11 +128,12 @@ def load_derainer(
         InputError: If there is none, the file is torn or no network, its architecture is unknown or makes no layer, or
             the weights don't fit.
     """
-    path = Path(os.path.expanduser(path))
+    path = find_weights(path)
     if label is not None and label not in ("g", "r", "s"):
         raise InputError(f"label: expected g, r or s, but received {label!r}")
     if not path.exists():
-        raise InputError(f"{path}: missing; give the weights: a network file, or the folder of a training")
+        names = " or ".join(PACKAGED)
+        raise InputError(f"{path}: missing; give the weights: a network file, the folder of a training, or {names}")
     if path.suffix == ".onnx":
         return Derainer(*load_onnx(path), path)
     labels = (label,) if label else order

@@ -1,5 +1,7 @@
 """`nlcl_plugin.derain`: arrays and tensors in, the same kind out."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,8 @@ from derain_helpers import save_network
 import nlcl_plugin
 from nlcl_plugin.archs import LayerGenerator, ResidualUNet
 from nlcl_plugin.errors import InputError
+from nlcl_plugin.inference.derain import ImageDerainer
+from nlcl_plugin.inference.derainer import PACKAGED, find_weights
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.random((23, 31, 3), np.float32)
@@ -76,7 +80,7 @@ def test_the_demo_weights_take_rendered_rain_out():
 
     clean = skimage.data.coffee()[:256, :384].astype(np.float32) / 255
     rainy = blend(clean, render_rain((256, 384), np.random.default_rng(3)))
-    images = (rainy, nlcl_plugin.derain(rainy), nlcl_plugin.derain(clean))
+    images = (rainy, nlcl_plugin.derain(rainy, "demo"), nlcl_plugin.derain(clean, "demo"))
     before, after, kept = (psnr(to_uint8(image), to_uint8(clean)) for image in images)
     assert after - before > 3
     assert kept > 30
@@ -97,3 +101,14 @@ def test_the_demo_weights_take_rendered_rain_out():
 def test_what_is_no_image_is_refused(network, image, message):
     with pytest.raises(InputError, match=message):
         nlcl_plugin.derain(image, network[0])
+
+
+def test_weights_of_the_package_go_by_their_names_unless_such_a_file_or_folder_exists(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, file in PACKAGED.items():
+        assert ImageDerainer(name).derainer.source == file
+        assert find_weights(name) == file
+    (tmp_path / "demo").mkdir()
+    assert find_weights("demo") == Path("demo")
+    with pytest.raises(InputError, match=r"^real2: missing; give the weights: .*, or .*demo"):
+        ImageDerainer("real2")
