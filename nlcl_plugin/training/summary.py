@@ -19,6 +19,7 @@ from nlcl_plugin.pictures import save_montage
 
 MAX_IMAGES = 100  # per summary, evenly spread: classical filters on thousands of photographs take hours
 SHOWN = 4  # rows of the picture
+NO_RAIN = 0.001  # mean of O - B, in [0, 1], below which a network copies its input: the default of min_mean_rain
 
 _Pictures = list[tuple[dict[str, np.ndarray], dict[str, str]]]  # rows: images and captions by column
 
@@ -34,7 +35,7 @@ def summarise(model: Any, loaders: list[Any], folder: str, best: dict[str, Any] 
         those of all under `datasets`, those of datasets without pairs under `photographs` (NIQE, as validated; lower
         is better), and `best`. None if there are neither. `baseline` is the best of some classical filters on these
         very pairs, a choice in its favour. `clean` compares the derained clean images with themselves. `split_error`
-        is the mean of |O - B - R| in [0, 1]; without pairs, of the photographs that are shown.
+        is the mean of |O - B - R| in [0, 1]; without pairs, it and `mean_rain` are of the photographs that are shown.
     """
     datasets: dict[str, dict[str, Any]] = {}
     photographs: dict[str, dict[str, Any]] = {}
@@ -68,13 +69,25 @@ def table(datasets: dict[str, dict[str, Any]], photographs: dict[str, dict[str, 
         labels = {"rainy": "rainy, not derained", "baseline": figures["baseline"], "clean": "derain(clean)"}
         for key in ("rainy", "baseline", "derained", "clean"):
             lines.append(f"  {labels.get(key, key):{width}} {figures['psnr'][key]:10.2f} {figures['ssim'][key]:8.3f}")
+        lines += _warnings(figures)
     for name, figures in photographs.items():
         niqe = figures["niqe"]
         text = "no NIQE: too small, or other metrics were asked for"
         if niqe:
             text = f"NIQE {niqe['rainy']:.2f} before, {niqe['derained']:.2f} after deraining (lower is better)"
-        lines.append(f"{name} ({figures['images']} without pairs): {text}")
+        lines += [f"{name} ({figures['images']} without pairs): {text}", *_warnings(figures)]
     return "\n".join(lines)
+
+
+def _warnings(figures: dict[str, Any]) -> list[str]:
+    """What the user should not overlook: a network that takes nothing, or more harm than rain."""
+    lines = []
+    if figures["mean_rain"] < NO_RAIN:
+        lines.append(f"  nothing was learnt: the network copies its input (mean R {figures['mean_rain']:.5f})")
+    change = figures["psnr"]["derained"] - figures["psnr"]["rainy"] if "psnr" in figures else 1.0
+    if change <= 0:
+        lines.append(f"  deraining does not help these images: {change:+.2f} dB; see in the picture what R takes")
+    return lines
 
 
 def _without_pairs(model: Any, dataset: Any) -> tuple[dict[str, Any], _Pictures] | None:
@@ -85,7 +98,12 @@ def _without_pairs(model: Any, dataset: Any) -> tuple[dict[str, Any], _Pictures]
     shown = [_derain(model, _sample(dataset, index)) for index in _spread(dataset, SHOWN)]
     measured = {"niqe", "niqe_rainy"} <= metrics.keys()
     niqe = {"rainy": metrics["niqe_rainy"], "derained": metrics["niqe"]} if measured else None
-    figures = {"niqe": niqe, "split_error": float(np.mean([*map(_split_error, shown)])), "images": len(dataset)}
+    figures = {
+        "niqe": niqe,
+        "mean_rain": float(np.mean([float((visuals["lq"] - visuals["result"]).mean()) for visuals in shown])),
+        "split_error": float(np.mean([*map(_split_error, shown)])),
+        "images": len(dataset),
+    }
     return figures, [(_row(visuals), {}) for visuals in shown]
 
 
