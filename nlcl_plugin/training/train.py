@@ -117,6 +117,17 @@ def _make_folders(opt: dict[str, Any], options: dict[str, Any], *, new: bool, op
         write_options(osp.join(opt["path"]["experiments_root"], "options.yml"), options)
 
 
+def _without_effect(changes: list[str], options: dict[str, Any]) -> list[str]:
+    """Say which changed options a resumed run does not follow, as its state has them."""
+    warnings = []
+    if any(line.startswith("train.optim_") for line in changes):
+        warnings.append("Optimizers continue with the rates and arguments of the checkpoint all the same.")
+    schedule = (options["train"].get("scheduler") or {}).get("type")
+    if schedule != "LinearDecayLR" and any(line.startswith("train.scheduler") for line in changes):
+        warnings.append(f"The schedule ({schedule}) continues with the arguments of the checkpoint all the same.")
+    return warnings
+
+
 class _Run:
     """A training: what it consists of, and where it is."""
 
@@ -143,8 +154,8 @@ class _Run:
         changes = difference(run["options"], self._options) if "options" in run else []
         for line in changes:
             logger.warning(f"Option changed since the checkpoint: {line}")
-        if any(line.startswith("train.optim_") for line in changes):
-            logger.warning("Optimizers continue with the rates and arguments of the checkpoint all the same.")
+        for warning in _without_effect(changes, self._options):
+            logger.warning(warning)
         try:
             self.model.resume_training(state)
         except AssertionError as error:  # BasicSR's, which says neither what is there nor what to do
