@@ -18,24 +18,35 @@ from nlcl_plugin.rain.batch_random import BatchRandom
 from nlcl_plugin.rain.variation import RainVariation
 
 _FINER = 4  # drawn at so many times the size and averaged, so that lines may be thinner than a pixel
-_WIDTH = (0.4, 3.0)  # pixels, of lines
-_OPACITY = (0.2, 1.0)
+_WIDTH = (0.4, 4.0)  # pixels, of lines
+_OPACITY = (0.4, 1.0)
+_MOST = 3  # kinds per image
 _FONTS = (cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_PLAIN, cv2.FONT_HERSHEY_DUPLEX, cv2.FONT_HERSHEY_COMPLEX)
 _LETTERS = "ABCDEFGHIKLMNOPRSTUVWXYZabcdefghiklmnopqrstuvwxyz0123456789-/|!"
 
 Line = Callable[[float, float, float, float, float], None]  # from x, y to x, y, of a width; all in pixels
+Draw = Callable[[np.ndarray, Line, np.random.Generator], None]  # into a mask, whose pixels are `_FINER`
 
 
 def draw_structure(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Draw one kind of thin structure into an image: cables, a railing, a grid, twigs, leaves, letters or small lights.
+    """Draw thin structure into an image, one to three kinds: cables, railings, grids, twigs, leaves, letters, lights.
 
     Args:
         image: (H, W, 3), RGB in [0, 1].
         rng: Source of all randomness; the same state gives the same picture.
 
     Returns:
-        The image with the structure in one colour, often white or black, opaque or half transparent: float32 in [0, 1].
+        The image with the structure, each kind in one colour, often grey, opaque or half transparent: float32 in
+        [0, 1].
     """
+    image = np.float32(image)
+    kinds = (_cables, _railing, _grid, _twigs, _leaves, _letters, _lights)
+    for _ in range(rng.integers(1, _MOST + 1)):
+        image = _with_one(image, kinds[rng.integers(len(kinds))], rng)
+    return image
+
+
+def _with_one(image: np.ndarray, draw: Draw, rng: np.random.Generator) -> np.ndarray:
     height, width = image.shape[:2]
     mask = np.zeros((height * _FINER, width * _FINER), np.uint8)
 
@@ -43,13 +54,12 @@ def draw_structure(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         start, end = ((round(_FINER * a), round(_FINER * b)) for a, b in ((x, y), (to_x, to_y)))
         cv2.line(mask, start, end, 255, max(round(_FINER * thickness), 1))
 
-    kinds = (_cables, _railing, _grid, _twigs, _leaves, _letters, _lights)
-    kinds[rng.integers(len(kinds))](mask, line, rng)
+    draw(mask, line, rng)
     opacity = cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
     grey, tint = rng.random(), rng.random(3) if rng.random() < 0.3 else np.zeros(3)
-    colour = np.clip((1 - grey**2 if rng.random() < 0.7 else grey**2) - 0.5 * tint, 0, 1)  # mostly bright
+    colour = np.clip((1 - grey**2 if rng.random() < 0.6 else grey**2) - 0.5 * tint, 0, 1)  # bright or dark
     opacity = opacity[..., None] * np.float32(rng.uniform(*_OPACITY))
-    return np.float32(image) * (1 - opacity) + np.float32(colour) * opacity
+    return image * (1 - opacity) + np.float32(colour) * opacity
 
 
 def add_structure(clean: Tensor, options: RainVariation, random: BatchRandom) -> Tensor:
@@ -88,10 +98,11 @@ def _place(mask: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
 
 
 def _cables(mask: np.ndarray, line: Line, rng: np.random.Generator) -> None:
-    """Up to five long lines of nearly one direction, each through a point of the image."""
-    direction, far = rng.uniform(0, math.pi), sum(_size(mask))
+    """Up to five long lines of nearly one direction, as steep as rain in half of the images: cables, poles, edges."""
+    direction = rng.normal(math.pi / 2, 0.1) if rng.random() < 0.5 else rng.uniform(0, math.pi)
+    far = sum(_size(mask))
     for _ in range(rng.integers(1, 6)):
-        (x, y), angle, width = _place(mask, rng), direction + rng.normal(0, 0.15), _width_of(rng)
+        (x, y), angle, width = _place(mask, rng), direction + rng.normal(0, 0.1), _width_of(rng)
         dx, dy = far * math.cos(angle), far * math.sin(angle)
         line(x - dx, y - dy, x + dx, y + dy, width)
 
@@ -99,7 +110,8 @@ def _cables(mask: np.ndarray, line: Line, rng: np.random.Generator) -> None:
 def _railing(mask: np.ndarray, line: Line, rng: np.random.Generator) -> None:
     """Equal bars at equal distances, between two rails."""
     width, height = _size(mask)
-    step, thickness, tilt = rng.uniform(3, 25), _width_of(rng), rng.normal(0, 0.15)
+    step, tilt = rng.uniform(3, 25), rng.normal(0, 0.1)
+    thickness = step * rng.uniform(0.15, 0.6)
     top, length = rng.uniform(-0.3, 0.7) * height, rng.uniform(0.15, 1.0) * height
     for x in np.arange(-width, 2 * width, step):
         line(x, top, x + tilt * length, top + length, thickness)

@@ -25,15 +25,17 @@ def test_drawing_keeps_shape_and_range_and_depends_on_the_seed(shape):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_is_drawn_and_leaves_most_of_the_image_as_it_was(kind, monkeypatch):
+    monkeypatch.setattr(structure, "_MOST", 1)
     for other in KINDS:
         monkeypatch.setattr(structure, other, getattr(structure, kind))
     image = np.random.default_rng(0).random((96, 96, 3), np.float32)
     changed = [(draw_structure(image, np.random.default_rng(seed)) != image).any(-1).mean() for seed in range(20)]
     assert np.median(changed) > 0.002
-    assert np.median(changed) < 0.6
+    assert np.median(changed) < 0.7
 
 
 def test_what_is_drawn_has_one_colour_and_one_opacity_where_a_line_covers_the_pixel(monkeypatch):
+    monkeypatch.setattr(structure, "_MOST", 1)
     for kind in KINDS:
         monkeypatch.setattr(structure, kind, lambda mask, line, rng: line(-5, 20, 70, 20, 6.0))
     dark, bright = np.full((40, 64, 3), 0.1, np.float32), np.full((40, 64, 3), 0.9, np.float32)
@@ -46,7 +48,7 @@ def test_what_is_drawn_has_one_colour_and_one_opacity_where_a_line_covers_the_pi
         colour = (on_dark[20, 30] - 0.1 * (1 - opacity[0, 0])) / opacity[0, 0]
         assert -1e-5 < colour.min() <= colour.max() < 1 + 1e-5
         opacities.append(opacity[0, 0])
-    assert 0.2 <= min(opacities) < 0.4
+    assert 0.4 <= min(opacities) < 0.5
     assert 0.8 < max(opacities) <= 1
 
 
