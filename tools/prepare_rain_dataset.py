@@ -3,9 +3,14 @@
 Usage: python tools/prepare_rain_dataset.py SOURCE... --layout NAME --output DIR
        python tools/prepare_rain_dataset.py --layout two-folders --rainy DIR --clean DIR --output DIR
        python tools/prepare_rain_dataset.py --pair-by stem --rainy DIR --clean DIR --output DIR
+       python tools/prepare_rain_dataset.py VIDEO... --layout static-video --output DIR
 
 Files are hard links where possible: to change one changes the source; --copy makes copies. Run the same command again
 after an interruption: files that are there already are kept. Halves of images and frames of videos become PNG.
+
+A video of a still scene, with the camera on a tripod or in a calm hand, gives pairs for validation (val_rainy/,
+val_clean/) and a bank of real rain layers (rain/, for dataroot_rain of PseudoPairDataset): --every frames, a frame and
+the median of those around it.
 
 Exit codes: 0 done, 2 bad usage or input, 3 done but unreadable images were skipped, 5 interrupted.
 """
@@ -21,7 +26,9 @@ from nlcl_plugin.prepare import LAYOUTS, LayoutOptions, SplitOptions, collect, e
 from nlcl_plugin.prepare.execute import SUMMARY, check_output_folder
 from nlcl_plugin.prepare.model import Collection
 from nlcl_plugin.prepare.pairing import compiled
+from nlcl_plugin.prepare.static_video import make_static_pairs
 
+STATIC_VIDEO = "static-video"
 _ONLY_FOR = {
     "rainy_name": ["pairs"],
     "clean_name": ["pairs"],
@@ -40,6 +47,8 @@ def main(argv=None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     _check(arguments)
+    if arguments.layout == STATIC_VIDEO:
+        return _static_video(arguments)
     layout_options = LayoutOptions(
         rainy=arguments.rainy,
         clean=arguments.clean,
@@ -81,6 +90,21 @@ def _run(arguments: argparse.Namespace) -> int:
     print(escape(f"{output}: {counts['linked']} linked, {counts['written']} written, {counts['kept']} there already"))
     print(escape(f"look at {output / SUMMARY}"))
     return 3 if plan.unreadable else 0
+
+
+def _static_video(arguments: argparse.Namespace) -> int:
+    parser = _parser()
+    for name, value in vars(arguments).items():
+        if name not in ("sources", "layout", "output", "every") and value != parser.get_default(name):
+            raise InputError(f"--{name.replace('_', '-')}: is not for --layout {STATIC_VIDEO}; remove it")
+    if not arguments.sources:
+        raise InputError(f"layout {STATIC_VIDEO}: received no video; give one or more")
+    pairs, left_out = make_static_pairs(arguments.sources, arguments.output, every=arguments.every)
+    print(escape(f"{arguments.output}: {pairs} pairs in val_rainy and val_clean, and as many layers in rain"))
+    if left_out:
+        print(escape(f"left out, {len(left_out)} frames: {'; '.join(left_out[:3])}"))
+    print(escape(f"look at {Path(arguments.output) / SUMMARY}"))
+    return 0
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -129,7 +153,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("sources", nargs="*", metavar="SOURCE", help="folder of the dataset")
-    add("--layout", choices=list(LAYOUTS), help="how the dataset is laid out")
+    add("--layout", choices=[*LAYOUTS, STATIC_VIDEO], help="how the dataset is laid out")
     add("--output", required=True, metavar="DIR", help="folder to make")
     add("--rainy", metavar="DIR", help="rainy images or videos")
     add("--clean", metavar="DIR", help="clean images or videos")
@@ -156,7 +180,7 @@ def _parser() -> argparse.ArgumentParser:
         "--leakage-bits", type=int, default=4, metavar="BITS", help="how near is the same (default: %(default)s of 128)"
     )
     add("--allow-leakage", action="store_true", help="continue when training and validation contain the same images")
-    add("--every", type=int, default=15, metavar="N", help="videos: the sharpest of every N frames (default: 15)")
+    add("--every", type=int, default=15, metavar="N", help="videos: a frame of every N (default: 15)")
     add("--copy", action="store_true", help="copy files instead of linking them")
     add("--strict", action="store_true", help="an unreadable image ends the run, twins in unpaired training too")
     add("--dry-run", action="store_true", help="print the plan and change nothing")

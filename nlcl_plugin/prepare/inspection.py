@@ -99,7 +99,7 @@ def choose_frames(video: SourceImage, every: int) -> Iterator[tuple[SourceImage,
     def sharpness(numbered: tuple[int, np.ndarray]) -> float:  # low where a frame is blurred by motion or defocus
         return float(cv2.Laplacian(cv2.cvtColor(numbered[1], cv2.COLOR_BGR2GRAY), cv2.CV_64F).var())
 
-    for _, window in itertools.groupby(_read_frames(video.path), lambda numbered: numbered[0] // every):
+    for _, window in itertools.groupby(read_frames(video.path), lambda numbered: numbered[0] // every):
         number, frame = max(window, key=sharpness)
         yield SourceImage(video.path, video.name, f"frame={number}"), encode(".png", frame, PNG_OPTIONS)
 
@@ -110,14 +110,19 @@ def extract_frames(path: str, parts: Iterable[str]) -> Iterator[tuple[str, bytes
     They are read in one pass, since seeking is not exact in all videos.
     """
     wanted = {int(part.removeprefix("frame=")): part for part in parts}
-    for number, frame in _read_frames(path):
+    for number, frame in read_frames(path):
         if number in wanted:
             yield wanted[number], encode(".png", frame, PNG_OPTIONS)
         if number >= max(wanted):
             return
 
 
-def _read_frames(path: str) -> Iterator[tuple[int, np.ndarray]]:
+def read_frames(path: str) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the frames of a video, (H, W, 3), uint8 BGR, with their numbers from 0.
+
+    Raises:
+        InputError: If none can be read, or the video ends too early.
+    """
     # As bytes: OpenCV 5 ends the process with SIGSEGV on a name that is not Unicode.
     name: Any = os.fsencode(path)
     capture = cv2.VideoCapture(name)

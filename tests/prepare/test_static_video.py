@@ -1,0 +1,115 @@
+import cv2
+import numpy as np
+import prepare_rain_dataset
+import pytest
+import skimage.data
+
+from nlcl_plugin.data.image_io import read_image, to_uint8
+from nlcl_plugin.errors import InputError
+from nlcl_plugin.metrics.quality import psnr
+from nlcl_plugin.prepare import static_video
+from nlcl_plugin.prepare.static_video import make_static_pairs, separate
+from nlcl_plugin.rain.renderer import render_rain
+
+SIZE = (120, 160)
+
+
+def scene():
+    return skimage.data.coffee()[60:260, 100:340]
+
+
+def clip(count=21, shake=0.0, rain=True, seed=0):
+    """Frames of a crop that moves, under new rain in each, and the crops without rain."""
+    rng = np.random.default_rng(seed)
+    image, frames, truths = scene(), [], []
+    for _ in range(count):
+        warp = np.float32([[1, 0, 40 + shake * rng.normal()], [0, 1, 40 + shake * rng.normal()]])
+        flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+        crop = cv2.warpAffine(image, warp, SIZE[::-1], flags=flags)
+        layer = render_rain(SIZE, rng)[..., None] if rain else 0.0
+        truths.append(crop)
+        frames.append(to_uint8(np.clip(crop / 255 + 0.6 * layer, 0, 1)))
+    return frames, truths
+
+
+@pytest.mark.parametrize(("shake", "least"), [(0.0, 45), (2.0, 37)])
+def test_the_scene_behind_rain_is_found_with_a_still_and_a_shaking_camera(shake, least):
+    frames, truths = clip(shake=shake)
+    pair = separate(frames, 10)
+    margin = (SIZE[0] - pair.clean.shape[0]) // 2
+    assert (margin == 0) == (shake == 0)
+    truth = truths[10][margin : SIZE[0] - margin, margin : SIZE[1] - margin]
+    assert psnr(pair.clean, truth) >= least
+    assert psnr(pair.clean, truth) > psnr(pair.rainy, truth) + 3
+    assert pair.frames == 21
+    assert pair.moving < 0.2
+    expected = (pair.rainy.astype(int) - pair.clean).min(axis=2).clip(0)
+    np.testing.assert_array_equal(pair.rain, expected)
+
+
+def test_where_something_moved_the_pair_is_equal_and_elsewhere_it_is_not():
+    frames, _ = clip()
+    for number, frame in enumerate(frames):  # a dark car that passes
+        frame[80:110, 6 * number : 6 * number + 30] = (30, 20, 60)
+    pair = separate(frames, 10)
+    np.testing.assert_array_equal(pair.clean[80:110, 60:90], pair.rainy[80:110, 60:90])
+    assert not pair.rain[80:110, 60:90].any()
+    assert (pair.clean[:60] != pair.rainy[:60]).any(axis=2).mean() > 0.1
+
+
+def test_other_scenes_and_much_motion_are_no_pairs():
+    frames, _ = clip(count=12)
+    others = [np.random.default_rng(seed).integers(0, 256, (*SIZE, 3), dtype=np.uint8) for seed in range(20)]
+    with pytest.raises(InputError, match="of 21 frames show the same scene, expected 9 or more"):
+        separate([*others, frames[0]], 20)
+    dark = frames[0] // 3
+    with pytest.raises(InputError, match="of the frame moved, expected at most 50%"):
+        separate([dark, *frames], 0)
+
+
+def write_clip(path, frames):
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"FFV1"), 25, SIZE[::-1])
+    for frame in frames:
+        writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+    writer.release()
+
+
+def test_a_video_becomes_folders_of_pairs_and_rain_and_a_picture(tmp_path, monkeypatch):
+    monkeypatch.setattr(static_video, "WINDOW", 11)
+    frames, truths = clip(count=25)
+    write_clip(tmp_path / "yard.avi", frames)
+    pairs, left_out = make_static_pairs([tmp_path / "yard.avi"], tmp_path / "out", every=8)
+    names = [f"yard_{number:06d}.png" for number in (0, 8, 16, 24)]
+    assert (pairs, left_out) == (4, [])
+    for kind in ("val_rainy", "val_clean", "rain"):
+        assert sorted(path.name for path in (tmp_path / "out" / kind).iterdir()) == names
+    for number, name in zip((0, 8, 16, 24), names, strict=True):
+        rainy, clean = (to_uint8(read_image(tmp_path / "out" / kind / name)) for kind in ("val_rainy", "val_clean"))
+        np.testing.assert_array_equal(rainy, frames[number])
+        assert psnr(clean, truths[number]) > 35
+    assert read_image(tmp_path / "out" / "summary.png").shape[1] > 1200
+    with pytest.raises(InputError, match="not an empty folder"):
+        make_static_pairs([tmp_path / "yard.avi"], tmp_path / "out")
+
+
+def test_a_video_without_pairs_and_two_of_one_name_are_refused(tmp_path):
+    frames, _ = clip(count=5)
+    (tmp_path / "more").mkdir()
+    for folder in (tmp_path, tmp_path / "more"):
+        write_clip(folder / "short.avi", frames)
+    with pytest.raises(InputError, match=r"no pair in 1 videos: .*short\.avi#0: only 5 of 5 frames"):
+        make_static_pairs([tmp_path / "short.avi"], tmp_path / "out")
+    with pytest.raises(InputError, match="equal names"):
+        make_static_pairs([tmp_path / "short.avi", tmp_path / "more" / "short.avi"], tmp_path / "out")
+
+
+def test_the_tool_takes_videos_and_refuses_what_is_for_other_layouts(tmp_path, capsys):
+    write_clip(tmp_path / "yard.avi", clip(count=12)[0])
+    arguments = [str(tmp_path / "yard.avi"), "--layout", "static-video", "--output", str(tmp_path / "out")]
+    assert prepare_rain_dataset.main([*arguments, "--copy"]) == 2
+    assert "--copy: is not for --layout static-video" in capsys.readouterr().err
+    assert prepare_rain_dataset.main(arguments) == 0
+    assert "1 pairs in val_rainy and val_clean" in capsys.readouterr().out
+    assert (tmp_path / "out" / "rain" / "yard_000000.png").is_file()
+    assert prepare_rain_dataset.main(arguments[1:]) == 2
+    assert "received no video" in capsys.readouterr().err
