@@ -16,7 +16,9 @@ import pytest
 from conftest import SHARED_DATA, photograph
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path += [str(ROOT / "tests" / folder) for folder in ("data", "prepare", "training", "mm")]  # for their helpers
+sys.path += [
+    str(ROOT / "tests" / folder) for folder in ("data", "prepare", "training", "mm", "media")
+]  # for their helpers
 from training_helpers import make_folders  # noqa: E402
 
 PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))]
@@ -142,6 +144,7 @@ def trained(tmp_path_factory):
 def workspace(tmp_path, trained):
     """What a page may take for granted: a clone of the repository, own files, and what the pages before it made."""
     from layout_trees import gt_rain
+    from test_static_video import write_clip
     from test_video import make
 
     shutil.copytree(ROOT / "options", tmp_path / "options")
@@ -156,6 +159,8 @@ def workspace(tmp_path, trained):
     write(tmp_path / "holiday" / "sea" / "waves.png", photograph(50, 60, seed=1))
     write(tmp_path / "a.jpg", photograph(50, 60, seed=2))
     make(tmp_path / "clip.mp4")
+    for name in ("yard.avi", "street.avi"):  # videos of a still scene
+        write_clip(tmp_path / name, [photograph(120, 160)] * 12)
     gt_rain(tmp_path / "source")
     study = tmp_path / "options" / "studies" / "models.yml"
     study.write_text(study.read_text().replace("total_iter: 1000", "total_iter: 4"))
