@@ -37,8 +37,13 @@ def _run(arguments: argparse.Namespace) -> int:
     output = Path(arguments.output)
     left: list[str] = []
     jobs = list_inputs(arguments.inputs, output, null=arguments.null, left=left)
-    weights, newest = arguments.weights, arguments.newest
-    network = ImageDerainer(weights, device=arguments.device, amp=arguments.amp, take_newest=newest)
+    network = ImageDerainer(
+        arguments.weights,
+        device=arguments.device,
+        amp=arguments.amp,
+        take_newest=arguments.newest,
+        longest_side=arguments.longest_side,
+    )
     options = DerainOptions(
         output=output,
         save=_kinds(arguments.save),
@@ -85,6 +90,10 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _pixels(text: str) -> int:
+    return 0 if text == "0" else _count(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
@@ -94,6 +103,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--newest", action="store_true", help="of a folder the newest network, not the best in validation")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: %(default)s)")
     add("--amp", action="store_true", help="bfloat16: less time where the processor has it, off by some grey levels")
+    text = "look for rain in a copy that is no longer, and take what is found out of the photograph; 0: any size"
+    add("--longest-side", type=_pixels, metavar="PIXELS", help=f"{text} (default: what the weights say, else 0)")
     add("--batch", type=_count, default=1, help="images or frames of one size at once, for GPUs (default: %(default)s)")
     add("--jobs", type=_count, default=4, help="threads that read and write images (default: %(default)s)")
     add("--save", metavar="KIND,...", help="also save pictures into DIR/_KIND: rain, montage, heatmap")

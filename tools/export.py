@@ -31,8 +31,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
     kind = arguments.format or Path(arguments.output).suffix.removeprefix(".")
     derainer = load_derainer(arguments.weights, label=arguments.label, take_newest=arguments.newest)
-    if arguments.license is not None:
-        derainer = replace(derainer, about={**derainer.about, "license": arguments.license})
+    noted = {"license": arguments.license, "longest_side": arguments.longest_side}
+    noted = {key: value for key, value in noted.items() if value is not None}
+    derainer = replace(derainer, about={**derainer.about, **noted})
     print(escape(f"{derainer.source}: exporting {derainer.about['network']['type']} as {kind}"), flush=True)
     done = export(derainer, arguments.output, kind, half=arguments.half, opset=arguments.opset)
     opset = f", opset {arguments.opset}" if kind == "onnx" else ""
@@ -53,6 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--half", action="store_true", help="float16 inside (float32 in and out)")
     add("--opset", type=int, default=18, metavar="N", help="of ONNX (default: %(default)s)")
     add("--license", metavar="TEXT", help="licence of the weights, to note in the file")
+    text = "side to which tools/derain.py reduces larger images to find rain, to note in the file; 0: any size"
+    add("--longest-side", type=int, metavar="PIXELS", help=text)
     return parser
 
 

@@ -32,7 +32,7 @@ class ImageDerainer:
             come with the package, which know thin rendered streaks only.
         device: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1` …
         amp: Run in bfloat16 where that is safe: less time where the processor has it, off by a few grey levels.
-        **load_options: `label`, `order` and `take_newest` of `load_derainer`.
+        **load_options: `label`, `order`, `take_newest` and `longest_side` of `load_derainer`.
 
     Raises:
         InputError: If the weights can't be used, the network does not keep the shape, or the device is not there.

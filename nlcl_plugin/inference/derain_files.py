@@ -150,6 +150,8 @@ class _Record:
             "reference": reference,
         }
         self._made_by = {"weights_sha256": sha256(source), "amp": network.amp}
+        if network.derainer.longest_side != about.get("longest_side", 0):  # not what the weights say
+            self._made_by["longest_side"] = network.derainer.longest_side
         self._about = {"weights": str(source), "network": about["network"], "nlcl_plugin": __version__}
         text = self._path.read_bytes().decode("utf-8", "replace") if self._path.exists() else ""
         self._torn = bool(text) and not text.endswith("\n")
@@ -203,7 +205,7 @@ class _Record:
         return os.path.relpath(job.output, self._folder)
 
     def _is_ours(self, entry: dict[str, Any]) -> bool:
-        return all(entry.get(key) == value for key, value in self._made_by.items())
+        return all(entry.get(key) == self._made_by.get(key) for key in {*self._made_by, "longest_side"})
 
 
 def _state(path: Path) -> list[int]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nlcl_plugin.archs import LayerGenerator
@@ -21,6 +22,8 @@ from nlcl_plugin.networks.weights import best_or_newest, newest, saved_networks
 
 PACKAGED = {file.stem: file for file in sorted((Path(__file__).parents[1] / "weights").glob("*.safetensors"))}
 
+SHORTEST_LIMIT = 64  # pixels: in smaller copies nothing is left of rain
+
 
 class ShapeError(InputError):
     """A network does not keep the shape."""
@@ -33,6 +36,7 @@ class Derainer:
     net: nn.Module  # the network, without gradients; in full precision on the CPU when it is loaded
     about: dict[str, Any]  # what it is; see `networks.about.describe`
     source: Path  # the file of its weights
+    longest_side: int = 0  # pixels; the rain of larger images is found in a smaller copy. 0 for no limit
 
     @property
     def window_size(self) -> int:
@@ -47,6 +51,10 @@ class Derainer:
     @torch.no_grad()
     def __call__(self, rainy: Tensor, **infer_options: Any) -> Tensor:
         """Derain; a single image in bounded memory, however large it is.
+
+        If a side is longer than `longest_side`, the rain is found in a copy that has that side, and what is found is
+        enlarged and subtracted from the image itself: streaks are wide in large photographs, wider than networks know
+        them, and finer detail cannot be damaged.
 
         Args:
             rainy: Rainy images O (B, 3, H, W), RGB in [0, 1], any size.
@@ -69,6 +77,17 @@ class Derainer:
         return output if self.makes_rain else rainy - output
 
     def _output(self, rainy: Tensor, **infer_options: Any) -> Tensor:
+        size = rainy.shape[-2:]
+        if not 0 < self.longest_side < max(size):
+            return self._output_at(rainy, **infer_options)
+        smaller = [max(1, round(side * self.longest_side / max(size))) for side in size]
+        copy = F.interpolate(rainy, smaller, mode="bilinear", antialias=True)
+        output = self._output_at(copy, **infer_options)
+        rain = F.interpolate(output if self.makes_rain else copy - output, size, mode="bicubic")
+        return rain if self.makes_rain else rainy - rain
+
+    def _output_at(self, rainy: Tensor, **infer_options: Any) -> Tensor:
+        """The network's output at the size of the images."""
         try:
             if len(rainy) == 1 and (isinstance(self.net, LayerGenerator) or hasattr(self.net, "reach")):
                 output = infer(self.net, rainy, window=self.window_size, **infer_options)
@@ -109,6 +128,7 @@ def load_derainer(
     label: str | None = None,
     order: tuple[str, ...] = ("s", "g"),
     take_newest: bool = False,
+    longest_side: int | None = None,
 ) -> Derainer:
     """Load a network to derain with.
 
@@ -120,6 +140,8 @@ def load_derainer(
         order: Without a label: which of several to take, the first one that is there and was trained. By default the
             restorer, else `net_g`.
         take_newest: Of a folder, take the newest network in any case.
+        longest_side: Of images in which rain is looked for, in pixels (see `Derainer`); 0 for no limit. By default what
+            the weights say, else no limit.
 
     Returns:
         The network, on the CPU. No code from a file is run.
@@ -135,7 +157,8 @@ def load_derainer(
         names = " or ".join(PACKAGED)
         raise InputError(f"{path}: missing; give the weights: a network file, the folder of a training, or {names}")
     if path.suffix == ".onnx":
-        return Derainer(*load_onnx(path), path)
+        graph, about = load_onnx(path)
+        return Derainer(graph, about, path, _longest_side(longest_side, about))
     labels = (label,) if label else order
     file = _of_folder(path, labels, take_newest) if path.is_dir() else read_network_file(path, label=label, order=order)
     about, network = file.about, file.about["network"]["type"]
@@ -146,7 +169,15 @@ def load_derainer(
     net = build_with_weights(about["network"], file.weights, where=where, source=file.path)
     if not all(value.isfinite().all() for value in net.state_dict().values()):
         raise InputError(f"{file.path}: contains weights that are not finite; give another checkpoint")
-    return Derainer(net, about, file.path)
+    return Derainer(net, about, file.path, _longest_side(longest_side, about))
+
+
+def _longest_side(wanted: int | None, about: dict[str, Any]) -> int:
+    if wanted is None:
+        return int(about.get("longest_side", 0))
+    if wanted and wanted < SHORTEST_LIMIT:
+        raise InputError(f"longest_side: expected 0, or at least {SHORTEST_LIMIT} pixels, but received {wanted}")
+    return wanted
 
 
 def _of_folder(folder: Path, labels: tuple[str, ...], take_newest: bool) -> NetworkFile:

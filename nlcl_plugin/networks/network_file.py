@@ -131,6 +131,8 @@ def _checked(about: Any, path: Path) -> dict[str, Any]:
         or not isinstance(about["network"].get("type"), str)
         or about.get("output") not in ("image", "rain", None)
         or about["window_size"] < 1
+        or type(about.get("longest_side", 0)) is not int
+        or about.get("longest_side", 0) < 0
     ):
         raise InputError(f"{path}: its entry `about` is damaged, so that its network is unknown; save it again")
     network = about["network"]
