@@ -9,8 +9,8 @@ the same input are skipped.
 
 W is a network file (net_*.pth, .safetensors, .onnx), the folder of a training such as experiments/nlcl_small or
 work_dirs/nlcl_rain, a checkpoint of the latter, or released NLCL weights. Of a folder in experiments/ the network that
-was best in validation is used, or with --newest the newest. Without W the small demo weights of the package are used:
-they were trained on rendered rain, see docs/derain.md.
+was best in validation is used, or with --newest the newest. Without W, `real` is used, the weights for photographs of
+real rain that come with the package (docs/model_card.md); `demo` are those of the quickstart, which know rendered rain.
 
 Exit codes: 0 done, 2 bad usage or input, 3 done but some files failed (listed), 5 interrupted: run it again to
 continue.
@@ -99,7 +99,11 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("inputs", nargs="+", metavar="INPUT", help="images, folders, globs, videos, or - for names on standard input")
     add("--output", required=True, metavar="DIR", help="folder for the results")
-    add("--weights", metavar="W", help="network file or folder of a training (default: the demo weights)")
+    add(
+        "--weights",
+        metavar="W",
+        help="network file, folder of a training, real or demo (default: real, of the package)",
+    )
     add("--newest", action="store_true", help="of a folder the newest network, not the best in validation")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: %(default)s)")
     add("--amp", action="store_true", help="bfloat16: less time where the processor has it, off by some grey levels")

@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from nlcl_plugin.data.files import write_whole
 from nlcl_plugin.data.image_io import list_images, read_image, to_float, to_uint8, write_image
-from nlcl_plugin.errors import InputError, escape, exit_code_of
+from nlcl_plugin.errors import InputError, escape, exit_code_of, writing_to
 from nlcl_plugin.inference.derain import ImageDerainer
 from nlcl_plugin.inference.measures import measure
 from nlcl_plugin.metrics.quality import psnr
@@ -49,7 +49,9 @@ def _run(arguments: argparse.Namespace) -> int:
     if not (arguments.pairs or arguments.clean or arguments.rainy):
         raise InputError("nothing to measure: received none of --pairs, --clean and --rainy; give at least one")
     output = Path(arguments.output)
-    networks = {_label(name): ImageDerainer(name) for name in arguments.weights}
+    with writing_to(output):  # now, not after minutes of work
+        output.mkdir(parents=True, exist_ok=True)
+    networks = {_label(name): ImageDerainer(name, longest_side=arguments.longest_side) for name in arguments.weights}
     if len(networks) < len(arguments.weights):
         raise InputError(f"--weights: expected different networks, but received {', '.join(arguments.weights)}")
     results: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
@@ -158,6 +160,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--pairs", nargs=2, metavar=("RAINY", "CLEAN"), help="folders of pairs")
     add("--clean", metavar="DIR", help="folder of photographs without rain")
     add("--rainy", metavar="DIR", help="folder of photographs with rain")
+    add("--longest-side", type=int, metavar="PIXELS", help="as in tools/derain.py (default: what the weights say)")
     add("--side", type=int, default=320, help="side of the sheet's pictures in pixels (default: %(default)s)")
     return parser
 

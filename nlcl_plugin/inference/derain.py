@@ -17,7 +17,7 @@ from nlcl_plugin.errors import InputError
 from nlcl_plugin.inference.derainer import Derainer, ShapeError, find_weights, load_derainer
 from nlcl_plugin.media.photograph.writing import pixels_like
 
-DEFAULT_WEIGHTS = "demo"  # of `PACKAGED`
+DEFAULT_WEIGHTS = "real"  # of `PACKAGED`
 
 _TRIAL = (1, 3, 64, 64)  # a size that all but few networks take
 
@@ -28,8 +28,8 @@ class ImageDerainer:
     """Derains images in memory with one network.
 
     Args:
-        weights: A network file or the folder of a training (see `load_derainer`); by default the demo weights that
-            come with the package, which know thin rendered streaks only.
+        weights: A network file or the folder of a training (see `load_derainer`); by default `real`, the weights for
+            photographs of real rain that come with the package (docs/model_card.md).
         device: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1` …
         amp: Run in bfloat16 where that is safe: less time where the processor has it, off by a few grey levels.
         **load_options: `label`, `order`, `take_newest` and `longest_side` of `load_derainer`.
@@ -94,8 +94,8 @@ def derain(
     Args:
         images: An array (H, W, 3) of uint8, uint16 or floats in [0, 1]; a tensor (3, H, W) or (B, 3, H, W) of floats
             in [0, 1]; or a list or tuple of such. RGB. For files see `tools/derain.py`.
-        weights: A network file, or the folder of a training such as `experiments/nlcl_small`; by default the demo
-            weights that come with the package, which know thin rendered streaks only. Loaded once, until they change.
+        weights: A network file, or the folder of a training such as `experiments/nlcl_small`; by default
+            `real`, the weights for photographs of real rain that come with the package. Loaded once, until they change.
         device: `auto`, `cpu`, `cuda` …
         amp: Run in bfloat16.
 

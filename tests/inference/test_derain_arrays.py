@@ -9,9 +9,10 @@ from derain_helpers import save_network
 
 import nlcl_plugin
 from nlcl_plugin.archs import LayerGenerator, ResidualUNet
+from nlcl_plugin.data.files import sha256
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.inference.derain import ImageDerainer
-from nlcl_plugin.inference.derainer import PACKAGED, find_weights
+from nlcl_plugin.inference.derainer import PACKAGED, find_weights, load_derainer
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.random((23, 31, 3), np.float32)
@@ -84,6 +85,32 @@ def test_the_demo_weights_take_rendered_rain_out():
     before, after, kept = (psnr(to_uint8(image), to_uint8(clean)) for image in images)
     assert after - before > 3
     assert kept > 30
+
+
+def test_the_default_weights_take_rain_as_photographs_show_it_and_keep_clean_photographs():
+    import skimage.data
+
+    from nlcl_plugin.data.image_io import to_uint8
+    from nlcl_plugin.metrics import psnr
+    from nlcl_plugin.rain.photographic import render_photographic_rain
+
+    clean = 0.7 * skimage.data.coffee()[:256, :384].astype(np.float32) / 255
+    gains = []
+    for seed in range(8):
+        rain = render_photographic_rain((256, 384), np.random.default_rng(seed))[..., None]
+        rainy = np.clip(clean + rain * (0.85 - clean).clip(0), 0, 1)
+        before, after = (psnr(to_uint8(image), to_uint8(clean)) for image in (rainy, nlcl_plugin.derain(rainy)))
+        gains.append(after - before)
+    assert np.mean(gains) > 1
+    assert min(gains) > -0.3
+    assert psnr(to_uint8(nlcl_plugin.derain(clean)), to_uint8(clean)) > 40
+
+
+def test_the_model_card_has_the_checksums_of_the_weights():
+    card = (Path(__file__).parents[2] / "docs" / "model_card.md").read_text()
+    for name, file in PACKAGED.items():
+        assert f"`{sha256(file)}`" in card, name
+    assert load_derainer("real").longest_side == 640
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def test_figures_are_those_of_the_images_and_a_network_that_does_nothing_keeps_a
     assert real_rain.main(["--weights", "demo", str(nothing), "--output", str(tmp_path / "out"), *options]) == 0
     found = json.loads((tmp_path / "out" / "real_rain.json").read_text())
     rain, truth = (to_uint8(read_image(folders / kind / "a.png")) for kind in ("rainy", "clean"))
-    derained = derain(rain)
+    derained = derain(rain, "demo")
     pair = found["pairs"]["a.png"]
     assert pair["demo"]["psnr"] == pytest.approx(psnr(derained, truth) - psnr(rain, truth), abs=0.01)
     figures = [image / 255 for image in (rain, derained, truth)]
@@ -48,6 +48,13 @@ def test_figures_are_those_of_the_images_and_a_network_that_does_nothing_keeps_a
     table = capsys.readouterr().out
     assert "| mean of 2 | nothing | 0.000 |" in table
     assert table.startswith((tmp_path / "out" / "real_rain.md").read_text()[:100])
+
+
+def test_one_kind_of_photographs_is_enough(folders, tmp_path):
+    output = tmp_path / "new" / "out"
+    pairs = [str(folders / kind) for kind in ("rainy", "clean")]
+    assert real_rain.main(["--weights", "demo", "--output", str(output), "--pairs", *pairs]) == 0
+    assert sorted(path.name for path in output.iterdir()) == ["real_rain.json", "real_rain.md"]
 
 
 def test_nothing_to_measure_and_the_same_network_twice_are_refused(folders, tmp_path, capsys):
