@@ -26,11 +26,13 @@ def main(argv=None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     # Here, so that --help does not wait for torch.
-    from nlcl_plugin.inference.derainer import load_derainer
+    from nlcl_plugin.inference.derainer import check_longest_side, load_derainer
     from nlcl_plugin.inference.export import CHECKED_SHAPES, export
 
     kind = arguments.format or Path(arguments.output).suffix.removeprefix(".")
     derainer = load_derainer(arguments.weights, label=arguments.label, take_newest=arguments.newest)
+    if arguments.longest_side is not None:
+        check_longest_side(arguments.longest_side)
     noted = {"license": arguments.license, "longest_side": arguments.longest_side}
     noted = {key: value for key, value in noted.items() if value is not None}
     derainer = replace(derainer, about={**derainer.about, **noted})

@@ -10,7 +10,7 @@ after an interruption: files that are there already are kept. Halves of images a
 
 A video of a still scene, with the camera on a tripod or in a calm hand, gives pairs for validation (val_rainy/,
 val_clean/) and a bank of real rain layers (rain/, for dataroot_rain of PseudoPairDataset): --every frames, a frame and
-the median of those around it.
+the median of those around it. It starts over when it is run again, and what cannot be used is named (exit code 3).
 
 Exit codes: 0 done, 2 bad usage or input, 3 done but unreadable images were skipped, 5 interrupted.
 """
@@ -102,9 +102,9 @@ def _static_video(arguments: argparse.Namespace) -> int:
     pairs, left_out = make_static_pairs(arguments.sources, arguments.output, every=arguments.every)
     print(escape(f"{arguments.output}: {pairs} pairs in val_rainy and val_clean, and as many layers in rain"))
     if left_out:
-        print(escape(f"left out, {len(left_out)} frames: {'; '.join(left_out[:3])}"))
+        print(escape(f"left out ({len(left_out)}): {'; '.join(left_out[:3])}"))
     print(escape(f"look at {Path(arguments.output) / SUMMARY}"))
-    return 0
+    return 3 if left_out else 0
 
 
 def _check(arguments: argparse.Namespace) -> None:

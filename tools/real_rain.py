@@ -7,7 +7,7 @@ Each W is what tools/derain.py takes as --weights; such as demo, the demo weight
 --pairs   photographs with rain and the same without, by the same names: the change of PSNR (dB) and SSIM, and the
           precision and recall of streak pixels (O - B > 0.05 against O - G > 0.05)
 --clean   photographs without rain: PSNR (dB) of what is left of them; and on the same with thin structure drawn into
-          them (cables, letters and so on, a fixed seed per photograph), the PSNR there where it was drawn
+          them (cables, letters and so on; the seed is its place in the sorted folder), the PSNR where it was drawn
 --rainy   photographs with rain and no ground truth: the streaks that are left (`metrics.streaks`), the largest change
           of a channel's mean (levels of 255), NIQE before and after, and sheet.png, for the eye. NIQE is a weak judge
           here: it often calls visibly cleaner photographs worse
@@ -51,9 +51,17 @@ def _run(arguments: argparse.Namespace) -> int:
     output = Path(arguments.output)
     with writing_to(output):  # now, not after minutes of work
         output.mkdir(parents=True, exist_ok=True)
-    networks = {_label(name): ImageDerainer(name, longest_side=arguments.longest_side) for name in arguments.weights}
-    if len(networks) < len(arguments.weights):
-        raise InputError(f"--weights: expected different networks, but received {', '.join(arguments.weights)}")
+    if arguments.side < 1:
+        raise InputError(f"--side: expected at least 1 pixel, but received {arguments.side}")
+    labels = [_label(name) for name in arguments.weights]
+    if len(set(labels)) < len(labels):
+        labels = arguments.weights
+    if len(set(labels)) < len(labels):
+        raise InputError(f"--weights: expected different networks, but received {', '.join(labels)}")
+    networks = {
+        label: ImageDerainer(name, longest_side=arguments.longest_side)
+        for label, name in zip(labels, arguments.weights, strict=True)
+    }
     results: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
     if arguments.pairs:
         rainy, clean = arguments.pairs
@@ -95,7 +103,7 @@ def _each(folder, networks, figures):
 def _pair(name, rainy, derained, clean):
     found = measure(Path(name), rainy, derained, False, clean, MAX_PIXELS)
     change = {key: found[key] - found[f"{key}_rainy"] for key in ("psnr", "ssim")}
-    return change | {key: found.get(key, math.nan) for key in ("streak_precision", "streak_recall")}
+    return change | {key: found[key] for key in ("streak_precision", "streak_recall") if key in found}
 
 
 def _structure(folder, networks):
@@ -117,7 +125,7 @@ def _blind(name, rainy, derained, kept):
     kept.setdefault(name, [to_uint8(rainy)]).append(to_uint8(derained))
     found = measure(Path(name), rainy, derained, True, None, MAX_PIXELS)
     change = 255 * float(np.abs((derained - rainy).mean(axis=(0, 1))).max())
-    return {key: found.get(key, math.nan) for key in ("streaks_left", "niqe_rainy", "niqe")} | {"colour": change}
+    return {key: found[key] for key in ("streaks_left", "niqe_rainy", "niqe") if key in found} | {"colour": change}
 
 
 def _sheet(kept, weights, side):

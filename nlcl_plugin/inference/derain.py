@@ -14,10 +14,10 @@ from torch import Tensor
 
 from nlcl_plugin.data.image_io import to_tensor
 from nlcl_plugin.errors import InputError
-from nlcl_plugin.inference.derainer import Derainer, ShapeError, find_weights, load_derainer
+from nlcl_plugin.inference.derainer import PACKAGED, Derainer, ShapeError, find_weights, load_derainer
 from nlcl_plugin.media.photograph.writing import pixels_like
 
-DEFAULT_WEIGHTS = "real"  # of `PACKAGED`
+DEFAULT_WEIGHTS = PACKAGED["real"]  # the file, as its name may be that of a folder at hand
 
 _TRIAL = (1, 3, 64, 64)  # a size that all but few networks take
 

@@ -173,11 +173,18 @@ def load_derainer(
 
 
 def _longest_side(wanted: int | None, about: dict[str, Any]) -> int:
-    if wanted is None:
-        return int(about.get("longest_side", 0))
-    if wanted and wanted < SHORTEST_LIMIT:
-        raise InputError(f"longest_side: expected 0, or at least {SHORTEST_LIMIT} pixels, but received {wanted}")
-    return wanted
+    return check_longest_side(int(about.get("longest_side", 0)) if wanted is None else wanted)
+
+
+def check_longest_side(pixels: int) -> int:
+    """Return a `longest_side`, if it can be one.
+
+    Raises:
+        InputError: If it is neither 0 nor at least `SHORTEST_LIMIT`.
+    """
+    if pixels and pixels < SHORTEST_LIMIT:
+        raise InputError(f"longest_side: expected 0, or at least {SHORTEST_LIMIT} pixels, but received {pixels}")
+    return pixels
 
 
 def _of_folder(folder: Path, labels: tuple[str, ...], take_newest: bool) -> NetworkFile:

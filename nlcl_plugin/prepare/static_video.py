@@ -28,6 +28,7 @@ from nlcl_plugin.prepare.inspection import read_frames
 WINDOW = 31  # frames of a median
 FEWEST = 9  # aligned frames; of fewer, a pixel may be rainy in half of them
 ALIKE = 0.7  # correlation of the aligned frames; rain lowers it to 0.9, another scene to about 0
+FARTHEST = 0.125  # of the shorter side, the shift of a frame that is still taken: so much is cut off at each border
 DARKER = 10 / 255  # of the frame against the median: rain only brightens, so something else moved there
 BRIGHTER = 20 / 255  # all over a disc wider than streaks are: something larger came there
 WIDEST = 9  # pixels, the diameter of that disc
@@ -65,16 +66,20 @@ def separate(frames: Sequence[np.ndarray], centre: int) -> StaticPair:
     for frame, warp in _alignments(frames, centre):
         corners = np.array([[x, y, 1.0] for x in (0, width) for y in (0, height)])
         shift = float(np.abs(corners @ (warp - np.eye(2, 3)).T).max())
+        if shift > FARTHEST * min(height, width):
+            continue
         if shift >= _STILL:
             flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
             frame = cv2.warpAffine(frame, warp, (width, height), flags=flags, borderMode=cv2.BORDER_REFLECT)
             margin = max(margin, int(np.ceil(shift)) + 1)
         aligned.append(frame)
     inner = slice(margin, height - margin), slice(margin, width - margin)
-    if len(aligned) < FEWEST or rainy[inner].size == 0:
-        raise InputError(f"only {len(aligned)} of {len(frames)} frames show the same scene, expected {FEWEST} or more")
+    if len(aligned) < FEWEST:
+        found = f"{len(aligned)} of {len(frames)} frames show the same scene from nearby"
+        raise InputError(f"only {found}, expected {FEWEST} or more")
     rainy = rainy[inner]
-    clean = np.median(np.stack([frame[inner] for frame in aligned]), axis=0).astype(np.uint8)
+    clean = np.median(np.stack([frame[inner] for frame in aligned]), axis=0)
+    clean = np.rint(clean).astype(np.uint8)
     motion = _motion(rainy, clean)
     if motion.mean() > MOST_MOTION:
         raise InputError(f"{motion.mean():.0%} of the frame moved, expected at most {MOST_MOTION:.0%}")
@@ -94,10 +99,10 @@ def make_static_pairs(
         every: Frames from one pair to the next.
 
     Returns:
-        The number of pairs, and a line for each frame that is none.
+        The number of pairs, and a line for each frame that is none and each video that is broken.
 
     Raises:
-        InputError: If a video cannot be read, the folder contains something, or there is no pair at all.
+        InputError: If a video is missing, the folder contains something, or there is no pair at all.
     """
     output = Path(os.path.expanduser(output))
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -105,6 +110,9 @@ def make_static_pairs(
     names = [Path(video).stem for video in videos]
     if len(set(names)) < len(names):
         raise InputError(f"videos of equal names ({', '.join(sorted(names))}) would overwrite each other; rename one")
+    for video in videos:
+        if not os.path.isfile(video):
+            raise InputError(f"{video}: there is no such file; give videos")
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as temporary:
         folder = Path(temporary) / "pairs"
@@ -120,11 +128,9 @@ def _write_pairs(
 ) -> tuple[int, list[str]]:
     pairs, left_out, shown = 0, [], []
     for video, stem in videos:
-        for number, window, centre in _windows(video, every):
-            try:
-                pair = separate(window, centre)
-            except InputError as error:
-                left_out.append(f"{video}#{number}: {error}")
+        for number, pair in _pairs(video, every):
+            if isinstance(pair, str):
+                left_out.append(pair)
                 continue
             pairs += 1
             grey = pair.rain[..., None].repeat(3, axis=2)
@@ -133,8 +139,20 @@ def _write_pairs(
             bright = np.minimum(grey.astype(np.uint16) * 4, 255).astype(np.uint8)
             shown.append({"rainy": pair.rainy, "clean": pair.clean, "rain × 4": bright})
             shown = shown[:: 2 if len(shown) > 2 * _SHOWN else 1]  # some of all, without keeping all
-    save_montage(str(folder / "summary.png"), shown[:_SHOWN])
+    save_montage(str(folder / "summary.png"), shown[:: -(-len(shown) // _SHOWN) or 1])
     return pairs, left_out
+
+
+def _pairs(video: str | os.PathLike[str], every: int) -> Iterator[tuple[int, StaticPair | str]]:
+    """The number of every so many frames, and its pair or why there is none; of a broken video, up to the break."""
+    try:
+        for number, window, centre in _windows(video, every):
+            try:
+                yield number, separate(window, centre)
+            except InputError as error:
+                yield number, f"{video}#{number}: {error}"
+    except InputError as error:
+        yield -1, str(error)
 
 
 def _windows(video: str | os.PathLike[str], every: int) -> Iterator[tuple[int, list[np.ndarray], int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision.io import decode_jpeg, encode_jpeg
 from torchvision.transforms.functional import gaussian_blur
@@ -37,10 +38,7 @@ def finish_pairs(clean: Tensor, rainy: Tensor, options: RainVariation, random: B
         clean, rainy = (clean + noise).clamp(0, 1), (rainy + noise).clamp(0, 1)
     if options.sharpen > 0:
         amount = random.uniform(SOFTEST * options.sharpen, options.sharpen, clean)
-        clean, rainy = (
-            (images + amount * (images - gaussian_blur(images, [5, 5], [1.0, 1.0]))).clamp(0, 1)
-            for images in (clean, rainy)
-        )
+        clean, rainy = ((images + amount * (images - _blurred(images))).clamp(0, 1) for images in (clean, rainy))
     if options.jpeg > 0:
         cpu = clean.new_empty(0, device="cpu", dtype=torch.float32)
         chosen = random.coin(options.jpeg, cpu).flatten().tolist()
@@ -51,6 +49,11 @@ def finish_pairs(clean: Tensor, rainy: Tensor, options: RainVariation, random: B
                 for images in (clean, rainy):
                     images[place] = _as_jpeg(images[place], round(quality[place]))
     return clean, rainy
+
+
+def _blurred(images: Tensor) -> Tensor:
+    padded = F.pad(images, (2, 2, 2, 2), mode="replicate")  # by reflection, images of two pixels are too small
+    return gaussian_blur(padded, [5, 5], [1.0, 1.0])[..., 2:-2, 2:-2]
 
 
 def _as_jpeg(image: Tensor, quality: int) -> Tensor:

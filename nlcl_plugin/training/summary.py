@@ -19,7 +19,7 @@ from nlcl_plugin.pictures import save_montage
 
 MAX_IMAGES = 100  # per summary, evenly spread: classical filters on thousands of photographs take hours
 SHOWN = 4  # rows of the picture
-NO_RAIN = 0.001  # mean of O - B, in [0, 1], below which a network copies its input: the default of min_mean_rain
+NO_CHANGE = 0.001  # mean of |O - B|, in [0, 1], below which a network copies its input
 
 _Pictures = list[tuple[dict[str, np.ndarray], dict[str, str]]]  # rows: images and captions by column
 
@@ -35,7 +35,8 @@ def summarise(model: Any, loaders: list[Any], folder: str, best: dict[str, Any] 
         those of all under `datasets`, those of datasets without pairs under `photographs` (NIQE, as validated; lower
         is better), and `best`. None if there are neither. `baseline` is the best of some classical filters on these
         very pairs, a choice in its favour. `clean` compares the derained clean images with themselves. `split_error`
-        is the mean of |O - B - R| in [0, 1]; without pairs, it and `mean_rain` are of the photographs that are shown.
+        is the mean of |O - B - R| and `mean_change` that of |O - B|, both in [0, 1]; without pairs, of the photographs
+        that are shown.
     """
     datasets: dict[str, dict[str, Any]] = {}
     photographs: dict[str, dict[str, Any]] = {}
@@ -82,8 +83,8 @@ def table(datasets: dict[str, dict[str, Any]], photographs: dict[str, dict[str, 
 def _warnings(figures: dict[str, Any]) -> list[str]:
     """What the user should not overlook: a network that takes nothing, or more harm than rain."""
     lines = []
-    if figures["mean_rain"] < NO_RAIN:
-        lines.append(f"  nothing was learnt: the network copies its input (mean R {figures['mean_rain']:.5f})")
+    if figures["mean_change"] < NO_CHANGE:
+        lines.append(f"  nothing was learnt: the network copies its input (mean |O - B| {figures['mean_change']:.5f})")
     change = figures["psnr"]["derained"] - figures["psnr"]["rainy"] if "psnr" in figures else 1.0
     if change <= 0:
         lines.append(f"  deraining does not help these images: {change:+.2f} dB; see in the picture what R takes")
@@ -100,7 +101,7 @@ def _without_pairs(model: Any, dataset: Any) -> tuple[dict[str, Any], _Pictures]
     niqe = {"rainy": metrics["niqe_rainy"], "derained": metrics["niqe"]} if measured else None
     figures = {
         "niqe": niqe,
-        "mean_rain": float(np.mean([float((visuals["lq"] - visuals["result"]).mean()) for visuals in shown])),
+        "mean_change": float(np.mean([float((visuals["lq"] - visuals["result"]).abs().mean()) for visuals in shown])),
         "split_error": float(np.mean([*map(_split_error, shown)])),
         "images": len(dataset),
     }
@@ -126,6 +127,7 @@ def _with_pairs(model: Any, dataset: Any) -> tuple[dict[str, Any], _Pictures] | 
     scores: list[dict[str, tuple[float, float]]] = []
     rows: _Pictures = []
     mean_rain: list[float] = []
+    mean_change: list[float] = []
     errors: list[float] = []
     for data in samples("summary of"):
         visuals = _derain(model, data)
@@ -139,7 +141,9 @@ def _with_pairs(model: Any, dataset: Any) -> tuple[dict[str, Any], _Pictures] | 
         }
         truth = row["ground truth"]
         scores.append({key: (psnr(image, truth), ssim(image, truth)) for key, image in images.items()})
-        mean_rain.append(float(np.mean(row["rainy"].astype(float) - row["derained"]) / 255))
+        taken = (row["rainy"].astype(float) - row["derained"]) / 255
+        mean_rain.append(float(taken.mean()))
+        mean_change.append(float(np.abs(taken).mean()))
         if len(rows) < SHOWN:
             rows.append((row, {key: f"{scores[-1][key][0]:.1f} dB" for key in ("rainy", "derained")}))
     means = {key: np.mean([score[key] for score in scores], axis=0).tolist() for key in scores[0]}
@@ -147,6 +151,7 @@ def _with_pairs(model: Any, dataset: Any) -> tuple[dict[str, Any], _Pictures] | 
         "psnr": {key: decibels for key, (decibels, _) in means.items()},
         "ssim": {key: similarity for key, (_, similarity) in means.items()},
         "mean_rain": float(np.mean(mean_rain)),
+        "mean_change": float(np.mean(mean_change)),
         "split_error": float(np.mean(errors)),
         "baseline": baseline,
         "images": len(chosen),

@@ -154,6 +154,11 @@ class _Run:
         changes = difference(run["options"], self._options) if "options" in run else []
         for line in changes:
             logger.warning(f"Option changed since the checkpoint: {line}")
+        if another := [line for line in changes if line.startswith("train.scheduler.type")]:
+            raise InputError(
+                f"{another[0]}: a resumed training keeps its kind of schedule; set it back, or start afresh from its "
+                "networks (path.pretrain_network_*)"
+            )
         for warning in _without_effect(changes, self._options):
             logger.warning(warning)
         try:

@@ -136,6 +136,8 @@ def test_weights_of_the_package_go_by_their_names_unless_such_a_file_or_folder_e
         assert ImageDerainer(name).derainer.source == file
         assert find_weights(name) == file
     (tmp_path / "demo").mkdir()
+    (tmp_path / "real").mkdir()  # photographs, say
+    assert ImageDerainer().derainer.source == PACKAGED["real"]
     assert find_weights("demo") == Path("demo")
     with pytest.raises(InputError, match=r"^real2: missing; give the weights: .*, or .*demo"):
         ImageDerainer("real2")

@@ -42,7 +42,7 @@ def test_both_images_are_sharpened_or_blurred_by_the_same_unsharp_mask():
     assert torch.allclose(sharp, clean, atol=1e-6)  # flat: nothing to sharpen
     kernel = torch.exp(-((torch.arange(5.0) - 2) ** 2) / 2)
     kernel = (kernel / kernel.sum()).outer(kernel / kernel.sum()).expand(3, 1, 5, 5)
-    padded = torch.nn.functional.pad(rainy, (2, 2, 2, 2), mode="reflect")
+    padded = torch.nn.functional.pad(rainy, (2, 2, 2, 2), mode="replicate")
     detail = rainy - torch.nn.functional.conv2d(padded, kernel, groups=3)
     inside = ((wet > 0) & (wet < 1) & (detail.abs() > 0.02)).float()  # what did not clip
     ratio = (wet - rainy) / torch.where(detail.abs() > 0.02, detail, torch.inf)
@@ -51,6 +51,13 @@ def test_both_images_are_sharpened_or_blurred_by_the_same_unsharp_mask():
     assert -0.3 < amounts.min() < -0.27
     assert 0.57 < amounts.max() < 0.6
     assert 0.25 < (amounts < 0).float().mean() < 0.42
+
+
+def test_the_smallest_crops_are_sharpened_too():
+    for side in (1, 2):
+        clean = torch.rand(2, 3, side, side)
+        sharp, _ = finish(clean, clean, sharpen=1.0)
+        assert sharp.shape == clean.shape
 
 
 def test_both_images_of_as_many_pairs_as_asked_for_are_compressed_alike():

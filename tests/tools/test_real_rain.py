@@ -60,6 +60,8 @@ def test_one_kind_of_photographs_is_enough(folders, tmp_path):
 def test_nothing_to_measure_and_the_same_network_twice_are_refused(folders, tmp_path, capsys):
     assert real_rain.main(["--weights", "demo", "--output", str(tmp_path)]) == 2
     assert "give at least one" in capsys.readouterr().err
+    assert real_rain.main(["--weights", "demo", "--output", str(tmp_path), "--clean", "x", "--side", "0"]) == 2
+    assert "--side: expected at least 1 pixel" in capsys.readouterr().err
     twice = ["--weights", "demo", "demo", "--output", str(tmp_path), "--clean", str(folders / "clean")]
     assert real_rain.main(twice) == 2
     assert "different networks" in capsys.readouterr().err
