@@ -64,4 +64,6 @@ class RainVariation(BaseModel):
             low, high = getattr(self, name)
             if not 0 < low <= high:
                 raise ValueError(f"{name} must be [low, high] with 0 < low <= high, but received [{low}, {high}]")
+        if self.renderer != "demo" and self.rendered == 0:
+            raise ValueError(f"renderer: {self.renderer} renders nothing with rendered: 0; set rendered to a fraction")
         return self

@@ -196,6 +196,7 @@ class TestOptions:
             ({"dataroot_rain": "nowhere.lmdb"}, r"dataroot_rain: nowhere\.lmdb: no such folder"),
             ({"renderer": "fog"}, "renderer: got 'fog': Input should be 'demo' or 'photograph'"),
             ({"rendered": 1.5}, r"rendered: got 1\.5: Input should be less than or equal to 1"),
+            ({"renderer": "photograph"}, "renderer: photograph renders nothing with rendered: 0; set rendered"),
             ({"gain": [2, 1]}, r"gain must be \[low, high\] .* received \[2\.0, 1\.0\]"),
             ({"gain": 1.5}, r"gain: got 1\.5"),
         ],
