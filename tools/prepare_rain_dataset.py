@@ -9,8 +9,9 @@ Files are hard links where possible: to change one changes the source; --copy ma
 after an interruption: files that are there already are kept. Halves of images and frames of videos become PNG.
 
 A video of a still scene, with the camera on a tripod or in a calm hand, gives pairs for validation (val_rainy/,
-val_clean/) and a bank of real rain layers (rain/, for dataroot_rain of PseudoPairDataset): --every frames, a frame and
-the median of those around it. It starts over when it is run again, and what cannot be used is named (exit code 3).
+val_clean/) and a bank of real rain layers (rain/, for dataroot_rain of PseudoPairDataset): of every N frames (--every)
+the first, and the median of those around it. This layout starts over when it is run again, and names what it cannot use
+(exit code 3).
 
 Exit codes: 0 done, 2 bad usage or input, 3 done but unreadable images were skipped, 5 interrupted.
 """
@@ -180,7 +181,7 @@ def _parser() -> argparse.ArgumentParser:
         "--leakage-bits", type=int, default=4, metavar="BITS", help="how near is the same (default: %(default)s of 128)"
     )
     add("--allow-leakage", action="store_true", help="continue when training and validation contain the same images")
-    add("--every", type=int, default=15, metavar="N", help="videos: a frame of every N (default: 15)")
+    add("--every", type=int, default=15, metavar="N", help="videos: the sharpest of every N frames (default: 15)")
     add("--copy", action="store_true", help="copy files instead of linking them")
     add("--strict", action="store_true", help="an unreadable image ends the run, twins in unpaired training too")
     add("--dry-run", action="store_true", help="print the plan and change nothing")

@@ -2,7 +2,7 @@
 
 Usage: python tools/real_rain.py --weights W [W ...] --output DIR [--pairs RAINY CLEAN] [--clean DIR] [--rainy DIR]
 
-Each W is what tools/derain.py takes as --weights; such as demo, the demo weights of the package. Give what you have of
+Each W is what tools/derain.py takes as --weights, such as `real` or `demo`. Give what you have of
 
 --pairs   photographs with rain and the same without, by the same names: the change of PSNR (dB) and SSIM, and the
           precision and recall of streak pixels (O - B > 0.05 against O - G > 0.05)
@@ -33,11 +33,10 @@ from nlcl_plugin.data.image_io import list_images, read_image, to_float, to_uint
 from nlcl_plugin.errors import InputError, escape, exit_code_of, writing_to
 from nlcl_plugin.inference.derain import ImageDerainer
 from nlcl_plugin.inference.measures import measure
+from nlcl_plugin.media.photograph import MAX_PIXELS
 from nlcl_plugin.metrics.quality import psnr
 from nlcl_plugin.pictures import Cell, grid
 from nlcl_plugin.rain.structure import draw_structure
-
-MAX_PIXELS = 200_000_000
 
 
 def main(argv=None) -> int:

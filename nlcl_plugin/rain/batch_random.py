@@ -56,6 +56,13 @@ class BatchRandom:
         """One with a probability, else zero, for each image, (B, 1, 1, 1)."""
         return (self.uniform(0, 1, like.new_empty(0, dtype=torch.float32)) < probability).to(like.dtype)
 
+    def seeds(self, probability: float) -> dict[int, int]:
+        """A seed for each own image that is chosen, each with a probability; by the image's place in the own batch."""
+        cpu = torch.device("cpu")
+        chosen = self.coin(probability, torch.empty(0)).flatten().tolist()
+        seeds = self.each(lambda n: torch.randint(2**62, (n,), generator=self.generator), cpu).tolist()
+        return {place: seed for place, seed in enumerate(seeds) if chosen[place]}
+
     def shared(self, low: float, high: float) -> float:
         """One number in [low, high) for the whole batch."""
         return low + (high - low) * float(torch.rand((), generator=self.generator))

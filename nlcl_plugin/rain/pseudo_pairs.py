@@ -62,14 +62,10 @@ def replace_by_rendered(rain: Tensor, options: RainVariation, random: BatchRando
     if options.rendered == 0:
         return rain
     render = RENDERERS[options.renderer]
-    cpu = torch.device("cpu")
-    chosen = random.coin(options.rendered, rain.new_empty(0, device=cpu)).flatten().tolist()
-    seeds = random.each(lambda n: torch.randint(2**62, (n,), generator=random.generator), cpu).tolist()
     rain = rain.clone()
-    for place, seed in enumerate(seeds):
-        if chosen[place]:
-            rendered = render((rain.shape[-2], rain.shape[-1]), np.random.default_rng(seed))
-            rain[place] = torch.from_numpy(rendered).to(rain)  # grey: all channels alike
+    for place, seed in random.seeds(options.rendered).items():
+        rendered = render((rain.shape[-2], rain.shape[-1]), np.random.default_rng(seed))
+        rain[place] = torch.from_numpy(rendered).to(rain)  # grey: all channels alike
     return rain
 
 

@@ -72,15 +72,11 @@ def add_structure(clean: Tensor, options: RainVariation, random: BatchRandom) ->
     """
     if options.structure == 0:
         return clean
-    cpu = torch.device("cpu")
-    chosen = random.coin(options.structure, clean.new_empty(0, device=cpu)).flatten().tolist()
-    seeds = random.each(lambda n: torch.randint(2**62, (n,), generator=random.generator), cpu).tolist()
     clean = clean.clone()
-    for place, seed in enumerate(seeds):
-        if chosen[place]:
-            image = clean[place].detach().float().permute(1, 2, 0).cpu().numpy()
-            drawn = draw_structure(image, np.random.default_rng(seed))
-            clean[place] = torch.from_numpy(drawn).permute(2, 0, 1).to(clean)
+    for place, seed in random.seeds(options.structure).items():
+        image = clean[place].detach().float().permute(1, 2, 0).cpu().numpy()
+        drawn = draw_structure(image, np.random.default_rng(seed))
+        clean[place] = torch.from_numpy(drawn).permute(2, 0, 1).to(clean)
     return clean
 
 

@@ -85,8 +85,7 @@ def _warnings(figures: dict[str, Any]) -> list[str]:
     lines = []
     if figures["mean_change"] < NO_CHANGE:
         lines.append(f"  nothing was learnt: the network copies its input (mean |O - B| {figures['mean_change']:.5f})")
-    change = figures["psnr"]["derained"] - figures["psnr"]["rainy"] if "psnr" in figures else 1.0
-    if change <= 0:
+    if "psnr" in figures and (change := figures["psnr"]["derained"] - figures["psnr"]["rainy"]) <= 0:
         lines.append(f"  deraining does not help these images: {change:+.2f} dB; see in the picture what R takes")
     return lines
 
