@@ -14,9 +14,10 @@ from nlcl_plugin.data.files import sha256, write_whole
 from nlcl_plugin.data.image_io import decode_raw, encode_png, to_float, to_tensor, to_uint8
 from nlcl_plugin.data.image_sources import ImageSource, LmdbSource, open_source
 from nlcl_plugin.data.lmdb import create
-from nlcl_plugin.data.lmdb.create import BANK_FILE, SHEET_FILE, BuildReport, SourceFile
+from nlcl_plugin.data.lmdb.create import BANK_FILE, SHEET_FILE, BuildReport
 from nlcl_plugin.data.lmdb.encode import Value
 from nlcl_plugin.data.lmdb.keys import keys_of, read_records
+from nlcl_plugin.data.lmdb.sources import SourceFile, digest_of, list_sources, state_of
 from nlcl_plugin.data.lmdb.store import close_environment, open_environment
 from nlcl_plugin.errors import InputError, escape
 from nlcl_plugin.inference.derain import ImageDerainer
@@ -72,7 +73,7 @@ def extract_rain_bank(
         root=images.root,
         sources=sources,
         encode=encode,
-        plan={"format": 1, "rain_bank": identity, **create.digest_of(sources)},
+        plan={"format": 1, "rain_bank": identity, **digest_of(sources)},
         title="extracting",
         batch_images=BATCH_IMAGES,
         finish=lambda folder: _finish(folder, images, network, identity, output),
@@ -111,12 +112,12 @@ def read_facts(bank: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _list(images: ImageSource) -> list[SourceFile]:
     if not isinstance(images, LmdbSource):
-        return create.list_sources(images.root)
+        return list_sources(images.root)
     # An ending, as keys have none that could be taken off.
     names = sorted(images.names)
     keys = keys_of([f"{name}.png" for name in names])
     file = os.path.join(images.root, "data.mdb")
-    return [SourceFile(name, key, file, create.state_of(file)) for name, key in zip(names, keys, strict=True)]
+    return [SourceFile(name, key, file, state_of(file)) for name, key in zip(names, keys, strict=True)]
 
 
 def _finish(folder: Path, images: ImageSource, network: ImageDerainer, identity: dict[str, Any], output: str) -> None:

@@ -22,9 +22,10 @@ from tqdm import tqdm
 
 from nlcl_plugin.data.files import parse_record, remove_leftovers, sync_folder, write_whole, written_whole
 from nlcl_plugin.data.folder_lock import locked
-from nlcl_plugin.data.image_io import list_images, read_bytes
+from nlcl_plugin.data.image_io import read_bytes
 from nlcl_plugin.data.lmdb.encode import Cut, Value, encode_image
-from nlcl_plugin.data.lmdb.keys import KEYS_FILE, Record, from_line, keys_of, read_records, sub_image_key, to_line
+from nlcl_plugin.data.lmdb.keys import KEYS_FILE, Record, from_line, read_records, sub_image_key, to_line
+from nlcl_plugin.data.lmdb.sources import SourceFile, digest_of, list_sources, state_of
 from nlcl_plugin.data.lmdb.store import check_length, close_environment
 from nlcl_plugin.data.parallel import map_in_order
 from nlcl_plugin.errors import InputError, writing_to
@@ -41,16 +42,6 @@ BANK_FILE = "rain_bank.json"
 SHEET_FILE = "rain_bank.png"
 _BUILD_FILE = "build.json"
 _FILES = {"data.mdb", "lock.mdb", META_FILE, KEYS_FILE, SKIPPED_FILE, _BUILD_FILE, BANK_FILE, SHEET_FILE}
-
-
-@dataclass(frozen=True, slots=True)
-class SourceFile:
-    """An image file when it was listed."""
-
-    name: str  # its path below the folder, with forward slashes
-    key: str  # its key; sub-images add their number
-    file: str  # the file that holds it: the image, or the LMDB's
-    state: tuple[int, int]  # the size and time of change of that file, by which a change is noticed
 
 
 @dataclass(frozen=True)
@@ -190,27 +181,6 @@ def build_lmdb(
     return report
 
 
-def list_sources(root: str | os.PathLike[str]) -> list[SourceFile]:
-    """List the images of a folder with their keys, sorted by name.
-
-    Raises:
-        InputError: If there is none.
-    """
-    names = list_images(root)
-    files = [os.path.join(root, name) for name in names]
-    keyed = zip(names, keys_of(names), files, strict=True)
-    return [SourceFile(name, key, file, state_of(file)) for name, key, file in keyed]
-
-
-def state_of(path: str) -> tuple[int, int]:
-    """The size and time of change of a file; (-1, -1) if there is none."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return (-1, -1)  # such as a link to nothing, which fails when it is read
-    return (status.st_size, status.st_mtime_ns)
-
-
 def check_output(root: str, output: str) -> Path:
     """See that an LMDB of the images of `root` can have the name `output`; returns its folder, links resolved.
 
@@ -225,14 +195,6 @@ def check_output(root: str, output: str) -> Path:
     if Path(os.path.realpath(root)).is_relative_to(target):
         raise InputError(f"{output}: the images of {root} are in it; choose another --output")
     return target
-
-
-def digest_of(sources: list[SourceFile]) -> dict[str, Any]:
-    """The images in a plan: their number, and a hash of their names and states."""
-    digest = hashlib.sha256()
-    for source in sources:
-        digest.update(json.dumps([source.name, *source.state]).encode())
-    return {"images": len(sources), "images_sha256": digest.hexdigest()}
 
 
 def read_skipped(folder: Path) -> list[Skipped]:
