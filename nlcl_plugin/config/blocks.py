@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from nlcl_plugin.data.image_io import SHORTEST_LIMIT
+
 
 def plain_name(name: str) -> str:
     """Return a name that files and folders can have in theirs; another one is a ValueError."""
@@ -70,6 +72,9 @@ class DatasetOptions(OpenBlock):
         None, description="Keep loader processes from one epoch to the next; not with `prefetch_mode: cpu`."
     )
     manual_seed: int | None = Field(None, ge=0, lt=2**31, description="Seed of the dataset; by default the run's.")
+    longest_side: int | None = Field(
+        None, ge=SHORTEST_LIMIT, description="Of images in training, in pixels (our datasets); by default the top's."
+    )
     scale: int = Field(1, ge=1, description="Filled in from the top.")
     phase: str = Field("", description="Filled in from the block's name.")
 
@@ -100,7 +105,8 @@ class NetworkPathOptions(OpenBlock):
     pretrain_network_: str | None = Field(
         None,
         description="Weights to begin with: a file, or a folder for the newest of this network's files in it, by "
-        "iteration; `net_X_latest.pth` is the newest unless the training went on after it.",
+        "iteration; `net_X_latest.pth` is the newest unless the training went on after it. Or `real` or `demo`, the "
+        "weights that come with the package.",
     )
     param_key_: str | None = Field(
         None,
@@ -166,6 +172,12 @@ class TopOptions(OpenBlock):
     name: Name = Field(description="Name of the run and of its folder below `experiments` or `results`.")
     model_type: str = Field(description="Model, by its name in BasicSR's registry: ours or any other.")
     scale: int = Field(1, ge=1, description="Factor of the size of outputs to that of inputs; 1 for rain.")
+    longest_side: int | None = Field(
+        None,
+        ge=SHORTEST_LIMIT,
+        description="Pixels. In larger images rain is looked for in copies with this longest side: in training, in "
+        "validation by NLCLModel, and wherever the trained network derains. By default images are taken as they are.",
+    )
     num_gpu: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
         "auto", description="GPUs of this process; 0 is the CPU, `auto` all that are there."
     )

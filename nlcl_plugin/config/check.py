@@ -29,7 +29,7 @@ from nlcl_plugin.config.check_parts import (
 from nlcl_plugin.config.option_files import FOLDERS
 from nlcl_plugin.config.rehearsal import silence
 from nlcl_plugin.config.schema import check_known, check_numbers, check_schema, keys_in_source
-from nlcl_plugin.config.train_options import LossBlock
+from nlcl_plugin.config.train_options import STAGE_ONE, LossBlock
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.networks.weights import newest_checkpoint
 
@@ -72,6 +72,8 @@ def check_options(options: dict[str, Any], *, is_train: bool) -> dict[str, int]:
             raise InputError(f"scale: {kept}: expected 1, but received {checked.scale}")
         _warn_of_unused_optimizers(options.get("train", {}))
     else:
+        if is_train and checked.longest_side and any(name != "train" for name in options["datasets"]):
+            warnings.warn(f"longest_side: {options['model_type']} validates at full size", stacklevel=3)
         check_stock_limits(model, options)
         if is_train:
             known = {*StockTrainOptions.model_fields, "nlcl_opt", *read}
@@ -141,7 +143,7 @@ def _check_names_of_datasets(datasets: dict[str, Any], *, is_train: bool) -> Non
 def _warn_of_unused_optimizers(train: dict[str, Any]) -> None:
     """Not refused, as `--force_yml train:gan_opt=~` on a whole file leaves its optimizer behind."""
     users = {"optim_d": ("gan_opt",), "optim_p": ("layer_opt", "location_opt"), "optim_s": ("restorer_opt",)}
-    for key, blocks in users.items():
+    for key, blocks in {"optim_g": STAGE_ONE, **users}.items():
         if key in train and not any(block in train for block in blocks):
             warnings.warn(f"train.{key}: is not used, as there is no {' or '.join(blocks)}", stacklevel=3)
 

@@ -199,6 +199,7 @@ def _complete_dataset(name: str, dataset: dict[str, Any], options: dict[str, Any
     dataset.setdefault("io_backend", {"type": "disk"})
     dataset.setdefault("manual_seed", options.get("manual_seed"))
     if dataset["phase"] == "train":
+        dataset.setdefault("longest_side", options.get("longest_side"))
         dataset.setdefault("num_worker_per_gpu", 0)
     for key in ("dataroot_gt", "dataroot_lq"):
         if dataset.get(key) is not None:

@@ -74,7 +74,7 @@ def _take_a_step(model: Any, opt: dict[str, Any], full: bool) -> None:
 def _step(model: Any, opt: dict[str, Any], size: int) -> None:
     noise = torch.rand(2, opt["datasets"]["train"]["batch_size_per_gpu"], 3, size, size)
     restorer = model.train_opt.restorer_opt
-    for current_iter in [1] if restorer is None else [1, restorer.start_iter + 1]:
+    for current_iter in sorted({1, restorer.start_iter + 1 if restorer else 1}):
         model.feed_data({"lq": noise[0], "gt": noise[1], "lq_path": ["noise"]})
         model.optimize_parameters(current_iter)
 

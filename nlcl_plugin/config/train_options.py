@@ -132,13 +132,18 @@ class CompositeLossOptions(LossOptions):
 class RestorerOptions(RainVariation):
     """Stage 2: a new network learns on pseudo-pairs of clean images and extracted rain; stage 1 is frozen."""
 
-    start_iter: int = Field(ge=0, description="Iterations of stage 1; stage 2 begins with the next.")
+    start_iter: int = Field(
+        ge=0,
+        description="Iterations of stage 1; stage 2 begins with the next. With 0 and no loss of stage 1 there is no "
+        "stage 1 and no network of it: the restorer learns on rendered rain until the first of `rounds`.",
+    )
     pixel_opt: LossOptions = Field(LossOptions(type="L1Loss"), description="Loss between output and clean image.")
     composite_opt: CompositeLossOptions | None = Field(None, description="Layer contrast on the pseudo-pairs.")
     rounds: tuple[int, ...] = Field(
         (),
         description="Iterations of stage 2 after each of which the restorer of that moment is what extracts the rain, "
-        "in place of stage 1 or the one before: its layers have less texture in them.",
+        "in place of stage 1 or the one before: its layers have less texture in them. 0 is for a restorer with "
+        "weights to begin with.",
     )
     round_gain: Range | None = Field(
         None,
@@ -146,10 +151,16 @@ class RestorerOptions(RainVariation):
         "a range around 1 keeps rounds from making it ever brighter.",
     )
 
+    gate: bool = Field(
+        False,
+        description="Of extracted rain, keep only what looks like rain: thin streaks along one steep direction "
+        "(`rain.gate`). Rendered rain takes the places of layers without any.",
+    )
+
     @model_validator(mode="after")
     def _check_rounds(self) -> RestorerOptions:
-        if list(self.rounds) != sorted(set(self.rounds)) or any(end < 1 for end in self.rounds):
-            raise ValueError(f"rounds must be rising iterations of stage 2, from 1, but received {list(self.rounds)}")
+        if list(self.rounds) != sorted(set(self.rounds)) or any(end < 0 for end in self.rounds):
+            raise ValueError(f"rounds must be rising iterations of stage 2, from 0, but received {list(self.rounds)}")
         if self.round_gain is not None and not 0 < self.round_gain[0] <= self.round_gain[1]:
             raise ValueError(f"round_gain must be [low, high] with 0 < low <= high, but received {[*self.round_gain]}")
         return self
@@ -157,6 +168,13 @@ class RestorerOptions(RainVariation):
     def variation(self, rounds: int) -> RainVariation:
         """How rain is varied after as many rounds."""
         return self.model_copy(update={"gain": self.round_gain}) if rounds and self.round_gain else self
+
+
+# Losses of stage 1.
+STAGE_ONE = (
+    *("gan_opt", "location_opt", "layer_opt", "consistency_opt"),
+    *("fidelity_opt", "identity_opt", "relay_opt", "composite_opt"),
+)
 
 
 class UnpairedOptions(Block):
@@ -195,9 +213,8 @@ class UnpairedOptions(Block):
 
     @model_validator(mode="after")
     def _check_losses(self) -> UnpairedOptions:
-        losses = (self.gan_opt, self.location_opt, self.layer_opt, self.consistency_opt, self.fidelity_opt)
-        if not any((*losses, self.identity_opt, self.relay_opt, self.composite_opt)):
-            raise ValueError("no loss is given: add at least gan_opt")
+        if not self.has_stage_one and not (self.restorer_opt and self.restorer_opt.start_iter == 0):
+            raise ValueError("no loss of stage 1 is given: add at least gan_opt, or restorer_opt with start_iter: 0")
         if self.layer_opt is not None and self.gan_opt is None:
             raise ValueError("layer_opt takes its features from net_d, which only gan_opt trains: add gan_opt")
         restorer = self.restorer_opt.composite_opt if self.restorer_opt else None
@@ -205,6 +222,11 @@ class UnpairedOptions(Block):
         if not self.dimension_freq and any(c and c.build_options().get("asymmetry") == "auto" for c in contrasts):
             raise ValueError("asymmetry: auto follows measured dimensions: add dimension_freq, such as 25")
         return self
+
+    @property
+    def has_stage_one(self) -> bool:
+        """Whether there is a loss of stage 1, and with it the networks of stage 1."""
+        return any(getattr(self, key) for key in STAGE_ONE)
 
     def restores(self, current_iter: int) -> bool:
         """Whether an iteration (counted from 1) is one of stage 2."""
@@ -216,7 +238,7 @@ class TrainOptions(UnpairedOptions):
 
     total_iter: int = Field(gt=0, le=10**10, description="Iterations, stage 2 included.")
     warmup_iter: int = Field(-1, description="Iterations of linear learning-rate warm-up; -1 for none.")
-    optim_g: OptimizerOptions = Field(description="Optimizer of net_g and net_r.")
+    optim_g: OptimizerOptions | None = Field(None, description="Optimizer of net_g and net_r; needed with stage 1.")
     optim_d: OptimizerOptions | None = Field(None, description="Optimizer of net_d; optim_g's options by default.")
     optim_p: OptimizerOptions | None = Field(None, description="Optimizer of net_p; optim_g's options by default.")
     optim_s: OptimizerOptions | None = Field(None, description="Optimizer of net_s; needed with restorer_opt.")
@@ -228,6 +250,8 @@ class TrainOptions(UnpairedOptions):
 
     @model_validator(mode="after")
     def _check_stages(self) -> TrainOptions:
+        if self.has_stage_one and self.optim_g is None:
+            raise ValueError("optim_g is missing: it is the optimizer of stage 1")
         if self.restorer_opt is not None:
             if self.optim_s is None:
                 raise ValueError("restorer_opt needs optim_s")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from nlcl_plugin.data.image_io import decode_raw, to_tensor
+from nlcl_plugin.data.image_io import SHORTEST_LIMIT, decode_raw, shrink, to_tensor
 from nlcl_plugin.data.image_sources import ImageSource, is_lmdb, open_source
 from nlcl_plugin.errors import InputError
 
@@ -29,6 +29,8 @@ class ImageDataset(Dataset[dict[str, Any]]):
               `persistent_workers: true`.
             - on_error (str): `raise` (the default), or `skip`: in training, the next image takes the place of one that
               cannot be read, and the sample names it in `skipped`.
+            - longest_side (int): In training, images with a longer side are made smaller to it before they are cropped,
+              so that streaks are as wide in all of them; in pixels, at least 64. Default: images as they are.
             - gt_size (int): The side of the square crop, for training only. Smaller images are continued by reflection.
             - use_hflip, use_vflip, use_rot (bool): Mirror the crop left-right, upside down, transpose it, each half of
               the time, for training only. Default: False. Rain falls downwards: the last two also teach rain that
@@ -58,7 +60,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
             "use_vflip",
             "use_rot",
         ),
-        *("manual_seed", "seed", "cache", "on_error"),
+        *("manual_seed", "seed", "cache", "on_error", "longest_side"),
     )
     PHASES: ClassVar[tuple[str, ...]] = ("train", "val", "test")
     paths: list[str]
@@ -75,6 +77,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         self._skips = opt.get("on_error") == "skip" and self._training
         self._cache: dict[tuple[str, bool], np.ndarray] | None = {} if self._flag("cache") else None
         if self._training:
+            self._longest_side = self._integer("longest_side", minimum=SHORTEST_LIMIT, default=0)
             self._crop_size = self._integer("gt_size", minimum=1)
             self._flips = {key: self._flag(f"use_{key}") for key in ("hflip", "vflip", "rot")}
 
@@ -101,11 +104,13 @@ class ImageDataset(Dataset[dict[str, Any]]):
             path = os.path.join(source.root, name)
             key = path, keep_grey
             try:
-                if self._cache is None:
-                    return decode_raw(source.read(name), path, keep_grey=keep_grey), path
-                if key not in self._cache:
-                    self._cache[key] = decode_raw(source.read(name), path, keep_grey=keep_grey)
-                return self._cache[key], path
+                image = self._cache.get(key) if self._cache is not None else None
+                if image is None:
+                    image = decode_raw(source.read(name), path, keep_grey=keep_grey)
+                    image = shrink(image, self._longest_side) if self._training else image
+                if self._cache is not None:
+                    self._cache[key] = image
+                return image, path
             except InputError:
                 if not self._skips:
                     raise

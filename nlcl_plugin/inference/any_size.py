@@ -61,6 +61,31 @@ def infer(
     return run_padded(net, image, window)
 
 
+def run_smaller(net: Callable[[Tensor], Tensor], images: Tensor, longest_side: int, *, makes_rain: bool) -> Tensor:
+    """Run a network on copies of images that have a `longest_side`, and enlarge the rain that it finds there (ours).
+
+    Streaks are wide in large photographs, wider than networks know them, and finer detail than the copy's cannot be
+    damaged.
+
+    Args:
+        net: From O to B, or to R; its output has the size of its input.
+        images: Rainy images O (B, 3, H, W).
+        longest_side: Pixels; 0 for no limit. Images that are no larger are taken as they are.
+        makes_rain: Whether the network makes R.
+
+    Returns:
+        R, or O - R, at the size of the images.
+    """
+    size = images.shape[-2:]
+    if not 0 < longest_side < max(size):
+        return net(images)
+    smaller = [max(1, round(side * longest_side / max(size))) for side in size]
+    copy = F.interpolate(images, smaller, mode="bilinear", antialias=True)
+    output = net(copy)
+    rain = F.interpolate(output if makes_rain else copy - output, size, mode="bicubic")
+    return rain if makes_rain else images - rain
+
+
 def run_padded(net: Callable[[Tensor], Tensor], images: Tensor, multiple: int, scale: int = 1) -> Tensor:
     """Run a network on images (B, C, H, W) that are mirrored at the right and bottom to a size it takes.
 

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from nlcl_plugin.data.image_io import to_tensor
 from nlcl_plugin.errors import InputError
-from nlcl_plugin.inference.derainer import PACKAGED, Derainer, ShapeError, find_weights, load_derainer
+from nlcl_plugin.inference.derainer import Derainer, ShapeError, load_derainer
 from nlcl_plugin.media.photograph.writing import pixels_like
+from nlcl_plugin.networks.weights import PACKAGED, find_weights
 
 DEFAULT_WEIGHTS = PACKAGED["real"]  # the file, as its name may be that of a folder at hand
 

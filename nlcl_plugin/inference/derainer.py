@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nlcl_plugin.archs import LayerGenerator
 from nlcl_plugin.config.option_files import load_yaml
+from nlcl_plugin.data.image_io import SHORTEST_LIMIT
 from nlcl_plugin.errors import InputError
-from nlcl_plugin.inference.any_size import infer, run_padded
+from nlcl_plugin.inference.any_size import infer, run_padded, run_smaller
 from nlcl_plugin.networks.about import KINDS
 from nlcl_plugin.networks.network_file import NetworkFile, build_with_weights, read_network_file
 from nlcl_plugin.networks.onnx_network import load_onnx
-from nlcl_plugin.networks.weights import best_or_newest, newest, saved_networks
-
-PACKAGED = {file.stem: file for file in sorted((Path(__file__).parents[1] / "weights").glob("*.safetensors"))}
-
-SHORTEST_LIMIT = 64  # pixels: in smaller copies nothing is left of rain
+from nlcl_plugin.networks.weights import PACKAGED, best_or_newest, find_weights, newest, saved_networks
 
 
 class ShapeError(InputError):
@@ -52,9 +49,7 @@ class Derainer:
     def __call__(self, rainy: Tensor, **infer_options: Any) -> Tensor:
         """Derain; a single image in bounded memory, however large it is.
 
-        If a side is longer than `longest_side`, the rain is found in a copy that has that side, and what is found is
-        enlarged and subtracted from the image itself: streaks are wide in large photographs, wider than networks know
-        them, and finer detail cannot be damaged.
+        If a side is longer than `longest_side`, rain is found in a smaller copy; see `inference.any_size.run_smaller`.
 
         Args:
             rainy: Rainy images O (B, 3, H, W), RGB in [0, 1], any size.
@@ -77,14 +72,8 @@ class Derainer:
         return output if self.makes_rain else rainy - output
 
     def _output(self, rainy: Tensor, **infer_options: Any) -> Tensor:
-        size = rainy.shape[-2:]
-        if not 0 < self.longest_side < max(size):
-            return self._output_at(rainy, **infer_options)
-        smaller = [max(1, round(side * self.longest_side / max(size))) for side in size]
-        copy = F.interpolate(rainy, smaller, mode="bilinear", antialias=True)
-        output = self._output_at(copy, **infer_options)
-        rain = F.interpolate(output if self.makes_rain else copy - output, size, mode="bicubic")
-        return rain if self.makes_rain else rainy - rain
+        run = partial(self._output_at, **infer_options)
+        return run_smaller(run, rainy, self.longest_side, makes_rain=self.makes_rain)
 
     def _output_at(self, rainy: Tensor, **infer_options: Any) -> Tensor:
         """The network's output at the size of the images."""
@@ -114,12 +103,6 @@ class Derainer:
             f"{self.source}: {self.about['network']['type']} makes {made} of {tuple(images.shape)}; expected a network "
             "that keeps the shape; give another one"
         )
-
-
-def find_weights(path: str | os.PathLike[str]) -> Path:
-    """The path of weights, which may be a name of `PACKAGED`; a file or folder of that name comes first."""
-    found = Path(os.path.expanduser(path))
-    return found if found.exists() else PACKAGED.get(os.fspath(path), found)
 
 
 def load_derainer(

@@ -68,7 +68,7 @@ class NLCLDerain(BaseModel):
     Args:
         train_cfg: Losses and stages: an `UnpairedOptions`, which is the `train` block of BasicSR's option files without
             optimizers, schedule and precision.
-        generator: Config of the network from O to B.
+        generator: Config of the network from O to B; with losses of stage 1.
         rain_generator: Config of the network from O to R, for `two_branch`.
         discriminator: Config of the discriminator, for `gan_opt`.
         heads: Config of the projection heads, for contrastive losses; `in_channels` is filled in.
@@ -86,7 +86,7 @@ class NLCLDerain(BaseModel):
     def __init__(
         self,
         train_cfg: dict[str, Any],
-        generator: dict[str, Any],
+        generator: dict[str, Any] | None = None,
         rain_generator: dict[str, Any] | None = None,
         discriminator: dict[str, Any] | None = None,
         heads: dict[str, Any] | None = None,
@@ -202,7 +202,7 @@ class NLCLDerain(BaseModel):
         """
         if mode not in ("tensor", "predict"):
             raise ValueError(f"mode must be tensor or predict, but received {mode!r}; train_step computes the losses")
-        restoring = self.options.restores(int(self.progress[0]))
+        restoring = self.options.restores(max(1, int(self.progress[0])))
         label = "s" if restoring else "g"
         # Networks of windowed attention name their window by this argument.
         multiple = int((self._configs[label] or {}).get("window_size", 1))

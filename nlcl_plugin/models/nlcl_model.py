@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from nlcl_plugin.config.train_options import OptimizerOptions, TrainOptions
 from nlcl_plugin.errors import InputError
-from nlcl_plugin.inference.any_size import infer, run_padded
+from nlcl_plugin.inference.any_size import infer, run_padded, run_smaller
 from nlcl_plugin.models.layer_embeddings import LayerEmbeddings
 from nlcl_plugin.models.optimization import (
     Stepper,
@@ -37,13 +37,14 @@ class NLCLModel(ValidationMixin, BaseModel):
 
     Stage 1 trains `net_g` (O to B) and, in the `two_branch` decomposition, `net_r` (O to R) against `net_d`, with the
     losses of the `train` block. In the `residual` decomposition R = O - B. Stage 2, if asked for, freezes those and
-    trains the restorer `net_s` on pseudo-pairs of clean images and extracted rain; from then on `net_s` derains.
+    trains the restorer `net_s` on pseudo-pairs of clean images and rain, extracted or rendered; from then on `net_s`
+    derains. Without a loss of stage 1 there is stage 2 alone.
 
     Args:
-        opt: BasicSR's option dict. Networks: `network_g`, `network_r` (two_branch), `network_d` (with gan_opt),
-            `network_p` (with a contrastive loss; its `in_channels` is filled in), `network_s` (with restorer_opt; in
-            testing its presence means that it derains, that of `network_r` that it makes the rain layer). The `train`
-            block is a `TrainOptions`.
+        opt: BasicSR's option dict. Networks: `network_g` (with a loss of stage 1), `network_r` (two_branch),
+            `network_d` (with gan_opt), `network_p` (with a contrastive loss; its `in_channels` is filled in),
+            `network_s` (with restorer_opt; in testing its presence means that it derains, that of `network_r` that it
+            makes the rain layer). The `train` block is a `TrainOptions`.
 
     Raises:
         InputError: If the options don't fit together.
@@ -65,7 +66,7 @@ class NLCLModel(ValidationMixin, BaseModel):
             self.nets = self._build_nets(labels)
             return
         self.train_opt = TrainOptions.model_validate(opt["train"])
-        self.restoring = False
+        self.restoring = self.train_opt.restores(1)
         self.log_dict: OrderedDict[str, float] = OrderedDict()
         self.extra_state: dict[str, Any] = {}
         self.nets = self._build_nets(needed_nets(self.train_opt, opt.get("decomposition", "residual")))
@@ -179,17 +180,21 @@ class NLCLModel(ValidationMixin, BaseModel):
         net.eval()
         # Networks of windowed attention name their window in BasicSR by this option.
         window = self.opt[f"network_{label}"].get("window_size", 1)
-        self.output = run_padded(net, self.lq, window) if self.is_train else self._infer(net, window)
+        self.output = self._infer(net, window)
         net.train(training)
         if "r" in self.nets and not self.restoring:
-            rain = self._inference_network("r")(self.lq) if self.is_train else self._infer(self._inference_network("r"))
+            rain = self._infer(self._inference_network("r"), makes_rain=True)
             self.rain = rain.expand_as(self.lq).contiguous()  # it may be grey
         else:
             self.rain = self.lq - self.output
 
-    def _infer(self, net: nn.Module, window: int = 1) -> Tensor:
-        """In testing images may be large."""
-        return torch.cat([infer(net, image[None], window=window) for image in self.lq])
+    def _infer(self, net: nn.Module, window: int = 1, *, makes_rain: bool = False) -> Tensor:
+        def run(images: Tensor) -> Tensor:
+            if self.is_train:
+                return run_padded(net, images, window)
+            return torch.cat([infer(net, image[None], window=window) for image in images])  # they may be large
+
+        return run_smaller(run, self.lq, self.opt.get("longest_side") or 0, makes_rain=makes_rain)
 
     def get_current_visuals(self) -> OrderedDict[str, Tensor]:
         """Images of the last `test`: `lq`, `result`, `rain` and, if known, `gt`; (B, C, H, W) on the CPU."""

@@ -20,6 +20,7 @@ from nlcl_plugin.models.optimization import Stepper, update_average
 from nlcl_plugin.models.unpaired_losses import UnpairedLosses
 from nlcl_plugin.rain.batch_random import BatchRandom
 from nlcl_plugin.rain.finish import finish_pairs
+from nlcl_plugin.rain.gate import keep_streaks
 from nlcl_plugin.rain.pseudo_pairs import make_pseudo_rainy, replace_by_rendered
 from nlcl_plugin.rain.structure import add_structure
 
@@ -48,7 +49,7 @@ def needed_nets(options: UnpairedOptions, decomposition: str) -> list[str]:
     if decomposition == "two_branch" and options.consistency_opt is None and options.layer_opt is None:
         raise InputError("train.consistency_opt is missing: with decomposition: two_branch nothing else trains net_r, "
                          "the rain layer, but layer_opt; add one of them")  # fmt: skip
-    labels = ["g"]
+    labels = ["g"] if options.has_stage_one else []
     labels += ["r"] if decomposition == "two_branch" else []
     labels += ["d"] if options.gan_opt else []
     labels += ["p"] if options.location_opt or options.layer_opt else []
@@ -147,7 +148,8 @@ class UnpairedIteration:
         """
         restorer, restoring = self.options.restorer_opt, self.options.restores(current_iter)
         if restorer is not None and current_iter == restorer.start_iter + 1:
-            self._logger().info("Stage 2: the rain networks stand still, the restorer learns on pseudo-pairs.")
+            frozen = "the networks of stage 1 are frozen, " if "g" in self.nets else ""
+            self._logger().info(f"Stage 2: {frozen}the restorer learns on pseudo-pairs.")
         active = {name: o for name, o in optimizers.items() if (name == "s") == restoring}
         for optimizer in active.values():
             optimizer.zero_grad(set_to_none=True)
@@ -232,8 +234,7 @@ class UnpairedIteration:
         assert self.cri_pix is not None
         with stepper.autocast():
             with torch.no_grad():
-                rain = self._extracted_rain(rainy, current_iter)
-                laid = replace_by_rendered(rain, self.options.restorer_opt, random)
+                found, laid = self._laid_rain(rainy, current_iter, random)
                 variation = self.options.restorer_opt.variation(self._rounds(current_iter))
                 clean = add_structure(clean, variation, random)
                 pseudo = make_pseudo_rainy(clean, laid, variation, random)
@@ -249,8 +250,29 @@ class UnpairedIteration:
                 losses["l_composite"] = value.detach()
                 total = total + contrast.weight_at(stage_iter) * value
         stepper.backward(weight * total)
-        losses["mean_rain"] = rain.abs().mean()
-        return losses
+        return OrderedDict(**losses, **found)
+
+    def _laid_rain(
+        self, rainy: Tensor, current_iter: int, random: BatchRandom
+    ) -> tuple[OrderedDict[str, Tensor], Tensor]:
+        """What is logged of the extracted rain, and the rain that is laid on clean images, extracted or rendered."""
+        options = self.options.restorer_opt
+        assert options is not None
+        if not self._extracts(current_iter):
+            everywhere = options.model_copy(update={"rendered": 1.0})
+            return OrderedDict(), replace_by_rendered(torch.zeros_like(rainy[:, :1]), everywhere, random)
+        rain = self._extracted_rain(rainy, current_iter)
+        found = OrderedDict(mean_rain=rain.abs().mean())
+        if not options.gate:
+            return found, replace_by_rendered(rain, options, random)
+        gated = keep_streaks(rain)
+        found["gate_passed"] = gated.passed.float().mean()
+        found["gate_kept"] = gated.rain.sum() / rain.amin(dim=1).clamp_min(0).sum().clamp_min(1e-9)
+        return found, replace_by_rendered(gated.rain, options, random, wanting=~gated.passed)
+
+    def _extracts(self, current_iter: int) -> bool:
+        """Whether rain is extracted from rainy images at an iteration of stage 2."""
+        return "g" in self.nets or self._rounds(current_iter) > 0
 
     def _extracted_rain(self, rainy: Tensor, current_iter: int) -> Tensor:
         """The rain layer of rainy images: stage 1's or, after a round, what the restorer of that time takes out."""
@@ -314,9 +336,14 @@ class UnpairedIteration:
         t = self.options
         self.mean_rain = mean if self.mean_rain is None else 0.95 * self.mean_rain + 0.05 * mean
         last = t.restorer_opt is not None and current_iter == t.restorer_opt.start_iter
+        advice = (
+            "ramp identity, fidelity and the contrastive losses in later (ramp_iter), lower their weights, or try "
+            "another manual_seed"
+        )
+        if t.restores(current_iter):
+            advice = "begin with weights that find rain (path.pretrain_network_s), or let rounds begin later"
         if (current_iter >= t.collapse_iter or last) and self.mean_rain < t.min_mean_rain:
             raise TrainingStoppedError(
                 f"the rain layer is empty (mean |R| {self.mean_rain:.5f} < min_mean_rain {t.min_mean_rain} at "
-                f"iteration {current_iter}): the network copies its input; ramp identity, fidelity and the "
-                "contrastive losses in later (ramp_iter), lower their weights, or try another manual_seed"
+                f"iteration {current_iter}): the network copies its input; {advice}"
             )

@@ -17,6 +17,7 @@ from torch import Tensor
 from nlcl_plugin.data.files import write_whole
 from nlcl_plugin.errors import InputError
 
+PACKAGED = {file.stem: file for file in sorted((Path(__file__).parents[1] / "weights").glob("*.safetensors"))}
 BEST_FILE = "best.json"  # in `models`: which iteration was best in validation; training.checkpoint writes it
 
 
@@ -133,19 +134,27 @@ def best_or_newest(models: str | os.PathLike[str], label: str) -> Path | None:
     return found.get(str(best_iteration(models))) or (newest(found) if found else None)
 
 
+def find_weights(path: str | os.PathLike[str]) -> Path:
+    """The path of weights, which may be a name of `PACKAGED`; a file or folder of that name comes first."""
+    found = Path(os.path.expanduser(path))
+    return found if found.exists() else PACKAGED.get(os.fspath(path), found)
+
+
 def newest_checkpoint(path: str, key: str) -> str:
     """Resolve the value of an option: a file, or of a folder its newest checkpoint by iteration (see `newest`).
 
-    The option `key` is `resume_state`, or `pretrain_network_X` for files `net_X_*.pth` of that letter alone.
+    The option `key` is `resume_state`, or `pretrain_network_X` for files `net_X_*.pth` of that letter alone, and for
+    names of `PACKAGED`.
 
     Raises:
         InputError: If there is none.
     """
+    label = key.partition("pretrain_network_")[2]
+    path = str(find_weights(path)) if label else path
     if os.path.isfile(path):
         return path
     if not os.path.isdir(path):
         raise InputError(f"path.{key}: there is no file or folder {path!r}; train first, or give another path")
-    label = key.partition("pretrain_network_")[2]
     found = saved_networks(path, label) if label else numbered(Path(path), ".state")
     if not found:
         raise InputError(f"path.{key}: the folder {path!r} holds no {f'net_{label}_*.pth' if label else '*.state'}")

@@ -52,7 +52,7 @@ class TrainedStages:
         iteration = int(self.which) if self.which.isdecimal() else found.about["iter"] or experiment.total_iter
         start = block(options, "train", "restorer_opt").get("start_iter")
         kind = str(options.get("model_type", "network"))
-        self._stages = {"g": "stage 1" if kind == "NLCLModel" else kind}
+        self._stages = {"g": "stage 1" if kind == "NLCLModel" else kind} if found.about["label"] == "g" else {}
         if isinstance(start, int) and iteration is not None and iteration > start:
             self._stages["s"] = "restorer"
         self._own_rain = options.get("decomposition") == "two_branch"
@@ -113,11 +113,12 @@ def split_example(stages: TrainedStages, sample: dict[str, Any], root: str | Non
 
 
 def _find(models: Path, which: str | None) -> NetworkFile:
-    found = saved_networks(models, "g")
-    path = best_or_newest(models, "g") if which is None else found.get(which)
+    label = next((label for label in ("g", "s") if saved_networks(models, label)), "g")  # without stage 1 only s
+    found = saved_networks(models, label)
+    path = best_or_newest(models, label) if which is None else found.get(which)
     if path is None and found:
         there = ", ".join(sorted(found, key=lambda tag: (len(tag), tag)))
-        raise InputError(f"{models}: no net_g_{which}.pth, but of {there}; correct --checkpoint")
+        raise InputError(f"{models}: no net_{label}_{which}.pth, but of {there}; correct --checkpoint")
     if path is None:
-        raise InputError(f"{models}: contains no net_g_*.pth yet")
-    return read_network_file(path, label="g")
+        raise InputError(f"{models}: contains no net_g_*.pth or net_s_*.pth yet")
+    return read_network_file(path, label=label)

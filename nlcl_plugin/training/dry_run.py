@@ -104,7 +104,7 @@ def _stages(train: dict[str, Any]) -> list[str]:
         return [f"iterations 1 to {total:,}"]
     start = restorer["start_iter"]
     rounds = ", ".join(f"{start + end:,}" for end in restorer.get("rounds", ()))
-    extra = f"; after {rounds} the restorer extracts the rain" if rounds else ""
+    extra = f"; rain is extracted by the restorer of iteration {rounds}" if rounds else ""
     lines = [f"1, layers: iterations 1 to {start:,}"] if start else []
     return [*lines, f"2, restorer on pseudo-pairs: iterations {start + 1:,} to {total:,}{extra}"]
 

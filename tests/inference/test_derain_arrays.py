@@ -12,7 +12,8 @@ from nlcl_plugin.archs import LayerGenerator, ResidualUNet
 from nlcl_plugin.data.files import sha256
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.inference.derain import ImageDerainer
-from nlcl_plugin.inference.derainer import PACKAGED, find_weights, load_derainer
+from nlcl_plugin.inference.derainer import load_derainer
+from nlcl_plugin.networks.weights import PACKAGED, find_weights
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.random((23, 31, 3), np.float32)

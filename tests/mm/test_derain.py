@@ -76,6 +76,31 @@ def test_each_stage_trains_its_networks_alone_and_derains_also_after_loading():
     assert torch.equal(loaded(lq), model.average_restorer(lq))
 
 
+def test_a_restorer_alone_needs_no_other_network_and_trains_as_in_basicsr(tmp_path):
+    import model_helpers
+
+    restorer = {"start_iter": 0, "rounds": [1], "gate": True}
+    config = {"type": "NLCLDerain", "restorer": model_config()["restorer"], "seed": 3,
+              "train_cfg": {"ema_decay": 0.9, "restorer_opt": restorer, "min_mean_rain": 0}}  # fmt: skip
+    model = MODELS.build(config)
+    assert torch.equal(model(batch()["lq"]), model.average_restorer(batch()["lq"]))
+    wrappers = optimizers(model)
+    opt = model_helpers.options(tmp_path)
+    opt["manual_seed"] = 3
+    opt["train"] = {**config["train_cfg"], "total_iter": 8, "optim_s": {"type": "Adam", "lr": 1e-3},
+                    "scheduler": {"type": "LinearDecayLR"}}  # fmt: skip
+    other = model_helpers.build(opt)
+    other.net_s.load_state_dict(model.restorer.state_dict())
+    other.averages["s"].load_state_dict(model.average_restorer.state_dict())
+    for current_iter in (1, 2):
+        model.train_step(batch(current_iter), wrappers)
+        other.feed_data(batch(current_iter))
+        other.optimize_parameters(current_iter)
+    trained = other.averages["s"].state_dict()
+    assert all(torch.equal(value, trained[name]) for name, value in model.average_restorer.state_dict().items())
+    assert not any(name.startswith("generator") for name in model.state_dict())
+
+
 def test_predictions_are_a_dict_an_image_and_layers_sum_to_the_rainy_image():
     samples = build().val_step({**batch(), "gt_path": list("abcd")})
     assert [sample["lq_path"] for sample in samples] == [f"rainy/{i}.png" for i in range(4)]
@@ -161,7 +186,7 @@ def test_a_loss_that_is_not_finite_stops_the_training_and_names_the_image():
     ("change", "message"),
     [
         ({"train_cfg": {"gan_optt": {}}}, r"model\.train_cfg\.gan_optt: unknown option"),
-        ({"train_cfg": {}}, "no loss is given"),
+        ({"train_cfg": {}}, "no loss of stage 1 is given"),
         ({"discriminator": None}, r"model\.discriminator is missing"),
         ({"decomposition": "three"}, "decomposition must be one of"),
     ],
