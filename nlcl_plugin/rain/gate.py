@@ -45,9 +45,7 @@ def keep_streaks(rain: Tensor) -> GatedRain:
     grey = rain.amin(dim=1, keepdim=True).clamp_min(0)
     narrower = -F.max_pool2d(-grey, WIDEST, stride=1, padding=WIDEST // 2)
     thin = grey - F.max_pool2d(narrower, WIDEST, stride=1, padding=WIDEST // 2)
-    # Of a streak one pixel wide the pixels are not exactly those of the line.
-    wider = F.max_pool2d(thin, (1, 3), stride=1, padding=(0, 1))
-    lines = torch.stack([_opened(wider, _line(angle, SHORTEST)) for angle in ANGLES])
+    lines = torch.stack([_opened(thin, _line(angle, SHORTEST)) for angle in ANGLES])
     energy = lines.mean(dim=(2, 3, 4))  # (angles, B)
     best = energy.argmax(dim=0)
     median = energy.median(dim=0).values

@@ -14,8 +14,11 @@ from scipy.signal import fftconvolve
 
 MAX_LAYERS = 3  # distances, one layer each
 KINDS = 4  # different streaks per layer
-LENGTH = (3.0, 60.0)  # pixels between the points of half brightness: short exposure or far away, to long or near
-WIDTH = (0.35, 2.0)  # standard deviation across, pixels: sharp, to out of focus
+LENGTH = (3.0, 90.0)  # pixels between the points of half brightness: short exposure or far away, to long or near
+WIDTH = (
+    0.35,
+    4.0,
+)  # standard deviation across, pixels: sharp and far away, to near and out of focus
 COVER = (0.003, 0.5)  # fraction of the pixels that streaks of one layer would cover if none overlapped
 PEAK = (0.04, 0.6)  # mean brightness of the streaks of one layer, at their middles
 SHAPE = (0.8, 4.0)  # of the gamma law of that brightness: a few bright streaks among faint ones, to nearly equal ones
@@ -56,7 +59,7 @@ def render_photographic_rain(shape: tuple[int, int], rng: np.random.Generator) -
 def _layer(shape: tuple[int, int], angle: float, rng: np.random.Generator) -> np.ndarray:
     depth = rng.random()
     length = _between(LENGTH, depth)
-    width = _between(WIDTH, 0.25 * depth + 0.75 * rng.random())  # a short exposure shows wide drops too
+    width = _between(WIDTH, 0.5 * depth + 0.5 * rng.random())
     taper, curvature = rng.uniform(*TAPER), rng.normal(0.0, CURVATURE)
     streaks = _same_size(
         [

@@ -99,6 +99,10 @@ def test_a_folder_stands_for_the_newest_checkpoint_of_a_letter_by_iteration(tmp_
     assert newest_checkpoint(str(tmp_path), "pretrain_network_g") == str(tmp_path / expected)
     with pytest.raises(InputError, match=r"path.resume_state: the folder .* no "):
         newest_checkpoint(str(tmp_path), "resume_state")
+    packaged = newest_checkpoint("real", "pretrain_network_g")
+    assert packaged.endswith("nlcl_plugin/weights/real.safetensors")
+    with pytest.raises(InputError, match="there is no file or folder 'real'"):
+        newest_checkpoint("real", "resume_state")
     for name in ("9.state", "100.state", "20.state"):
         (tmp_path / name).touch()
     assert newest_checkpoint(str(tmp_path), "resume_state") == str(tmp_path / "100.state")
