@@ -58,7 +58,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if len(set(labels)) < len(labels):
         raise InputError(f"--weights: expected different networks, but received {', '.join(labels)}")
     networks = {
-        label: ImageDerainer(name, longest_side=arguments.longest_side)
+        label: ImageDerainer(name, longest_side=arguments.longest_side, strength=arguments.strength)
         for label, name in zip(labels, arguments.weights, strict=True)
     }
     results: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
@@ -162,12 +162,13 @@ def _table(results, weights):
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--weights", nargs="+", required=True, metavar="W", help="network files, folders of trainings, or demo")
+    add("--weights", nargs="+", required=True, metavar="W", help="network files, folders of trainings, real or demo")
     add("--output", required=True, metavar="DIR", help="folder for the results")
     add("--pairs", nargs=2, metavar=("RAINY", "CLEAN"), help="folders of pairs")
     add("--clean", metavar="DIR", help="folder of photographs without rain")
     add("--rainy", metavar="DIR", help="folder of photographs with rain")
     add("--longest-side", type=int, metavar="PIXELS", help="as in tools/derain.py (default: what the weights say)")
+    add("--strength", type=float, default=1.0, metavar="FACTOR", help="as in tools/derain.py (default: %(default)s)")
     add("--side", type=int, default=320, help="side of the sheet's pictures in pixels (default: %(default)s)")
     return parser
 

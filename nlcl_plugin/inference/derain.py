@@ -33,7 +33,7 @@ class ImageDerainer:
             photographs of real rain that come with the package (docs/model_card.md).
         device: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1` …
         amp: Run in bfloat16 where that is safe: less time where the processor has it, off by a few grey levels.
-        **load_options: `label`, `order`, `take_newest` and `longest_side` of `load_derainer`.
+        **load_options: `label`, `order`, `take_newest`, `longest_side` and `strength` of `load_derainer`.
 
     Raises:
         InputError: If the weights can't be used, the network does not keep the shape, or the device is not there.
@@ -88,7 +88,12 @@ class ImageDerainer:
 
 
 def derain(
-    images: _Images, weights: str | os.PathLike[str] | None = None, *, device: str = "auto", amp: bool = False
+    images: _Images,
+    weights: str | os.PathLike[str] | None = None,
+    *,
+    device: str = "auto",
+    amp: bool = False,
+    strength: float = 1.0,
 ) -> _Images:
     """Remove the rain from images.
 
@@ -99,6 +104,7 @@ def derain(
             `real`, the weights for photographs of real rain that come with the package. Loaded once, until they change.
         device: `auto`, `cpu`, `cuda` …
         amp: Run in bfloat16.
+        strength: Factor in (0, 3] on the rain that is subtracted: more than 1 takes more rain, and more structure.
 
     Returns:
         The derained images, of the type, shape and range of the input.
@@ -111,18 +117,19 @@ def derain(
         >>> derain(np.zeros((9, 16, 3), np.uint8)).shape
         (9, 16, 3)
     """
-    return _derained(images, _network(weights, device, amp))
+    return _derained(images, _network(weights, device, amp, strength))
 
 
-def _network(weights: str | os.PathLike[str] | None, device: str, amp: bool) -> ImageDerainer:
+def _network(weights: str | os.PathLike[str] | None, device: str, amp: bool, strength: float) -> ImageDerainer:
     path = find_weights(DEFAULT_WEIGHTS if weights is None else weights)
     files = [path, *path.glob("models/*")]
-    return _loaded(path, max((file.stat().st_mtime_ns for file in files if file.exists()), default=0), device, amp)
+    changed = max((file.stat().st_mtime_ns for file in files if file.exists()), default=0)
+    return _loaded(path, changed, device, amp, strength)
 
 
 @functools.lru_cache(maxsize=2)
-def _loaded(path: Path, _changed: int, device: str, amp: bool) -> ImageDerainer:
-    return ImageDerainer(path, device=device, amp=amp)
+def _loaded(path: Path, _changed: int, device: str, amp: bool, strength: float) -> ImageDerainer:
+    return ImageDerainer(path, device=device, amp=amp, strength=strength)
 
 
 def _derained(images: Any, network: ImageDerainer) -> Any:

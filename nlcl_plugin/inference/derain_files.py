@@ -152,6 +152,8 @@ class _Record:
         self._made_by = {"weights_sha256": sha256(source), "amp": network.amp}
         if network.derainer.longest_side != about.get("longest_side", 0):  # not what the weights say
             self._made_by["longest_side"] = network.derainer.longest_side
+        if network.derainer.strength != 1:
+            self._made_by["strength"] = network.derainer.strength
         self._about = {"weights": str(source), "network": about["network"], "nlcl_plugin": __version__}
         text = self._path.read_bytes().decode("utf-8", "replace") if self._path.exists() else ""
         self._torn = bool(text) and not text.endswith("\n")
@@ -205,7 +207,7 @@ class _Record:
         return os.path.relpath(job.output, self._folder)
 
     def _is_ours(self, entry: dict[str, Any]) -> bool:
-        return all(entry.get(key) == self._made_by.get(key) for key in {*self._made_by, "longest_side"})
+        return all(entry.get(key) == self._made_by.get(key) for key in {*self._made_by, "longest_side", "strength"})
 
 
 def _state(path: Path) -> list[int]:

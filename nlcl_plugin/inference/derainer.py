@@ -21,6 +21,8 @@ from nlcl_plugin.networks.network_file import NetworkFile, build_with_weights, r
 from nlcl_plugin.networks.onnx_network import load_onnx
 from nlcl_plugin.networks.weights import PACKAGED, best_or_newest, find_weights, newest, saved_networks
 
+STRONGEST = 3.0  # of `strength`: beyond it streaks become dark ones
+
 
 class ShapeError(InputError):
     """A network does not keep the shape."""
@@ -34,6 +36,7 @@ class Derainer:
     about: dict[str, Any]  # what it is; see `networks.about.describe`
     source: Path  # the file of its weights
     longest_side: int = 0  # pixels; the rain of larger images is found in a smaller copy. 0 for no limit
+    strength: float = 1.0  # factor on what is subtracted
 
     @property
     def window_size(self) -> int:
@@ -56,20 +59,23 @@ class Derainer:
             **infer_options: `scratch`, `memory` and `log` of `inference.any_size.infer`.
 
         Returns:
-            Their image layer B, same shape, not clipped: the network's output, or O - R of a network that makes R.
+            Their image layer B, same shape, not clipped: the network's output, or O - R of a network that makes R; with
+            another `strength` than 1, O - `strength` R of either.
 
         Raises:
             ShapeError: If the network does not keep the shape.
             InputError: If it fails on this size.
         """
         output = self._output(rainy, **infer_options)
-        return rainy - output if self.makes_rain else output
+        if self.strength == 1 and not self.makes_rain:
+            return output
+        return rainy - self.strength * (output if self.makes_rain else rainy - output)
 
     @torch.no_grad()
     def rain(self, rainy: Tensor, **infer_options: Any) -> Tensor:
-        """The rain layer R (B, 1 or 3, H, W) of rainy images in the same way: O - B, or the network's output."""
+        """The rain layer (B, 1 or 3, H, W) of rainy images in the same way: what `__call__` subtracts."""
         output = self._output(rainy, **infer_options)
-        return output if self.makes_rain else rainy - output
+        return self.strength * (output if self.makes_rain else rainy - output)
 
     def _output(self, rainy: Tensor, **infer_options: Any) -> Tensor:
         run = partial(self._output_at, **infer_options)
@@ -112,6 +118,7 @@ def load_derainer(
     order: tuple[str, ...] = ("s", "g"),
     take_newest: bool = False,
     longest_side: int | None = None,
+    strength: float = 1.0,
 ) -> Derainer:
     """Load a network to derain with.
 
@@ -125,6 +132,8 @@ def load_derainer(
         take_newest: Of a folder, take the newest network in any case.
         longest_side: Of images in which rain is looked for, in pixels (see `Derainer`); 0 for no limit. By default what
             the weights say, else no limit.
+        strength: Factor in (0, 3] on the rain that is subtracted. Networks that are unsure of a streak take some of its
+            brightness only; more than 1 takes more of it, and of what is taken in error.
 
     Returns:
         The network, on the CPU. No code from a file is run.
@@ -134,6 +143,8 @@ def load_derainer(
             the weights don't fit.
     """
     path = find_weights(path)
+    if not 0 < strength <= STRONGEST:
+        raise InputError(f"strength: expected a number above 0, up to {STRONGEST}, but received {strength}")
     if label is not None and label not in ("g", "r", "s"):
         raise InputError(f"label: expected g, r or s, but received {label!r}")
     if not path.exists():
@@ -141,7 +152,7 @@ def load_derainer(
         raise InputError(f"{path}: missing; give the weights: a network file, the folder of a training, or {names}")
     if path.suffix == ".onnx":
         graph, about = load_onnx(path)
-        return Derainer(graph, about, path, _longest_side(longest_side, about))
+        return Derainer(graph, about, path, _longest_side(longest_side, about), strength)
     labels = (label,) if label else order
     file = _of_folder(path, labels, take_newest) if path.is_dir() else read_network_file(path, label=label, order=order)
     about, network = file.about, file.about["network"]["type"]
@@ -152,7 +163,7 @@ def load_derainer(
     net = build_with_weights(about["network"], file.weights, where=where, source=file.path)
     if not all(value.isfinite().all() for value in net.state_dict().values()):
         raise InputError(f"{file.path}: contains weights that are not finite; give another checkpoint")
-    return Derainer(net, about, file.path, _longest_side(longest_side, about))
+    return Derainer(net, about, file.path, _longest_side(longest_side, about), strength)
 
 
 def _longest_side(wanted: int | None, about: dict[str, Any]) -> int:
