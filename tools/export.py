@@ -26,15 +26,13 @@ def main(argv=None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     # Here, so that --help does not wait for torch.
-    from nlcl_plugin.inference.derainer import check_longest_side, load_derainer
+    from nlcl_plugin.inference.derainer import PLAIN, check_settings, load_derainer
     from nlcl_plugin.inference.export import CHECKED_SHAPES, export
 
     kind = arguments.format or Path(arguments.output).suffix.removeprefix(".")
     derainer = load_derainer(arguments.weights, label=arguments.label, take_newest=arguments.newest)
-    if arguments.longest_side is not None:
-        check_longest_side(arguments.longest_side)
-    noted = {"license": arguments.license, "longest_side": arguments.longest_side}
-    noted = {key: value for key, value in noted.items() if value is not None}
+    noted = {key: getattr(arguments, key) for key in ("license", *PLAIN) if getattr(arguments, key) is not None}
+    check_settings(noted)
     derainer = replace(derainer, about={**derainer.about, **noted})
     print(escape(f"{derainer.source}: exporting {derainer.about['network']['type']} as {kind}"), flush=True)
     done = export(derainer, arguments.output, kind, half=arguments.half, opset=arguments.opset)
@@ -58,6 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--license", metavar="TEXT", help="licence of the weights, to note in the file")
     text = "side to which tools/derain.py reduces larger images to find rain, to note in the file; 0: any size"
     add("--longest-side", type=int, metavar="PIXELS", help=text)
+    add("--strength", type=float, metavar="FACTOR", help="factor of tools/derain.py on the rain, to note in the file")
+    text = "whether tools/derain.py has the rain confirmed by the image's neighbours, to note in the file"
+    add("--confirm", action=argparse.BooleanOptionalAction, help=text)
     return parser
 
 

@@ -32,6 +32,7 @@ from nlcl_plugin.data.files import write_whole
 from nlcl_plugin.data.image_io import list_images, read_image, to_float, to_uint8, write_image
 from nlcl_plugin.errors import InputError, escape, exit_code_of, writing_to
 from nlcl_plugin.inference.derain import ImageDerainer
+from nlcl_plugin.inference.derainer import PLAIN
 from nlcl_plugin.inference.measures import measure
 from nlcl_plugin.media.photograph import MAX_PIXELS
 from nlcl_plugin.metrics.quality import psnr
@@ -58,7 +59,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if len(set(labels)) < len(labels):
         raise InputError(f"--weights: expected different networks, but received {', '.join(labels)}")
     networks = {
-        label: ImageDerainer(name, longest_side=arguments.longest_side, strength=arguments.strength)
+        label: ImageDerainer(name, **{key: getattr(arguments, key) for key in PLAIN})
         for label, name in zip(labels, arguments.weights, strict=True)
     }
     results: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
@@ -168,7 +169,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--clean", metavar="DIR", help="folder of photographs without rain")
     add("--rainy", metavar="DIR", help="folder of photographs with rain")
     add("--longest-side", type=int, metavar="PIXELS", help="as in tools/derain.py (default: what the weights say)")
-    add("--strength", type=float, default=1.0, metavar="FACTOR", help="as in tools/derain.py (default: %(default)s)")
+    add("--strength", type=float, metavar="FACTOR", help="as in tools/derain.py (default: what the weights say)")
+    add(
+        "--confirm", action=argparse.BooleanOptionalAction, help="as in tools/derain.py (default: what the weights say)"
+    )
     add("--side", type=int, default=320, help="side of the sheet's pictures in pixels (default: %(default)s)")
     return parser
 

@@ -33,7 +33,7 @@ class ImageDerainer:
             photographs of real rain that come with the package (docs/model_card.md).
         device: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1` …
         amp: Run in bfloat16 where that is safe: less time where the processor has it, off by a few grey levels.
-        **load_options: `label`, `order`, `take_newest`, `longest_side` and `strength` of `load_derainer`.
+        **load_options: `label`, `order`, `take_newest`, `longest_side`, `strength` and `confirm` of `load_derainer`.
 
     Raises:
         InputError: If the weights can't be used, the network does not keep the shape, or the device is not there.
@@ -93,7 +93,7 @@ def derain(
     *,
     device: str = "auto",
     amp: bool = False,
-    strength: float = 1.0,
+    strength: float | None = None,
 ) -> _Images:
     """Remove the rain from images.
 
@@ -104,7 +104,8 @@ def derain(
             `real`, the weights for photographs of real rain that come with the package. Loaded once, until they change.
         device: `auto`, `cpu`, `cuda` …
         amp: Run in bfloat16.
-        strength: Factor in (0, 3] on the rain that is subtracted: more than 1 takes more rain, and more structure.
+        strength: Factor in (0, 3] on the rain that is subtracted: more takes more rain, and more structure. By default
+            what the weights say, else 1.
 
     Returns:
         The derained images, of the type, shape and range of the input.
@@ -120,7 +121,7 @@ def derain(
     return _derained(images, _network(weights, device, amp, strength))
 
 
-def _network(weights: str | os.PathLike[str] | None, device: str, amp: bool, strength: float) -> ImageDerainer:
+def _network(weights: str | os.PathLike[str] | None, device: str, amp: bool, strength: float | None) -> ImageDerainer:
     path = find_weights(DEFAULT_WEIGHTS if weights is None else weights)
     files = [path, *path.glob("models/*")]
     changed = max((file.stat().st_mtime_ns for file in files if file.exists()), default=0)
@@ -128,7 +129,7 @@ def _network(weights: str | os.PathLike[str] | None, device: str, amp: bool, str
 
 
 @functools.lru_cache(maxsize=2)
-def _loaded(path: Path, _changed: int, device: str, amp: bool, strength: float) -> ImageDerainer:
+def _loaded(path: Path, _changed: int, device: str, amp: bool, strength: float | None) -> ImageDerainer:
     return ImageDerainer(path, device=device, amp=amp, strength=strength)
 
 

@@ -19,6 +19,7 @@ from nlcl_plugin.data.files import inner_name, sha256
 from nlcl_plugin.data.image_io import to_float, to_uint8, write_image
 from nlcl_plugin.errors import InputError, escape, writing_to
 from nlcl_plugin.inference.derain import ImageDerainer
+from nlcl_plugin.inference.derainer import PLAIN
 from nlcl_plugin.inference.measures import measure, write_measures
 from nlcl_plugin.media.inputs import Job
 from nlcl_plugin.media.photograph import MAX_PIXELS, Photograph, read_photograph, write_photograph
@@ -150,10 +151,9 @@ class _Record:
             "reference": reference,
         }
         self._made_by = {"weights_sha256": sha256(source), "amp": network.amp}
-        if network.derainer.longest_side != about.get("longest_side", 0):  # not what the weights say
-            self._made_by["longest_side"] = network.derainer.longest_side
-        if network.derainer.strength != 1:
-            self._made_by["strength"] = network.derainer.strength
+        for key, plain in PLAIN.items():
+            if getattr(network.derainer, key) != about.get(key, plain):  # not what the weights say
+                self._made_by[key] = getattr(network.derainer, key)
         self._about = {"weights": str(source), "network": about["network"], "nlcl_plugin": __version__}
         text = self._path.read_bytes().decode("utf-8", "replace") if self._path.exists() else ""
         self._torn = bool(text) and not text.endswith("\n")
@@ -207,7 +207,7 @@ class _Record:
         return os.path.relpath(job.output, self._folder)
 
     def _is_ours(self, entry: dict[str, Any]) -> bool:
-        return all(entry.get(key) == self._made_by.get(key) for key in {*self._made_by, "longest_side", "strength"})
+        return all(entry.get(key) == self._made_by.get(key) for key in {*self._made_by, *PLAIN})
 
 
 def _state(path: Path) -> list[int]:

@@ -16,11 +16,17 @@ from nlcl_plugin.config.option_files import load_yaml
 from nlcl_plugin.data.image_io import SHORTEST_LIMIT
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.inference.any_size import infer, run_padded, run_smaller
+from nlcl_plugin.inference.confirm import confirm_rain
 from nlcl_plugin.networks.about import KINDS
 from nlcl_plugin.networks.network_file import NetworkFile, build_with_weights, read_network_file
 from nlcl_plugin.networks.onnx_network import load_onnx
 from nlcl_plugin.networks.weights import PACKAGED, best_or_newest, find_weights, newest, saved_networks
 
+PLAIN: dict[str, Any] = {
+    "longest_side": 0,
+    "strength": 1.0,
+    "confirm": False,
+}  # how a network derains unless its file says otherwise
 STRONGEST = 3.0  # of `strength`: beyond it streaks become dark ones
 
 
@@ -36,7 +42,8 @@ class Derainer:
     about: dict[str, Any]  # what it is; see `networks.about.describe`
     source: Path  # the file of its weights
     longest_side: int = 0  # pixels; the rain of larger images is found in a smaller copy. 0 for no limit
-    strength: float = 1.0  # factor on what is subtracted
+    strength: float = 1.0  # factor on the rain that is subtracted
+    confirm: bool = False  # subtract only what the image's own neighbours confirm; see `inference.confirm`
 
     @property
     def window_size(self) -> int:
@@ -59,27 +66,34 @@ class Derainer:
             **infer_options: `scratch`, `memory` and `log` of `inference.any_size.infer`.
 
         Returns:
-            Their image layer B, same shape, not clipped: the network's output, or O - R of a network that makes R; with
-            another `strength` than 1, O - `strength` R of either.
+            Their image layer B, same shape, not clipped: the network's output, or O - R of a network that makes R, with
+            R as `strength` and `confirm` have it.
 
         Raises:
             ShapeError: If the network does not keep the shape.
             InputError: If it fails on this size.
         """
         output = self._output(rainy, **infer_options)
-        if self.strength == 1 and not self.makes_rain:
-            return output
-        return rainy - self.strength * (output if self.makes_rain else rainy - output)
+        return rainy - output if self.makes_rain else output
 
     @torch.no_grad()
     def rain(self, rainy: Tensor, **infer_options: Any) -> Tensor:
         """The rain layer (B, 1 or 3, H, W) of rainy images in the same way: what `__call__` subtracts."""
         output = self._output(rainy, **infer_options)
-        return self.strength * (output if self.makes_rain else rainy - output)
+        return output if self.makes_rain else rainy - output
 
     def _output(self, rainy: Tensor, **infer_options: Any) -> Tensor:
-        run = partial(self._output_at, **infer_options)
+        run = partial(self._adjusted_at, **infer_options)
         return run_smaller(run, rainy, self.longest_side, makes_rain=self.makes_rain)
+
+    def _adjusted_at(self, rainy: Tensor, **infer_options: Any) -> Tensor:
+        """The network's output at the size of the images, with the rain as `strength` and `confirm` have it."""
+        output = self._output_at(rainy, **infer_options)
+        if self.strength == 1 and not self.confirm:
+            return output
+        rain = output if self.makes_rain else rainy - output
+        rain = confirm_rain(rainy, rain, self.strength) if self.confirm else self.strength * rain
+        return rain if self.makes_rain else rainy - rain
 
     def _output_at(self, rainy: Tensor, **infer_options: Any) -> Tensor:
         """The network's output at the size of the images."""
@@ -118,7 +132,8 @@ def load_derainer(
     order: tuple[str, ...] = ("s", "g"),
     take_newest: bool = False,
     longest_side: int | None = None,
-    strength: float = 1.0,
+    strength: float | None = None,
+    confirm: bool | None = None,
 ) -> Derainer:
     """Load a network to derain with.
 
@@ -133,7 +148,10 @@ def load_derainer(
         longest_side: Of images in which rain is looked for, in pixels (see `Derainer`); 0 for no limit. By default what
             the weights say, else no limit.
         strength: Factor in (0, 3] on the rain that is subtracted. Networks that are unsure of a streak take some of its
-            brightness only; more than 1 takes more of it, and of what is taken in error.
+            brightness only; more than 1 takes more of it, and of what is taken in error. By default what the weights
+            say, else 1.
+        confirm: Subtract only what the image's own non-local neighbours confirm (see `inference.confirm`); by default
+            what the weights say, else not.
 
     Returns:
         The network, on the CPU. No code from a file is run.
@@ -143,8 +161,6 @@ def load_derainer(
             the weights don't fit.
     """
     path = find_weights(path)
-    if not 0 < strength <= STRONGEST:
-        raise InputError(f"strength: expected a number above 0, up to {STRONGEST}, but received {strength}")
     if label is not None and label not in ("g", "r", "s"):
         raise InputError(f"label: expected g, r or s, but received {label!r}")
     if not path.exists():
@@ -152,7 +168,7 @@ def load_derainer(
         raise InputError(f"{path}: missing; give the weights: a network file, the folder of a training, or {names}")
     if path.suffix == ".onnx":
         graph, about = load_onnx(path)
-        return Derainer(graph, about, path, _longest_side(longest_side, about), strength)
+        return Derainer(graph, about, path, **_settings(about, longest_side, strength, confirm))
     labels = (label,) if label else order
     file = _of_folder(path, labels, take_newest) if path.is_dir() else read_network_file(path, label=label, order=order)
     about, network = file.about, file.about["network"]["type"]
@@ -163,22 +179,29 @@ def load_derainer(
     net = build_with_weights(about["network"], file.weights, where=where, source=file.path)
     if not all(value.isfinite().all() for value in net.state_dict().values()):
         raise InputError(f"{file.path}: contains weights that are not finite; give another checkpoint")
-    return Derainer(net, about, file.path, _longest_side(longest_side, about), strength)
+    return Derainer(net, about, file.path, **_settings(about, longest_side, strength, confirm))
 
 
-def _longest_side(wanted: int | None, about: dict[str, Any]) -> int:
-    return check_longest_side(int(about.get("longest_side", 0)) if wanted is None else wanted)
+def _settings(about: dict[str, Any], *wanted: Any) -> dict[str, Any]:
+    """What is wanted of `PLAIN`, in its order, else what the weights say."""
+    said = {**PLAIN, **{key: about[key] for key in PLAIN if key in about}}
+    return check_settings(
+        {key: said[key] if value is None else value for key, value in zip(PLAIN, wanted, strict=True)}
+    )
 
 
-def check_longest_side(pixels: int) -> int:
-    """Return a `longest_side`, if it can be one.
+def check_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings, some of `PLAIN`, if they are in range.
 
     Raises:
-        InputError: If it is neither 0 nor at least `SHORTEST_LIMIT`.
+        InputError: If `longest_side` is neither 0 nor at least `SHORTEST_LIMIT`, or `strength` is out of range.
     """
+    pixels, strength = settings.get("longest_side", 0), settings.get("strength", 1.0)
     if pixels and pixels < SHORTEST_LIMIT:
         raise InputError(f"longest_side: expected 0, or at least {SHORTEST_LIMIT} pixels, but received {pixels}")
-    return pixels
+    if not 0 < strength <= STRONGEST:
+        raise InputError(f"strength: expected a number above 0, up to {STRONGEST}, but received {strength}")
+    return settings
 
 
 def _of_folder(folder: Path, labels: tuple[str, ...], take_newest: bool) -> NetworkFile:

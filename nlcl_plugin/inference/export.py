@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from nlcl_plugin.data.files import write_whole
 from nlcl_plugin.errors import InputError, writing_to
-from nlcl_plugin.inference.derainer import Derainer
+from nlcl_plugin.inference.derainer import PLAIN, Derainer
 from nlcl_plugin.networks.about import as_metadata
 from nlcl_plugin.networks.network_file import build_with_weights
 from nlcl_plugin.networks.onnx_network import OnnxNetwork
@@ -95,7 +95,7 @@ def export(
         )
     precision = "float16" if half else "float32"
     examples = [torch.rand(shape, generator=torch.Generator().manual_seed(0)) for shape in CHECKED_SHAPES]
-    whole = replace(derainer, longest_side=0)  # what a graph does
+    whole = replace(derainer, **PLAIN)  # what a graph does
     expected = [whole(example) for example in examples]  # raises if the size is not kept
     step = f"cannot be exported as {kind}"
     with _quiet(), torch.no_grad():
