@@ -19,7 +19,7 @@ REACH = 24  # pixels: how far away neighbours are searched for, in both directio
 STEP = 3  # pixels from one place to the next
 NEAREST = 8  # pixels: nearer ones may show the same streak
 NEIGHBOURS = 16  # the most similar, whose median is compared
-LEAST = 0.45  # fraction of the pixels of two patches that must be comparable; in texture most are suspect
+LEAST = 0.3  # fraction of the pixels of two patches that must be comparable; in texture most are suspect
 TILE = 320  # pixels: distances to all places are kept for the suspect pixels of one tile
 
 
