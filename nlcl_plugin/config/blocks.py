@@ -176,7 +176,8 @@ class TopOptions(OpenBlock):
         None,
         ge=SHORTEST_LIMIT,
         description="Pixels. In larger images rain is looked for in copies with this longest side: in training, in "
-        "validation by NLCLModel, and wherever the trained network derains. By default images are taken as they are.",
+        "validation and testing by NLCLModel (give it in the file of the test too), and wherever the trained network "
+        "derains. By default images are taken as they are.",
     )
     num_gpu: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
         "auto", description="GPUs of this process; 0 is the CPU, `auto` all that are there."

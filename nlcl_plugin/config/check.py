@@ -72,8 +72,8 @@ def check_options(options: dict[str, Any], *, is_train: bool) -> dict[str, int]:
             raise InputError(f"scale: {kept}: expected 1, but received {checked.scale}")
         _warn_of_unused_optimizers(options.get("train", {}))
     else:
-        if is_train and checked.longest_side and any(name != "train" for name in options["datasets"]):
-            warnings.warn(f"longest_side: {options['model_type']} validates at full size", stacklevel=3)
+        if checked.longest_side and any(name != "train" for name in options["datasets"]):
+            warnings.warn(f"longest_side: {options['model_type']} derains images at full size", stacklevel=3)
         check_stock_limits(model, options)
         if is_train:
             known = {*StockTrainOptions.model_fields, "nlcl_opt", *read}

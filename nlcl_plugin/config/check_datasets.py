@@ -62,6 +62,8 @@ def check_dataset(where: str, dataset: dict[str, Any], *, planned: str | None = 
         if ours:  # all that does not look at images
             build_once(where, lambda: ImageDataset.__init__(cls.__new__(cls), copy.deepcopy(dataset)))
         return
+    if dataset["phase"] != "train" and dataset.get("longest_side"):
+        raise InputError(f"{where}.longest_side: is read in training only; give longest_side at the top of the file")
     if dataset["phase"] == "train" and dataset.get("longest_side") and not ours:
         raise InputError(f"longest_side: {dataset['type']} does not read it; make its images smaller, and take it out")
     made = build_once(where, lambda: cls(copy.deepcopy(dataset)))

@@ -43,6 +43,7 @@ def rehearse(opt: dict[str, Any], *, full: bool = False) -> dict[str, int]:
     trial["dist"] = False
     if ours and opt["is_train"]:
         trial["train"]["compile"] = False  # takes a minute, and would be done twice
+        trial["train"]["min_mean_rain"] = 0  # noise has no rain
     trial["num_gpu"] = min(trial["num_gpu"], 1)
     what = "a training step" if opt["is_train"] else "the model"
     try:
@@ -74,7 +75,8 @@ def _take_a_step(model: Any, opt: dict[str, Any], full: bool) -> None:
 def _step(model: Any, opt: dict[str, Any], size: int) -> None:
     noise = torch.rand(2, opt["datasets"]["train"]["batch_size_per_gpu"], 3, size, size)
     restorer = model.train_opt.restorer_opt
-    for current_iter in sorted({1, restorer.start_iter + 1 if restorer else 1}):
+    begins = [restorer.start_iter + end for end in (0, *restorer.rounds[:1])] if restorer else []
+    for current_iter in sorted({1, *(begin + 1 for begin in begins)}):
         model.feed_data({"lq": noise[0], "gt": noise[1], "lq_path": ["noise"]})
         model.optimize_parameters(current_iter)
 

@@ -215,6 +215,13 @@ class UnpairedOptions(Block):
     def _check_losses(self) -> UnpairedOptions:
         if not self.has_stage_one and not (self.restorer_opt and self.restorer_opt.start_iter == 0):
             raise ValueError("no loss of stage 1 is given: add at least gan_opt, or restorer_opt with start_iter: 0")
+        if self.restorer_opt and not self.restorer_opt.rounds:
+            if self.restorer_opt.round_gain is not None:
+                raise ValueError("restorer_opt.round_gain: there are no rounds; add restorer_opt.rounds")
+            if self.restorer_opt.gate and not self.has_stage_one:
+                raise ValueError("restorer_opt.gate: no rain is extracted; add restorer_opt.rounds, such as [0]")
+        if self.dimension_freq and not self.has_stage_one:
+            raise ValueError("dimension_freq: dimensions are measured in stage 1, and there is none; take it out")
         if self.layer_opt is not None and self.gan_opt is None:
             raise ValueError("layer_opt takes its features from net_d, which only gan_opt trains: add gan_opt")
         restorer = self.restorer_opt.composite_opt if self.restorer_opt else None

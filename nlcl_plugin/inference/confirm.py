@@ -33,8 +33,8 @@ def confirm_rain(rainy: Tensor, rain: Tensor, strength: float = 1.0) -> Tensor:
 
     Returns:
         `strength` R, each pixel multiplied by a factor in [0, 1]: how much of its brightness (the mean over the
-        channels) O has above its neighbours. It is 1 where R is below `SUSPECT`, and 0 where nothing can be compared,
-        as where nearly all is suspect: in texture.
+        channels) O has above its neighbours. It is 1 more than a pixel away from all R above `SUSPECT`, and 0 where
+        nothing can be compared, as where nearly all is suspect: in texture.
     """
     both = torch.cat((rainy, rain), dim=1)
     margin = REACH + PATCH // 2 + 1

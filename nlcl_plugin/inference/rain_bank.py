@@ -21,6 +21,7 @@ from nlcl_plugin.data.lmdb.sources import SourceFile, digest_of, list_sources, s
 from nlcl_plugin.data.lmdb.store import close_environment, open_environment
 from nlcl_plugin.errors import InputError, escape
 from nlcl_plugin.inference.derain import ImageDerainer
+from nlcl_plugin.inference.derainer import PLAIN
 from nlcl_plugin.pictures import Cell, brightened, fit, grid, strip
 
 MIN_MEAN_RAIN = 0.001  # the same as the default of train.min_mean_rain
@@ -62,6 +63,7 @@ def extract_rain_bank(
     sources = _list(images)
     derainer = network.derainer
     identity = {key: derainer.about[key] for key in ("label", "network")} | {"weights_sha256": sha256(derainer.source)}
+    identity |= {key: value for key in PLAIN if (value := getattr(derainer, key)) != PLAIN[key]}
 
     def encode(source: SourceFile) -> list[Value]:
         path = os.path.join(images.root, source.name)

@@ -234,6 +234,8 @@ class NLCLDerain(BaseModel):
         """
         about = content.get("about")
         label = about["label"] if isinstance(about, dict) and about.get("label") in NAMES else "g"
+        if label == "g" and "g" not in self.iteration.nets:
+            label = "s"  # a restorer alone begins with whatever derains
         if label not in self.iteration.nets:
             raise InputError(f"{path}: is net_{label}, but this model has no {NAMES[label]}; give another file")
         kinds = {"": weights_of(content, path, "params"), "average_": weights_of(content, path)}

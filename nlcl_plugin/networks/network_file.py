@@ -133,7 +133,7 @@ def _checked(about: Any, path: Path) -> dict[str, Any]:
         or about["window_size"] < 1
         or type(about.get("longest_side", 0)) is not int
         or about.get("longest_side", 0) < 0
-        or type(about.get("strength", 1.0)) is not float
+        or type(about.get("strength", 1.0)) not in (int, float)
         or type(about.get("confirm", False)) is not bool
     ):
         raise InputError(f"{path}: its entry `about` is damaged, so that its network is unknown; save it again")

@@ -48,7 +48,7 @@ def keep_streaks(rain: Tensor) -> GatedRain:
     lines = torch.stack([_opened(thin, _line(angle, SHORTEST)) for angle in ANGLES])
     energy = lines.mean(dim=(2, 3, 4))  # (angles, B)
     best = energy.argmax(dim=0)
-    median = energy.median(dim=0).values
+    median = energy.sort(dim=0).values[(len(ANGLES) - 1) // 2]  # `median` has no deterministic kernel on a GPU
     excess = energy.amax(dim=0) - median
     own = torch.arange(len(best), device=rain.device)
     core = torch.stack([lines[(best + turn) % len(ANGLES), own] for turn in (-1, 0, 1)]).amax(dim=0)

@@ -61,6 +61,7 @@ class TrainedStages:
             label: ImageDerainer(models / f"net_{label}_{self.which}.pth", label=label, device=device)
             for label in [*self._stages, *(["r"] if self._own_rain else [])]
         }
+        self.in_copies = any(network.derainer.longest_side for network in self._networks.values())
 
     def split(self, rainy: Tensor) -> list[StageLayers]:
         """Split an image O (3, H, W) into the layers of each stage; networks that fail raise an `InputError`."""
@@ -106,10 +107,15 @@ def split_example(stages: TrainedStages, sample: dict[str, Any], root: str | Non
         raise InputError("gives no image `lq` (3, H, W), as a dataset of videos or of clean images does")
     size = rainy.shape[-2:]
     rows, columns = (slice((side - min(side, MAX_SIDE)) // 2, (side + min(side, MAX_SIDE)) // 2) for side in size)
-    rainy = rainy[..., rows, columns]
+    if not stages.in_copies:
+        rainy = rainy[..., rows, columns]
+    found = stages.split(rainy)
+    if stages.in_copies:  # of the whole image, as everywhere
+        rainy = rainy[..., rows, columns]
+        found = [one._replace(image=one.image[..., rows, columns], rain=one.rain[..., rows, columns]) for one in found]
     clean = clean[..., rows, columns] if clean is not None and clean.shape[-2:] == size else None
     name = path.relative_to(root) if root is not None and path.is_relative_to(root) else path.name
-    return Example(str(name), rainy, clean, stages.split(rainy), cut=rainy.shape[-2:] != size)
+    return Example(str(name), rainy, clean, found, cut=rainy.shape[-2:] != size)
 
 
 def _find(models: Path, which: str | None) -> NetworkFile:

@@ -112,7 +112,7 @@ def test_a_derainer_confirms_at_the_size_of_its_copy_and_files_note_it(tmp_path)
     assert torch.equal(own(image), plain(image))
 
 
-@pytest.mark.parametrize(("key", "value"), [("confirm", 1), ("strength", 2), ("strength", "1"), ("confirm", None)])
+@pytest.mark.parametrize(("key", "value"), [("confirm", 1), ("strength", "1"), ("strength", True), ("confirm", None)])
 def test_a_damaged_note_is_refused(tmp_path, key, value):
     save_network(tmp_path / "net_s.pth", ResidualUNet(num_feat=4))
     content = torch.load(tmp_path / "net_s.pth")

@@ -99,6 +99,8 @@ def test_a_restorer_alone_needs_no_other_network_and_trains_as_in_basicsr(tmp_pa
     trained = other.averages["s"].state_dict()
     assert all(torch.equal(value, trained[name]) for name, value in model.average_restorer.state_dict().items())
     assert not any(name.startswith("generator") for name in model.state_dict())
+    taken = model.weights_from({"params": model.restorer.state_dict()}, tmp_path)  # of a network_g, or without a label
+    assert {name.split(".")[0] for name in taken} == {"restorer", "average_restorer"}
 
 
 def test_predictions_are_a_dict_an_image_and_layers_sum_to_the_rainy_image():

@@ -91,6 +91,9 @@ def test_the_gate_logs_what_passed_and_renders_rain_in_the_places_of_the_rest(tm
         ({"restorer": {"start_iter": 2}}, "no loss of stage 1 is given"),
         ({"restorer": {"rounds": [-1]}}, "rounds must be rising iterations of stage 2, from 0"),
         ({"gan_opt": {"type": "GANLoss"}}, "optim_g is missing"),
+        ({"restorer": {"gate": True}}, "restorer_opt.gate: no rain is extracted"),
+        ({"restorer": {"round_gain": [1.0, 1.2]}}, "restorer_opt.round_gain: there are no rounds"),
+        ({"dimension_freq": 25}, "dimension_freq: dimensions are measured in stage 1"),
     ],
 )
 def test_what_does_not_fit_is_refused(tmp_path, changes, message):

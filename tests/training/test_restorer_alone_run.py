@@ -80,7 +80,11 @@ def test_a_stock_dataset_or_model_is_not_given_what_it_ignores(root, tmp_path, m
     message = "longest_side: PairedImageDataset does not read it; make its images smaller, and take it out"
     printed = capsys.readouterr().err
     assert message in printed
-    assert "longest_side: SRModel validates at full size" in printed
+    options["longest_side"] = None
+    options["datasets"]["val"]["longest_side"] = 100
+    assert cli.main(["check", "-opt", str(write_options(tmp_path, options))]) == 2
+    assert "datasets.val.longest_side: is read in training only" in capsys.readouterr().err
+    assert "longest_side: SRModel derains images at full size" in printed
 
 
 def test_training_crops_are_of_the_smaller_copy_and_each_copy_is_made_once(tmp_path):
