@@ -75,6 +75,8 @@ def small_options(path):
 
     options = load_yaml(str(path))
     shrink(options)
+    if (options.get("path") or {}).get("pretrain_network_s") == "real":  # of the full size
+        del options["path"]["pretrain_network_s"]
     for label in ("network_s", "network_g"):
         if options.get(label, {}).get("type") == "ResidualUNet":
             options[label]["num_block"] = 1
