@@ -171,7 +171,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--longest-side", type=int, metavar="PIXELS", help="as in tools/derain.py (default: what the weights say)")
     add("--strength", type=float, metavar="FACTOR", help="as in tools/derain.py (default: what the weights say)")
     add(
-        "--confirm", action=argparse.BooleanOptionalAction, help="as in tools/derain.py (default: what the weights say)"
+        "--spare-texture",
+        action=argparse.BooleanOptionalAction,
+        help="as in tools/derain.py (default: what the weights say)",
     )
     add("--side", type=int, default=320, help="side of the sheet's pictures in pixels (default: %(default)s)")
     return parser
