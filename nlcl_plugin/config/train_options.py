@@ -151,12 +151,6 @@ class RestorerOptions(RainVariation):
         "a range around 1 keeps rounds from making it ever brighter.",
     )
 
-    gate: bool = Field(
-        False,
-        description="Of extracted rain, keep only what looks like rain: thin streaks along one steep direction "
-        "(`rain.gate`). Rendered rain takes the places of layers without any.",
-    )
-
     @model_validator(mode="after")
     def _check_rounds(self) -> RestorerOptions:
         if list(self.rounds) != sorted(set(self.rounds)) or any(end < 0 for end in self.rounds):
@@ -215,11 +209,8 @@ class UnpairedOptions(Block):
     def _check_losses(self) -> UnpairedOptions:
         if not self.has_stage_one and not (self.restorer_opt and self.restorer_opt.start_iter == 0):
             raise ValueError("no loss of stage 1 is given: add at least gan_opt, or restorer_opt with start_iter: 0")
-        if self.restorer_opt and not self.restorer_opt.rounds:
-            if self.restorer_opt.round_gain is not None:
-                raise ValueError("restorer_opt.round_gain: there are no rounds; add restorer_opt.rounds")
-            if self.restorer_opt.gate and not self.has_stage_one:
-                raise ValueError("restorer_opt.gate: no rain is extracted; add restorer_opt.rounds, such as [0]")
+        if self.restorer_opt and self.restorer_opt.round_gain is not None and not self.restorer_opt.rounds:
+            raise ValueError("restorer_opt.round_gain: there are no rounds; add restorer_opt.rounds")
         if self.dimension_freq and not self.has_stage_one:
             raise ValueError("dimension_freq: dimensions are measured in stage 1, and there is none; take it out")
         if self.layer_opt is not None and self.gan_opt is None:

@@ -20,7 +20,6 @@ from nlcl_plugin.models.optimization import Stepper, update_average
 from nlcl_plugin.models.unpaired_losses import UnpairedLosses
 from nlcl_plugin.rain.batch_random import BatchRandom
 from nlcl_plugin.rain.finish import finish_pairs
-from nlcl_plugin.rain.gate import keep_streaks
 from nlcl_plugin.rain.pseudo_pairs import make_pseudo_rainy, replace_by_rendered
 from nlcl_plugin.rain.structure import add_structure
 
@@ -262,13 +261,7 @@ class UnpairedIteration:
             everywhere = options.model_copy(update={"rendered": 1.0})
             return OrderedDict(), replace_by_rendered(torch.zeros_like(rainy[:, :1]), everywhere, random)
         rain = self._extracted_rain(rainy, current_iter)
-        found = OrderedDict(mean_rain=rain.abs().mean())
-        if not options.gate:
-            return found, replace_by_rendered(rain, options, random)
-        gated = keep_streaks(rain)
-        found["gate_passed"] = gated.passed.float().mean()
-        found["gate_kept"] = gated.rain.sum() / rain.amin(dim=1).clamp_min(0).sum().clamp_min(1e-9)
-        return found, replace_by_rendered(gated.rain, options, random, wanting=~gated.passed)
+        return OrderedDict(mean_rain=rain.abs().mean()), replace_by_rendered(rain, options, random)
 
     def _extracts(self, current_iter: int) -> bool:
         """Whether rain is extracted from rainy images at an iteration of stage 2."""

@@ -51,26 +51,19 @@ def make_pseudo_rainy(
     return screen * lay_rain(clean, total, blend="screen") + (1 - screen) * others_laid
 
 
-def replace_by_rendered(
-    rain: Tensor, options: RainVariation, random: BatchRandom, wanting: Tensor | None = None
-) -> Tensor:
+def replace_by_rendered(rain: Tensor, options: RainVariation, random: BatchRandom) -> Tensor:
     """Put rendered rain in the places of some rain layers.
 
     Args:
         rain: Rain layers (B, C, H, W), the shape of the result.
         options: A fraction `rendered` of the layers is replaced, by what `renderer` makes. With 0 no number is drawn.
         random: Where it is drawn from which ones these are, and what they become.
-        wanting: Layers (B,) bool that are replaced in any case.
     """
-    if options.rendered == 0 and wanting is None:
+    if options.rendered == 0:
         return rain
     render = RENDERERS[options.renderer]
     rain = rain.clone()
-    seeds = random.seeds(options.rendered)
-    if wanting is not None:
-        others = random.seeds(1.0)
-        seeds = {place: seed for place, seed in others.items() if place in seeds or wanting[place]}
-    for place, seed in seeds.items():
+    for place, seed in random.seeds(options.rendered).items():
         rendered = render((rain.shape[-2], rain.shape[-1]), np.random.default_rng(seed))
         rain[place] = torch.from_numpy(rendered).to(rain)  # grey: all channels alike
     return rain

@@ -79,7 +79,7 @@ def test_each_stage_trains_its_networks_alone_and_derains_also_after_loading():
 def test_a_restorer_alone_needs_no_other_network_and_trains_as_in_basicsr(tmp_path):
     import model_helpers
 
-    restorer = {"start_iter": 0, "rounds": [1], "gate": True}
+    restorer = {"start_iter": 0, "rounds": [1]}
     config = {"type": "NLCLDerain", "restorer": model_config()["restorer"], "seed": 3,
               "train_cfg": {"ema_decay": 0.9, "restorer_opt": restorer, "min_mean_rain": 0}}  # fmt: skip
     model = MODELS.build(config)

@@ -62,7 +62,7 @@ def test_a_round_at_the_beginning_extracts_with_the_weights_to_begin_with(tmp_pa
 
 
 def test_resuming_continues_as_if_nothing_happened(tmp_path):
-    opt = alone(tmp_path, rounds=[0, 2], restorer={"gate": True, "rendered": 0.5, "structure": 0.5})
+    opt = alone(tmp_path, rounds=[0, 2], restorer={"rendered": 0.5, "structure": 0.5})
     whole = build(opt)
     expected = weights_after(whole, 4)
     first = build(opt)
@@ -77,21 +77,12 @@ def test_resuming_continues_as_if_nothing_happened(tmp_path):
     assert all(torch.equal(value, expected[name]) for name, value in second.net_s.state_dict().items())
 
 
-def test_the_gate_logs_what_passed_and_renders_rain_in_the_places_of_the_rest(tmp_path):
-    """Noise has no streaks: nothing passes, and all is as if all rain were rendered."""
-    gated = build(alone(tmp_path, rounds=[0], restorer={"gate": True, "rain_free": 0.0}))
-    log = step(gated, 1)
-    assert {"gate_passed": log["gate_passed"], "gate_kept": log["gate_kept"]} == {"gate_passed": 0, "gate_kept": 0}
-    assert log["l_restorer"] > 0.001  # there is rain to be removed
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"restorer": {"start_iter": 2}}, "no loss of stage 1 is given"),
         ({"restorer": {"rounds": [-1]}}, "rounds must be rising iterations of stage 2, from 0"),
         ({"gan_opt": {"type": "GANLoss"}}, "optim_g is missing"),
-        ({"restorer": {"gate": True}}, "restorer_opt.gate: no rain is extracted"),
         ({"restorer": {"round_gain": [1.0, 1.2]}}, "restorer_opt.round_gain: there are no rounds"),
         ({"dimension_freq": 25}, "dimension_freq: dimensions are measured in stage 1"),
     ],

@@ -104,18 +104,6 @@ def test_rendered_rain_does_not_depend_on_how_the_batch_is_split():
         )
 
 
-def test_wanting_layers_are_replaced_in_any_case_also_where_nothing_else_is_rendered():
-    rain = torch.full((4, 1, 32, 32), 0.01)
-    wanting = torch.tensor([False, True, False, True])
-    for rendered in (0.0, 0.5):
-        few = replace_by_rendered(rain, varied(rendered=rendered), drawn(rain))
-        replaced = replace_by_rendered(rain, varied(rendered=rendered), drawn(rain), wanting=wanting)
-        changed, anyway = ((layers != rain).flatten(1).any(dim=1) for layers in (replaced, few))
-        assert torch.equal(changed, wanting | anyway)
-        part = replace_by_rendered(rain[1:3], varied(rendered=rendered), BatchRandom(0, 1, [1, 2], 4), wanting[1:3])
-        assert torch.equal(part, replaced[1:3])
-
-
 def test_rain_is_rendered_by_the_renderer_of_that_name():
     rain = torch.zeros(1, 1, 32, 48)
     random = drawn(rain)

@@ -31,7 +31,7 @@ def root(tmp_path_factory):
     for key in STAGE_ONE:
         del options["train"][key]
     options["train"].update(total_iter=2, min_mean_rain=0, optim_s={"type": "Adam", "lr": 1e-3})
-    options["train"]["restorer_opt"] = {"start_iter": 0, "rounds": [0], "gate": True, "rendered": 0.5}
+    options["train"]["restorer_opt"] = {"start_iter": 0, "rounds": [0], "rendered": 0.5}
     write_options(root, options)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
