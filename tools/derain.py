@@ -44,7 +44,7 @@ def _run(arguments: argparse.Namespace) -> int:
         take_newest=arguments.newest,
         longest_side=arguments.longest_side,
         strength=arguments.strength,
-        spare_texture=arguments.spare_texture,
+        adaptive=arguments.adaptive,
     )
     options = DerainOptions(
         output=output,
@@ -113,12 +113,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--longest-side", type=_pixels, metavar="PIXELS", help=f"{text} (default: what the weights say, else 0)")
     text = "factor on the rain that is taken out, up to 3: above 1 more rain goes, and more structure"
     add("--strength", type=float, metavar="FACTOR", help=f"{text} (default: what the weights say, else 1)")
-    text = "take nothing where nearly everything would be taken: leaves, a gate; or very dense rain"
-    add(
-        "--spare-texture",
-        action=argparse.BooleanOptionalAction,
-        help=f"{text} (default: what the weights say, else not)",
-    )
+    text = "take more where an image has rain nearly everywhere, less where it is found in places"
+    add("--adaptive", action=argparse.BooleanOptionalAction, help=f"{text} (default: what the weights say, else not)")
     add("--batch", type=_count, default=1, help="images or frames of one size at once, for GPUs (default: %(default)s)")
     add("--jobs", type=_count, default=4, help="threads that read and write images (default: %(default)s)")
     add("--save", metavar="KIND,...", help="also save pictures into DIR/_KIND: rain, montage, heatmap")

@@ -57,8 +57,8 @@ def _parser() -> argparse.ArgumentParser:
     text = "side to which tools/derain.py reduces larger images to find rain, to note in the file; 0: any size"
     add("--longest-side", type=int, metavar="PIXELS", help=text)
     add("--strength", type=float, metavar="FACTOR", help="factor of tools/derain.py on the rain, to note in the file")
-    text = "whether tools/derain.py takes nothing where nearly everything would be taken, to note in the file"
-    add("--spare-texture", action=argparse.BooleanOptionalAction, help=text)
+    text = "whether tools/derain.py takes more where an image has rain nearly everywhere, to note in the file"
+    add("--adaptive", action=argparse.BooleanOptionalAction, help=text)
     return parser
 
 

@@ -171,7 +171,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--longest-side", type=int, metavar="PIXELS", help="as in tools/derain.py (default: what the weights say)")
     add("--strength", type=float, metavar="FACTOR", help="as in tools/derain.py (default: what the weights say)")
     add(
-        "--spare-texture",
+        "--adaptive",
         action=argparse.BooleanOptionalAction,
         help="as in tools/derain.py (default: what the weights say)",
     )

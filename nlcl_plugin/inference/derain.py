@@ -33,8 +33,7 @@ class ImageDerainer:
             photographs of real rain that come with the package (docs/model_card.md).
         device: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1` …
         amp: Run in bfloat16 where that is safe: less time where the processor has it, off by a few grey levels.
-        **load_options: `label`, `order`, `take_newest`, `longest_side`, `strength` and `spare_texture` of
-            `load_derainer`.
+        **load_options: `label`, `order`, `take_newest`, `longest_side`, `strength` and `adaptive` of `load_derainer`.
 
     Raises:
         InputError: If the weights can't be used, the network does not keep the shape, or the device is not there.

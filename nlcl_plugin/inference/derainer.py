@@ -15,7 +15,7 @@ from nlcl_plugin.archs import LayerGenerator
 from nlcl_plugin.config.option_files import load_yaml
 from nlcl_plugin.data.image_io import SHORTEST_LIMIT
 from nlcl_plugin.errors import InputError
-from nlcl_plugin.inference import texture
+from nlcl_plugin.inference.adaptive import adapt_to_amount
 from nlcl_plugin.inference.any_size import infer, run_padded, run_smaller
 from nlcl_plugin.networks.about import KINDS
 from nlcl_plugin.networks.network_file import NetworkFile, build_with_weights, read_network_file
@@ -23,7 +23,7 @@ from nlcl_plugin.networks.onnx_network import load_onnx
 from nlcl_plugin.networks.weights import PACKAGED, best_or_newest, find_weights, newest, saved_networks
 
 # How a network derains unless its file or the caller says otherwise.
-PLAIN: dict[str, Any] = {"longest_side": 0, "strength": 1.0, "spare_texture": False}
+PLAIN: dict[str, Any] = {"longest_side": 0, "strength": 1.0, "adaptive": False}
 STRONGEST = 3.0  # of `strength`: beyond it streaks become dark ones
 
 
@@ -40,7 +40,7 @@ class Derainer:
     source: Path  # the file of its weights
     longest_side: int = 0  # pixels; the rain of larger images is found in a smaller copy. 0 for no limit
     strength: float = 1.0  # factor on the rain that is subtracted
-    spare_texture: bool = False  # take nothing where nearly all would be taken; see `inference.texture`
+    adaptive: bool = False  # take more where an image has rain nearly everywhere; see `inference.adaptive`
 
     @property
     def window_size(self) -> int:
@@ -64,7 +64,7 @@ class Derainer:
 
         Returns:
             Their image layer B, same shape, not clipped: the network's output, or O - R of a network that makes R, with
-            R as `strength` and `spare_texture` have it.
+            R as `strength` and `adaptive` have it.
 
         Raises:
             ShapeError: If the network does not keep the shape.
@@ -84,12 +84,12 @@ class Derainer:
         return run_smaller(run, rainy, self.longest_side, makes_rain=self.makes_rain)
 
     def _adjusted_at(self, rainy: Tensor, **infer_options: Any) -> Tensor:
-        """The network's output at the size of the images, with the rain as `strength` and `spare_texture` have it."""
+        """The network's output at the size of the images, with the rain as `strength` and `adaptive` have it."""
         output = self._output_at(rainy, **infer_options)
-        if self.strength == 1 and not self.spare_texture:
+        if self.strength == 1 and not self.adaptive:
             return output
         rain = output if self.makes_rain else rainy - output
-        rain = self.strength * (texture.spare_texture(rain) if self.spare_texture else rain)
+        rain = self.strength * (adapt_to_amount(rain) if self.adaptive else rain)
         return rain if self.makes_rain else rainy - rain
 
     def _output_at(self, rainy: Tensor, **infer_options: Any) -> Tensor:
@@ -130,7 +130,7 @@ def load_derainer(
     take_newest: bool = False,
     longest_side: int | None = None,
     strength: float | None = None,
-    spare_texture: bool | None = None,
+    adaptive: bool | None = None,
 ) -> Derainer:
     """Load a network to derain with.
 
@@ -147,8 +147,8 @@ def load_derainer(
         strength: Factor in (0, 3] on the rain that is subtracted. Networks that are unsure of a streak take some of its
             brightness only; more than 1 takes more of it, and of what is taken in error. By default what the weights
             say, else 1.
-        spare_texture: Take nothing where nearly everything would be taken (see `inference.texture`); by default what
-            the weights say, else not.
+        adaptive: Take more where an image has rain nearly everywhere, less where it is found in places, and nothing
+            from texture (see `inference.adaptive`); by default what the weights say, else not.
 
     Returns:
         The network, on the CPU. No code from a file is run.
@@ -165,7 +165,7 @@ def load_derainer(
         raise InputError(f"{path}: missing; give the weights: a network file, the folder of a training, or {names}")
     if path.suffix == ".onnx":
         graph, about = load_onnx(path)
-        return Derainer(graph, about, path, **_settings(about, longest_side, strength, spare_texture))
+        return Derainer(graph, about, path, **_settings(about, longest_side, strength, adaptive))
     labels = (label,) if label else order
     file = _of_folder(path, labels, take_newest) if path.is_dir() else read_network_file(path, label=label, order=order)
     about, network = file.about, file.about["network"]["type"]
@@ -176,7 +176,7 @@ def load_derainer(
     net = build_with_weights(about["network"], file.weights, where=where, source=file.path)
     if not all(value.isfinite().all() for value in net.state_dict().values()):
         raise InputError(f"{file.path}: contains weights that are not finite; give another checkpoint")
-    return Derainer(net, about, file.path, **_settings(about, longest_side, strength, spare_texture))
+    return Derainer(net, about, file.path, **_settings(about, longest_side, strength, adaptive))
 
 
 def _settings(about: dict[str, Any], *wanted: Any) -> dict[str, Any]:

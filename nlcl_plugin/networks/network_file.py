@@ -134,7 +134,7 @@ def _checked(about: Any, path: Path) -> dict[str, Any]:
         or type(about.get("longest_side", 0)) is not int
         or about.get("longest_side", 0) < 0
         or type(about.get("strength", 1.0)) not in (int, float)
-        or type(about.get("spare_texture", False)) is not bool
+        or type(about.get("adaptive", False)) is not bool
     ):
         raise InputError(f"{path}: its entry `about` is damaged, so that its network is unknown; save it again")
     network = about["network"]

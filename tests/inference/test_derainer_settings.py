@@ -1,4 +1,4 @@
-"""How a network is used to derain: `longest_side`, `strength` and `spare_texture`, noted by files or given."""
+"""How a network is used to derain: `longest_side`, `strength` and `adaptive`, noted by files or given."""
 
 import math
 from dataclasses import replace
@@ -13,10 +13,10 @@ from derain_helpers import save_network
 from nlcl_plugin.archs import LayerGenerator, ResidualUNet
 from nlcl_plugin.data.image_io import read_image, write_image
 from nlcl_plugin.errors import InputError
+from nlcl_plugin.inference.adaptive import adapt_to_amount, rain_amount
 from nlcl_plugin.inference.derain import ImageDerainer
 from nlcl_plugin.inference.derainer import load_derainer
 from nlcl_plugin.inference.export import export
-from nlcl_plugin.inference.texture import DENSEST, SIDE, SUSPECT, spare_texture
 from nlcl_plugin.rain.renderer import blend, render_rain
 
 
@@ -94,50 +94,72 @@ def test_other_strengths_are_refused(networks, factor):
         load_derainer(networks / "net_s.pth", strength=factor)
 
 
+def reference(rain):
+    """What `adapt_to_amount` makes of one image (C, H, W): pixel by pixel."""
+    height, width = rain.shape[-2:]
+    found = rain.mean(0).numpy() > 0.02
+    cells = 0
+    for row in range(8):  # cells overlap by a pixel where the size is no multiple of their number
+        for column in range(8):
+            top, left = row * height // 8, column * width // 8
+            cell = found[top : -(-(row + 1) * height // 8), left : -(-(column + 1) * width // 8)]
+            cells += cell.mean() > 0.01
+    amount = cells / 64
+    wide = np.zeros_like(found)
+    for y, x in np.argwhere(found):
+        wide[max(0, y - 1) : y + 2, max(0, x - 1) : x + 2] = True
+    limit = 0.55 + 0.45 * min(max((amount - 0.85) / 0.1, 0), 1)
+    adapted = rain * float(np.interp(amount, [0.5, 0.8, 0.95], [0.8, 1.25, 1.75]))
+    for y, x in np.argwhere(wide):
+        if wide[max(0, y - 12) : y + 13, max(0, x - 12) : x + 13].mean() > limit:
+            adapted[:, y, x] = 0
+    return adapted, amount
+
+
+def random_rain(channels, covered, generator):
+    """Rain (1, C, 60, 83) of some density in the covered columns; in six of them there is nothing but rain."""
+    places = torch.rand(1, 1, 60, 83, generator=generator) < 0.04
+    places[..., covered:] = False
+    places[..., 10:16] = True
+    return 0.1 + 0.3 * torch.rand(1, channels, 60, 83, generator=generator) * places - 0.1 * ~places
+
+
 @pytest.mark.parametrize("channels", [1, 3])
-def test_each_pixel_is_judged_by_the_neighbourhood_inside_the_image(channels):
+def test_the_factor_follows_how_much_of_an_image_has_rain(channels):
     generator = torch.Generator().manual_seed(channels)
-    shape = (1, channels, 40, 53)
-    dense = torch.linspace(0, 0.4, 53)  # few pixels at the left, many at the right
-    rain = 0.3 * torch.rand(shape, generator=generator) * (torch.rand(1, 1, 40, 53, generator=generator) < dense)
-    bright = rain[0].mean(0).numpy() > SUSPECT
-    taken = np.zeros_like(bright)
-    for y, x in np.argwhere(bright):
-        taken[max(0, y - 1) : y + 2, max(0, x - 1) : x + 2] = True
-    expected, half = rain.clone(), SIDE // 2
-    for y, x in np.argwhere(taken):
-        if taken[max(0, y - half) : y + half + 1, max(0, x - half) : x + half + 1].mean() > DENSEST:
-            expected[..., y, x] = 0
-    assert 0 < (expected > 0).sum() < (rain > 0).sum()
-    assert torch.equal(spare_texture(rain), expected)
-    assert torch.equal(spare_texture(torch.cat((rain.flip(-1), rain)))[1:], expected)
+    rains = [random_rain(channels, covered, generator) for covered in (20, 55, 70, 76, 83)]
+    expected, amounts = zip(*(reference(rain[0]) for rain in rains), strict=True)
+    assert amounts[0] < 0.5 < amounts[1] < 0.8 < amounts[2] < 0.95 < amounts[4]
+    together = torch.cat(rains)
+    assert rain_amount(together).tolist() == pytest.approx(amounts)
+    torch.testing.assert_close(adapt_to_amount(together), torch.stack(expected))
 
 
-def test_streaks_stay_and_texture_beside_them_does_not_count():
-    streaks, texture = torch.zeros(1, 1, 80, 80), torch.zeros(1, 1, 80, 80)
-    streaks[..., 5:35, 5:80:8] = 0.3
-    texture[..., 62:] = 0.3
-    kept = spare_texture(streaks + texture)
-    assert torch.equal(kept[..., :34, :40], streaks[..., :34, :40])
-    assert not kept[..., 70:].any()
+def test_texture_stays_and_streaks_beside_it_go():
+    streaks, texture = torch.zeros(1, 1, 160, 160), torch.zeros(1, 1, 160, 160)
+    streaks[..., 5:75, 5:80:8] = 0.3
+    texture[..., 120:] = 0.3
+    adapted = adapt_to_amount(streaks + texture)
+    assert torch.equal(adapted[..., :80, :80], 0.8 * streaks[..., :80, :80])
+    assert not adapted[..., 133:].any()
 
 
-def test_a_derainer_spares_texture_and_files_note_it(networks, tmp_path):
+def test_a_derainer_adapts_and_files_note_it(networks, tmp_path):
     image = torch.rand(1, 3, 80, 100)
-    plain, sparing = (load_derainer(networks / "net_s.pth", spare_texture=wanted) for wanted in (None, True))
-    assert not torch.equal(spare_texture(plain.rain(image)), plain.rain(image))
-    torch.testing.assert_close(sparing.rain(image), spare_texture(plain.rain(image)))
-    torch.testing.assert_close(sparing(image), image - spare_texture(plain.rain(image)))
-    noted = replace(plain, about={**plain.about, "spare_texture": True, "strength": 1.25, "longest_side": 64})
+    plain, adaptive = (load_derainer(networks / "net_s.pth", adaptive=wanted) for wanted in (None, True))
+    assert not torch.equal(adapt_to_amount(plain.rain(image)), plain.rain(image))
+    torch.testing.assert_close(adaptive.rain(image), adapt_to_amount(plain.rain(image)))
+    torch.testing.assert_close(adaptive(image), image - adapt_to_amount(plain.rain(image)))
+    noted = replace(plain, about={**plain.about, "adaptive": True, "strength": 1.25, "longest_side": 64})
     export(noted, tmp_path / "noted.safetensors", "safetensors")
     loaded = load_derainer(tmp_path / "noted.safetensors")
-    assert (loaded.spare_texture, loaded.strength, loaded.longest_side) == (True, 1.25, 64)
-    own = load_derainer(tmp_path / "noted.safetensors", spare_texture=False, strength=1.0, longest_side=0)
+    assert (loaded.adaptive, loaded.strength, loaded.longest_side) == (True, 1.25, 64)
+    own = load_derainer(tmp_path / "noted.safetensors", adaptive=False, strength=1.0, longest_side=0)
     assert torch.equal(own(image), plain(image))
 
 
 DAMAGED = [("longest_side", value) for value in ("80", -1, 2.0, True)]
-DAMAGED += [("spare_texture", 1), ("strength", "1"), ("strength", True)]
+DAMAGED += [("adaptive", 1), ("strength", "1"), ("strength", True)]
 
 
 @pytest.mark.parametrize(("key", "value"), DAMAGED)
@@ -154,7 +176,7 @@ def test_a_damaged_note_is_refused(networks, tmp_path, key, value):
     [
         (["--longest-side", "70"], {"longest_side": 70}),
         (["--strength", "2"], {"strength": 2.0}),
-        (["--spare-texture"], {"spare_texture": True}),
+        (["--adaptive"], {"adaptive": True}),
     ],
 )
 def test_the_tool_takes_them_and_does_not_take_files_of_others_for_its_own(
