@@ -20,24 +20,12 @@ from training_helpers import write_options
 
 from nlcl_plugin import cli
 from nlcl_plugin.config.option_files import load_yaml
-from nlcl_plugin.data.lmdb.create import create_lmdb
 
 CLONE = os.environ.get("BASICSR_CLONE")
-KERNELS = ["iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso"]
-BLUR = {"kernel_prob": [0.45, 0.25, 0.12, 0.03, 0.12, 0.03], "kernel_list": KERNELS, "blur_kernel_size": 21,
-        "sinc_prob": 0.1, "blur_sigma": [0.2, 3], "betag_range": [0.5, 4], "betap_range": [1, 2]}  # fmt: skip
-DEGRADATION = {"resize_prob": [0.2, 0.7, 0.1], "resize_range": [0.15, 1.5], "gaussian_noise_prob": 0.5,
-               "noise_range": [1, 30], "poisson_scale_range": [0.05, 3], "gray_noise_prob": 0.4,
-               "jpeg_range": [30, 95]}  # fmt: skip
-SECOND = {f"{key}2": value for key, value in DEGRADATION.items()}
-REAL = {**DEGRADATION, **SECOND, "second_blur_prob": 0.8, "l1_gt_usm": True, "percep_gt_usm": True,
-        "gan_gt_usm": False, "gt_usm": True, "gt_size": 64, "queue_size": 2}  # fmt: skip
 PIXEL = {"pixel_opt": {"type": "CharbonnierLoss", "reduction": "sum"}}
 SEEN = {"perceptual_opt": {"type": "PerceptualLoss", "layer_weights": {"conv2_2": 1, "relu1_1": 0.1},
                            "vgg_type": "vgg19"}}  # fmt: skip
 GAN = {**PIXEL, **SEEN, "gan_opt": {"type": "GANLoss", "gan_type": "vanilla", "loss_weight": 0.1}}
-STYLE = {"gan_opt": {"type": "GANLoss", "gan_type": "wgan_softplus"}, "r1_reg_weight": 10, "path_batch_shrink": 2,
-         "path_reg_weight": 2, "net_g_reg_every": 2, "net_d_reg_every": 2, "mixing_prob": 0.9}  # fmt: skip
 FACE = {**GAN, "ema_decay": 0, "gan_opt": {"type": "MultiScaleGANLoss", "gan_type": "lsgan"},
         "feature_matching_opt": {"type": "GANFeatLoss", "loss_weight": 10, "criterion": "l1"}}  # fmt: skip
 GONE = "no loss is named 'GANFeatLoss'; did you mean 'GANLoss'?"  # BasicSR 1.4.2 lost it
@@ -58,62 +46,34 @@ SMALL = {
     "RCAN": {"num_feat": 8, "num_group": 1, "num_block": 1, "squeeze_factor": 4},
     "MSRResNet": {"num_feat": 8, "num_block": 1},
     "VGGStyleDiscriminator": {"num_feat": 4, "input_size": 128},
-    "UNetDiscriminatorSN": {"num_feat": 4},
-    "StyleGAN2Generator": {"out_size": 16, "num_style_feat": 16, "num_mlp": 2, "narrow": 0.1},
-    "StyleGAN2Discriminator": {"out_size": 16, "narrow": 0.1},
     "SwinIR": {"img_size": 8, "window_size": 8, "depths": [1], "embed_dim": 8, "num_heads": [2]},
     "DUF": {"num_layer": 16},
     "TOFlow": {},
 }
 RGB = {"num_in_ch": 3, "num_out_ch": 3}
 EDVR = {"type": "EDVR", **RGB, "num_frame": 5, "deformable_groups": 8, "center_frame_idx": None}
-DEBLUR = {"with_predeblur": True, "hr_in": True}
 HIFACE = {"type": "HiFaceGAN", "num_in_ch": 3, "use_vae": False, "norm_g": "spectralspadebatch3x3", "is_train": False}
 PLUS = {"type": "BasicVSRPlusPlus", "is_low_res_input": True}
-ICON = {"type": "IconVSR", "keyframe_stride": 5, "temporal_padding": 3}
 SWIN = {"type": "SwinIR", "in_chans": 3, "img_range": 1.0, "mlp_ratio": 2, "upsampler": "pixelshuffle"}
 VGG = {"type": "VGGStyleDiscriminator", "num_in_ch": 3}
-UNET = {"type": "UNetDiscriminatorSN", "num_in_ch": 3, "skip_connection": True}
 REDS, VIMEO = "REDSRecurrentDataset", "Vimeo90KRecurrentDataset"
 CLIPS, CENTER, FRAMES = "VideoRecurrentTestDataset", "VideoTestVimeo90KDataset", "VideoTestDataset"
-PAIRS, LONE, BLURRED = "PairedImageDataset", "SingleImageDataset", "RealESRGANDataset"
+PAIRS, LONE = "PairedImageDataset", "SingleImageDataset"
 
-# file (with its others): model, scale, network_g, training (or test) dataset, validation dataset, and what else it has
+# file: model, scale, network_g, training (or test) dataset, validation dataset, and what else it has
 TRAIN = {
     "BasicVSR_REDS": ("VideoRecurrentModel", 4, {"type": "BasicVSR"}, REDS, CLIPS, {"train": FLOW}),
-    "BasicVSR_Vimeo90K_B[DI]": ("VideoRecurrentModel", 4, {"type": "BasicVSR"}, VIMEO, CLIPS, {"train": FLOW}),
-    "IconVSR_REDS": ("VideoRecurrentModel", 4, ICON, REDS, CLIPS, {"train": FLOW}),
-    "IconVSR_Vimeo90K_B[DI]": ("VideoRecurrentModel", 4, ICON, VIMEO, CLIPS, {"train": FLOW}),
     "BasicVSRPP_REDS": ("VideoRecurrentModel", 4, PLUS, REDS, CLIPS, {"train": FLOW}),
     "VideoRecurrentGANModel_REDS": ("VideoRecurrentGANModel", 4, {"type": "BasicVSR"}, REDS, CLIPS,
                                     {"network_d": VGG, "train": {**GAN, "fix_flow": None, "lr_flow": 0}}),
-    "EDVR_[LM]_x4_SR_REDS": ("EDVRModel", 4, EDVR, "REDSDataset", FRAMES, {"train": {**PIXEL, "tsa_iter": 2}}),
-    "EDVR_[LM]_x4_SR_REDS_woTSA": ("EDVRModel", 4, {**EDVR, "with_tsa": False}, "REDSDataset", FRAMES, {}),
-    "ECBSR_x[24]": ("SRModel", 2, {"type": "ECBSR", "num_in_ch": 1, "num_out_ch": 1, "with_idt": False,
-                                   "act_type": "prelu", "scale": 2}, PAIRS, PAIRS, {"color": "y"}),
-    "ECBSR_x4_RGB": ("SRModel", 4, {"type": "ECBSR", **RGB, "with_idt": False, "act_type": "prelu", "scale": 4},
-                     PAIRS, PAIRS, {}),
-    **{f"EDSR_[LM]x{scale}": ("SRModel", scale, {"type": "EDSR", **RGB, "upscale": scale}, PAIRS, PAIRS, {})
-       for scale in (2, 3, 4)},
-    "RCAN_x2": ("SRModel", 2, {"type": "RCAN", **RGB, "upscale": 2}, PAIRS, PAIRS, {}),
-    **{f"SwinIR_SRx{scale}": ("SwinIRModel", scale, {**SWIN, "upscale": scale}, PAIRS, PAIRS, {}) for scale in (2, 4)},
-    **{f"MSRResNet_x{scale}": ("SRModel", scale, {"type": "MSRResNet", **RGB, "upscale": scale}, PAIRS, PAIRS, {})
-       for scale in (2, 3, 4)},
-    "MSRGAN_x4": ("SRGANModel", 4, {"type": "MSRResNet", **RGB, "upscale": 4}, PAIRS, PAIRS,
-                  {"network_d": VGG, "train": GAN}),
-    "RRDBNet_PSNR_x4": ("SRModel", 4, {"type": "RRDBNet", **RGB}, PAIRS, PAIRS, {}),
+    "EDVR_L_x4_SR_REDS": ("EDVRModel", 4, EDVR, "REDSDataset", FRAMES, {"train": {**PIXEL, "tsa_iter": 2}}),
+    "ECBSR_x2": ("SRModel", 2, {"type": "ECBSR", "num_in_ch": 1, "num_out_ch": 1, "with_idt": False,
+                                "act_type": "prelu", "scale": 2}, PAIRS, PAIRS, {"color": "y"}),
+    "SwinIR_SRx2": ("SwinIRModel", 2, {**SWIN, "upscale": 2}, PAIRS, PAIRS, {}),
     "ESRGAN_x4": ("ESRGANModel", 4, {"type": "RRDBNet", **RGB}, PAIRS, PAIRS, {"network_d": VGG, "train": GAN}),
-    **{f"realesrnet_x{scale}plus": ("RealESRNetModel", scale, {"type": "RRDBNet", **RGB, "scale": scale}, BLURRED,
-                                    None, REAL) for scale in (2, 4)},
-    **{f"realesrgan_x{scale}plus": ("RealESRGANModel", scale, {"type": "RRDBNet", **RGB, "scale": scale}, BLURRED,
-                                    None, {**REAL, "network_d": UNET, "train": GAN}) for scale in (2, 4)},
-    "LDL_Real_x4": ("RealESRGANModel", 4, {"type": "RRDBNet", **RGB}, BLURRED, LONE,
-                    {**REAL, "network_d": UNET, "train": {**GAN, "ldl_opt": {"type": "L1Loss"}}}),
     "hifacegan": ("HiFaceGANModel", 1, HIFACE, PAIRS, PAIRS,
                   {"network_d": {"type": "HiFaceGANDiscriminator", **RGB, "norm_d": "spectralinstance"},
                    "train": FACE}),
-    "StyleGAN2_256_Cmul2_FFHQ": ("StyleGAN2Model", 1, {"type": "StyleGAN2Generator"}, "FFHQDataset", None,
-                                 {"network_d": {"type": "StyleGAN2Discriminator"}, "train": STYLE}),
 }  # fmt: skip
 VSR = {"type": "BasicVSR"}
 TRAINING = {
@@ -122,11 +82,6 @@ TRAINING = {
            "interval_list": [1], "random_reverse": False},
     "REDSDataset": {"gt_size": 256, "use_hflip": True, "use_rot": True, "val_partition": "REDS4", "num_frame": 5,
                     "interval_list": [1], "random_reverse": False, "dataroot_flow": None},
-    VIMEO: {"gt_size": 256, "use_hflip": True, "use_rot": True, "num_frame": -1, "random_reverse": False,
-            "flip_sequence": True},
-    BLURRED: {"gt_size": 64, "use_hflip": True, "use_rot": False, "final_sinc_prob": 0.8, **BLUR,
-              **{f"{key}2": value for key, value in BLUR.items()}},
-    "FFHQDataset": {"use_hflip": True, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
 }  # fmt: skip
 WATCHING = {
     CLIPS: {"name": "REDS4", "num_frame": -1, "cache_data": True},
@@ -137,27 +92,12 @@ WATCHING = {
 }  # fmt: skip
 TEST = {
     "BasicVSR_REDS": ("VideoRecurrentModel", 4, VSR, CLIPS, {}),
-    "BasicVSR_Vimeo90K_B[DI]": ("VideoRecurrentModel", 4, VSR, CENTER, {"flip_seq": True, "center_frame_only": True}),
-    "IconVSR_REDS": ("VideoRecurrentModel", 4, ICON, CLIPS, {}),
-    "IconVSR_Vimeo90K_B[DI]": ("VideoRecurrentModel", 4, ICON, CENTER, {"flip_seq": True, "center_frame_only": True}),
+    "BasicVSR_Vimeo90K_BI": ("VideoRecurrentModel", 4, VSR, CENTER, {"flip_seq": True, "center_frame_only": True}),
     "DUF_official": ("VideoBaseModel", 4, {"type": "DUF", "scale": 4, "adapt_official_weights": True},
                      "VideoTestDUFDataset", {}),
-    "TOF_official": ("VideoBaseModel", 1, {"type": "TOFlow", "adapt_official_weights": True}, FRAMES, {}),
-    "EDVR_L_deblur(comp)_REDS": ("EDVRModel", 1, {**EDVR, **DEBLUR}, FRAMES, {}),
-    "EDVR_L_x4_SRblur_REDS": ("EDVRModel", 4, {**EDVR, "with_predeblur": True}, FRAMES, {}),
-    "EDVR_[LM]_x4_SR_(REDS|Vid4)": ("EDVRModel", 4, EDVR, FRAMES, {}),
-    "EDVR_L_x4_SR_Vimeo90K": ("EDVRModel", 4, {**EDVR, "num_frame": 7}, CENTER, {}),
-    **{f"EDSR_[LM]x{scale}": ("SRModel", scale, {"type": "EDSR", **RGB, "upscale": scale}, PAIRS, {})
-       for scale in (2, 3, 4)},
+    "EDVR_M_x4_SR_REDS": ("EDVRModel", 4, EDVR, FRAMES, {}),
     "RCAN": ("SRModel", 4, {"type": "RCAN", **RGB, "upscale": 4}, PAIRS, {}),
-    **{f"MSRResNet_x{scale}": ("SRModel", scale, {"type": "MSRResNet", **RGB, "upscale": scale}, PAIRS, {})
-       for scale in (2, 3, 4)},
-    "MSRResNet_x4_woGT": ("SRModel", 4, {"type": "MSRResNet", **RGB, "upscale": 4}, LONE, {}),
-    "MSRGAN_x4": ("SRGANModel", 4, {"type": "MSRResNet", **RGB, "upscale": 4}, PAIRS, {}),
-    "ESRGAN_x4, RRDBNet_PSNR_x4": ("ESRGANModel", 4, {"type": "RRDBNet", **RGB}, PAIRS, {}),
     "ESRGAN_x4_woGT": ("ESRGANModel", 4, {"type": "RRDBNet", **RGB}, LONE, {}),
-    "hifacegan": ("HiFaceGANModel", 1, HIFACE, PAIRS, {}),
-    "hifacegan_woGT": ("HiFaceGANModel", 1, HIFACE, LONE, {}),
 }  # fmt: skip
 
 
@@ -178,7 +118,6 @@ def data(tmp_path_factory):
 
     for i in range(2):
         write(f"images/x{{}}/{i}.png", 384, seed=i)
-        write(f"faces/x{{}}/{i}.png", 16, seed=i)
     for i in range(7):
         write(f"clips/x{{}}/000/{i:08d}.png", 144, seed=i)
         write(f"large_clips/x{{}}/000/{i:08d}.png", 256, seed=i)
@@ -188,11 +127,9 @@ def data(tmp_path_factory):
         for i in range(1, 100):  # BasicSR takes it that a clip of REDS has so many frames
             os.link(first, first.with_name(f"{i:08d}.png"))
     for name, lines in {
-        "images": ["0.png (384,384,3)", "1.png (384,384,3)"], "reds": ["001 100 (256,256,3)"],
-        "clips": ["000 7 (144,144,3)"], "sequences": ["00001/0001 7 (144,144,3)"],
+        "reds": ["001 100 (256,256,3)"], "clips": ["000 7 (144,144,3)"], "sequences": ["00001/0001 7 (144,144,3)"],
     }.items():  # fmt: skip
         (root / f"{name}.txt").write_text("\n".join(lines) + "\n")
-    create_lmdb(root / "faces" / "x1", root / "faces.lmdb", progress=False, log=lambda line: None)
     return root
 
 
@@ -219,10 +156,6 @@ def placed(block, scale, data, *, large):
     gt, lq = (str(data / name / f"x{factor}") for factor in (1, scale))
     block = {**block, "io_backend": {"type": "disk"}, "num_worker_per_gpu": 0, "batch_size_per_gpu": 1,
              "dataset_enlarge_ratio": 1}  # fmt: skip
-    if kind == "FFHQDataset":
-        return {**block, "dataroot_gt": str(data / "faces.lmdb"), "io_backend": {"type": "lmdb"}}
-    if kind == BLURRED:
-        return {**block, "dataroot_gt": gt, "meta_info": str(data / "images.txt")}
     if kind in (REDS, "REDSDataset", VIMEO, CENTER) or "meta_info_file" in block:
         block["meta_info_file"] = str(data / f"{name}.txt")
     if "gt_size" in block:
@@ -244,12 +177,8 @@ def small(options, data):
     options["datasets"] = {k: placed(block, scale, data, large=large) for k, block in options["datasets"].items()}
     for key in [key for key in options if key.startswith("network_")]:
         options[key] = {**options[key], **SMALL[options[key]["type"]]}
-    if "queue_size" in options:
-        options.update(queue_size=2, gt_size=64)  # a queue that gets full
     if "train" in options:
-        train = options["train"] = {**options["train"], "total_iter": 3}
-        if "net_g_reg_every" in train:
-            train.update(net_g_reg_every=2, net_d_reg_every=2)
+        options["train"] = {**options["train"], "total_iter": 3}
         size = options["datasets"]["train"].get("gt_size")
         if options.get("network_d", {}).get("type") == "VGGStyleDiscriminator" and size in (128, 256):
             options["network_d"]["input_size"] = size
@@ -339,4 +268,6 @@ def test_stock_files_test_without_a_gpu(folder, data, name):
 @pytest.mark.skipif(CLONE is None, reason="pip brings no option files: set BASICSR_CLONE to a clone of BasicSR 1.4.2")
 @pytest.mark.parametrize("file", sorted(Path(CLONE or "-").glob("options/*/**/*.yml")), ids=lambda file: file.stem)
 def test_the_files_of_a_clone_run_without_a_gpu(folder, data, file, capsys):
+    if load_yaml(str(file))["model_type"] in ("RealESRGANModel", "RealESRNetModel", "StyleGAN2Model"):
+        pytest.skip("needs a GPU")
     assert_runs_or_is_refused(folder, small(load_yaml(str(file)), data), capsys)
