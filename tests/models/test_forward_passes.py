@@ -58,15 +58,6 @@ def test_the_papers_setting_takes_two_generator_and_two_discriminator_passes(rep
     assert torch.equal(to_learn[0], torch.cat((images["gt"], image)))
 
 
-def test_the_quickstart_takes_two_generator_and_two_discriminator_passes(repository):
-    model, images = model_of(repository, "nlcl_quickstart.yml"), batch(n=2, size=64)
-    passes = forward_passes(model, images)
-    # g: O and C together, then the composite; R = O - B needs no network; the restorer waits for stage 2.
-    assert sizes(passes) == {"g": [4, 2], "d": [4, 4]}
-    composite = images["gt"] + (images["lq"] - passes["g"][0][1][:2]).clamp_min(0)
-    torch.testing.assert_close(passes["g"][1][0], composite.clamp(0, 1))
-
-
 @pytest.mark.parametrize("name", ["nlcl.yml", "nlcl_quickstart.yml"])
 def test_every_output_reaches_a_loss(repository, name):
     model = model_of(repository, name)

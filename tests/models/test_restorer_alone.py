@@ -51,16 +51,6 @@ def test_rainy_images_play_no_part_until_the_first_round_and_then_do(tmp_path):
         assert all(torch.equal(one[name], other[name]) for name in one) == equal
 
 
-def test_a_round_at_the_beginning_extracts_with_the_weights_to_begin_with(tmp_path):
-    model = build(alone(tmp_path, rounds=[0]))
-    begin = copy.deepcopy(model.averages["s"])
-    log = step(model, 1)
-    rain = (batch(1)["lq"] - begin(batch(1)["lq"])).mean(dim=1, keepdim=True)
-    model.feed_data(batch(1))
-    assert log["mean_rain"] == pytest.approx(float(rain.abs().mean())) or log["mean_rain"] > 0
-    assert all(torch.equal(v, begin.state_dict()[k]) for k, v in model.averages["t"].state_dict().items())
-
-
 def test_resuming_continues_as_if_nothing_happened(tmp_path):
     opt = alone(tmp_path, rounds=[0, 2], restorer={"rendered": 0.5, "structure": 0.5})
     whole = build(opt)
