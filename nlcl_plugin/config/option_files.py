@@ -172,9 +172,8 @@ def complete(options: dict[str, Any], *, root: str, is_train: bool, auto_resume:
         else:
             _complete_dataset(key, dataset, options)
     paths = options.setdefault("path", {})
-    for key in [key for key in paths if key in FOLDERS]:
-        warnings.warn(f"path.{key}: is not read, as folders follow from the name of the run", stacklevel=2)
-        del paths[key]
+    for key in FOLDERS:  # they follow from the name of the run
+        paths.pop(key, None)
     folder = os.path.join(root, "experiments" if is_train else "results", name)
     paths.update(log=folder, visualization=os.path.join(folder, "visualization"))
     paths["experiments_root" if is_train else "results_root"] = folder
@@ -191,10 +190,7 @@ def complete(options: dict[str, Any], *, root: str, is_train: bool, auto_resume:
 
 
 def _complete_dataset(name: str, dataset: dict[str, Any], options: dict[str, Any]) -> None:
-    for key, value in (("phase", name.split("_")[0]), ("scale", options["scale"])):
-        if dataset.get(key, value) != value:
-            warnings.warn(f"datasets.{name}.{key}: is not read; {value!r} is filled in", stacklevel=3)
-        dataset[key] = value
+    dataset.update(phase=name.split("_")[0], scale=options["scale"])
     dataset.setdefault("name", name)
     dataset.setdefault("io_backend", {"type": "disk"})
     dataset.setdefault("manual_seed", options.get("manual_seed"))
