@@ -68,16 +68,6 @@ def test_a_model_class_of_ones_own_trains_as_its_page_says(tmp_path, monkeypatch
     assert "l_nlcl" in losses(tmp_path, SWINIR)[0]
 
 
-def test_esrgan_option_file_trains_at_scale_two_with_an_encoder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    make_pairs(tmp_path, scale=2)
-    train(ESRGAN, "scale=2", "network_g:upscale=2", "train:total_iter=2",
-          "network_e={type: FeatureEncoder, num_feat: 4}", "train:nlcl_opt:features={source: encoder}",
-          "train:nlcl_opt:location_opt={type: LocationContrastLoss, sampling: {num_patches: 16}}")  # fmt: skip
-    assert (tmp_path / "experiments" / ESRGAN / "models" / "net_e_latest.pth").is_file()
-    assert "l_nlcl_location" in losses(tmp_path, ESRGAN)[-1]
-
-
 @pytest.mark.slow
 def test_a_stock_training_continues_with_the_losses_added(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

