@@ -23,7 +23,6 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch.utils.data import DataLoader, Dataset
 
 from nlcl_plugin import compat
-from nlcl_plugin.data.sampler import SampleIndex
 from nlcl_plugin.errors import InputError
 
 
@@ -53,15 +52,6 @@ def test_loader_workers_draw_anew_in_every_epoch_and_alike_for_the_same_seed():
     first, second = epochs(0)
     assert first != second
     assert epochs(0) == [first, second]
-
-
-def test_sampler_keeps_the_stock_order_and_tells_the_epoch():
-    sampler = EnlargedSampler(range(5), num_replicas=1, rank=0, ratio=2)
-    sampler.set_epoch(3)
-    drawn = list(sampler)
-    generator = torch.Generator().manual_seed(3)
-    assert drawn == [v % 5 for v in torch.randperm(10, generator=generator).tolist()]
-    assert all(isinstance(index, SampleIndex) and index.epoch == 3 for index in drawn)
 
 
 def test_a_network_that_cannot_be_saved_ends_the_run_and_spares_the_one_before(tmp_path):
@@ -97,7 +87,6 @@ def write(folder, *names):
         ("b/0.png a/0.png", "a/0.png b/0.png", "{}", "a/0.png:a/0.png b/0.png:b/0.png"),
         ("0.png 0.jpg", "0.jpg 0.png", "{}", "0.jpg:0.jpg 0.png:0.png"),
         ("n/0x4.png", "n/0.png", "{}x4", "n/0x4.png:n/0.png"),
-        ("0.png Thumbs.db .0.png", "0.png", "{}", "0.png:0.png"),
     ],
 )
 def test_stock_pairs_have_one_path_but_for_the_ending(tmp_path, rainy, clean, template, pairs):

@@ -44,7 +44,6 @@ def test_what_would_be_trained_on_what(folder, capsys):
         "identity_opt: L1Loss × 0.25, rising from 0 over 1,000 iterations",
         "1, layers: iterations 1 to 3",
         "2, restorer on pseudo-pairs: iterations 4 to 1,200",
-        "optim_g: type Adam, lr 0.0005",
         "2 images per step in 2 parts, times the number of processes; in one, 1 step per epoch, 1,200 epochs",
         "CPU, fp32, seed 1",
         "every 100 iterations and at the end",

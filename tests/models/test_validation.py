@@ -88,10 +88,9 @@ STOCK_METRICS = {
 }
 
 
-@pytest.mark.parametrize("size", [(8, 9), (24, 20)])
 @pytest.mark.parametrize("equal", [False, True])
-def test_equal_and_small_pairs_have_the_same_figures_everywhere(tmp_path, size, equal):
-    clean = photograph(*size)
+def test_equal_and_small_pairs_have_the_same_figures_everywhere(tmp_path, equal):
+    clean = photograph(8, 9)
     rainy = clean if equal else np.minimum(clean, 240) + 9
     found = {}
     for kind in (Ours, Stock):
@@ -118,7 +117,7 @@ def test_equal_and_small_pairs_have_the_same_figures_everywhere(tmp_path, size, 
 @pytest.fixture
 def odd(monkeypatch):
     """A metric of a user that has no value for dark images."""
-    values = {"none": None, "nan": math.nan, "inf": math.inf}
+    values = {"none": None, "nan": math.nan}
 
     def odd(img, img2, missing, offset=0):
         return values[missing] if img.max() < 10 else img.mean() - offset
@@ -130,9 +129,7 @@ def odd(monkeypatch):
 DARK, LIGHT = np.zeros((12, 12, 3), np.uint8), np.full((12, 12, 3), 90, np.uint8)
 
 
-@pytest.mark.parametrize(
-    ("missing", "better", "last"), [("none", "lower", 70), ("nan", "higher", 90), ("inf", "lower", 70)]
-)
+@pytest.mark.parametrize(("missing", "better", "last"), [("none", "lower", 70), ("nan", "higher", 90)])
 def test_an_image_without_a_value_is_left_out_and_named(tmp_path, odd, log, missing, better, last):
     model = Ours(tmp_path, {"odd": {"type": "odd", "missing": missing, "better": better}})
     found = []
