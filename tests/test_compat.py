@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import torch
-from basicsr.data import build_dataloader, data_util
+from basicsr.data import build_dataloader
 from basicsr.data.data_sampler import EnlargedSampler
 from basicsr.data.paired_image_dataset import PairedImageDataset
-from basicsr.data.single_image_dataset import SingleImageDataset
 from basicsr.metrics import calculate_psnr
 from basicsr.models import base_model
 from basicsr.models.video_recurrent_model import VideoRecurrentModel
@@ -101,21 +100,13 @@ def test_stock_pairs_have_one_path_but_for_the_ending(tmp_path, rainy, clean, te
 
 
 @pytest.mark.parametrize(
-    ("rainy", "clean", "alone"),
-    [("0.png 1.png", "0.png", "1.png"), ("0.png", "0.png 1.png", "1.png"), ("0.png 0.jpg", "0.bmp 1.bmp", "0.bmp")],
+    ("rainy", "clean", "alone"), [("0.png 1.png", "0.png", "1.png"), ("0.png 0.jpg", "0.bmp 1.bmp", "0.bmp")]
 )
 def test_stock_pairs_without_a_clear_partner_are_refused(tmp_path, rainy, clean, alone):
     write(tmp_path / "lq", *rainy.split())
     write(tmp_path / "gt", *clean.split())
     with pytest.raises(InputError, match=f"images have no partner, or several, such as {alone};"):
         PairedImageDataset(options_of(tmp_path))
-
-
-def test_stock_photographs_without_pairs_are_found_in_sub_folders(tmp_path):
-    write(tmp_path / "lq", "b.png", "night/a.png", "Thumbs.db")
-    dataset = SingleImageDataset(options_of(tmp_path))
-    assert dataset.paths == [str(tmp_path / "lq" / name) for name in ("b.png", "night/a.png")]
-    assert data_util.paths_from_folder(str(tmp_path / "lq")) == dataset.paths
 
 
 def test_the_former_names_of_scipys_filters_are_scipys():
