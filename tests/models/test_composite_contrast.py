@@ -68,18 +68,6 @@ def test_only_the_derained_image_gets_gradients_and_it_moves_towards_the_clean_o
     assert torch.autograd.grad(loss, clean, allow_unused=True)[0] is None
 
 
-def test_random_neighbours_are_a_control_that_keeps_the_own_place():
-    clean, composite = images()
-    chosen = CompositePatches(**{**SMALL, "num_positives": 3, "neighbours": "random"})
-    found = compare_composites(composite, composite, clean, chosen, BatchRandom(1, 1, range(2), 2))
-    nearest = CompositePatches(**{**SMALL, "num_positives": 1})
-    own = compare_composites(composite, composite, clean, nearest, BatchRandom(1, 1, range(2), 2))
-    positives = found.image_references[0].positives
-    assert positives.shape == (2, 3, 3, 16)
-    torch.testing.assert_close(positives[:, :, :1], own.image_references[0].positives)
-    assert not torch.allclose(positives[:, :, 1], positives[:, :, 0])
-
-
 def test_its_weight_and_ramp_scale_what_the_restorer_minimises(tmp_path):
     def gradient(**block):
         restorer = {"start_iter": 0, "composite_opt": {**BLOCK, **block} if block else None}

@@ -11,7 +11,7 @@ from nlcl_plugin.config.option_files import load_yaml
 SMALL = {"num_feat": 8}
 
 
-def model_of(repository, name, start_iter=None):
+def model_of(repository, name):
     """The option file's model with its losses, but narrow networks and few patches; the generators keep their taps."""
     opt = load_yaml(str(repository / "options" / name))
     opt.update(num_gpu=0, dist=False, rank=0, world_size=1, is_train=True)

@@ -51,22 +51,6 @@ def test_rainy_images_play_no_part_until_the_first_round_and_then_do(tmp_path):
         assert all(torch.equal(one[name], other[name]) for name in one) == equal
 
 
-def test_resuming_continues_as_if_nothing_happened(tmp_path):
-    opt = alone(tmp_path, rounds=[0, 2], restorer={"rendered": 0.5, "structure": 0.5})
-    whole = build(opt)
-    expected = weights_after(whole, 4)
-    first = build(opt)
-    weights_after(first, 3)
-    first.save(0, 3)
-    opt["path"]["pretrain_network_s"] = str(tmp_path / "net_s_3.pth")
-    second = build(opt)
-    second.resume_training(torch.load(tmp_path / "3.state", weights_only=True))
-    second.update_learning_rate(4)
-    second.feed_data(batch(4))
-    second.optimize_parameters(4)
-    assert all(torch.equal(value, expected[name]) for name, value in second.net_s.state_dict().items())
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -189,10 +189,12 @@ def test_options_that_a_checkpoint_cannot_take_are_named_when_resuming(trained, 
     command = [*TRAIN, "--auto_resume", "--force_yml"]
     assert cli.main([*command, "train:restorer_opt=~", "train:total_iter=8"]) == 2
     assert "6.state: contains 3 optimizers where these options need 2" in last_line(capsys)
-    assert cli.main([*command, "train:optim_s:lr=5e-4", "train:total_iter=7"]) == 0
+    changes = ["train:optim_s:lr=5e-4", "train:total_iter=7", "train:scheduler:decay_from=0.9"]
+    assert cli.main([*command, *changes]) == 0
     log = capsys.readouterr().err
     assert "train.optim_s.lr: 0.001 → 0.0005" in log
     assert "Optimizers continue with the rates and arguments of the checkpoint" in log
+    assert "The schedule" not in log  # LinearDecayLR follows its options
 
 
 def test_a_wrong_option_leaves_the_experiment_before_it_in_place(trained, capsys):
