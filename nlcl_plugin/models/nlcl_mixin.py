@@ -226,7 +226,7 @@ class NLCLMixin:
             if handle:
                 handle.remove()
         if weighted and not addition.computed:
-            raise InputError(f"train.nlcl_opt: {type(self).__name__} takes its step without a pass of net_g")
+            raise InputError(f"train.nlcl_opt: {type(self).__name__} takes its step without images from net_g")
         if not addition.reached:
             self.optimizer_p.zero_grad(set_to_none=True)
         self.optimizer_p.step()  # without gradients it changes nothing, but the schedule knows that it is in use
@@ -287,14 +287,10 @@ class _Addition:
     def __call__(self, _net: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if self.computed or not torch.is_grad_enabled():
             return
+        inputs = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
+        if inputs is None or not isinstance(output, Tensor):
+            return
         self.computed = True  # first, as features of net_g need passes of it
-        values = (*args, *kwargs.values())
-        inputs = next((value for value in values if isinstance(value, Tensor)), None)
-        if not isinstance(output, Tensor) or inputs is None:
-            raise InputError(
-                "train.nlcl_opt: net_g must take and return images (B, C, H, W), but takes "
-                f"{', '.join(type(value).__name__ for value in values)} and returns {type(output).__name__}"
-            )
         if not output.requires_grad:
             return
         gradient, self.losses = self.model.nlcl_gradient(output, inputs, self.current_iter)

@@ -56,7 +56,7 @@ def check(
             ],
             "batch": [_batch(options, planned)],
         }
-    lines |= {"device": [_device(options)], "metrics": _metrics(options), "output": [_output(options)]}
+    lines |= {"device": [_device(options)], "output": [_output(options)]}
     kind = f" ({options['decomposition']})" if "decomposition" in options else ""
     width = max(map(len, lines))
     rows = [(label if not i else "", row) for label, rows in lines.items() for i, row in enumerate(rows)]
@@ -122,16 +122,6 @@ def _device(options: dict[str, Any]) -> str:
     place = f"{count} × {torch.cuda.get_device_name()}" if count else "CPU"
     extras = [key for key in ("channels_last", "compile", "deterministic") if train.get(key) or options.get(key)]
     return ", ".join([place, train.get("amp", "fp32"), *extras, "a drawn seed" if seed is None else f"seed {seed}"])
-
-
-def _metrics(options: dict[str, Any]) -> list[str]:
-    val = options.get("val", {})
-    names = ", ".join(val.get("metrics", {}))
-    if not options["is_train"]:
-        return [names] if names else []
-    if all(name == "train" for name in options["datasets"]):
-        return ["no validation"]
-    return [f"every {int(val['val_freq']):,} iterations and at the end{f': {names}' if names else ''}"]
 
 
 def _output(options: dict[str, Any]) -> str:
