@@ -147,7 +147,7 @@ class NLCLMixin:
 
     def _build_contrast(self) -> None:
         side = self.opt.get("datasets", {}).get("train", {}).get("gt_size", 128)
-        network = self.opt["network_g"]
+        network = self.opt.get("network_g", {})
         images = network.get("num_in_ch", network.get("in_chans", 3))
         features: ModuleFeatures | nn.Module
         if self.nlcl_opt.features.source == "encoder":

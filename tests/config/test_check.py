@@ -42,7 +42,6 @@ STOCK["model_type"] = "SRModel"
 def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
     make_folders(root, photograph)
-    (root / "empty").mkdir()
     (root / "not.lmdb").mkdir()
     (root / "file.txt").write_text("text")
     return root
@@ -67,7 +66,6 @@ OURS = [
     ("modle=1", "modle: unknown option"),
     ("deterministic=yes please", "deterministic: expected true or false, but received 'yes please'"),
     ("num_gpu=two", "num_gpu: expected auto.*, but received 'two'"),
-    ("num_gpu=64", "num_gpu: expected auto or at most"),
     ("decomposition=both", "decomposition: input should be 'residual' or 'two_branch', but received 'both'"),
     ("dist_params={backnd: nccl}", "dist_params.backnd: unknown option; did you mean 'backend'?"),
     ("dist_params={port: 70000}", "dist_params.port: .*65536"),
@@ -84,7 +82,6 @@ OURS = [
     ("train:optim_g:betas=0.9", "train.optim_g: Adam refuses its arguments"),
     ("train:restorer_opt:start_iter=6", "train: restorer_opt.start_iter .* must be below total_iter"),
     ("train:gan_opt:gan_tipe=x", "train.gan_opt.gan_tipe: unknown option; did you mean 'gan_type'?"),
-    ("train:gan_opt:gan_type=magic", "train.gan_opt: "),
     ("train:gan_opt:loss_weight=1,5", "train.gan_opt.loss_weight: expected a number, but received '1,5'"),
     ("train:relay_opt={type: GANLoss, gan_type: lsgan}", "a training step with these options fails"),
     (f"train:layer_opt={{type: {NLCL}, temperature: -1}}", "train.layer_opt: temperatures must be positive"),
@@ -102,7 +99,6 @@ OURS = [
     ("datasets:validation={type: PairedImageDataset}", "datasets.validation: name a dataset train or val"),
     ("datasets:train:type=UnpairedDataset", "datasets.train.type: no dataset is named 'UnpairedDataset'; did you"),
     ("datasets:train:dataroot_lq=nowhere", "datasets.train.dataroot_lq: .*nowhere"),
-    ("datasets:train:dataroot_lq=empty", "datasets.train.dataroot_lq: .*empty"),
     ("datasets:train:dataroot_lq=not.lmdb", "datasets.train.dataroot_lq: not.lmdb: this is an LMDB, and io_backend"),
     ("datasets:train:dataroot_gt=~", "datasets.train.dataroot_gt"),
     ("datasets:train:gt_size=8", "a training step with these options fails: ValueError: the discriminator cannot"),
@@ -123,7 +119,6 @@ ADDED = [
     ("train:scheduler:type=Linear", "the model with these options fails: NotImplementedError: .*Linear"),
 ]
 OTHERS = [
-    (["train:optim_g:type=AdamW"], "the model with these options fails: NotImplementedError: "),
     (["datasets:train:num_worker_per_gpu=1", "datasets:train:prefetch_mode=cpu",
       "datasets:train:persistent_workers=true"], "datasets.train: prefetch_mode: cpu .* hangs for ever"),
 ]  # fmt: skip

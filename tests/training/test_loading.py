@@ -18,48 +18,37 @@ from nlcl_plugin.training.train import make_folders as make_folders_of
 from nlcl_plugin.training.train import start_logger
 
 
-class Failing:
-    """A dataset that raises what it is given, whatever is asked for."""
-
-    def __init__(self, paths, error):
-        self.paths, self.error = paths, error
-
-    def __len__(self):
-        return len(self.paths)
-
-    def __getitem__(self, index):
-        raise self.error
+def pairs_of(folder, scale=1):
+    options = {
+        **{"io_backend": {"type": "disk"}, "dataroot_lq": str(folder / "lq"), "dataroot_gt": str(folder / "gt")},
+        **{"phase": "train", "scale": scale, "gt_size": 8, "use_hflip": False, "use_rot": False},
+    }
+    for name in ("lq", "gt"):
+        (folder / name).mkdir()
+        cv2.imwrite(str(folder / name / "a.png"), photograph(16, 24))
+    return ExplainedDataset(PairedImageDataset(options))
 
 
-def test_the_unreadable_file_of_a_sample_is_named(tmp_path):
-    cv2.imwrite(str(tmp_path / "good.png"), photograph(8, 8))
-    for name in ("bad.png", "other_bad.png"):
-        (tmp_path / name).write_bytes(b"no image")
-    pairs = [{"lq_path": str(tmp_path / "good.png"), "gt_path": str(tmp_path / name)}
-             for name in ("good.png", "bad.png", "other_bad.png")]  # fmt: skip
-    dataset = ExplainedDataset(Failing(pairs, AttributeError("'NoneType' object has no attribute 'astype'")))
-    with pytest.raises(InputError, match=r"/other_bad.png: cannot be decoded as an image"):
-        dataset[2]
-    with pytest.raises(AttributeError, match="NoneType"):  # both images are fine: a fault of the dataset's own
+def test_the_unreadable_file_of_a_sample_is_named(tmp_path, monkeypatch):
+    dataset = pairs_of(tmp_path)
+    dataset[0]
+    with monkeypatch.context() as patch:
+        patch.setattr("basicsr.data.paired_image_dataset.paired_random_crop", lambda *_: None)
+        with pytest.raises(TypeError):  # both images are fine: a fault of the dataset's own
+            dataset[0]
+    (tmp_path / "gt" / "a.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"/gt/a.png: cannot be decoded as an image"):
         dataset[0]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_pairs_that_do_not_fit_each_other_are_named_in_one_line(tmp_path, workers):
-    for folder in ("lq", "gt"):
-        (tmp_path / folder).mkdir()
-        cv2.imwrite(str(tmp_path / folder / "a.png"), photograph(16, 24))
-    options = {
-        **{"io_backend": {"type": "disk"}, "dataroot_lq": str(tmp_path / "lq"), "dataroot_gt": str(tmp_path / "gt")},
-        **{"phase": "train", "scale": 2, "gt_size": 8, "use_hflip": False, "use_rot": False},
-    }
-    dataset = ExplainedDataset(PairedImageDataset(options))
+    dataset = pairs_of(tmp_path, scale=2)
     with pytest.raises(InputError) as caught, faults_of_workers():
         next(iter(DataLoader(dataset, num_workers=workers)))
-    assert str(caught.value) == (
-        f"PairedImageDataset fails on {tmp_path}/lq/a.png and {tmp_path}/gt/a.png: Scale mismatches. GT (16, 24) is "
-        "not 2x multiplication of LQ (16, 24)."
-    )
+    message = f"PairedImageDataset fails on {tmp_path}/lq/a.png and {tmp_path}/gt/a.png: Scale mismatches."
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
 
 
 # a whole training -----------------------------------------------------------------------------------------------------

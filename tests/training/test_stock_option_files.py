@@ -1,4 +1,4 @@
-"""Options as in BasicSR 1.4.2's own files, one of each kind, on a CPU: small networks train, validate or test."""
+"""Options as in BasicSR 1.4.2's own files, one of most kinds, on a CPU: small networks train, validate or test."""
 
 import json
 import os
@@ -16,8 +16,6 @@ from nlcl_plugin import cli
 RGB = {"num_in_ch": 3, "num_out_ch": 3}
 VSR = {"type": "BasicVSR", "num_feat": 8, "num_block": 1, "spynet_path": None}
 PLUS = {"type": "BasicVSRPlusPlus", "is_low_res_input": True, "mid_channels": 16, "num_blocks": 1, "spynet_path": None}
-EDVR = {"type": "EDVR", **RGB, "num_frame": 5, "deformable_groups": 8, "center_frame_idx": None, "num_feat": 8,
-        "num_extract_block": 1, "num_reconstruct_block": 1}  # fmt: skip
 ECBSR = {"type": "ECBSR", "num_in_ch": 1, "num_out_ch": 1, "with_idt": False, "act_type": "prelu", "scale": 2,
          "num_block": 1, "num_channel": 4}  # fmt: skip
 SWIN = {"type": "SwinIR", "in_chans": 3, "img_range": 1.0, "mlp_ratio": 2, "upsampler": "pixelshuffle", "upscale": 2,
@@ -49,20 +47,14 @@ def pairs(scale, **more):
     )
 
 
-def clips(size, num_frame, kind="REDSRecurrentDataset"):
+def clips(size, num_frame):
     common = {"use_hflip": True, "use_rot": True, "interval_list": [1], "random_reverse": False, "gt_size": size,
               "val_partition": "REDS4", "num_frame": num_frame, "batch_size_per_gpu": 1,
               "test_mode": False}  # fmt: skip
     folder = "clips" if size < 256 else "large_clips"
-    return block(kind, "reds", 4, meta_info_file="data/reds.txt", **common), block(
+    return block("REDSRecurrentDataset", "reds", 4, meta_info_file="data/reds.txt", **common), block(
         "VideoRecurrentTestDataset", folder, 4, num_frame=-1, cache_data=True
     )
-
-
-def single_frames():
-    train, val = clips(144, 5, "REDSDataset")
-    more = {"type": "VideoTestDataset", "num_frame": 5, "cache_data": False, "padding": "reflection_circle"}
-    return {**train, "dataroot_flow": None}, {**val, **more}
 
 
 # model, scale, networks, training, datasets of training and validation
@@ -71,7 +63,6 @@ TRAIN = {
     "BasicVSRPP_REDS": ("VideoRecurrentModel", 4, [PLUS], FLOW, clips(256, 2)),
     "VideoRecurrentGANModel_REDS": ("VideoRecurrentGANModel", 4, [VSR, {**VGG, "input_size": 256}],
                                     {**GAN, "fix_flow": None, "lr_flow": 0}, clips(256, 2)),
-    "EDVR_M_x4_SR_REDS": ("EDVRModel", 4, [EDVR], {**PIXEL, "tsa_iter": 2}, single_frames()),
     "ECBSR_x2": ("SRModel", 2, [ECBSR], PIXEL, pairs(2, color="y")),
     "SwinIR_SRx2": ("SwinIRModel", 2, [SWIN], PIXEL, pairs(2)),
     "ESRGAN_x4": ("ESRGANModel", 4, [RRDB, {**VGG, "input_size": 128}], GAN, pairs(4)),
