@@ -8,22 +8,17 @@ from __future__ import annotations
 
 import functools
 import inspect
-import io
 import os
 import random
 import sys
-from collections.abc import Callable
 from importlib import import_module
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 from torch.nn.parallel import DataParallel, DistributedDataParallel
-from torch.overrides import TorchFunctionMode
 
 from nlcl_plugin.data.image_io import list_images
 from nlcl_plugin.data.image_sources import pair_images
@@ -53,16 +48,13 @@ def repair_basicsr() -> None:
     """Apply every repair of this file to BasicSR, once it is imported."""
     share_lmdb_environments()
     find_images_as_training_does()
-    read_lists_of_any_editor()
     reseed_workers_every_epoch()
     wrap_networks_without_gpu()
     pass_on_prefetch_errors()
     measure_equal_and_small_images()
-    stay_on_the_device()
+    validate_without_gpu()
     validate_videos()
     align_frames_without_gpu()
-    filter_any_layout()
-    compute_styles_without_extensions()
 
 
 def restore_functional_tensor() -> None:
@@ -116,18 +108,6 @@ def find_images_as_training_does() -> None:
     data_util.paths_from_folder = single_image_dataset.scandir = scandir
     for module in (data_util, paired_image_dataset, realesrgan_paired_dataset):
         module.paired_paths_from_folder = paired_paths_from_folder
-
-
-def read_lists_of_any_editor() -> None:
-    """A byte order mark became a part of the first name in a list of images, and a blank line was a name."""
-    import basicsr.data
-
-    def open_list(path: str, mode: str = "r") -> io.StringIO:
-        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
-        return io.StringIO("".join(f"{line}\n" for line in lines if line.strip()))
-
-    for module in (*basicsr.data._dataset_modules, basicsr.data.data_util):
-        module.open = open_list
 
 
 def reseed_workers_every_epoch() -> None:
@@ -206,40 +186,14 @@ def measure_equal_and_small_images() -> None:
         setattr(basicsr.metrics, name, METRIC_REGISTRY.get(name))
 
 
-def stay_on_the_device() -> None:
-    """RealESRGAN's models and the validation of videos asked for CUDA by name, also with `num_gpu: 0`."""
-    from basicsr.models.realesrgan_model import RealESRGANModel
-    from basicsr.models.realesrnet_model import RealESRNetModel
-    from basicsr.models.video_base_model import VideoBaseModel
-    from basicsr.models.video_recurrent_model import VideoRecurrentModel
+def validate_without_gpu() -> None:
+    """The validation of videos asked for CUDA by name."""
+    from basicsr.models import video_base_model, video_recurrent_model
 
-    for model in (RealESRGANModel, RealESRNetModel):
-        model.__init__ = _on_its_device(model.__init__)
-        model._dequeue_and_enqueue = _on_its_device(model._dequeue_and_enqueue)
-    for model in (VideoBaseModel, VideoRecurrentModel):
-        model.dist_validation = _on_its_device(model.dist_validation)
+    def zeros(*size: int, device: Any, **options: Any) -> torch.Tensor:
+        return torch.zeros(*size, device=device if torch.cuda.is_available() else None, **options)
 
-
-def _on_its_device(method: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(method)
-    def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
-        opt = getattr(self, "opt", None) or kwargs.get("opt") or args[0]  # a constructor is given them
-        if opt["num_gpu"] != 0:
-            return method(self, *args, **kwargs)
-        with _CudaMeansCpu():
-            return method(self, *args, **kwargs)
-
-    return wrapped
-
-
-class _CudaMeansCpu(TorchFunctionMode):
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
-        if func is torch.Tensor.cuda:
-            return args[0]
-        if kwargs.get("device") == "cuda":
-            kwargs["device"] = "cpu"
-        return func(*args, **kwargs)
+    video_base_model.torch = video_recurrent_model.torch = TorchWith(zeros=zeros)
 
 
 def validate_videos() -> None:
@@ -273,34 +227,3 @@ def align_frames_without_gpu() -> None:
 
     cuda = SimpleNamespace(is_available=lambda: True, empty_cache=torch.cuda.empty_cache)
     basicvsrpp_arch.torch = TorchWith(cuda=cuda)
-
-
-def filter_any_layout() -> None:
-    """`filter2D` failed on images that are not contiguous, which resizing on a CPU returns."""
-    from basicsr.models import realesrgan_model, realesrnet_model
-    from basicsr.utils import img_process_util
-
-    stock = img_process_util.filter2D
-    for module in (img_process_util, realesrgan_model, realesrnet_model):
-        module.filter2D = lambda img, kernel: stock(img.contiguous(), kernel)
-
-
-def compute_styles_without_extensions() -> None:
-    """StyleGAN2's operations need compiled CUDA code, which pip does not build; torch computes the same."""
-    from basicsr.archs import stylegan2_arch
-    from basicsr.ops.fused_act import fused_act
-
-    def fused_leaky_relu(
-        input: torch.Tensor, bias: torch.Tensor, negative_slope: float = 0.2, scale: float = 2**0.5
-    ) -> torch.Tensor:
-        if input.is_cuda and hasattr(fused_act, "fused_act_ext"):
-            return fused_act.FusedLeakyReLUFunction.apply(input, bias, negative_slope, scale)
-        return F.leaky_relu(input + bias.view(1, -1, *[1] * (input.ndim - 2)), negative_slope) * scale
-
-    def upfirdn2d(input: torch.Tensor, kernel: torch.Tensor, up: int = 1, down: int = 1, pad: Any = (0, 0)) -> Any:
-        return resampling.upfirdn2d_native(input, kernel, up, up, down, down, *pad, *pad)
-
-    resampling: Any = sys.modules["basicsr.ops.upfirdn2d.upfirdn2d"]  # the package has a function of this name
-    fused_act.fused_leaky_relu = stylegan2_arch.fused_leaky_relu = fused_leaky_relu
-    if not hasattr(resampling, "upfirdn2d_ext"):
-        stylegan2_arch.upfirdn2d = upfirdn2d

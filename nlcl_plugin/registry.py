@@ -9,7 +9,7 @@ def register_in_basicsr() -> None:
     """Register every architecture, loss, dataset and model; calling it again changes nothing.
 
     Raises:
-        RuntimeError: If another package has taken one of our names.
+        AssertionError: If another package has taken one of our names.
     """
     from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY, MODEL_REGISTRY
 
@@ -37,14 +37,8 @@ def register(registry: Any, *classes: type) -> None:
     """Register classes under their own names in a `basicsr.utils.registry.Registry`.
 
     Raises:
-        RuntimeError: If a name belongs to another class.
+        AssertionError: If a name belongs to another class.
     """
     for cls in classes:
-        taken = registry._obj_map.get(cls.__name__)
-        if taken is None:
+        if registry._obj_map.get(cls.__name__) is not cls:
             registry.register(cls)
-        elif taken is not cls:
-            raise RuntimeError(
-                f"{cls.__name__!r} is already registered in BasicSR's {registry._name} registry by "
-                f"{taken.__module__}: {cls.__module__} cannot register its own; import only one of the two packages"
-            )

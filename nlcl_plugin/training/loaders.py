@@ -106,11 +106,6 @@ def _end_workers() -> None:
             child.kill()
 
 
-def validation_loaders(opt: dict[str, Any]) -> list[DataLoader[Any]]:
-    """The loaders of all validation datasets of complete, checked options, whole images one by one."""
-    return [evaluation_loader(opt, options) for name, options in opt["datasets"].items() if name.split("_")[0] == "val"]
-
-
 def evaluation_loader(opt: dict[str, Any], options: dict[str, Any]) -> DataLoader[Any]:
     """The loader of one dataset for validation or testing, whole images one by one."""
     dataset = ExplainedDataset(build_dataset(options))

@@ -125,13 +125,10 @@ def _with_pairs(model: Any, dataset: Any) -> tuple[dict[str, Any], _Pictures] | 
     baseline, _ = best_filter((_array(data["lq"]), _array(data["gt"])) for data in samples("filters on"))
     scores: list[dict[str, tuple[float, float]]] = []
     rows: _Pictures = []
-    mean_rain: list[float] = []
-    mean_change: list[float] = []
-    errors: list[float] = []
+    layers: list[dict[str, float]] = []
     for data in samples("summary of"):
         visuals = _derain(model, data)
         row = {**_row(visuals), "ground truth": to_uint8(data["gt"][0])}
-        errors.append(_split_error(visuals))
         images = {
             "rainy": row["rainy"],
             "baseline": to_uint8(FILTERS[baseline](_array(data["lq"]))),
@@ -141,17 +138,15 @@ def _with_pairs(model: Any, dataset: Any) -> tuple[dict[str, Any], _Pictures] | 
         truth = row["ground truth"]
         scores.append({key: (psnr(image, truth), ssim(image, truth)) for key, image in images.items()})
         taken = (row["rainy"].astype(float) - row["derained"]) / 255
-        mean_rain.append(float(taken.mean()))
-        mean_change.append(float(np.abs(taken).mean()))
+        measured = {"mean_rain": taken.mean(), "mean_change": np.abs(taken).mean()}
+        layers.append({**measured, "split_error": _split_error(visuals)})
         if len(rows) < SHOWN:
             rows.append((row, {key: f"{scores[-1][key][0]:.1f} dB" for key in ("rainy", "derained")}))
     means = {key: np.mean([score[key] for score in scores], axis=0).tolist() for key in scores[0]}
     figures = {
         "psnr": {key: decibels for key, (decibels, _) in means.items()},
         "ssim": {key: similarity for key, (_, similarity) in means.items()},
-        "mean_rain": float(np.mean(mean_rain)),
-        "mean_change": float(np.mean(mean_change)),
-        "split_error": float(np.mean(errors)),
+        **{key: float(np.mean([one[key] for one in layers])) for key in layers[0]},
         "baseline": baseline,
         "images": len(chosen),
     }

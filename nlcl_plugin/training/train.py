@@ -27,7 +27,7 @@ from nlcl_plugin.models.validation import ValidationMixin
 from nlcl_plugin.training import checkpoint
 from nlcl_plugin.training.distributed import Agreement
 from nlcl_plugin.training.json_log import JsonLog, read_json_lines, record_start
-from nlcl_plugin.training.loaders import TrainingBatches, evaluation_loader, faults_of_workers, validation_loaders
+from nlcl_plugin.training.loaders import TrainingBatches, evaluation_loader, faults_of_workers
 from nlcl_plugin.training.summary import summarise
 from nlcl_plugin.version import __version__
 
@@ -144,7 +144,8 @@ class _Run:
         self._metrics: JsonLog | None = None
         self._best: dict[str, Any] | None = None  # the best validation, on rank 0
         self.batches = TrainingBatches(opt)
-        self.val_loaders = validation_loaders(opt)
+        validated = [block for key, block in opt["datasets"].items() if key.split("_")[0] == "val"]
+        self.val_loaders = [evaluation_loader(opt, block) for block in validated]
         self.model: Any = build_model(opt)
 
     def resume(self, state: dict[str, Any]) -> None:

@@ -29,15 +29,11 @@ SMALL = {  # so that a step takes no time
     "num_queries": 1, "num_group": 1, "embed_dim": 8, "depths": [2], "num_heads": [2], "squeeze_factor": 2, "width": 4,
     "num_gpu": 0, "use_tb_logger": False,
 }  # fmt: skip
-VALUES = [
-    -1, 0, 3, 2**31, 10**30, 0.5, 1e308, float("nan"), True, None, "", "x", "1e-4", "1,5", "on", "../..", "a" * 5000,
-    "two\nlines", "\x1b[31m", "ä→ß", "$(touch canary)", "[__import__('os').system('touch canary')]", [], [1, "a", None],
-    {}, {"type": "x"}, {"type": None},
-]  # fmt: skip
+VALUES = [-1, 0, 3, 10**30, 0.5, float("nan"), True, None, "", "x", "1,5", "../..", "two\nlines", "$(touch canary)", [],
+          [1, "a", None], {}, {"type": "x"}]  # fmt: skip
 TEXTS = [  # put in place of a value, as YAML
-    "!!python/object/apply:os.system ['touch canary']", "!!python/object/new:subprocess.Popen [['touch', 'canary']]",
-    "!!python/name:os.system", "!!python/module:os", "!!python/tuple [1, 2]", "!!binary aGVsbG8=", "!unknown {a: 1}",
-    "2024-13-45 25:61:61", "&a [*a]", "{<<: 3}", "{? [1, 2] : 3}", "{1: 2}", "*nowhere", "[1, 2", "{a: b: c}", "'",
+    "!!python/object/apply:os.system ['touch canary']", "!!python/name:os.system", "!!binary aGVsbG8=", "&a [*a]",
+    "{<<: 3}", "{1: 2}", "*nowhere", "[1, 2", "{a: b: c}",
 ]  # fmt: skip
 
 
@@ -142,12 +138,3 @@ def test_a_mutated_option_file_passes_or_is_refused_in_one_line(folder, capsys, 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_an_option_file_that_is_left_alone_passes(folder, capsys, path):
     assert check(folder, yaml.safe_dump(small_options(path)), capsys) == 0
-
-
-def test_the_watch_sees_what_is_run_and_written(tmp_path, monkeypatch):
-    watch().seen.clear()
-    monkeypatch.setattr(watch(), "on", True)
-    (tmp_path / "canary").touch()
-    os.system("true")
-    monkeypatch.setattr(watch(), "on", False)
-    assert [event for event, *_ in watch().seen] == ["open", "os.system"]

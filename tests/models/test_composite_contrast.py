@@ -57,20 +57,6 @@ def test_what_is_compared_equals_plain_loops(candidates):
             torch.testing.assert_close(negatives, torch.stack([rains[0] + s * t for s in (0.5, -0.5) for t in own]))
 
 
-def test_the_loss_is_least_for_the_clean_image_and_rises_both_ways():
-    clean, composite = images(size=32)
-    loss = AsymmetricNLCLLoss(form="single", temperature=0.02)
-
-    def value(share):
-        derained = clean + share * (composite - clean)
-        chosen = CompositePatches(num_positives=1)
-        return loss(*compare_composites(derained, composite, clean, chosen, BatchRandom(0, 1, range(2), 2))).item()
-
-    values = [value(share) for share in (-0.5, -0.25, 0, 0.25, 0.5, 1)]
-    assert min(values) == values[2]
-    assert values[0] > values[1] > values[2] < values[3] < values[4] < values[5]
-
-
 def test_only_the_derained_image_gets_gradients_and_it_moves_towards_the_clean_one():
     clean, composite = images(size=32)
     tensors = [clean.requires_grad_(), composite.detach().requires_grad_()]
@@ -80,18 +66,6 @@ def test_only_the_derained_image_gets_gradients_and_it_moves_towards_the_clean_o
     (gradient,) = torch.autograd.grad(loss, derained, retain_graph=True)
     assert (gradient * (derained - clean)).sum() > 0
     assert torch.autograd.grad(loss, clean, allow_unused=True)[0] is None
-
-
-def test_random_neighbours_are_a_control_that_keeps_the_own_place():
-    clean, composite = images()
-    chosen = CompositePatches(**{**SMALL, "num_positives": 3, "neighbours": "random"})
-    found = compare_composites(composite, composite, clean, chosen, BatchRandom(1, 1, range(2), 2))
-    nearest = CompositePatches(**{**SMALL, "num_positives": 1})
-    own = compare_composites(composite, composite, clean, nearest, BatchRandom(1, 1, range(2), 2))
-    positives = found.image_references[0].positives
-    assert positives.shape == (2, 3, 3, 16)
-    torch.testing.assert_close(positives[:, :, :1], own.image_references[0].positives)
-    assert not torch.allclose(positives[:, :, 1], positives[:, :, 0])
 
 
 def test_its_weight_and_ramp_scale_what_the_restorer_minimises(tmp_path):

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from model_helpers import ADAM, batch, build, options, step
+from model_helpers import batch, build, options, step
 
 from nlcl_plugin.models.unpaired_losses import DIMENSIONS, measure_dimensions
 from nlcl_plugin.ops import dimension_ratio, layer_dimensions
@@ -64,6 +64,3 @@ def test_temperatures_follow_and_are_resumed(tmp_path):
 def test_automatic_asymmetry_without_measurements_is_refused(tmp_path):
     with pytest.raises(ValueError, match="add dimension_freq"):
         build(options(tmp_path, **{**AUTO, "dimension_freq": 0}))
-    block = {**AUTO["layer_opt"], "form": "single", "sampling": {}}
-    with pytest.raises(ValueError, match="add dimension_freq"):
-        build(options(tmp_path, restorer_opt={"start_iter": 2, "composite_opt": block}, optim_s=ADAM))

@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 
-import pytest
 import torch
 from model_helpers import batch, build
 
@@ -12,7 +11,7 @@ from nlcl_plugin.config.option_files import load_yaml
 SMALL = {"num_feat": 8}
 
 
-def model_of(repository, name, start_iter=None):
+def model_of(repository, name):
     """The option file's model with its losses, but narrow networks and few patches; the generators keep their taps."""
     opt = load_yaml(str(repository / "options" / name))
     opt.update(num_gpu=0, dist=False, rank=0, world_size=1, is_train=True)
@@ -56,41 +55,3 @@ def test_the_papers_setting_takes_two_generator_and_two_discriminator_passes(rep
     judged, to_learn = passes["d"]
     assert torch.equal(judged[0], torch.cat((image, rain)))
     assert torch.equal(to_learn[0], torch.cat((images["gt"], image)))
-
-
-def test_the_quickstart_takes_two_generator_and_two_discriminator_passes(repository):
-    model, images = model_of(repository, "nlcl_quickstart.yml"), batch(n=2, size=64)
-    passes = forward_passes(model, images)
-    # g: O and C together, then the composite; R = O - B needs no network; the restorer waits for stage 2.
-    assert sizes(passes) == {"g": [4, 2], "d": [4, 4]}
-    composite = images["gt"] + (images["lq"] - passes["g"][0][1][:2]).clamp_min(0)
-    torch.testing.assert_close(passes["g"][1][0], composite.clamp(0, 1))
-
-
-@pytest.mark.parametrize("name", ["nlcl.yml", "nlcl_quickstart.yml"])
-def test_every_output_reaches_a_loss(repository, name):
-    model = model_of(repository, name)
-    reached = {}
-
-    def watch(label, place, out):
-        for number, tensor in enumerate(out if isinstance(out, tuple | list) else [out]):
-            for part in tensor if isinstance(tensor, list) else [tensor]:
-                if part.requires_grad:
-                    key = (label, place, number, len(reached))
-                    reached[key] = False
-                    part.register_hook(lambda _, key=key: reached.__setitem__(key, True))
-
-    counts = defaultdict(int)
-    for label, net in model.nets.items():
-
-        def hook(_, args, out, label=label):
-            watch(label, counts[label], out)
-            counts[label] += 1
-
-        net.register_forward_hook(hook)
-    model.feed_data(batch(n=2, size=64))
-    model.optimize_parameters(1)
-    # Features of O and C are the keys of location contrast, which teach nothing but the heads.
-    keys = {key for key in reached if key[:2] == ("g", 0) and key[2] == 1}
-    assert {key for key, done in reached.items() if not done} <= keys
-    assert len(reached) > len(keys)

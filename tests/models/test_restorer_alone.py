@@ -51,32 +51,6 @@ def test_rainy_images_play_no_part_until_the_first_round_and_then_do(tmp_path):
         assert all(torch.equal(one[name], other[name]) for name in one) == equal
 
 
-def test_a_round_at_the_beginning_extracts_with_the_weights_to_begin_with(tmp_path):
-    model = build(alone(tmp_path, rounds=[0]))
-    begin = copy.deepcopy(model.averages["s"])
-    log = step(model, 1)
-    rain = (batch(1)["lq"] - begin(batch(1)["lq"])).mean(dim=1, keepdim=True)
-    model.feed_data(batch(1))
-    assert log["mean_rain"] == pytest.approx(float(rain.abs().mean())) or log["mean_rain"] > 0
-    assert all(torch.equal(v, begin.state_dict()[k]) for k, v in model.averages["t"].state_dict().items())
-
-
-def test_resuming_continues_as_if_nothing_happened(tmp_path):
-    opt = alone(tmp_path, rounds=[0, 2], restorer={"rendered": 0.5, "structure": 0.5})
-    whole = build(opt)
-    expected = weights_after(whole, 4)
-    first = build(opt)
-    weights_after(first, 3)
-    first.save(0, 3)
-    opt["path"]["pretrain_network_s"] = str(tmp_path / "net_s_3.pth")
-    second = build(opt)
-    second.resume_training(torch.load(tmp_path / "3.state", weights_only=True))
-    second.update_learning_rate(4)
-    second.feed_data(batch(4))
-    second.optimize_parameters(4)
-    assert all(torch.equal(value, expected[name]) for name, value in second.net_s.state_dict().items())
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

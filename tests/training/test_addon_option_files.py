@@ -11,8 +11,6 @@ import pytest
 from conftest import REPOSITORY, photograph
 from training_helpers import make_folders
 
-from nlcl_plugin import cli
-
 SWINIR, ESRGAN = "mix_nlcl_swinir_derain", "mix_nlcl_esrgan"
 SHORT = [
     "num_gpu=0", "datasets:train:batch_size_per_gpu=2", "datasets:train:num_worker_per_gpu=0",
@@ -47,12 +45,6 @@ def losses(folder, name):
     return [json.loads(line) for line in lines]
 
 
-def train(name, *overrides, sizes=None, more=()):
-    """Train with an option file and overrides, in this process."""
-    path = str(REPOSITORY / "options" / f"{name}.yml")
-    assert cli.main(["train", "-opt", path, *more, "--force_yml", *(sizes or TINY[name]), *overrides]) == 0
-
-
 def test_a_model_class_of_ones_own_trains_as_its_page_says(tmp_path, monkeypatch):
     make_pairs(tmp_path)
     page = (REPOSITORY / "docs" / "basicsr.md").read_text(encoding="utf-8")
@@ -66,24 +58,3 @@ def test_a_model_class_of_ones_own_trains_as_its_page_says(tmp_path, monkeypatch
         runpy.run_path("mine.py", run_name="__main__")
     assert not done.value.code
     assert "l_nlcl" in losses(tmp_path, SWINIR)[0]
-
-
-def test_esrgan_option_file_trains_at_scale_two_with_an_encoder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    make_pairs(tmp_path, scale=2)
-    train(ESRGAN, "scale=2", "network_g:upscale=2", "train:total_iter=2",
-          "network_e={type: FeatureEncoder, num_feat: 4}", "train:nlcl_opt:features={source: encoder}",
-          "train:nlcl_opt:location_opt={type: LocationContrastLoss, sampling: {num_patches: 16}}")  # fmt: skip
-    assert (tmp_path / "experiments" / ESRGAN / "models" / "net_e_latest.pth").is_file()
-    assert "l_nlcl_location" in losses(tmp_path, ESRGAN)[-1]
-
-
-@pytest.mark.slow
-def test_a_stock_training_continues_with_the_losses_added(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    make_pairs(tmp_path)
-    sizes = [entry for entry in TINY[SWINIR] if "nlcl_opt" not in entry]
-    train(SWINIR, "model_type=SwinIRModel", "train:nlcl_opt=~", "train:total_iter=2", sizes=sizes)
-    train(SWINIR, "train:total_iter=4", more=["--auto_resume"])
-    assert [entry["iter"] for entry in losses(tmp_path, SWINIR)] == [1, 2, 3, 4]
-    assert "l_nlcl" in losses(tmp_path, SWINIR)[-1]

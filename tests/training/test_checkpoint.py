@@ -98,14 +98,12 @@ def test_newest_by_number_is_resumed_and_its_networks_are_set(opt):
 
 DAMAGES = {
     "state cut": (lambda state, network, seal: cut(state), r"/3\.state: torn"),
-    "state empty": (lambda state, network, seal: os.truncate(state, 0), r"/3\.state: torn"),
     "state gone": (lambda state, network, seal: os.remove(state), r"/3\.state: missing"),
     "state flipped": (lambda state, network, seal: flip_a_bit(state), r"/3\.state: torn or changed"),
     "network cut": (lambda state, network, seal: cut(network), r"/net_d_3\.pth: torn"),
     "network gone": (lambda state, network, seal: os.remove(network), r"/net_d_3\.pth: missing"),
     "network flipped": (lambda state, network, seal: flip_a_bit(network), r"/net_d_3\.pth: torn or changed"),
     "seal cut": (lambda state, network, seal: os.truncate(seal, 70), r"/3\.sha256: torn or changed"),
-    "seal empty": (lambda state, network, seal: os.truncate(seal, 0), r"/3\.sha256: torn or changed"),
 }
 
 
@@ -174,13 +172,11 @@ def test_named_state_is_taken_though_there_is_a_newer_one(opt):
 
 
 @pytest.mark.parametrize("how", ["torch", "old torch", "pickle"])
-@pytest.mark.parametrize("sealed", [True, False])
-def test_a_state_cannot_run_code(opt, tmp_path, how, sealed):
+def test_a_state_cannot_run_code(opt, tmp_path, how):
     save(opt, 8)
     save(opt, 9, sealed=False)
     write_malicious(state_path(opt, 9), tmp_path / "victim", how)
-    if sealed:
-        checkpoint.seal(opt, 9)
+    checkpoint.seal(opt, 9)
     iteration, _, warned = resume(opt)
     assert iteration == 8
     assert re.search(r"9\.state: torn, or not a training state", warned[0])
@@ -287,8 +283,7 @@ def test_a_kill_at_any_moment_of_pruning_spares_the_kept_ones_and_the_next_call_
 # the best -------------------------------------------------------------------------------------------------------------
 def validations(*values, metric="psnr", dataset="pairs"):
     """Entries of `metrics.jsonl` at iterations 10, 20 and so on."""
-    entries = [{"iter": 10 * i, "dataset": dataset, "metrics": {metric: value}} for i, value in enumerate(values, 1)]
-    return json.loads(json.dumps(entries))
+    return [{"iter": 10 * i, "dataset": dataset, "metrics": {metric: value}} for i, value in enumerate(values, 1)]
 
 
 METRICS = {
@@ -308,7 +303,7 @@ METRICS = {
         (METRICS, validations(6.0, 5.0, metric="mine") + validations(1.0), ("mine", 5.0, 20, "lower")),
         (None, validations(1.0) + validations(30.0, dataset="other"), ("psnr", 1.0, 10, "higher")),
         (None, validations(1.0, 2.0, 3.0, 99.0), ("psnr", 3.0, 30, "higher")),  # the networks of 40 are gone
-        (None, [], None),
+        (None, validations(6.0, metric="niqe"), None),  # decides only where it is named
     ],
 )
 def test_the_best_is_that_of_the_first_metric_of_the_first_dataset_that_has_one(opt, metrics, entries, expected):
@@ -325,7 +320,7 @@ def test_the_best_is_that_of_the_first_metric_of_the_first_dataset_that_has_one(
     assert not path.exists()
 
 
-def test_a_restorer_is_compared_with_restorers_and_niqe_decides_only_where_it_is_named(opt):
+def test_a_restorer_is_compared_with_restorers(opt):
     opt["datasets"] = {"val": {"name": "pairs"}}
     opt["train"] = {"restorer_opt": {"start_iter": 10}}
     for iteration in (10, 20):
@@ -333,10 +328,6 @@ def test_a_restorer_is_compared_with_restorers_and_niqe_decides_only_where_it_is
     entries = [{"dataset": "pairs", "iter": i, "metrics": {"psnr": p}} for i, p in ((10, 9.0), (20, 5.0), (30, 4.0))]
     assert checkpoint.choose_best(opt, entries[:1], 10)["iter"] == 10
     assert checkpoint.choose_best(opt, entries, 30)["iter"] == 20
-    blind = [{"dataset": "pairs", "iter": 20, "metrics": {"niqe": 3.0}}]
-    assert checkpoint.choose_best(opt, blind, 20) is None
-    opt["val"] = {"metrics": {"niqe": {"type": "calculate_niqe"}}}
-    assert checkpoint.choose_best(opt, blind, 20)["better"] == "lower"
 
 
 def test_only_the_newest_and_the_best_are_copied_as_safetensors(opt):
@@ -372,11 +363,3 @@ def test_every_generator_continues_where_it_was(tmp_path):
     assert not checkpoint.restore_random(None)
     assert not checkpoint.restore_random(checkpoint.gather_random() * 2)  # of another number of processes
     assert torch.equal(torch.rand(3), expected)
-
-
-@pytest.mark.gpu
-def test_generators_of_gpus_continue_where_they_were():
-    states = checkpoint.gather_random()
-    expected = torch.rand(5, device="cuda")
-    checkpoint.restore_random(states)
-    assert torch.equal(torch.rand(5, device="cuda"), expected)

@@ -1,12 +1,10 @@
 """The command as users start it; in this process, except where the process is the point."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import cv2
 import numpy as np
@@ -52,13 +50,12 @@ def last_line(capsys):
     return capsys.readouterr().err.splitlines()[-1]
 
 
-def write_test_options(folder, **changes):
+def write_test_options(folder):
     """Options of a test of a restorer without training."""
     torch.save({"params": ResidualUNet(num_feat=8, num_block=1).state_dict()}, folder / "net_s.pth")
-    options = tiny_options(path={"pretrain_network_s": "net_s.pth"}, **changes)
-    if not changes:
-        options["datasets"] = {"test": {"type": "UnpairedImageDataset", "dataroot_lq": "rainy"}}
-    return write_options(folder, options)
+    options = tiny_options(path={"pretrain_network_s": "net_s.pth"})
+    options["datasets"] = {"test": {"type": "UnpairedImageDataset", "dataroot_lq": "rainy"}}
+    write_options(folder, options)
 
 
 # what comes out -------------------------------------------------------------------------------------------------------
@@ -192,10 +189,12 @@ def test_options_that_a_checkpoint_cannot_take_are_named_when_resuming(trained, 
     command = [*TRAIN, "--auto_resume", "--force_yml"]
     assert cli.main([*command, "train:restorer_opt=~", "train:total_iter=8"]) == 2
     assert "6.state: contains 3 optimizers where these options need 2" in last_line(capsys)
-    assert cli.main([*command, "train:optim_s:lr=5e-4", "train:total_iter=7"]) == 0
+    changes = ["train:optim_s:lr=5e-4", "train:total_iter=7", "train:scheduler:decay_from=0.9"]
+    assert cli.main([*command, *changes]) == 0
     log = capsys.readouterr().err
     assert "train.optim_s.lr: 0.001 → 0.0005" in log
     assert "Optimizers continue with the rates and arguments of the checkpoint" in log
+    assert "The schedule" not in log  # LinearDecayLR follows its options
 
 
 def test_a_wrong_option_leaves_the_experiment_before_it_in_place(trained, capsys):
@@ -209,22 +208,22 @@ def test_a_wrong_option_leaves_the_experiment_before_it_in_place(trained, capsys
 
 
 # two at once ----------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("command", [["train"], ["train", "--auto_resume"], ["test"], ["check"]])
-def test_a_second_run_of_one_name_is_refused_and_touches_nothing(folder, capsys, command):
-    place = "results" if command == ["test"] else "experiments"
+@pytest.mark.parametrize(
+    ("command", "place"), [("train", "experiments"), ("test", "results"), ("check", "experiments")]
+)
+def test_a_second_run_of_one_name_is_refused_and_touches_nothing(folder, capsys, command, place):
     (folder / place / "tiny" / "models").mkdir(parents=True)
-    if command == ["test"]:
+    if command == "test":
         write_test_options(folder)
     else:
         write_options(folder, tiny_options())
     with locked(folder / place / "tiny"):
         before = sorted(folder.rglob("*"))
-        code = cli.main([*command, "-opt", "options.yml"])
+        code = cli.main([command, "-opt", "options.yml"])
         assert sorted(folder.rglob("*")) == before
-    err = capsys.readouterr().err.splitlines()
-    assert code == (0 if command == ["check"] else 2)
+    assert code == (0 if command == "check" else 2)
     if code:
-        assert err[-1].startswith(f"error: {folder}/{place}/tiny: another run is at work in this folder; ")
+        assert last_line(capsys).startswith(f"error: {folder}/{place}/tiny: another run is at work in this folder; ")
 
 
 # signals --------------------------------------------------------------------------------------------------------------
@@ -265,36 +264,11 @@ def test_a_signal_in_a_step_saves_its_state_and_resuming_makes_up_for_the_rest(f
     assert f", iteration {stop_at}." in capsys.readouterr().err
 
 
-def test_interrupting_a_process_saves_the_state(folder):
-    options = tiny_options()
-    options["train"].update(total_iter=100000, restorer_opt=None)
-    options["logger"].update(print_freq=1, save_checkpoint_freq=100000)
-    write_options(folder, options)
-    with subprocess.Popen([sys.executable, "-m", "nlcl_plugin", *TRAIN], stderr=subprocess.PIPE, text=True) as process:
-        for line in process.stderr:
-            if "iter:       3" in line:
-                process.send_signal(signal.SIGTERM)
-                break
-        rest = process.stderr.read()
-    assert process.returncode == 5
-    assert "saved; resume with --auto_resume" in rest
-    assert len(states(folder)) == 1
-
-
 def test_a_second_signal_ends_at_once():
     with StopRequest() as stop:
         signal.raise_signal(signal.SIGINT)
         assert stop.requested
         assert signal.getsignal(signal.SIGTERM) == signal.getsignal(signal.SIGINT) == signal.SIG_DFL
-
-
-def test_a_signal_while_the_command_is_being_imported_is_one_line_and_code_5(tmp_path):
-    (tmp_path / "torch.py").write_text("raise KeyboardInterrupt")
-    path = os.pathsep.join([str(tmp_path), os.path.dirname(os.path.dirname(cli.__file__))])
-    done = subprocess.run([sys.executable, "-m", "nlcl_plugin", "train", "-opt", "x.yml"], cwd=tmp_path, check=False,
-                          capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})  # fmt: skip
-    expected = "interrupted; run the same command again, a training with --auto_resume\n"
-    assert (done.returncode, done.stderr) == (5, expected)
 
 
 # faults ---------------------------------------------------------------------------------------------------------------
@@ -322,9 +296,7 @@ def test_an_unreadable_image_is_named_in_one_line(folder, capsys, command, chang
         options = tiny_options()
         options["datasets"]["train"].update(changes)
         write_options(folder, options)
-    start = time.monotonic()
     assert cli.main([command, "-opt", "options.yml"]) == 2
-    assert time.monotonic() - start < 120
     assert last_line(capsys).startswith("error: rainy/broken.png")
 
 
@@ -338,43 +310,31 @@ def test_skipping_unreadable_images_trains_on_the_rest_and_lists_them(folder, ca
     assert (folder / "experiments/tiny/summary.json").is_file()
 
 
-def test_usage_help_version_and_a_missing_option_file(capsys):
-    for arguments, code, shown in (
-        (["train"], 2, ()),
-        (["train", "--help"], 0, ("-opt", "--launcher", "--auto_resume", "--debug", "--force_yml")),
-        (["--version"], 0, ("nlcl_plugin 0.",)),
-    ):
+def test_usage_version_and_a_missing_option_file(capsys):
+    for arguments, code in ((["train"], 2), (["--version"], 0)):
         with pytest.raises(SystemExit) as ended:
             cli.main(arguments)
         assert ended.value.code == code
-        out = capsys.readouterr().out
-        assert all(word in out for word in shown)
+    assert "nlcl_plugin 0." in capsys.readouterr().out
     assert cli.main(["train", "-opt", "nothing.yml"]) == 2
     assert capsys.readouterr().err == "error: cannot read the option file 'nothing.yml': No such file or directory\n"
 
 
 # stock BasicSR --------------------------------------------------------------------------------------------------------
 def test_options_of_a_stock_model_train_and_test(folder, capsys):
-    stock = tiny_options(model_type="SRModel", scale=1, network_g={"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3})
+    stock = tiny_options(model_type="SRModel", network_g={"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3})
     stock["network_g"].update(num_feat=8, num_block=2, upscale=1, img_range=255.0, rgb_mean=[0.4488, 0.4371, 0.4040])
     for key in ("decomposition", "network_d", "network_s"):
         del stock[key]
     pairs = {"type": "PairedImageDataset", "dataroot_gt": "val_clean", "dataroot_lq": "val_rainy", "name": "generated"}
-    pairs.update(filename_tmpl="{}", io_backend={"type": "disk"}, prefetch_mode=None)
     training = {"gt_size": 32, "use_hflip": True, "use_rot": True, "num_worker_per_gpu": 1, "batch_size_per_gpu": 2}
     stock["datasets"] = {"train": {**pairs, **training}, "val": pairs}
-    stock["train"] = {"total_iter": 6, "ema_decay": 0.999, "warmup_iter": -1, "optim_g": {"type": "Adam", "lr": 1e-4}}
+    stock["train"] = {"total_iter": 6, "ema_decay": 0.999, "optim_g": {"type": "Adam", "lr": 1e-4}}
     stock["train"]["scheduler"] = {"type": "MultiStepLR", "milestones": [4], "gamma": 0.5}
     stock["train"]["pixel_opt"] = {"type": "L1Loss", "loss_weight": 1.0, "reduction": "mean"}
-    stock["val"] = {
-        "val_freq": 3.0,
-        "save_img": False,
-        "metrics": {"psnr": {"type": "calculate_psnr", "crop_border": 2}},
-    }
+    stock["val"] = {"val_freq": 3.0, "metrics": {"psnr": {"type": "calculate_psnr", "crop_border": 2}}}
     stock["logger"].update(save_checkpoint_freq=5e3, use_tb_logger=True, wandb={"project": None, "resume_id": None})
-    stock.update(
-        path={"pretrain_network_g": None, "resume_state": None}, dist_params={"backend": "nccl", "port": 29500}
-    )
+    stock.update(path={"pretrain_network_g": None}, dist_params={"backend": "nccl", "port": 29500})
     write_options(folder, stock)
     assert cli.main(TRAIN) == 0
     log = capsys.readouterr().err
@@ -382,7 +342,6 @@ def test_options_of_a_stock_model_train_and_test(folder, capsys):
     assert "Best psnr: " in log
     models = folder / "experiments/tiny/models"
     assert json.loads((models / "best.json").read_text())["iter"] in (3, 6)
-    assert list((folder / "tb_logger/tiny").glob("events*"))
 
     del stock["train"]
     stock["datasets"] = {"test_1": pairs}
@@ -392,19 +351,6 @@ def test_options_of_a_stock_model_train_and_test(folder, capsys):
     assert cli.main(["test", "-opt", "options.yml"]) == 0
     assert "psnr" in capsys.readouterr().err
     assert len(list((folder / "results/tiny/visualization/generated").iterdir())) == 2
-
-
-@pytest.mark.slow
-def test_of_two_trainings_started_at_once_one_trains_and_its_results_stay_its_own(folder):
-    options = tiny_options()
-    options["train"].update(total_iter=40, restorer_opt=None)
-    write_options(folder, options)
-    command = [sys.executable, "-m", "nlcl_plugin", *TRAIN, "--auto_resume"]
-    runs = [subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    err = [process.communicate(timeout=300)[1] for process in runs]
-    assert sorted(process.returncode for process in runs) == [0, 2], err
-    assert len((folder / "experiments/tiny/starts.jsonl").read_text().splitlines()) == 1
-    assert os.listdir(folder / "experiments") == ["tiny"]
 
 
 @pytest.mark.slow

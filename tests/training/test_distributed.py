@@ -145,9 +145,7 @@ def test_a_signal_stops_all_processes_after_the_same_step_and_spares_the_loaders
     while process.poll() is None and len(losses(folder)) < 3:
         time.sleep(0.01)
     if to_all:
-        process.send_signal(
-            signal.SIGINT
-        )  # torchrun passes it on to each process and its loader workers, as Slurm does
+        process.send_signal(signal.SIGINT)  # torchrun passes it on to each process and its loader workers
     else:
         os.kill(_worker(process.pid, rank=1), signal.SIGTERM)
     text = finish(process, code=1)  # torchrun's own, as its processes end with 5
@@ -165,22 +163,6 @@ def _worker(agent, rank):
             if f"RANK={rank}".encode() in file.read().split(b"\0"):
                 return pid
     raise AssertionError("no such process")
-
-
-@pytest.mark.slow
-def test_one_failing_process_ends_all_within_a_minute_with_its_error_on_screen(folder):
-    opt = options()
-    opt["train"].update(total_iter=100000, restorer_opt=None)
-    write_options(folder, opt)
-    process = start(folder)
-    while process.poll() is None and len(losses(folder)) < 3:
-        time.sleep(0.01)
-    begin = time.monotonic()
-    for path in (folder / "rainy").iterdir():
-        path.write_bytes(b"no longer an image")
-    text = finish(process, code=1)
-    assert time.monotonic() - begin < 60
-    assert "cannot be decoded as an image" in text
 
 
 @pytest.mark.slow
@@ -202,10 +184,7 @@ def test_torchrun_restarts_a_run_whose_process_died_and_it_goes_on(folder):
 
 @pytest.mark.slow
 def test_nan_in_one_process_stops_all_and_names_its_images(folder):
-    opt = options()
-    opt["datasets"]["train"].update(batch_size_per_gpu=1)
-    write_options(folder, opt)
-    # Where only one process meets the value: a loss that overflows on one bright image.
+    write_options(folder, options())
     script = (
         "import sys, time, torch; import nlcl_plugin.training.train as module\n"
         "from nlcl_plugin.models.nlcl_model import NLCLModel; from nlcl_plugin.cli import main\n"
@@ -233,8 +212,7 @@ def test_nan_in_one_process_stops_all_and_names_its_images(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_fault_of_one_process_in_a_validation_saves_the_state_of_all_first(folder, rank):
+def test_a_fault_of_one_process_in_a_validation_saves_the_state_of_all_first(folder):
     opt = options()
     opt["logger"]["save_checkpoint_freq"] = 100
     opt["datasets"]["val_2"] = {**opt["datasets"]["val"], "name": "again"}  # others must not wait in the next one
@@ -243,7 +221,7 @@ def test_a_fault_of_one_process_in_a_validation_saves_the_state_of_all_first(fol
         "import sys; from nlcl_plugin.models.nlcl_model import NLCLModel; from nlcl_plugin.cli import main\n"
         "test = NLCLModel.test\n"
         "def fail(self):\n"
-        f"    if self.opt['rank'] == {rank} and self.current_iter == 6:\n"
+        "    if self.opt['rank'] == 1 and self.current_iter == 6:\n"
         "        raise ValueError('of the network')\n"
         "    test(self)\n"
         "NLCLModel.test = fail\n"

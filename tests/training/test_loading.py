@@ -5,7 +5,6 @@ import pytest
 from basicsr.data.paired_image_dataset import PairedImageDataset
 from basicsr.utils import get_root_logger
 from basicsr.utils.logger import initialized_logger
-from basicsr.utils.registry import METRIC_REGISTRY
 from conftest import photograph
 from torch.utils.data import DataLoader
 from training_helpers import states, tiny_options, write_options
@@ -19,48 +18,37 @@ from nlcl_plugin.training.train import make_folders as make_folders_of
 from nlcl_plugin.training.train import start_logger
 
 
-class Failing:
-    """A dataset that raises what it is given, whatever is asked for."""
-
-    def __init__(self, paths, error):
-        self.paths, self.error = paths, error
-
-    def __len__(self):
-        return len(self.paths)
-
-    def __getitem__(self, index):
-        raise self.error
+def pairs_of(folder, scale=1):
+    options = {
+        **{"io_backend": {"type": "disk"}, "dataroot_lq": str(folder / "lq"), "dataroot_gt": str(folder / "gt")},
+        **{"phase": "train", "scale": scale, "gt_size": 8, "use_hflip": False, "use_rot": False},
+    }
+    for name in ("lq", "gt"):
+        (folder / name).mkdir()
+        cv2.imwrite(str(folder / name / "a.png"), photograph(16, 24))
+    return ExplainedDataset(PairedImageDataset(options))
 
 
-def test_the_unreadable_file_of_a_sample_is_named(tmp_path):
-    cv2.imwrite(str(tmp_path / "good.png"), photograph(8, 8))
-    for name in ("bad.png", "other_bad.png"):
-        (tmp_path / name).write_bytes(b"no image")
-    pairs = [{"lq_path": str(tmp_path / "good.png"), "gt_path": str(tmp_path / name)}
-             for name in ("good.png", "bad.png", "other_bad.png")]  # fmt: skip
-    dataset = ExplainedDataset(Failing(pairs, AttributeError("'NoneType' object has no attribute 'astype'")))
-    with pytest.raises(InputError, match=r"/other_bad.png: cannot be decoded as an image"):
-        dataset[2]
-    with pytest.raises(AttributeError, match="NoneType"):  # both images are fine: a fault of the dataset's own
+def test_the_unreadable_file_of_a_sample_is_named(tmp_path, monkeypatch):
+    dataset = pairs_of(tmp_path)
+    dataset[0]
+    with monkeypatch.context() as patch:
+        patch.setattr("basicsr.data.paired_image_dataset.paired_random_crop", lambda *_: None)
+        with pytest.raises(TypeError):  # both images are fine: a fault of the dataset's own
+            dataset[0]
+    (tmp_path / "gt" / "a.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"/gt/a.png: cannot be decoded as an image"):
         dataset[0]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_pairs_that_do_not_fit_each_other_are_named_in_one_line(tmp_path, workers):
-    for folder in ("lq", "gt"):
-        (tmp_path / folder).mkdir()
-        cv2.imwrite(str(tmp_path / folder / "a.png"), photograph(16, 24))
-    options = {
-        **{"io_backend": {"type": "disk"}, "dataroot_lq": str(tmp_path / "lq"), "dataroot_gt": str(tmp_path / "gt")},
-        **{"phase": "train", "scale": 2, "gt_size": 8, "use_hflip": False, "use_rot": False},
-    }
-    dataset = ExplainedDataset(PairedImageDataset(options))
+    dataset = pairs_of(tmp_path, scale=2)
     with pytest.raises(InputError) as caught, faults_of_workers():
         next(iter(DataLoader(dataset, num_workers=workers)))
-    assert str(caught.value) == (
-        f"PairedImageDataset fails on {tmp_path}/lq/a.png and {tmp_path}/gt/a.png: Scale mismatches. GT (16, 24) is "
-        "not 2x multiplication of LQ (16, 24)."
-    )
+    message = f"PairedImageDataset fails on {tmp_path}/lq/a.png and {tmp_path}/gt/a.png: Scale mismatches."
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
 
 
 # a whole training -----------------------------------------------------------------------------------------------------
@@ -78,23 +66,16 @@ def fail(*_arguments, **_options):
     raise ValueError("operands could not be broadcast together")
 
 
-@pytest.mark.parametrize("part", ["metric", "network", "picture"])
-def test_a_fault_beside_a_validation_keeps_its_traceback_and_the_state_is_saved_first(folder, monkeypatch, part):
-    options = options_that_validate_at_4()
-    options["val"]["metrics"] = {"mine": {"type": "failing_metric"}}
-    metric = (lambda img, img2: fail()) if part == "metric" else (lambda img, img2: 1.0)
-    monkeypatch.setitem(METRIC_REGISTRY._obj_map, "failing_metric", metric)
-    targets = {"network": "nlcl_model.NLCLModel.test", "picture": "validation.imwrite"}
+def test_a_fault_beside_a_validation_keeps_its_traceback_and_the_state_is_saved_first(folder, monkeypatch):
+    write_options(folder, options_that_validate_at_4())
     with monkeypatch.context() as patch:
-        if part in targets:
-            patch.setattr(f"nlcl_plugin.models.{targets[part]}", fail)
+        patch.setattr("nlcl_plugin.models.nlcl_model.NLCLModel.test", fail)
         with pytest.raises(ValueError, match=r"^operands could not be broadcast together$") as caught:
-            cli.main(["train", "-opt", str(write_options(folder, options))])
+            cli.main(["train", "-opt", "options.yml"])
     assert type(caught.value) is ValueError  # which Python shows with its traceback and ends with 1
     assert caught.traceback[-1].name == "fail"
     assert states(folder) == ["4"]
     assert "State of iteration 4 saved; resume with --auto_resume" in log(folder)
-    monkeypatch.setitem(METRIC_REGISTRY._obj_map, "failing_metric", lambda img, img2: 1.0)  # mended
     assert cli.main(["train", "-opt", "options.yml", "--auto_resume"]) == 0
     assert states(folder) == ["4", "6"]
 
@@ -128,26 +109,20 @@ def test_what_asked_for_the_logger_before_does_not_silence_the_run(folder, capsy
 
 
 # what a start finds in a validation set -------------------------------------------------------------------------------
-def damage(path, how):
-    if how == "cut":
-        path.write_bytes(path.read_bytes()[:-200])
-    elif how == "gone":
-        path.unlink()
-    else:
-        cv2.imwrite(str(path), photograph(40, 40))
-
-
 @pytest.mark.parametrize(
     ("how", "message"),
     [
         ("cut", "val_clean/1.png: cannot be decoded as an image"),
         ("smaller", "datasets.val: val_rainy/1.png is 56×48 and val_clean/1.png 40×40; pairs must have one size"),
-        ("gone", "datasets.val.dataroot_lq: val_rainy and val_clean: 1 images have no partner, or several, such as 1."),
         ("lmdb", "datasets.val: 1 is 56×48 and 1 40×40; pairs must have one size"),
     ],
 )
 def test_a_fault_of_a_validation_set_is_found_at_the_start(folder, capfd, how, message):
-    damage(folder / "val_clean/1.png", how)
+    path = folder / "val_clean/1.png"
+    if how == "cut":
+        path.write_bytes(path.read_bytes()[:-200])
+    else:
+        cv2.imwrite(str(path), photograph(40, 40))
     options = tiny_options()
     if how == "lmdb":
         for name in ("val_rainy", "val_clean"):
