@@ -12,11 +12,11 @@ Spandrel itself is an extra: pip install 'nlcl_plugin[spandrel]'.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any
 
 import spandrel
+from spandrel.util import get_seq_len
 from torch import Tensor, nn
 
 from nlcl_plugin.archs import LayerGenerator, ResidualUNet, SimpleGateUNet, convert_official_state_dict
@@ -75,7 +75,7 @@ class _Arch(spandrel.Architecture[nn.Module]):
 
 
 def _layer_generator(weights: dict[str, Tensor]) -> dict[str, Any]:
-    return {"num_block": _count(weights, r"blocks\.(\d+)\."), "layer": _layer(weights)}
+    return {"num_block": get_seq_len(weights, "blocks"), "layer": _layer(weights)}
 
 
 def _layer(weights: dict[str, Tensor]) -> str:
@@ -93,21 +93,16 @@ def _layer(weights: dict[str, Tensor]) -> str:
 
 
 def _residual_unet(weights: dict[str, Tensor]) -> dict[str, Any]:
-    return {"num_block": _count(weights, r"middle\.(\d+)\.")}
+    return {"num_block": get_seq_len(weights, "middle")}
 
 
 def _simple_gate_unet(weights: dict[str, Tensor]) -> dict[str, Any]:
-    levels = range(_count(weights, r"downs\.(\d+)\."))
+    levels = range(get_seq_len(weights, "downs"))
     return {
-        "enc_blocks": [_count(weights, rf"encoders\.{level}\.(\d+)\.") for level in levels],
-        "middle_blocks": _count(weights, r"middle\.(\d+)\."),
-        "dec_blocks": [_count(weights, rf"decoders\.{level}\.(\d+)\.") for level in levels],
+        "enc_blocks": [get_seq_len(weights, f"encoders.{level}") for level in levels],
+        "middle_blocks": get_seq_len(weights, "middle"),
+        "dec_blocks": [get_seq_len(weights, f"decoders.{level}") for level in levels],
     }
-
-
-def _count(weights: dict[str, Tensor], pattern: str) -> int:
-    """How many modules of a list have weights."""
-    return len({match[1] for name in weights if (match := re.match(pattern, name))})
 
 
 ARCHITECTURES: tuple[_Arch, ...] = (

@@ -225,11 +225,9 @@ def collect(layout: str, sources: list[str], options: LayoutOptions | None = Non
     """Find the images of a dataset; nothing but names and lists is read.
 
     Raises:
-        InputError: If the layout is unknown, a folder is missing, or nothing was found.
+        InputError: If a folder is missing, or nothing was found.
     """
     options = options or LayoutOptions()
-    if layout not in LAYOUTS:
-        raise InputError(f"layout: got {layout!r}, expected one of {', '.join(LAYOUTS)}")
     by_role = [path for path in (options.rainy, options.clean) if path]
     if layout in ("two-folders", "pairs"):
         if sources or len(by_role) < 2:
