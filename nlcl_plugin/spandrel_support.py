@@ -74,10 +74,6 @@ class _Arch(spandrel.Architecture[nn.Module]):
         )
 
 
-def _layer_generator(weights: dict[str, Tensor]) -> dict[str, Any]:
-    return {"num_block": get_seq_len(weights, "blocks"), "layer": _layer(weights)}
-
-
 def _layer(weights: dict[str, Tensor]) -> str:
     """Which layer a generator makes, which its weights alone do not show."""
     about = getattr(weights, "_metadata", {}).get("", {}).get("about")
@@ -90,10 +86,6 @@ def _layer(weights: dict[str, Tensor]) -> str:
             "nlcl_plugin 0.1 or later, instead of a .safetensors or older file"
         )
     return str(layer)
-
-
-def _residual_unet(weights: dict[str, Tensor]) -> dict[str, Any]:
-    return {"num_block": get_seq_len(weights, "middle")}
 
 
 def _simple_gate_unet(weights: dict[str, Tensor]) -> dict[str, Any]:
@@ -110,13 +102,13 @@ ARCHITECTURES: tuple[_Arch, ...] = (
         LayerGenerator,
         {"head.weight", "blocks.0.conv1.weight", "tail1.weight", "tail2.weight", "last.weight"},
         spandrel.ModelTiling.INTERNAL,  # its instance norm takes the whole image: a tile's result would differ
-        _layer_generator,
+        lambda weights: {"num_block": get_seq_len(weights, "blocks"), "layer": _layer(weights)},
     ),
     _Arch(
         ResidualUNet,
         {"head.weight", "enc1.conv1.weight", "down2.weight", "up2.weight", "dec1.conv2.weight", "last.weight"},
         spandrel.ModelTiling.SUPPORTED,
-        _residual_unet,
+        lambda weights: {"num_block": get_seq_len(weights, "middle")},
     ),
     _Arch(
         SimpleGateUNet,

@@ -103,8 +103,8 @@ class TestPairs:
         assert np.mean(other) >= (0.5 if "structure" in change else 1.0)  # some is drawn outside of so small a crop
 
     def test_rendered_rain_comes_as_often_as_asked_for_and_needs_no_bank(self, roots):
-        samples = many(PseudoPairDataset(options(roots, rendered=0.3)), epochs=100)
-        assert abs(np.mean([sample["lq_path"] == "rendered" for sample in samples]) - 0.3) < 0.08
+        samples = many(PseudoPairDataset(options(roots, rendered=0.3)), epochs=40)
+        assert abs(np.mean([sample["lq_path"] == "rendered" for sample in samples]) - 0.3) < 0.13  # 3 sigma
         opt = options(roots, rendered=1, gt_size=32, layers=1, rain_free=0.0)
         del opt["dataroot_rain"]
         samples = many(PseudoPairDataset(opt), epochs=5)
