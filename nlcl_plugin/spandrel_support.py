@@ -12,11 +12,11 @@ Spandrel itself is an extra: pip install 'nlcl_plugin[spandrel]'.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any
 
 import spandrel
+from spandrel.util import get_seq_len
 from torch import Tensor, nn
 
 from nlcl_plugin.archs import LayerGenerator, ResidualUNet, SimpleGateUNet, convert_official_state_dict
@@ -74,10 +74,6 @@ class _Arch(spandrel.Architecture[nn.Module]):
         )
 
 
-def _layer_generator(weights: dict[str, Tensor]) -> dict[str, Any]:
-    return {"num_block": _count(weights, r"blocks\.(\d+)\."), "layer": _layer(weights)}
-
-
 def _layer(weights: dict[str, Tensor]) -> str:
     """Which layer a generator makes, which its weights alone do not show."""
     about = getattr(weights, "_metadata", {}).get("", {}).get("about")
@@ -92,22 +88,13 @@ def _layer(weights: dict[str, Tensor]) -> str:
     return str(layer)
 
 
-def _residual_unet(weights: dict[str, Tensor]) -> dict[str, Any]:
-    return {"num_block": _count(weights, r"middle\.(\d+)\.")}
-
-
 def _simple_gate_unet(weights: dict[str, Tensor]) -> dict[str, Any]:
-    levels = range(_count(weights, r"downs\.(\d+)\."))
+    levels = range(get_seq_len(weights, "downs"))
     return {
-        "enc_blocks": [_count(weights, rf"encoders\.{level}\.(\d+)\.") for level in levels],
-        "middle_blocks": _count(weights, r"middle\.(\d+)\."),
-        "dec_blocks": [_count(weights, rf"decoders\.{level}\.(\d+)\.") for level in levels],
+        "enc_blocks": [get_seq_len(weights, f"encoders.{level}") for level in levels],
+        "middle_blocks": get_seq_len(weights, "middle"),
+        "dec_blocks": [get_seq_len(weights, f"decoders.{level}") for level in levels],
     }
-
-
-def _count(weights: dict[str, Tensor], pattern: str) -> int:
-    """How many modules of a list have weights."""
-    return len({match[1] for name in weights if (match := re.match(pattern, name))})
 
 
 ARCHITECTURES: tuple[_Arch, ...] = (
@@ -115,13 +102,13 @@ ARCHITECTURES: tuple[_Arch, ...] = (
         LayerGenerator,
         {"head.weight", "blocks.0.conv1.weight", "tail1.weight", "tail2.weight", "last.weight"},
         spandrel.ModelTiling.INTERNAL,  # its instance norm takes the whole image: a tile's result would differ
-        _layer_generator,
+        lambda weights: {"num_block": get_seq_len(weights, "blocks"), "layer": _layer(weights)},
     ),
     _Arch(
         ResidualUNet,
         {"head.weight", "enc1.conv1.weight", "down2.weight", "up2.weight", "dec1.conv2.weight", "last.weight"},
         spandrel.ModelTiling.SUPPORTED,
-        _residual_unet,
+        lambda weights: {"num_block": get_seq_len(weights, "middle")},
     ),
     _Arch(
         SimpleGateUNet,

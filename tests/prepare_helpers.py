@@ -1,27 +1,15 @@
 """Small datasets for the tests of the preparation."""
 
 import hashlib
-import importlib.util
 import json
 import multiprocessing
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
+from prepare_rain_dataset import main
 
 from nlcl_plugin.data.image_io import write_image
-
-REPOSITORY = Path(__file__).resolve().parents[1]
-
-
-def tool():
-    """The script as a module."""
-    spec = importlib.util.spec_from_file_location("prepare_tool", REPOSITORY / "tools" / "prepare_rain_dataset.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def scene(seed, size=(40, 56)):
@@ -63,21 +51,14 @@ def names(output, folder):
 
 
 def run_tool(arguments):
-    raise SystemExit(tool().main(arguments))
+    raise SystemExit(main(arguments))
 
 
-def start_tool(arguments):
-    """Run the script in a process of its own; returns functions that tell whether it is alive, and kill it."""
+def start(target, arguments):
+    """Run a script in a process of its own; returns functions that say whether it is alive, and kill it."""
     # A fork of this process would take over OpenCV's locks in whatever state they are in.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["prepare_helpers", "nlcl_plugin.prepare"])
-    process = context.Process(target=run_tool, args=(arguments,))
+    context.set_forkserver_preload(["nlcl_plugin.data.lmdb.create", "nlcl_plugin.prepare"])
+    process = context.Process(target=target, args=(arguments,))
     process.start()
     return process.is_alive, lambda: (process.kill(), process.join())
-
-
-def start_command(arguments, script="prepare_rain_dataset"):
-    """The same for the command as a user gives it, which takes seconds to start."""
-    command = [sys.executable, REPOSITORY / "tools" / f"{script}.py", *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return lambda: process.poll() is None, lambda: (process.kill(), process.wait())

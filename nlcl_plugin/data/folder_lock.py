@@ -11,7 +11,7 @@ from pathlib import Path
 
 import filelock
 
-from nlcl_plugin.errors import InputError
+from nlcl_plugin.errors import InputError, writing_to
 
 LOCK = ".lock"
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
@@ -45,9 +45,8 @@ def locked(folder: str | os.PathLike[str], *, inside: bool = False) -> Iterator[
         raise InputError(message) from error
     except OSError as error:
         if error.errno not in _NO_LOCKS:
-            raise InputError(
-                f"{folder}: cannot be written ({error.strerror}); make room or choose another place, then run it again"
-            ) from error
+            with writing_to(folder):
+                raise
         message = f"{folder}: the file system has no locks ({error.strerror}); start no second run in this folder"
         warnings.warn(message, stacklevel=3)
     try:

@@ -66,7 +66,6 @@ class ImageDataset(Dataset[dict[str, Any]]):
     paths: list[str]
 
     def __init__(self, opt: dict[str, Any]) -> None:
-        """Check the options."""
         self.opt = opt
         self._choice("phase", *self.PHASES)
         self._choice("scale", 1, None)
@@ -82,7 +81,6 @@ class ImageDataset(Dataset[dict[str, Any]]):
             self._flips = {key: self._flag(f"use_{key}") for key in ("hflip", "vflip", "rot")}
 
     def __len__(self) -> int:
-        """The number of images."""
         return len(self.paths)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -18,6 +16,9 @@ from nlcl_plugin.errors import InputError
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 
 SHORTEST_LIMIT = 64  # pixels of a `longest_side`: in smaller copies nothing is left of rain
+
+# OpenCV writes what it dislikes about a broken file to stderr; our message replaces that.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 _FLOAT_TOLERANCE = 1e-4  # a float image may overshoot [0, 1] by rounding, not by being in other units
 
@@ -35,10 +36,8 @@ def list_images(root: str | os.PathLike[str]) -> list[str]:
     Raises:
         InputError: If `root` is missing, is not a folder, cannot be read or contains no image.
     """
-    if not os.path.exists(root):
-        raise InputError(f"{root}: no such folder; expected a folder of images, correct the path")
     if not os.path.isdir(root):
-        raise InputError(f"{root}: this is a file, expected a folder of images; give the folder that contains it")
+        raise InputError(f"{root}: no such folder; expected a folder of images, correct the path")
     names = [name for name in list_files(root) if name.lower().endswith(IMAGE_SUFFIXES)]
     if not names:
         endings = ", ".join(suffix.lstrip(".") for suffix in IMAGE_SUFFIXES)
@@ -93,8 +92,6 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); expected an image file") from error
-    except MemoryError as error:
-        raise InputError(f"{path}: needs more memory than there is; make it smaller") from error
 
 
 def decode_raw(data: bytes, source: str, *, keep_grey: bool = False) -> np.ndarray:
@@ -114,26 +111,6 @@ def decode_raw(data: bytes, source: str, *, keep_grey: bool = False) -> np.ndarr
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 
 
-_silencing = threading.Lock()
-_silencers = {"number": 0, "level": 0}
-
-
-@contextlib.contextmanager
-def silent_opencv() -> Iterator[None]:
-    """Keep OpenCV from writing to stderr. Threads may overlap: the last one out restores what the first one found."""
-    with _silencing:
-        if not _silencers["number"]:
-            _silencers["level"] = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-        _silencers["number"] += 1
-    try:
-        yield
-    finally:
-        with _silencing:
-            _silencers["number"] -= 1
-            if not _silencers["number"]:
-                cv2.utils.logging.setLogLevel(_silencers["level"])
-
-
 def decode_stored(data: bytes, source: str, flags: int = cv2.IMREAD_UNCHANGED) -> np.ndarray:
     """Decode an image as OpenCV does.
 
@@ -145,12 +122,10 @@ def decode_stored(data: bytes, source: str, flags: int = cv2.IMREAD_UNCHANGED) -
     """
     if not data:
         raise InputError(f"{source}: empty, expected an image; remove or replace it")
-    # OpenCV writes what it dislikes about a broken file to stderr; our message replaces that.
-    with silent_opencv():
-        try:
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-        except cv2.error:  # for example more pixels than OpenCV accepts
-            image = None
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:  # for example more pixels than OpenCV accepts
+        image = None
     if image is None:
         raise InputError(f"{source}: cannot be decoded as an image; it is broken or of another kind, replace it")
     return image

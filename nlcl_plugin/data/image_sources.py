@@ -9,7 +9,7 @@ from nlcl_plugin.errors import InputError
 
 
 class ImageSource:
-    """Encoded images: those below a folder. `LmdbSource` has the same methods.
+    """Encoded images: those below a folder. `LmdbImages` has the same methods.
 
     Args:
         root: The folder.
@@ -35,21 +35,6 @@ class ImageSource:
         return read_bytes(os.path.join(self.root, name))
 
 
-class LmdbSource(ImageSource):
-    """The images of an LMDB in BasicSR's layout."""
-
-    def __init__(self, root: str) -> None:
-        from nlcl_plugin.data.lmdb.store import LmdbImages  # here, as who reads folders needs no lmdb
-
-        self.root = root
-        self._images = LmdbImages(root)
-        self.names = self._images.keys
-
-    def read(self, name: str) -> bytes:
-        """Read an encoded image; see `ImageSource.read`."""
-        return self._images.get(name)
-
-
 def is_lmdb(root: str) -> bool:
     """Whether a path is that of an LMDB, by its name."""
     return root.endswith(".lmdb")
@@ -68,7 +53,11 @@ def open_source(root: str | os.PathLike[str]) -> ImageSource:
         InputError: If there are no images.
     """
     root = os.path.normpath(os.path.expanduser(root))
-    return LmdbSource(root) if is_lmdb(root) else ImageSource(root)
+    if not is_lmdb(root):
+        return ImageSource(root)
+    from nlcl_plugin.data.lmdb.store import LmdbImages  # here, as who reads folders needs no lmdb
+
+    return LmdbImages(root)
 
 
 def pair_images(rainy: str, clean: str, template: str = "{}") -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterator, Sized
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,27 +38,9 @@ class SampleIndex(int):
         index.draw = draw
         return index
 
-    def __reduce__(self) -> tuple[object, tuple[int, int, int]]:
+    def __getnewargs_ex__(self) -> tuple[tuple[int], dict[str, int]]:
         """Survive the way to a loader worker."""
-        return _restore, (int(self), self.epoch, self.draw)
-
-
-def _restore(value: int, epoch: int, draw: int) -> SampleIndex:
-    return SampleIndex(value, epoch=epoch, draw=draw)
-
-
-def with_epoch(draws: Iterable[int], *, epoch: int, size: int) -> list[SampleIndex]:
-    """Turn draws into indices of a dataset.
-
-    Args:
-        draws: Places in the epoch, 0 and up; those beyond the dataset's size wrap around.
-        epoch: The epoch.
-        size: The dataset's size.
-
-    Returns:
-        The indices, in the same order.
-    """
-    return [SampleIndex(draw % size, epoch=epoch, draw=draw) for draw in draws]
+        return (int(self),), {"epoch": self.epoch, "draw": self.draw}
 
 
 def sample_generator(seed: int, index: int) -> np.random.Generator:
@@ -109,11 +91,10 @@ class EpochSampler(Sampler[SampleIndex]):
         self.start = start
 
     def __iter__(self) -> Iterator[SampleIndex]:
-        """Yield the own draws."""
         generator = torch.Generator().manual_seed(self.epoch)
         left = torch.randperm(self.draws, generator=generator).tolist()[self.start :]
         own = left[self.rank :: self.num_replicas][: len(self)]
-        return iter(with_epoch(own, epoch=self.epoch, size=len(self.dataset)))
+        return iter([SampleIndex(draw % len(self.dataset), epoch=self.epoch, draw=draw) for draw in own])
 
     def __len__(self) -> int:
         """Draws of each process that are left."""
@@ -136,7 +117,6 @@ class SeededDataset(Dataset[Any]):
         self.seed = seed
 
     def __len__(self) -> int:
-        """The length of the dataset inside."""
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Any:
@@ -154,14 +134,14 @@ class SeededDataset(Dataset[Any]):
 @contextmanager
 def _seeded(generator: np.random.Generator) -> Iterator[None]:
     """Seed the global generators of the CPU for a while."""
-    before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    before = random.getstate(), np.random.get_state()  # noqa: NPY002
     seed = int(generator.integers(2**32))
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002
-    torch.default_generator.manual_seed(seed)
-    try:
-        yield
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])  # noqa: NPY002
-        torch.set_rng_state(before[2])
+    with torch.random.fork_rng(devices=[]):
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        torch.default_generator.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])  # noqa: NPY002

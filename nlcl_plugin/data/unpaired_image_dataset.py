@@ -30,7 +30,6 @@ class UnpairedImageDataset(ImageDataset):
     OPTION_KEYS = (*ImageDataset.OPTION_KEYS, "dataroot_lq")
 
     def __init__(self, opt: dict[str, Any]) -> None:
-        """Check the options and list the images."""
         super().__init__(opt)
         if self._training:
             self._clean = self._open("dataroot_gt")

@@ -12,12 +12,11 @@ import numpy as np
 
 from nlcl_plugin.data.files import sha256, write_whole
 from nlcl_plugin.data.image_io import decode_raw, encode_png, to_float, to_tensor, to_uint8
-from nlcl_plugin.data.image_sources import ImageSource, LmdbSource, open_source
+from nlcl_plugin.data.image_sources import ImageSource, is_lmdb, open_source
 from nlcl_plugin.data.lmdb import create
 from nlcl_plugin.data.lmdb.create import BANK_FILE, SHEET_FILE, BuildReport
 from nlcl_plugin.data.lmdb.encode import Value
-from nlcl_plugin.data.lmdb.keys import keys_of, read_records
-from nlcl_plugin.data.lmdb.sources import SourceFile, digest_of, list_sources, state_of
+from nlcl_plugin.data.lmdb.keys import SourceFile, digest_of, keys_of, list_sources, read_records, state_of
 from nlcl_plugin.data.lmdb.store import close_environment, open_environment
 from nlcl_plugin.errors import InputError, escape
 from nlcl_plugin.inference.derain import ImageDerainer
@@ -113,7 +112,7 @@ def read_facts(bank: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _list(images: ImageSource) -> list[SourceFile]:
-    if not isinstance(images, LmdbSource):
+    if not is_lmdb(images.root):
         return list_sources(images.root)
     # An ending, as keys have none that could be taken off.
     names = sorted(images.names)

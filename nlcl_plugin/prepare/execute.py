@@ -14,7 +14,7 @@ from nlcl_plugin.data.files import remove_leftovers, sync_folder, write_whole
 from nlcl_plugin.data.folder_lock import locked
 from nlcl_plugin.data.image_io import decode_raw, read_bytes, to_float, to_uint8
 from nlcl_plugin.data.parallel import map_in_order
-from nlcl_plugin.errors import InputError
+from nlcl_plugin.errors import InputError, writing_to
 from nlcl_plugin.pictures import save_montage
 from nlcl_plugin.prepare.inspection import extract_frames, output_bytes
 from nlcl_plugin.prepare.model import FOLDERS, OutputFile, Plan, examples
@@ -69,25 +69,22 @@ def execute(plan: Plan, output: str | os.PathLike[str], *, copy: bool = False, j
     groups = defaultdict(list)
     for item in plan.files:
         groups[("video", item.source.path) if item.source.is_frame else ("file", item.path)].append(item)
-    try:
-        with locked(output, inside=True):
-            check_output_folder(output, plan)  # another run may have been faster
-            if not (output / MANIFEST).exists():
-                write_whole(output / UNFINISHED, plan.manifest().encode())
-            for folder in FOLDERS.values():
-                (output / folder).mkdir(exist_ok=True)
-                remove_leftovers(output / folder)
-            make = partial(_make_files, output=output, copy=copy)
-            for done in map_in_order(make, groups.values(), jobs=jobs, title="writing"):
-                counts.update(done)
-            _save_summary(plan, output)
-            for folder in FOLDERS.values():
-                sync_folder(output / folder)
-            if (output / UNFINISHED).exists():
-                os.replace(output / UNFINISHED, output / MANIFEST)
-                sync_folder(output)
-    except OSError as error:
-        raise InputError(f"{output}: cannot be written ({error}); make room or choose another --output") from error
+    with writing_to(output, advice="make room or choose another --output"), locked(output, inside=True):
+        check_output_folder(output, plan)  # another run may have been faster
+        if not (output / MANIFEST).exists():
+            write_whole(output / UNFINISHED, plan.manifest().encode())
+        for folder in FOLDERS.values():
+            (output / folder).mkdir(exist_ok=True)
+            remove_leftovers(output / folder)
+        make = partial(_make_files, output=output, copy=copy)
+        for done in map_in_order(make, groups.values(), jobs=jobs, title="writing"):
+            counts.update(done)
+        _save_summary(plan, output)
+        for folder in FOLDERS.values():
+            sync_folder(output / folder)
+        if (output / UNFINISHED).exists():
+            os.replace(output / UNFINISHED, output / MANIFEST)
+            sync_folder(output)
     return counts
 
 

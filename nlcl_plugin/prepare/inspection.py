@@ -17,7 +17,7 @@ from nlcl_plugin.data.parallel import map_in_order
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.media.video import is_whole
 from nlcl_plugin.prepare.model import Collection, Drop, ImageFacts, SourceImage
-from nlcl_plugin.prepare.scan import is_video
+from nlcl_plugin.prepare.scan import VIDEO_SUFFIXES
 from nlcl_plugin.prepare.similarity import dhash
 
 # FFmpeg's complaints about a broken video would go to stderr; our message replaces them.
@@ -38,7 +38,8 @@ def inspect(
     def read(source: SourceImage) -> dict[SourceImage, ImageFacts] | str:
         try:
             modified = os.stat(source.path).st_mtime_ns  # before the reading, so that a change during it is noticed
-            images = choose_frames(source, every) if is_video(source) else [(source, output_bytes(source))]
+            is_video = source.path.lower().endswith(VIDEO_SUFFIXES)
+            images = choose_frames(source, every) if is_video else [(source, output_bytes(source))]
             return {one: _facts(data, one, modified) for one, data in images}
         except OSError as error:
             return f"cannot be read ({error.strerror}); expected an image file"

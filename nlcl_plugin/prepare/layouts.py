@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple, TypeVar, get_args
+from typing import TypeVar, get_args
 
 from nlcl_plugin.data.files import natural_key
 from nlcl_plugin.data.image_io import IMAGE_SUFFIXES, list_files
@@ -37,13 +37,6 @@ class LayoutOptions:
 FindImages = Callable[[Path, LayoutOptions], Collection]
 _K = TypeVar("_K")
 _Groups = defaultdict[_K, tuple[pairing.Images, pairing.Images]]  # rainy and clean images of each
-
-
-class Layout(NamedTuple):
-    """What a layout looks like, in words, and the function that finds its images below a folder."""
-
-    description: str
-    find: FindImages
 
 
 def _two_folders(rainy: Path, options: LayoutOptions) -> Collection:
@@ -197,27 +190,28 @@ def _siblings(rainy_names: tuple[str, ...], clean_names: tuple[str, ...], pair: 
 
 
 _OUTDOOR = (("in", "input", "rainy", "rain", "data"), ("gt", "target", "clean", "norain"))
-LAYOUTS = {
-    "two-folders": Layout("rainy and clean images or videos of other scenes, in other counts", _two_folders),
-    "SPA-Data": Layout("a folder with a list file of pairs; the tiles of one video are in one folder", _spa_data),
-    "RealRain-1k": Layout(
-        "{train,validation,test}/{input,target} with equal names", _siblings(("input",), ("target",), pairing.by_stem)
+# What a layout looks like, in words, and the function that finds its images below a folder.
+LAYOUTS: dict[str, tuple[str, FindImages]] = {
+    "two-folders": ("rainy and clean images or videos of other scenes, in other counts", _two_folders),
+    "SPA-Data": ("a folder with a list file of pairs; the tiles of one video are in one folder", _spa_data),
+    "RealRain-1k": (
+        "{train,validation,test}/{input,target} with equal names",
+        _siblings(("input",), ("target",), pairing.by_stem),
     ),
-    "GT-RAIN": Layout("scene folders of …-R-000.png with one …-C-000.png for all, or one for each", _gt_rain),
-    "LHP-Rain": Layout("<split>/{input,gt} by equal names, or else in sorted order, as its loader does", _lhp_rain),
-    "Rain100/200": Layout(
-        "rain-001.png with norain-001.png, or rain/X2/norain-1x2.png with norain/norain-1.png", _rain100
-    ),
-    "DDN/Rain1400": Layout(
+    "GT-RAIN": ("scene folders of …-R-000.png with one …-C-000.png for all, or one for each", _gt_rain),
+    "LHP-Rain": ("<split>/{input,gt} by equal names, or else in sorted order, as its loader does", _lhp_rain),
+    "Rain100/200": ("rain-001.png with norain-001.png, or rain/X2/norain-1x2.png with norain/norain-1.png", _rain100),
+    "DDN/Rain1400": (
         "rainy_image/1_14.jpg and ground_truth/1.jpg",
         _siblings(("rainy_image",), ("ground_truth",), pairing.by_leading_id),
     ),
-    "Outdoor-Rain": Layout(
-        "many rainy images that begin with the name of their clean one", _siblings(*_OUTDOOR, pairing.by_leading_id)
+    "Outdoor-Rain": (
+        "many rainy images that begin with the name of their clean one",
+        _siblings(*_OUTDOOR, pairing.by_leading_id),
     ),
-    "side-by-side": Layout("images of which one half is rainy and the other clean", _side_by_side),
-    "trainA/trainB": Layout("trainA rainy, trainB clean, unpaired; also valA, valB, testA, testB", _train_a_train_b),
-    "pairs": Layout("pairs in two folders, by the rule of --pair-by", _pairs),
+    "side-by-side": ("images of which one half is rainy and the other clean", _side_by_side),
+    "trainA/trainB": ("trainA rainy, trainB clean, unpaired; also valA, valB, testA, testB", _train_a_train_b),
+    "pairs": ("pairs in two folders, by the rule of --pair-by", _pairs),
 }
 
 
@@ -225,11 +219,10 @@ def collect(layout: str, sources: list[str], options: LayoutOptions | None = Non
     """Find the images of a dataset; nothing but names and lists is read.
 
     Raises:
-        InputError: If the layout is unknown, a folder is missing, or nothing was found.
+        InputError: If a folder is missing, or nothing was found.
     """
     options = options or LayoutOptions()
-    if layout not in LAYOUTS:
-        raise InputError(f"layout: got {layout!r}, expected one of {', '.join(LAYOUTS)}")
+    description, find_images = LAYOUTS[layout]
     by_role = [path for path in (options.rainy, options.clean) if path]
     if layout in ("two-folders", "pairs"):
         if sources or len(by_role) < 2:
@@ -244,7 +237,7 @@ def collect(layout: str, sources: list[str], options: LayoutOptions | None = Non
     options = replace(options, clean=str(roots[-1]))  # without ~
     collection = Collection()
     for number, root in enumerate(roots[:1] if by_role else roots, start=1):
-        found = LAYOUTS[layout].find(root, options)
+        found = find_images(root, options)
         # A single folder gets no prefix, so that scenes, and hence splits, do not depend on where the dataset is.
         prefix = f"{number}-{root.resolve().name}/" if len(sources) > 1 else ""
         collection.images += [image.below(prefix) for image in found.images]
@@ -253,7 +246,7 @@ def collect(layout: str, sources: list[str], options: LayoutOptions | None = Non
     _list_unused(collection, roots)
     if not collection.images:
         left = f"; left out {len(collection.drops)}, such as {collection.drops[0].label}" if collection.drops else ""
-        wanted = f"no images of layout {layout} ({LAYOUTS[layout].description})"
+        wanted = f"no images of layout {layout} ({description})"
         raise InputError(f"{', '.join(map(str, roots))}: {wanted}{left}; correct the path or layout")
     return collection
 

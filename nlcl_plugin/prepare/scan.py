@@ -20,11 +20,6 @@ def find(root: Path, prefix: str = "", *, videos: bool = False) -> list[SourceIm
     return [SourceImage(str(root / name), prefix + name) for name in names]
 
 
-def is_video(source: SourceImage) -> bool:
-    """Whether a file is a video, by its ending."""
-    return source.path.lower().endswith(VIDEO_SUFFIXES)
-
-
 def split_of(name: str) -> Split | None:
     """The split that the folders of a path name, such as `GT-RAIN_train/x.png` or `validation/x.png`."""
     for part in reversed(PurePosixPath(name).parts[:-1]):

@@ -46,8 +46,6 @@ class StaticPair(NamedTuple):
     rainy: np.ndarray
     clean: np.ndarray
     rain: np.ndarray  # (H, W), uint8: the grey part of rainy - clean
-    moving: float  # fraction of the pixels where something else moved: clean is rainy there
-    frames: int  # how many were aligned, of those of the window
 
 
 def separate(frames: Sequence[np.ndarray], centre: int) -> StaticPair:
@@ -85,7 +83,7 @@ def separate(frames: Sequence[np.ndarray], centre: int) -> StaticPair:
         raise InputError(f"{motion.mean():.0%} of the frame moved, expected at most {MOST_MOTION:.0%}")
     clean = np.where(motion[..., None], rainy, clean)
     rain = (rainy.astype(np.int16) - clean).min(axis=2).clip(0).astype(np.uint8)
-    return StaticPair(rainy, clean, rain, float(motion.mean()), len(aligned))
+    return StaticPair(rainy, clean, rain)
 
 
 def make_static_pairs(
@@ -102,7 +100,7 @@ def make_static_pairs(
         The number of pairs, and a line for each frame that is none and each video that is broken.
 
     Raises:
-        InputError: If a video is missing, the folder contains something, or there is no pair at all.
+        InputError: If the folder contains something, or there is no pair at all.
     """
     output = Path(os.path.expanduser(output))
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -110,9 +108,6 @@ def make_static_pairs(
     names = [Path(video).stem for video in videos]
     if len(set(names)) < len(names):
         raise InputError(f"videos of equal names ({', '.join(sorted(names))}) would overwrite each other; rename one")
-    for video in videos:
-        if not os.path.isfile(video):
-            raise InputError(f"{video}: there is no such file; give videos")
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as temporary:
         folder = Path(temporary) / "pairs"

@@ -12,7 +12,6 @@ import math
 import numpy as np
 import torch
 
-from nlcl_plugin.errors import InputError
 from nlcl_plugin.losses import lay_rain
 
 MAX_RAIN = 0.8  # the brightest value of a rendered rain layer
@@ -93,16 +92,8 @@ def blend(clean: np.ndarray, rain: np.ndarray, mode: str = "additive") -> np.nda
 
     Returns:
         The rainy image, float32, (H, W, C), in [0, 1].
-
-    Raises:
-        InputError: The mode is neither of the two, or the sizes differ.
     """
-    if clean.ndim != 3 or rain.shape != clean.shape[:2]:
-        raise InputError(f"image is {clean.shape} and rain is {rain.shape}, expected (H, W, C) and (H, W)")
-    try:
-        return lay_rain(_tensor(clean), _tensor(rain[..., None]), blend=mode).numpy()
-    except ValueError as error:
-        raise InputError(str(error)) from error
+    return lay_rain(_tensor(clean), _tensor(rain[..., None]), blend=mode).numpy()
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:

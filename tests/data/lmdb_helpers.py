@@ -1,11 +1,10 @@
 """Image files of every kind, and what an LMDB contains, for the tests of the LMDB tools."""
 
-import importlib.util
 import io
 import json
 import sys
-from pathlib import Path
 
+import create_lmdb as create_script
 import cv2
 import lmdb
 import numpy as np
@@ -13,21 +12,11 @@ from PIL import Image
 
 from nlcl_plugin.data.lmdb import create as lmdb_create
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-def tool(name):
-    """A script as a module."""
-    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "tools" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
 
 def create_in_small_batches(arguments):
     """What a child process runs."""
     lmdb_create.BATCH_IMAGES = 3
-    sys.exit(tool("create_lmdb").main(arguments))
+    sys.exit(create_script.main(arguments))
 
 
 def create(root, output, log=lambda line: None, **options):

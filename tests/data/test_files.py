@@ -4,8 +4,6 @@ import errno
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import filelock
@@ -36,14 +34,11 @@ def test_a_failure_while_writing_leaves_the_old_file_and_nothing_else(tmp_path):
 def test_a_kill_while_writing_leaves_the_old_file_and_a_leftover_that_can_be_removed(tmp_path):
     path = tmp_path / "1.state"
     path.write_bytes(b"old")
-    code = (
-        "import os, signal\n"
-        "from nlcl_plugin.data.files import written_whole\n"
-        f"with written_whole({str(path)!r}) as file:\n"
-        "    file.write(b'new' * 100000)\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+    if not (writer := os.fork()):
+        with written_whole(path) as file:
+            file.write(b"new" * 100000)
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(writer, 0)
     assert path.read_bytes() == b"old"
     assert len(os.listdir(tmp_path)) == 2
     (tmp_path / "mine.tmp").touch()
@@ -79,29 +74,25 @@ def test_a_lock_stays_while_the_folder_is_renamed_and_made_anew(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["x", "x_archived"]
 
 
-OWNER = """
-import multiprocessing, sys, time
-from nlcl_plugin.data.folder_lock import locked
-with locked(sys.argv[1]):
-    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
-    child.start()
-    print(child.pid, flush=True)
-    time.sleep(60)
-"""
-
-
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="forks")
 def test_a_killed_owner_takes_the_lock_with_it_though_its_loader_workers_live(tmp_path):
-    with subprocess.Popen([sys.executable, "-c", OWNER, tmp_path / "x"], stdout=subprocess.PIPE, text=True) as owner:
-        child = int(owner.stdout.readline())
-        with pytest.raises(InputError, match="another run is at work"), locked(tmp_path / "x"):
-            pass
-        owner.send_signal(signal.SIGKILL)
-        time.sleep(0.5)
-        os.kill(child, 0)  # it lives
+    reading, writing = os.pipe()
+    if not (owner := os.fork()):
         with locked(tmp_path / "x"):
-            pass
-        os.kill(child, signal.SIGKILL)
+            worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+            worker.start()
+            os.write(writing, str(worker.pid).encode())
+            time.sleep(60)
+            os._exit(1)
+    worker = int(os.read(reading, 20))
+    with pytest.raises(InputError, match="another run is at work"), locked(tmp_path / "x"):
+        pass
+    os.kill(owner, signal.SIGKILL)
+    os.waitpid(owner, 0)
+    os.kill(worker, 0)  # it lives
+    with locked(tmp_path / "x"):
+        pass
+    os.kill(worker, signal.SIGKILL)
     assert os.listdir(tmp_path) == []
 
 

@@ -65,19 +65,6 @@ class TestListImages:
         (tmp_path / "link.png").symlink_to("pipe.png")
         assert list_files(tmp_path) == ["gone.png", "loop", "one.png"]
 
-    @pytest.mark.parametrize(
-        ("name", "message"),
-        [
-            ("missing", "no such folder"),
-            ("a.png", "this is a file, expected a folder"),
-            ("empty", "no image in .* ppm"),
-        ],
-    )
-    def test_what_is_wrong_with_the_folder_is_one_line(self, tmp_path, name, message):
-        touch(tmp_path, "a.png", "empty/notes.txt")
-        with pytest.raises(InputError, match=f"{name}: {message}"):
-            list_images(tmp_path / name)
-
 
 class TestDecode:
     @pytest.mark.parametrize(
@@ -112,10 +99,6 @@ class TestDecode:
         assert image.dtype == dtype
         expected = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
         np.testing.assert_array_equal(image, expected[..., ::-1])
-
-    def test_alpha_is_dropped_not_blended(self):
-        rgba = np.dstack([RGB, np.zeros((5, 7), np.uint8)])
-        np.testing.assert_array_equal(decode_raw(encode(rgba), "x.png"), RGB)
 
     @pytest.mark.parametrize("orientation", range(1, 9))
     def test_exif_orientation_is_applied(self, orientation):

@@ -5,19 +5,16 @@ import os
 import cv2
 import numpy as np
 import pytest
-import torch
 from basicsr.data.data_util import paired_paths_from_lmdb, paths_from_lmdb
 from basicsr.data.paired_image_dataset import PairedImageDataset
 from basicsr.utils import FileClient, imfrombytes
 from lmdb_helpers import contents, create, noise, records, some_images, values, with_opencv, with_pillow, write_files
 from PIL import Image
-from unpaired_helpers import options
 
 from nlcl_plugin.data.image_io import decode_raw, list_images, to_uint16
 from nlcl_plugin.data.lmdb import create as lmdb_create
 from nlcl_plugin.data.lmdb.encode import Cut, encode_image
 from nlcl_plugin.data.lmdb.store import close_environment
-from nlcl_plugin.data.unpaired_image_dataset import UnpairedImageDataset
 from nlcl_plugin.errors import InputError
 
 RGB, GREY = noise((9, 7)), noise((9, 7), channels=1)
@@ -29,25 +26,15 @@ KINDS = {
     "png": (with_pillow(RGB, "PNG"), True, 3, np.uint8),
     "grey png": (with_pillow(GREY, "PNG"), True, 1, np.uint8),
     "RGBA png": (with_pillow(RGBA, "PNG"), True, 4, np.uint8),
-    "grey png with alpha": (with_pillow(RGBA[..., :2].copy(), "PNG"), True, 4, np.uint8),
-    "palette png": (with_pillow(PALETTE, "PNG"), True, 3, np.uint8),
     "palette png with alpha": (with_pillow(PALETTE, "PNG", transparency=3), True, 4, np.uint8),
-    "1-bit png": (with_pillow(Image.fromarray(GREY).convert("1"), "PNG"), True, 1, np.uint8),
     "16-bit grey png": (with_opencv(GREY_16, ".png"), True, 1, np.uint16),
     "16-bit png": (with_opencv(RGB_16, ".png"), True, 3, np.uint16),
-    "png with exif": (with_pillow(RGB, "PNG", orientation=1), True, 3, np.uint8),
     "turned png": (with_pillow(RGB, "PNG", orientation=6), False, 3, np.uint8),
     "jpg": (with_pillow(RGB, "JPEG"), False, 3, np.uint8),
-    "grey jpg": (with_pillow(GREY, "JPEG"), False, 1, np.uint8),
     "turned jpg": (with_pillow(RGB, "JPEG", orientation=6), False, 3, np.uint8),
-    "CMYK jpg": (with_pillow(Image.fromarray(RGB).convert("CMYK"), "JPEG"), False, 3, np.uint8),
     "RGBA webp": (with_pillow(RGBA, "WEBP", lossless=True), False, 3, np.uint8),
-    "grey bmp": (with_opencv(GREY, ".bmp"), False, 1, np.uint8),
-    "RGBA tif": (with_pillow(RGBA, "TIFF"), False, 3, np.uint8),
     "16-bit tif": (with_opencv(RGB_16, ".tif"), False, 3, np.uint16),
     "float tif": (with_opencv((RGB / 255).astype(np.float32), ".tif"), False, 3, np.uint16),
-    "grey float tif": (with_opencv((GREY / 255).astype(np.float32), ".tif"), False, 1, np.uint16),
-    "ppm": (with_opencv(RGB, ".ppm"), False, 3, np.uint8),
 }
 
 
@@ -134,18 +121,13 @@ class TestCreate:
         assert max(commits) < 40_000  # what is in memory
         assert sum(commits) == report.bytes > 1 << 18
 
-    def test_links_are_followed_and_the_input_may_be_beside_or_around_the_output(self, tmp_path):
+    def test_links_are_followed_and_the_input_may_be_around_the_output(self, tmp_path):
         write_files(tmp_path / "elsewhere", {"sub/a.png": KINDS["png"][0]})
         (tmp_path / "in").symlink_to(tmp_path / "elsewhere")
         (tmp_path / "elsewhere" / "b.png").symlink_to(tmp_path / "elsewhere" / "sub" / "a.png")
-        create(tmp_path / "in", tmp_path / "in" / "x.lmdb")
-        before = contents(tmp_path / "in" / "x.lmdb")
-        assert create(tmp_path / "in", tmp_path / "in" / "x.lmdb").already_made
-        assert set(before[0]) == {"b", "sub/a"}
-        (tmp_path / "big").mkdir()
-        (tmp_path / "link.lmdb").symlink_to(tmp_path / "big" / "y.lmdb")
-        create(tmp_path / "in", tmp_path / "link.lmdb")
-        assert contents(tmp_path / "big" / "y.lmdb")[0] == before[0]
+        (tmp_path / "in" / "link.lmdb").symlink_to(tmp_path / "y.lmdb")
+        create(tmp_path / "in", tmp_path / "in" / "link.lmdb")
+        assert set(values(tmp_path / "y.lmdb")) == {"b", "sub/a"}
 
     def test_unreadable_files_are_skipped_or_with_strict_fatal(self, tmp_path):
         root = write_files(tmp_path / "in", {"a.png": b"", "b.png": KINDS["png"][0], "c.png": KINDS["png"][0][:-20]})
@@ -221,20 +203,4 @@ class TestReaders:
         whole = decode_raw((tmp_path / "gt/s/0.png").read_bytes(), "")
         np.testing.assert_array_equal(dataset[0]["gt"].numpy() * 255, whole[:16, :16].transpose(2, 0, 1))
         for path in roots.values():
-            close_environment(path)
-
-    def test_folder_and_lmdb_are_the_same_to_our_dataset(self, tmp_path):
-        files = {f"{kind}.{kind.split()[-1]}": data for kind, (data, *_) in KINDS.items() if "float" not in kind}
-        rainy = {f"a/雨 {name}": data for name, data in files.items()}
-        folders = [write_files(tmp_path / "rainy", rainy), write_files(tmp_path / "clean", files)]
-        packed = [folder.with_suffix(".lmdb") for folder in folders]
-        for folder, path in zip(folders, packed, strict=True):
-            create(folder, path)
-        roots = {"disk": folders, "lmdb": packed}
-        for phase in ("train", "val"):
-            disk, lmdb = (UnpairedImageDataset(options(roots, kind, phase=phase, gt_size=6)) for kind in roots)
-            assert len(disk) == len(lmdb) >= 17
-            for one, other in zip(disk, lmdb, strict=True):
-                assert all(torch.equal(one[key], other[key]) for key in ("lq", "gt") if key in one)
-        for path in packed:
             close_environment(path)

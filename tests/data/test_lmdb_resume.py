@@ -1,15 +1,13 @@
 """Runs that are killed, repeated or in each other's way."""
 
-import multiprocessing
 import os
 import random
 import time
-from functools import partial
 
 import lmdb
 import pytest
 from lmdb_helpers import contents, create, create_in_small_batches, noise, some_images, with_opencv, write_files
-from prepare_helpers import start_command
+from prepare_helpers import start
 
 from nlcl_plugin.data.folder_lock import locked
 from nlcl_plugin.data.image_io import list_images
@@ -22,41 +20,22 @@ PNG, JPEG = (with_opencv(noise((9, 7)), ending) for ending in (".png", ".jpg"))
 CUT = ["--crop", "24", "--step", "20"]
 
 
-def start(arguments):
-    # A fork of this process would take over OpenCV's locks in whatever state they are in.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["nlcl_plugin.data.lmdb.create"])
-    process = context.Process(target=create_in_small_batches, args=(arguments,))
-    process.start()
-    return process.is_alive, lambda: (process.kill(), process.join())
-
-
 @pytest.fixture
 def root(tmp_path):
     return write_files(tmp_path / "in", some_images(60, size=(60, 90)))
 
 
 def test_killed_runs_are_finished_by_the_next(root, tmp_path):
-    kill_and_finish(root, tmp_path, start, kills=3)
-
-
-@pytest.mark.slow
-def test_killed_commands_are_finished_by_the_next(tmp_path):
-    root = write_files(tmp_path / "in", some_images(1500, size=(40, 60)))  # several of its batches
-    kill_and_finish(root, tmp_path, partial(start_command, script="create_lmdb"), kills=20)
-
-
-def kill_and_finish(root, tmp_path, start, kills):
     """Kill runs at random moments, and see that the next run of each gives what an undisturbed one gives."""
     assert create(root, tmp_path / "whole.lmdb", cut=Cut(24, 20)).exit_code == 3  # one image is broken
     whole = contents(tmp_path / "whole.lmdb")
     size = len(whole[1]["keys.jsonl"])
     rng = random.Random(0)
     lines = []
-    for number in range(kills):
+    for number in range(3):
         path = tmp_path / f"killed{number}.lmdb"
         journal = tmp_path / f"killed{number}.lmdb.building" / "keys.jsonl"
-        alive, kill = start(["--input", str(root), *CUT, "--output", str(path)])
+        alive, kill = start(create_in_small_batches, ["--input", str(root), *CUT, "--output", str(path)])
         # A time alone would miss the writing on a busy machine: so many bytes, and a moment more.
         wanted = rng.randrange(size)
         while alive() and not (journal.exists() and journal.stat().st_size >= wanted):
@@ -157,13 +136,13 @@ def test_overwriting_keeps_the_old_one_until_the_new_is_whole_and_readers_follow
     path = tmp_path / "x.lmdb"
     create(root, path)
     images = LmdbImages(path)
-    before = images.get("a/000")
+    before = images.read("a/000")
     broken = write_files(tmp_path / "broken", {"a.png": b"x"})
     with pytest.raises(InputError, match="none of its 1 images"):
         create(broken, path, overwrite=True)
-    assert images.get("a/000") == before
+    assert images.read("a/000") == before
     create(write_files(tmp_path / "other", {"a/000.png": PNG}), path, overwrite=True)
-    assert images.get("a/000") == PNG
+    assert images.read("a/000") == PNG
     close_environment(path)
     assert create(tmp_path / "other", path).already_made
 

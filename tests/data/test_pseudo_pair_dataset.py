@@ -93,38 +93,6 @@ class TestPairs:
             seen.add(sample["lq_path"])
         assert seen == {str(roots / "square_rain" / name) for name in RAIN}
 
-    def test_gain_threshold_and_flips_vary_the_layer_alone(self, roots):
-        dataset = PseudoPairDataset(whole(roots, gain=[0.5, 1.4], threshold=50 / 255, flip=True))
-        gains, orientations = [], set()
-        for sample in many(dataset):
-            layer = read(sample["lq_path"])
-            layer = layer * (layer > 50 / 255)
-            difference = sample["lq"] - sample["gt"]
-            gain = float(difference.sum() / layer.sum())
-            gains.append(gain)
-            fits = [
-                flips
-                for flips in ((), (1,), (2,), (1, 2))
-                if torch.allclose(difference, gain * layer.flip(flips), atol=1e-5)
-            ]
-            assert len(fits) == 1
-            orientations.add(fits[0])
-        assert len(orientations) == 4
-        assert 0.5 <= min(gains) < 0.6
-        assert 1.3 < max(gains) < 1.4
-
-    def test_blends_and_rain_free_pairs_come_as_often_as_asked_for(self, roots):
-        for sample in many(PseudoPairDataset(whole(roots, screen=1.0)), epochs=3):
-            rain = read(sample["lq_path"])
-            torch.testing.assert_close(sample["lq"], sample["gt"] + rain * (1 - sample["gt"]))
-        samples = many(PseudoPairDataset(whole(roots, screen=0.5, rain_free=0.3)), epochs=100)
-        free = np.mean([torch.equal(sample["lq"], sample["gt"]) for sample in samples])
-        additive = np.mean(
-            [torch.allclose(s["lq"] - s["gt"], read(s["lq_path"]), atol=1e-6) for s in samples if not same_image(s)]
-        )
-        assert abs(free - 0.3) < 0.08  # 3 sigma
-        assert abs(additive - 0.5) < 0.11
-
     @pytest.mark.parametrize("change", [{"structure": 1.0}, {"noise": 0.1}, {"sharpen": 2.0}, {"jpeg": 1.0}])
     def test_structure_and_what_a_camera_does_are_the_same_on_both_images(self, roots, change):
         opt = options(roots, rendered=1, renderer="photograph", rain_free=1.0)
@@ -135,8 +103,8 @@ class TestPairs:
         assert np.mean(other) >= (0.5 if "structure" in change else 1.0)  # some is drawn outside of so small a crop
 
     def test_rendered_rain_comes_as_often_as_asked_for_and_needs_no_bank(self, roots):
-        samples = many(PseudoPairDataset(options(roots, rendered=0.3)), epochs=100)
-        assert abs(np.mean([sample["lq_path"] == "rendered" for sample in samples]) - 0.3) < 0.08
+        samples = many(PseudoPairDataset(options(roots, rendered=0.3)), epochs=40)
+        assert abs(np.mean([sample["lq_path"] == "rendered" for sample in samples]) - 0.3) < 0.13  # 3 sigma
         opt = options(roots, rendered=1, gt_size=32, layers=1, rain_free=0.0)
         del opt["dataroot_rain"]
         samples = many(PseudoPairDataset(opt), epochs=5)
@@ -155,22 +123,7 @@ class TestPairs:
         assert ((counts - 50) ** 2 / 50).sum() < 20.5  # chi-square with 5 degrees of freedom: once in a thousand
 
 
-def same_image(sample):
-    return torch.equal(sample["lq"], sample["gt"])
-
-
 class TestDeterminism:
-    def test_depends_on_seed_epoch_and_draw_only(self, roots):
-        dataset, again = PseudoPairDataset(options(roots)), PseudoPairDataset(options(roots))
-        other = PseudoPairDataset(options(roots, manual_seed=6))
-        np.random.seed(5)  # noqa: NPY002  the global generators must not matter
-        torch.manual_seed(5)
-        assert all(same(dataset[i], again[i]) for i in range(3))
-        assert not any(same(dataset[i], other[i]) for i in range(3))
-        assert same(dataset[2], dataset[SampleIndex(2, epoch=0, draw=2)])
-        assert not same(dataset[2], dataset[SampleIndex(2, epoch=1, draw=2)])
-        assert not same(dataset[2], dataset[SampleIndex(2, epoch=0, draw=5)])
-
     def test_neither_workers_nor_cache_nor_the_kind_of_store_matter(self, roots):
         stored = options(roots, rendered=0.3, dataroot_gt=str(roots / "clean.lmdb"), io_backend={"type": "lmdb"})
         folders = options(roots, rendered=0.3, dataroot_rain=str(roots / "rain"))
@@ -189,29 +142,14 @@ class TestOptions:
         ("changes", "message"),
         [
             ({"phase": "val"}, "phase: got 'val', expected 'train'"),
-            ({"dataroot_gt": None}, "dataroot_gt: it is missing"),
             ({"dataroot_rain": None}, "dataroot_rain: it is missing, expected .*extract_rain_layers.*rendered: 1"),
-            ({"dataroot_rain": []}, r"dataroot_rain: got \[\], expected"),
-            ({"dataroot_rain": 5}, "dataroot_rain: got 5, expected the path"),
             ({"dataroot_rain": "nowhere.lmdb"}, r"dataroot_rain: nowhere\.lmdb: no such folder"),
             ({"renderer": "fog"}, "renderer: got 'fog': Input should be 'demo' or 'photograph'"),
-            ({"rendered": 1.5}, r"rendered: got 1\.5: Input should be less than or equal to 1"),
             ({"renderer": "photograph"}, "renderer: photograph renders nothing with rendered: 0; set rendered"),
             ({"gain": [2, 1]}, r"gain must be \[low, high\] .* received \[2\.0, 1\.0\]"),
-            ({"gain": 1.5}, r"gain: got 1\.5"),
         ],
     )
     def test_wrong_ones_are_named(self, roots, changes, message):
         with pytest.raises(InputError, match=message) as caught:
             PseudoPairDataset(options(roots, **changes))
         assert "\n" not in str(caught.value)
-
-    def test_a_broken_layer_is_named_or_skipped(self, roots, tmp_path):
-        rain = write_layers(tmp_path / "rain", RAIN, 4)
-        (rain / "002.png").write_bytes(b"broken")
-        opt = options(roots, dataroot_rain=str(rain))
-        with pytest.raises(InputError, match=r"rain/002\.png: cannot be decoded"):
-            many(PseudoPairDataset(opt))
-        samples = many(PseudoPairDataset({**opt, "on_error": "skip"}))
-        assert {sample["skipped"] for sample in samples} >= {"", str(rain / "002.png")}
-        assert str(rain / "002.png") not in {sample["lq_path"] for sample in samples}

@@ -74,19 +74,6 @@ class TestTraining:
         for part in range(5):
             assert abs(np.corrcoef(columns[:, 0, part], columns[:, 1, part])[0, 1]) < 0.25  # 3 sigma
 
-    def test_flips_are_off_unless_asked_for_and_change_nothing_else(self, roots):
-        off = dict.fromkeys(("use_hflip", "use_vflip", "use_rot"))
-        plain = UnpairedImageDataset(options(roots, **off))
-        flipped = UnpairedImageDataset(options(roots, **{**off, "use_hflip": True}))
-        changed = 0
-        for i in range(len(plain)):
-            for key in ("lq", "gt"):
-                before, after = plain[i][key], flipped[i][key]
-                changed += not torch.equal(before, after)
-                assert torch.equal(before, after) or torch.equal(before.flip(-1), after)
-            assert plain[i]["gt_path"] == flipped[i]["gt_path"]
-        assert changed > 0
-
     def test_partners_are_drawn_anew_from_all_and_do_not_follow_the_index(self, roots):
         dataset = UnpairedImageDataset(options(roots, gt_size=1, cache=True))
         names, epochs = [str(roots["disk"][1] / name) for name in CLEAN], 150
@@ -184,30 +171,14 @@ class TestInput:
 
 
 class TestOptions:
-    def test_are_kept_as_they_are(self, roots):
-        opt = options(roots, manual_seed=None, use_rot=None, scale=1, io_backend=None)
-        before = pickle.dumps(opt)
-        assert UnpairedImageDataset(opt).opt is opt
-        assert pickle.dumps(opt) == before
-        assert opt.keys() - {"batch_size_per_gpu"} <= set(UnpairedImageDataset.OPTION_KEYS)
-
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
             ({"phase": "training"}, "phase: got 'training', expected 'train'"),
-            ({"scale": 4}, "scale: got 4, expected 1"),
             ({"gt_size": None}, "gt_size: it is missing, expected a whole number of at least 1"),
-            ({"gt_size": 0}, "gt_size: got 0"),
-            ({"gt_size": True}, "gt_size: got True"),
             ({"use_vflip": 1}, "use_vflip: got 1, expected true or false"),
-            ({"cache": "disk"}, "cache: got 'disk', expected true or false"),
-            ({"manual_seed": -1}, "manual_seed: got -1"),
-            ({"seed": 0.5}, r"seed: got 0\.5"),
-            ({"on_error": "go"}, "on_error: got 'go'"),
             ({"io_backend": {"type": "s3"}}, r"io_backend: got \{'type': 's3'\}, expected .*'type: disk'"),
-            ({"io_backend": "disk"}, "io_backend: got 'disk', expected a block"),
             ({"dataroot_lq": None}, "dataroot_lq: it is missing, expected the path"),
-            ({"dataroot_gt": ""}, "dataroot_gt: got '', expected the path"),
             ({"io_backend": {"type": "lmdb"}}, r"dataroot_gt: got '.*clean', expected .* ends in \.lmdb"),
             ({"dataroot_lq": "x.lmdb"}, r"dataroot_lq: got 'x\.lmdb', expected a folder of images"),
             ({"dataroot_lq": "nowhere"}, "nowhere: no such folder"),

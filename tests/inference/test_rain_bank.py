@@ -68,7 +68,7 @@ def extract(network, images, output):
 def layers(bank):
     """All layers as they are stored, by key."""
     images = LmdbImages(bank)
-    found = {key: cv2.imdecode(np.frombuffer(images.get(key), np.uint8), cv2.IMREAD_UNCHANGED) for key in images.keys}
+    found = {key: cv2.imdecode(np.frombuffer(images.read(key), np.uint8), cv2.IMREAD_UNCHANGED) for key in images.names}
     close_environment(bank)
     return found
 

@@ -35,12 +35,6 @@ def test_filters_keep_shape_type_range_and_input_and_darken_what_they_should():
             assert (result <= image[:, ::-1, ::-1]).all(), name
 
 
-def test_the_handful_is_part_of_the_grid():
-    image, grid = np.random.default_rng(0).random((17, 23, 3), np.float32), all_filters()
-    for name, function in FILTERS.items():
-        np.testing.assert_array_equal(function(image), grid[name](image), name)
-
-
 def test_opening_and_streaks_equal_the_naive_loop():
     image = np.random.default_rng(0).random((8, 11, 3), np.float32)
     for width in (3, 5, 9):
@@ -51,12 +45,6 @@ def test_opening_and_streaks_equal_the_naive_loop():
     hat = image - naive_opening(image, np.ones((1, 5)))
     rain = np.max([naive_opening(hat, line) for line in lines], axis=0)
     np.testing.assert_allclose(remove_streaks(image, 5, length=3), image - rain, atol=1e-6)
-
-
-def test_filters_are_compared_in_eight_bit():
-    image = np.full((4, 4, 3), 100 / 255)
-    for other, expected in ((image + 0.4 / 255, 100), (image + 1 / 255, 20 * np.log10(255))):
-        assert best_filter([(other, image)], {"none": FILTERS["none"]})[1] == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_best_filter_is_the_best_and_beats_rendered_rain_on_smooth_ground():
@@ -70,5 +58,3 @@ def test_the_best_filter_is_the_best_and_beats_rendered_rain_on_smooth_ground():
     assert best_filter([(clean, clean)]) == ("none", 100.0)
     with pytest.raises(InputError, match="no pairs"):
         best_filter([])
-    with pytest.raises(InputError, match=r"pair 2: rainy image is \(64, 64, 3\) and clean image is \(64, 63, 3\)"):
-        best_filter([(clean, clean), (clean, clean[:, 1:])])

@@ -50,7 +50,3 @@ def test_where_structure_has_as_much_direction_as_the_rain_there_is_no_figure():
     rain = np.zeros((250, 250, 1))
     rain[100:120, 50::60] = 0.3  # four short streaks
     assert math.isnan(streaks_left(clean + rain, clean))
-
-
-def test_an_image_without_thin_bright_lines_has_no_figure():
-    assert math.isnan(streaks_left(np.full((40, 40, 3), 0.5), np.full((40, 40, 3), 0.4)))

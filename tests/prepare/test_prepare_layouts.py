@@ -2,11 +2,12 @@
 
 import hashlib
 
+import cv2
 import numpy as np
 import pytest
 from basicsr.data.paired_image_dataset import PairedImageDataset
 from layout_trees import PAIRED, UNPAIRED
-from prepare_helpers import names, records, tool, write_pair
+from prepare_helpers import main, names, rain, records, scene, write_pair
 
 from nlcl_plugin.data import UnpairedImageDataset, read_image
 
@@ -15,7 +16,7 @@ from nlcl_plugin.data import UnpairedImageDataset, read_image
 def test_paired_layouts(layout, tmp_path, capsys):
     arguments, pairs = PAIRED[layout](tmp_path / "Source")
     output = tmp_path / "out"
-    code = tool().main([*map(str, arguments), "--layout", layout.split()[0], "--output", str(output)])
+    code = main([*map(str, arguments), "--layout", layout.split()[0], "--output", str(output)])
     assert code == 0, capsys.readouterr().err
     lines = records(output)
     check_manifest(output, lines)
@@ -30,7 +31,7 @@ def test_paired_layouts(layout, tmp_path, capsys):
 
     both = tmp_path / "both"
     command = [*map(str, arguments), "--layout", layout.split()[0], "--output", str(both), "--keep-twins", "--copy"]
-    assert tool().main(command) == 0
+    assert main(command) == 0
     assert sum(line["role"] == "rainy" for line in records(both)) == pairs
     check_pairs(both)
 
@@ -78,7 +79,7 @@ def train_from(output):
 @pytest.mark.parametrize("layout", UNPAIRED)
 def test_unpaired_layouts(layout, tmp_path):
     arguments, paired_val = UNPAIRED[layout](tmp_path / "s")
-    assert tool().main([*map(str, arguments), "--layout", layout.split()[0], "--output", str(tmp_path / "out")]) == 0
+    assert main([*map(str, arguments), "--layout", layout.split()[0], "--output", str(tmp_path / "out")]) == 0
     assert names(tmp_path / "out", "rainy") == [f"{seed}.jpg" for seed in range(5)]
     assert names(tmp_path / "out", "clean") == [f"x{seed}.png" for seed in range(3)]
     assert {line["pair"] for line in records(tmp_path / "out") if line["split"] == "train"} == {None}
@@ -109,6 +110,22 @@ def test_pair_by(tmp_path, monkeypatch, how, rainy_form, clean_form, options):
         lines.append(f"{rainy_form.format(seed)} {clean_form.format(seed)}")
     (tmp_path / "pairs.txt").write_text("\n".join(lines))
     command = ["--pair-by", how, "--rainy", "r", "--clean", "c", *options]
-    assert tool().main([*command, "--output", "out", "--keep-twins"]) == 0
+    assert main([*command, "--output", "out", "--keep-twins"]) == 0
     assert len(records(tmp_path / "out")) == 10
     check_pairs(tmp_path / "out")
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_halves_keep_their_pixels(tmp_path, deep):
+    factor = 257 if deep else 1
+    for seed in range(4):
+        both = np.hstack([rain(scene(seed), seed), np.zeros((40, 1, 3), np.uint8), scene(seed)])
+        path = tmp_path / "s" / f"{seed}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(cv2.imencode(".png", both[..., ::-1].astype(np.uint16 if deep else np.uint8) * factor)[1])
+    command = [str(tmp_path / "s"), "--layout", "side-by-side", "--rain-side", "left", "--keep-twins"]
+    assert main([*command, "--output", str(tmp_path / "out")]) == 0
+    for line in records(tmp_path / "out"):
+        seed = int(line["source"][0])
+        expected = scene(seed) if line["role"] == "clean" else rain(scene(seed), seed)
+        assert np.abs(read_image(tmp_path / "out" / line["path"]) - expected.astype(np.float32) / 255).max() < 1e-6

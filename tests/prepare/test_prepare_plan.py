@@ -5,7 +5,7 @@ import itertools
 import cv2
 import numpy as np
 import pytest
-from prepare_helpers import names, rain, records, scene, tool, write_image, write_pair
+from prepare_helpers import main, names, rain, records, scene, write_image, write_pair
 
 from nlcl_plugin.data.image_io import to_float
 from nlcl_plugin.prepare import SplitOptions, make_plan, similarity
@@ -73,35 +73,14 @@ def test_leakage_between_given_splits_is_found(tmp_path, capsys, near):
     if near:  # other bytes, the same view
         write_image(tmp_path / "s/val/target/val3.png", np.clip(scene(3).astype(int) + 3, 0, 255).astype(np.uint8))
     command = [str(tmp_path / "s"), "--layout", "RealRain-1k", "--output", str(tmp_path / "out"), "--keep-twins"]
-    assert tool().main(command) == 2
+    assert main(command) == 2
     error = capsys.readouterr().err
     assert "val3.png" in error
     assert "train3.png" in error
     assert "val6" not in error
     assert not (tmp_path / "out").exists()
-    assert tool().main([*command, "--allow-leakage"]) == 0
+    assert main([*command, "--allow-leakage"]) == 0
     assert "training too" in capsys.readouterr().out
-
-
-def test_drops_are_counted_with_examples(tmp_path, capsys):
-    for seed in range(6):
-        write_pair(tmp_path / "r" / f"{seed}.png", tmp_path / "c" / f"{seed}.png", seed)
-    for seed in range(20, 27):
-        write_image(tmp_path / "r" / f"{seed}.png", scene(seed))
-    write_image(tmp_path / "c" / "30.png", scene(30))
-    write_image(tmp_path / "r" / "40.png", scene(40))
-    write_image(tmp_path / "c" / "40.png", scene(40, (20, 20)))
-    command = ["--pair-by", "stem", "--rainy", str(tmp_path / "r"), "--clean", str(tmp_path / "c")]
-    assert tool().main([*command, "--output", str(tmp_path / "out"), "--keep-twins"]) == 0
-    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("left out")]
-    lines = {line.split(": ")[1].replace(" × ", " "): line for line in said}
-    assert set(lines) == {
-        "7 rainy image without a clean partner",
-        "1 clean image without a rainy partner",
-        "1 differs in size from its clean partner",
-        "1 all its rainy partners are left out",
-    }
-    assert lines["7 rainy image without a clean partner"].endswith("and 2 more")
 
 
 def test_unreadable_images(tmp_path, capsys):
@@ -110,25 +89,22 @@ def test_unreadable_images(tmp_path, capsys):
     (tmp_path / "r" / "1.png").write_bytes(b"no image")
     (tmp_path / "c" / "2.png").write_bytes(b"")
     command = ["--pair-by", "stem", "--rainy", str(tmp_path / "r"), "--clean", str(tmp_path / "c"), "--keep-twins"]
-    assert tool().main([*command, "--output", str(tmp_path / "strict"), "--strict"]) == 2
+    assert main([*command, "--output", str(tmp_path / "strict"), "--strict"]) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"error: {tmp_path / 'r' / '1.png'}: cannot be decoded")
     assert len(error.splitlines()) == 1
     assert not (tmp_path / "strict" / "rainy").exists()
-    assert tool().main([*command, "--output", str(tmp_path / "out")]) == 3
+    assert main([*command, "--output", str(tmp_path / "out")]) == 3
     text = capsys.readouterr().out
     assert "unreadable: 1 × cannot be decoded" in text
     assert "unreadable: 1 × empty" in text
     assert len(records(tmp_path / "out")) == 8
 
 
-@pytest.mark.parametrize(("ending", "codec"), [(".avi", "MJPG"), (".MP4", "mp4v")])
-def test_videos_become_their_sharpest_frames(tmp_path, ending, codec):
-    video = tmp_path / "r" / f"walk{ending}"
+def test_videos_become_their_sharpest_frames(tmp_path):
+    video = tmp_path / "r" / "walk.avi"
     video.parent.mkdir()
-    writer = cv2.VideoWriter(str(video), cv2.VideoWriter_fourcc(*codec), 10, (220, 160))
-    if not writer.isOpened():
-        pytest.skip(f"OpenCV cannot write {codec} here")
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter_fourcc(*"MJPG"), 10, (220, 160))
     for number in range(23):
         frame = scene(number // 12, (160, 220))  # two views
         frame = rain(frame, number) if number in (3, 8, 14, 21) else cv2.GaussianBlur(frame, (0, 0), 4)
@@ -137,46 +113,31 @@ def test_videos_become_their_sharpest_frames(tmp_path, ending, codec):
     write_image(tmp_path / "c" / "c.png", scene(9))
     folders = ["--rainy", str(tmp_path / "r"), "--clean", str(tmp_path / "c")]
     command = ["--layout", "two-folders", *folders, "--every", "6"]
-    assert tool().main([*command, "--output", str(tmp_path / "all"), "--near-duplicates", "0"]) == 0
+    assert main([*command, "--output", str(tmp_path / "all"), "--near-duplicates", "0"]) == 0
     assert names(tmp_path / "all", "rainy") == [f"walk_{number:06}.png" for number in (3, 8, 14, 21)]
-    assert tool().main([*command, "--output", str(tmp_path / "few"), "--near-duplicates", "16"]) == 0
+    assert main([*command, "--output", str(tmp_path / "few"), "--near-duplicates", "16"]) == 0
     assert names(tmp_path / "few", "rainy") == ["walk_000003.png", "walk_000014.png"]
     line = records(tmp_path / "few")[-1]
     assert line["source"].endswith("#frame=14")
     assert line["scene"] == "rainy/walk"
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
-def test_the_perceptual_hash(dtype):
-    def as_dtype(image):
-        return (
-            image.astype(np.float32) / 255
-            if dtype == np.float32
-            else image.astype(dtype) * (1 + 256 * (dtype().itemsize - 1))
-        )
-
-    images = [as_dtype(scene(seed, (160, 220))) for seed in range(30)]
+def test_the_perceptual_hash():
+    images = [scene(seed, (160, 220)) for seed in range(30)]
     first = dhash(images[0])
-    assert dhash(images[0]) == dhash(to_float(images[0])) == first
+    assert dhash(images[0].astype(np.uint16) * 257) == dhash(to_float(images[0])) == first
     assert min(bin(first ^ dhash(image)).count("1") for image in images[1:]) > 20
-    assert dhash(as_dtype(np.full((30, 40, 3), 80, np.uint8))) is None
-
-
-def random_hash(rng, near=None):
-    if near is None:
-        return int.from_bytes(rng.bytes(16), "big")
-    for bit in rng.choice(BITS, rng.integers(0, 12), replace=False):
-        near ^= 1 << int(bit)
-    return near
+    assert dhash(np.full((30, 40, 3), 80, np.uint8)) is None
 
 
 def hashed(count, clusters):
     """Facts of images in clusters, of which some have no hash."""
     rng = np.random.default_rng(0)
-    centres = [random_hash(rng) for _ in range(clusters)]
+    centres = [int.from_bytes(rng.bytes(16), "big") for _ in range(clusters)]
     facts = {}
     for number in range(count):
-        value = None if number % 17 == 3 else random_hash(rng, centres[int(rng.integers(clusters))])
+        changed = sum(1 << int(bit) for bit in rng.choice(BITS, rng.integers(0, 12), replace=False))
+        value = None if number % 17 == 3 else centres[int(rng.integers(clusters))] ^ changed
         facts[SourceImage(f"/{number}.png", f"{number}.png")] = ImageFacts(1, f"{number}", 8, 8, value, 0)
     return facts
 

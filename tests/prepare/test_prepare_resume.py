@@ -1,11 +1,12 @@
 """Runs that are killed, repeated, or pointed at somebody else's folder: nothing is done twice, nothing is harmed."""
 
+import errno
 import os
 import random
 import time
 
 import pytest
-from prepare_helpers import records, start_command, start_tool, tool, tree, write_pair
+from prepare_helpers import main, records, run_tool, start, tree, write_pair
 
 from nlcl_plugin.data.folder_lock import locked
 from nlcl_plugin.prepare import inspection
@@ -21,18 +22,15 @@ def command(tmp_path):
     return [str(tmp_path / "s"), "--layout", "Outdoor-Rain", "--copy", "--keep-twins", *output]
 
 
-@pytest.mark.parametrize(
-    ("start", "kills"), [(start_tool, 3), pytest.param(start_command, 20, marks=pytest.mark.slow)], ids=["fork", "new"]
-)
-def test_killed_runs_are_finished_by_the_next(command, tmp_path, start, kills):
+def test_killed_runs_are_finished_by_the_next(command, tmp_path):
     """Kill runs at random moments; the next run of each gives what an undisturbed one gives."""
-    assert tool().main(command) == 0
+    assert main(command) == 0
     whole = tree(tmp_path / "out")
     rng = random.Random(0)
     unfinished = 0
-    for number in range(kills):
+    for number in range(3):
         output = tmp_path / f"killed{number}"
-        alive, kill = start([*command[:-1], str(output)])
+        alive, kill = start(run_tool, [*command[:-1], str(output)])
         # A time alone would miss the writing on a busy machine: so many files, and a moment more.
         wanted = rng.randrange(len(whole))
         while alive() and sum(1 for _ in output.rglob("*")) < wanted:
@@ -40,14 +38,14 @@ def test_killed_runs_are_finished_by_the_next(command, tmp_path, start, kills):
         time.sleep(rng.uniform(0, 0.002))
         kill()
         unfinished += not (output / "manifest.jsonl").exists()
-        assert tool().main([*command[:-1], str(output)]) == 0
+        assert main([*command[:-1], str(output)]) == 0
         assert tree(output) == whole
     assert unfinished
 
 
 def test_every_step_may_be_the_last(command, tmp_path, monkeypatch):
     """Stop at each rename in turn, as a kill would, and go on: cheap, and meets every state of the folder."""
-    assert tool().main(command) == 0
+    assert main(command) == 0
     whole, real, steps = tree(tmp_path / "out"), os.replace, 0
     while True:
         output, left = tmp_path / f"stop{steps}", [steps]
@@ -59,13 +57,13 @@ def test_every_step_may_be_the_last(command, tmp_path, monkeypatch):
             real(source, target)
 
         monkeypatch.setattr(os, "replace", replace)
-        code = tool().main([*command[:-1], str(output), "--jobs", "1"])
+        code = main([*command[:-1], str(output), "--jobs", "1"])
         monkeypatch.setattr(os, "replace", real)
         if code == 0:
             break
         assert code == 5
         assert not (output / "manifest.jsonl").exists()
-        assert tool().main([*command[:-1], str(output)]) == 0
+        assert main([*command[:-1], str(output)]) == 0
         assert tree(output) == whole
         steps += 5
     assert steps > 20
@@ -82,14 +80,14 @@ def test_a_source_that_changes_while_it_is_read_is_not_linked(command, capsys, m
 
     monkeypatch.setattr(inspection, "output_bytes", output_bytes)
     command.remove("--copy")
-    assert tool().main(command) == 2
+    assert main(command) == 2
     assert "0_0.png: changed while it was being prepared" in capsys.readouterr().err
 
 
 def test_links_and_copies_give_the_same_tree_and_files_that_are_there_are_kept(command, tmp_path, capsys):
     output, links = tmp_path / "out", tmp_path / "links"
-    assert tool().main(command) == 0
-    assert tool().main([*(word for word in command[:-1] if word != "--copy"), str(links)]) == 0
+    assert main(command) == 0
+    assert main([*(word for word in command[:-1] if word != "--copy"), str(links)]) == 0
     assert tree(output) == tree(links)
     line = records(links)[0]
     assert os.path.samefile(links / line["path"], tmp_path / "s" / line["source"])
@@ -98,14 +96,14 @@ def test_links_and_copies_give_the_same_tree_and_files_that_are_there_are_kept(c
     times = {path: path.stat().st_mtime_ns for path in others}
     first.unlink()
     (output / "rainy" / "0_0.png.6.tmp").write_bytes(b"half")
-    assert tool().main([*command, "--dry-run"]) == 0
+    assert main([*command, "--dry-run"]) == 0
     assert not first.exists()
     capsys.readouterr()
-    assert tool().main(command) == 0
+    assert main(command) == 0
     assert "1 written" in capsys.readouterr().out
     assert tree(output) == tree(links)
     assert {path: path.stat().st_mtime_ns for path in others} == times
-    assert tool().main([*command[:-1], str(links)]) == 0  # with --copy, links become copies
+    assert main([*command[:-1], str(links)]) == 0  # with --copy, links become copies
     assert not os.path.samefile(links / line["path"], tmp_path / "s" / line["source"])
 
 
@@ -114,20 +112,34 @@ def test_a_folder_of_others_is_not_touched(command, tmp_path, capsys, case):
     output, words = tmp_path / "out", "not of this preparation"
     if case.endswith("finished"):
         words = "another preparation"
-        assert tool().main([*command, "--seed", "1"]) == 0
+        assert main([*command, "--seed", "1"]) == 0
         if case == "unfinished":
             (output / "manifest.jsonl").rename(output / UNFINISHED)
     elif case == "another run":
         pytest.importorskip("fcntl")
         words = "another run is at work"
         with locked(output, inside=True):
-            assert tool().main(command) == 2
+            assert main(command) == 2
     else:
         (output / case).parent.mkdir(parents=True)
         (output / case).write_text("mine")
     before = tree(tmp_path)
     if case != "another run":
-        assert tool().main(command) == 2
+        assert main(command) == 2
     assert words in capsys.readouterr().err
     assert tree(tmp_path) == before
     assert case != "another run" or not output.exists()
+
+
+def test_a_link_that_fails_becomes_a_copy(command, tmp_path, capsys, monkeypatch):
+    def link(source, target, **options):
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    monkeypatch.setattr(os, "link", link)
+    command.remove("--copy")
+    assert main(command) == 0
+    assert "0 linked" in capsys.readouterr().out
+    for line in records(tmp_path / "out"):
+        path = tmp_path / "out" / line["path"]
+        assert path.stat().st_nlink == 1
+        assert path.read_bytes() == (tmp_path / "s" / line["source"]).read_bytes()

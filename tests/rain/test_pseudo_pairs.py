@@ -4,9 +4,11 @@ import torch
 
 from nlcl_plugin.config.train_options import RestorerOptions
 from nlcl_plugin.rain.batch_random import BatchRandom
+from nlcl_plugin.rain.finish import finish_pairs
 from nlcl_plugin.rain.photographic import render_photographic_rain
 from nlcl_plugin.rain.pseudo_pairs import make_pseudo_rainy, replace_by_rendered, vary_rain
 from nlcl_plugin.rain.renderer import render_rain
+from nlcl_plugin.rain.structure import add_structure
 
 PLAIN = {"start_iter": 0, "gain": (1.0, 1.0), "resize": (1.0, 1.0), "flip": False, "rain_free": 0.0, "threshold": 0.0}
 
@@ -114,11 +116,13 @@ def test_rain_is_rendered_by_the_renderer_of_that_name():
         assert torch.equal(replaced[0, 0], torch.from_numpy(render((32, 48), np.random.default_rng(seed))))
 
 
-def test_without_rendered_rain_no_number_is_drawn():
-    _, rain = layers()
+def test_what_is_not_asked_for_changes_nothing_and_draws_no_number():
+    clean, rain = layers()
     random = drawn(rain)
     before = random.generator.get_state()
     assert replace_by_rendered(rain, varied(), random) is rain
+    assert add_structure(clean, varied(), random) is clean
+    assert finish_pairs(clean, rain, varied(), random) == (clean, rain)
     assert torch.equal(random.generator.get_state(), before)
 
 

@@ -34,24 +34,6 @@ def test_each_kind_is_drawn_and_leaves_most_of_the_image_as_it_was(kind, monkeyp
     assert np.median(changed) < 0.7
 
 
-def test_what_is_drawn_has_one_colour_and_one_opacity_where_a_line_covers_the_pixel(monkeypatch):
-    monkeypatch.setattr(structure, "_MOST", 1)
-    for kind in KINDS:
-        monkeypatch.setattr(structure, kind, lambda mask, line, rng: line(-5, 20, 70, 20, 6.0))
-    dark, bright = np.full((40, 64, 3), 0.1, np.float32), np.full((40, 64, 3), 0.9, np.float32)
-    opacities = []
-    for seed in range(30):
-        on_dark, on_bright = (draw_structure(image, np.random.default_rng(seed)) for image in (dark, bright))
-        np.testing.assert_array_equal(on_dark[:15], dark[:15])
-        opacity = 1 - (on_bright - on_dark)[20, 5:60] / 0.8  # of a blend of the ground and one colour
-        np.testing.assert_allclose(opacity, opacity[0, 0], atol=1e-5)
-        colour = (on_dark[20, 30] - 0.1 * (1 - opacity[0, 0])) / opacity[0, 0]
-        assert -1e-5 < colour.min() <= colour.max() < 1 + 1e-5
-        opacities.append(opacity[0, 0])
-    assert 0.4 <= min(opacities) < 0.5
-    assert 0.8 < max(opacities) <= 1
-
-
 def test_as_many_images_get_structure_as_asked_for_and_each_the_same_in_any_split_of_the_batch():
     torch.manual_seed(0)
     clean = torch.rand(200, 3, 32, 32)
@@ -61,10 +43,3 @@ def test_as_many_images_get_structure_as_asked_for_and_each_the_same_in_any_spli
     assert 0.25 < (drawn != clean).flatten(1).any(1).float().mean() < 0.45  # a little may be drawn outside
     half = add_structure(clean[1::2], RainVariation(structure=0.4), BatchRandom(0, 3, range(1, 200, 2), 200))
     assert torch.equal(half, drawn[1::2])
-
-
-def test_without_the_option_no_number_is_drawn():
-    clean, random = torch.rand(2, 3, 8, 8), BatchRandom(0, 3, range(2), 2)
-    before = random.generator.get_state()
-    assert add_structure(clean, RainVariation(), random) is clean
-    assert torch.equal(random.generator.get_state(), before)

@@ -2,14 +2,11 @@
 
 import os
 import resource
-import subprocess
-import sys
 
 import cv2
 import numpy as np
 import pytest
 
-from nlcl_plugin.data.lmdb import create as lmdb_create
 from nlcl_plugin.data.lmdb.store import close_environment
 
 
@@ -56,47 +53,27 @@ def test_make_check_and_repeat(tools, folder, capsys):
 def test_unreadable_images_and_the_first_faults_are_listed(tools, folder, tmp_path, capsys):
     create, verify = tools
     (folder / "2.jpg").write_bytes(b"x")
-    (folder / "a\nb\udcff.png").write_bytes(b"")
     assert create([*COMMAND, "--strict"]) == 2
-    assert len(capsys.readouterr().err.splitlines()) == 1
-    for _ in range(2):
-        assert create([*COMMAND, "--crop", "60", "--step", "30"]) == 3
-        assert capsys.readouterr().out.splitlines()[-3:] == [
-            "2 could not be read and were skipped:",
-            "  2.jpg: cannot be decoded as an image; it is broken or of another kind, replace it",
-            r"  a\nb\udcff.png: empty, expected an image; remove or replace it",
-        ]
-    assert verify(["x.lmdb", "--against", "in"]) == 0
-    (tmp_path / "other").mkdir()
-    for i in (0, 1, 3, 4, 5):
-        (tmp_path / "other" / f"{i}.jpg").write_bytes((folder / ("1.jpg" if i == 0 else "0.jpg")).read_bytes())
-    capsys.readouterr()
-    assert verify(["x.lmdb", "--against", "other"]) == 2
+    assert create([*COMMAND, "--crop", "60", "--step", "30"]) == 3
     lines = capsys.readouterr().out.splitlines()
-    faults = 5 * 15
-    assert lines[0] == f"x.lmdb: {faults} faults:"
+    assert lines[-2:] == [
+        "1 could not be read and were skipped:",
+        "  2.jpg: cannot be decoded as an image; it is broken or of another kind, replace it",
+    ]
+    for i in (0, 1, 3, 4, 5):
+        cv2.imwrite(str(folder / f"{i}.jpg"), np.zeros((120, 160, 3), np.uint8))
+    assert verify(["x.lmdb", "--against", "in"]) == 2
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"x.lmdb: {5 * 15} faults:"
     assert len(lines) == 1 + 20 + 1 + 1
-    assert lines[-2] == f"  and {faults - 20} more"
-
-
-def test_an_interrupted_run_is_finished_by_the_same_command(tools, folder, tmp_path, capsys, monkeypatch):
-    create, _ = tools
-    with monkeypatch.context() as patch:
-        patch.setattr(lmdb_create, "encode_image", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        assert create(COMMAND) == 5
-    assert "run the same command again" in capsys.readouterr().err
-    assert not (tmp_path / "x.lmdb").exists()
-    assert create(COMMAND) == 0
+    assert lines[-2] == f"  and {5 * 15 - 20} more"
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["--crop", "0"], "--crop: got 0"),
-        (["--crop", "5", "--step", "0"], "--step: got 0"),
         (["--threshold", "0"], "give --crop too"),
-        (["--jobs", "0"], "--jobs: got 0"),
-        (["--output", "x"], "ends in .lmdb"),
         (["--input", "nowhere"], "no such folder"),
     ],
 )
@@ -111,17 +88,14 @@ def test_bad_usage_is_one_line(tools, folder, tmp_path, capsys, arguments, words
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_a_full_disk_is_one_line_and_the_run_continues_when_there_is_room(repository, tools, folder, tmp_path):
-    done = subprocess.run(
-        [sys.executable, repository / "tools" / "create_lmdb.py", *COMMAND],
-        capture_output=True,
-        text=True,
-        check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
-    )
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("error: x.lmdb: cannot be written (")
-    assert "Traceback" not in done.stderr
+def test_a_full_disk_is_one_line_and_the_run_continues_when_there_is_room(tools, folder, tmp_path, capsys):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        assert tools[0](COMMAND) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: x.lmdb: cannot be written (")
     assert not (tmp_path / "x.lmdb").exists()
     assert tools[0](COMMAND) == 0
     assert sorted(os.listdir(tmp_path)) == ["in", "x.lmdb"]

@@ -34,8 +34,8 @@ def measure(folder, arguments):
         create_lmdb(folder / name, folder / f"{name}.lmdb", cut=Cut(480, 240), jobs=JOBS, progress=False)
         images = LmdbImages(folder / f"{name}.lmdb")
         (folder / f"{name}_480").mkdir()
-        for key in images.keys:
-            (folder / f"{name}_480" / f"{key}.png").write_bytes(images.get(key))
+        for key in images.names:
+            (folder / f"{name}_480" / f"{key}.png").write_bytes(images.read(key))
     yield from _rendering(arguments.rounds)
     yield from _reading(folder, arguments.rounds)
     yield from _converting(folder, arguments.rounds)

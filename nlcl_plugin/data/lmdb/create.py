@@ -24,8 +24,17 @@ from nlcl_plugin.data.files import parse_record, remove_leftovers, sync_folder, 
 from nlcl_plugin.data.folder_lock import locked
 from nlcl_plugin.data.image_io import read_bytes
 from nlcl_plugin.data.lmdb.encode import Cut, Value, encode_image
-from nlcl_plugin.data.lmdb.keys import KEYS_FILE, Record, from_line, read_records, sub_image_key, to_line
-from nlcl_plugin.data.lmdb.sources import SourceFile, digest_of, list_sources, state_of
+from nlcl_plugin.data.lmdb.keys import (
+    KEYS_FILE,
+    Record,
+    SourceFile,
+    digest_of,
+    from_line,
+    list_sources,
+    read_records,
+    state_of,
+    to_line,
+)
 from nlcl_plugin.data.lmdb.store import check_length, close_environment
 from nlcl_plugin.data.parallel import map_in_order
 from nlcl_plugin.errors import InputError, writing_to
@@ -315,7 +324,7 @@ def _encode(recipe: Recipe, sources: list[SourceFile], progress: bool | None) ->
             batch.skipped.append(Skipped(source.name, reason))
             continue
         for number, value in enumerate(result, start=1):
-            key = sub_image_key(source.key, number) if recipe.numbered else source.key
+            key = f"{source.key}_s{number:03d}" if recipe.numbered else source.key  # as BasicSR names sub-images
             record = Record(key, source.name, value.box, *value.shape, len(value.data), value.sha256)
             batch.values.append((record, value.data))
             batch.bytes += record.bytes

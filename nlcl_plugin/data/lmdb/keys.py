@@ -1,4 +1,4 @@
-"""The keys of an LMDB that is made of a folder, and `keys.jsonl` beside `meta_info.txt` with the origin of each key."""
+"""The images that an LMDB is made of, their keys, and `keys.jsonl` beside `meta_info.txt` with the origin of each."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from nlcl_plugin.data.files import parse_record
+from nlcl_plugin.data.image_io import list_images
 from nlcl_plugin.errors import InputError
 
 KEYS_FILE = "keys.jsonl"
@@ -49,9 +51,43 @@ def _escape(text: str) -> str:
     return "".join(chr(byte) if byte in _SAFE else f"={byte:02X}" for byte in os.fsencode(text))
 
 
-def sub_image_key(key: str, number: int) -> str:
-    """Make the key of a sub-image as BasicSR names it: `{key}_s001`, counted from 1."""
-    return f"{key}_s{number:03d}"
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """An image file as it was when it was listed, so that a change is noticed."""
+
+    name: str  # its path below the folder, with forward slashes
+    key: str  # its key; sub-images add their number
+    file: str  # the file that holds it: the image, or the LMDB's
+    state: tuple[int, int]  # the size and time of change of that file, by which a change is noticed
+
+
+def list_sources(root: str | os.PathLike[str]) -> list[SourceFile]:
+    """List the images of a folder with their keys, sorted by name.
+
+    Raises:
+        InputError: If there is none.
+    """
+    names = list_images(root)
+    files = [os.path.join(root, name) for name in names]
+    keyed = zip(names, keys_of(names), files, strict=True)
+    return [SourceFile(name, key, file, state_of(file)) for name, key, file in keyed]
+
+
+def state_of(path: str) -> tuple[int, int]:
+    """The size and time of change of a file; (-1, -1) if there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return (-1, -1)  # such as a link to nothing, which fails when it is read
+    return (status.st_size, status.st_mtime_ns)
+
+
+def digest_of(sources: list[SourceFile]) -> dict[str, Any]:
+    """The images in a plan: their number, and a hash of their names and states."""
+    digest = hashlib.sha256()
+    for source in sources:
+        digest.update(json.dumps([source.name, *source.state]).encode())
+    return {"images": len(sources), "images_sha256": digest.hexdigest()}
 
 
 @dataclass(frozen=True)

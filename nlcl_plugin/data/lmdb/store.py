@@ -15,14 +15,12 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import lmdb
 
 from nlcl_plugin.data.image_io import IMAGE_SUFFIXES
+from nlcl_plugin.data.image_sources import ImageSource
 from nlcl_plugin.errors import InputError
 
 # Reentrant, so that a fork inside a transaction does not wait for itself.
@@ -46,7 +44,6 @@ class SharedEnvironment:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Resolve the path; nothing is opened yet."""
         self.path = os.path.realpath(path)
 
     def get(self, key: bytes) -> bytes | None:
@@ -65,27 +62,8 @@ class SharedEnvironment:
             return _read(_environment(self.path), key)
 
     def __len__(self) -> int:
-        """The number of values."""
         with _lock:
             return int(_environment(self.path).stat()["entries"])
-
-    @contextmanager
-    def begin(self, write: bool = False) -> Iterator[Any]:
-        """Begin a transaction, as `lmdb.Environment.begin` does; other threads and forks wait until it is left.
-
-        For code written for lmdb; `get` is safer, as no transaction outlives the lock.
-
-        Args:
-            write: As in lmdb, which refuses it here.
-
-        Yields:
-            The transaction.
-
-        Raises:
-            InputError: If the LMDB cannot be opened.
-        """
-        with _lock, _environment(self.path).begin(write=write) as transaction:
-            yield transaction
 
 
 def _read(environment: lmdb.Environment, key: bytes) -> bytes | None:
@@ -167,7 +145,7 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork
     os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_close_inherited)
 
 
-class LmdbImages:
+class LmdbImages(ImageSource):
     """The encoded images of an LMDB. Objects can be pickled; each process opens the LMDB for itself.
 
     Args:
@@ -177,35 +155,33 @@ class LmdbImages:
         InputError: If it is not a whole LMDB in BasicSR's layout.
 
     Attributes:
-        path: The folder, as given.
-        keys: The keys in the order of `meta_info.txt`: image names without their ending.
+        root: The folder, as given.
+        names: The keys in the order of `meta_info.txt`: image names without their ending.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Check the LMDB and read its keys."""
-        self.path = os.fspath(path)
+        self.root = os.fspath(path)
         folder = Path(path)
         if folder.suffix != ".lmdb":
-            raise InputError(f"{self.path}: expected a folder whose name ends in .lmdb; give the LMDB's own folder")
+            raise InputError(f"{self.root}: expected a folder whose name ends in .lmdb; give the LMDB's own folder")
         if not os.path.isdir(path):
-            found = "this is a file" if os.path.exists(path) else "no such folder"
-            raise InputError(f"{self.path}: {found}; expected an LMDB folder, correct the path or build it")
+            raise InputError(f"{self.root}: no such folder; expected an LMDB folder, correct the path or build it")
         for name in ("data.mdb", "meta_info.txt"):
             if not os.path.isfile(folder / name):
-                raise InputError(f"{self.path}: {name} is missing; expected BasicSR's LMDB layout, build it again")
-        self.keys = _read_keys(folder / "meta_info.txt")
+                raise InputError(f"{self.root}: {name} is missing; expected BasicSR's LMDB layout, build it again")
+        self.names = _read_keys(folder / "meta_info.txt")
         self._environment = open_environment(path)
-        if len(self._environment) < len(self.keys):
+        if len(self._environment) < len(self.names):
             raise InputError(
-                f"{self.path}: holds {len(self._environment)} images, but its meta_info.txt lists {len(self.keys)}; "
+                f"{self.root}: holds {len(self._environment)} images, but its meta_info.txt lists {len(self.names)}; "
                 "build it again"
             )
 
-    def get(self, key: str) -> bytes:
+    def read(self, name: str) -> bytes:
         """Read an encoded image.
 
         Args:
-            key: The image's key.
+            name: The image's key.
 
         Returns:
             The content of the image file.
@@ -214,13 +190,11 @@ class LmdbImages:
             InputError: If the key is missing or has no content.
         """
         try:
-            value = self._environment.get(key.encode())
+            value = self._environment.get(name.encode())
         except lmdb.Error as error:  # for example an empty key or a damaged page
-            raise InputError(f"{self.path}: key {key!r} cannot be read ({error}); build the LMDB again") from error
-        if value is None:
-            raise InputError(f"{self.path}: has no image with the key {key!r}; build the LMDB again")
+            raise InputError(f"{self.root}: key {name!r} cannot be read ({error}); build the LMDB again") from error
         if not value:
-            raise InputError(f"{self.path}: the image with the key {key!r} is empty; build the LMDB again")
+            raise InputError(f"{self.root}: has no image with the key {name!r}, or an empty one; build the LMDB again")
         return value
 
 

@@ -8,7 +8,6 @@ import re
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -31,14 +30,6 @@ class Verification:
     hashed: int = 0  # how many of them were compared with their hashes in `keys.jsonl`
     compared: int = 0  # how many of them were compared with their sources, pixel by pixel
     faults: list[str] = field(default_factory=list)  # what is wrong, one line each
-
-
-class _Entry(NamedTuple):
-    """What is known of a value; None for what is not."""
-
-    key: str
-    shape: tuple[int, ...] | None  # height, width, channels by meta_info.txt
-    record: Record | None  # of keys.jsonl
 
 
 def verify_lmdb(
@@ -68,38 +59,36 @@ def verify_lmdb(
     against = None if against is None else os.path.expanduser(against)
     images = LmdbImages(path)
     records = {one.key: one for one in read_records(path)} if os.path.exists(os.path.join(path, KEYS_FILE)) else None
+    known = records or {}
     text = (Path(path) / META_FILE).read_text(encoding="utf-8-sig")
     sizes = [_META_SIZE.search(line) for line in text.split("\n") if line.strip()]
-    entries = [
-        # A grey image may have no third number.
-        _Entry(key, size and tuple(map(int, size.groups(default="1"))), (records or {}).get(key))
-        for key, size in zip(images.keys, sizes, strict=True)
-    ]
-    found = Verification(values=len(entries), faults=_compare_lists(images, records))
+    # A grey image may have no third number.
+    listed = {
+        key: size and tuple(map(int, size.groups(default="1"))) for key, size in zip(images.names, sizes, strict=True)
+    }
+    found = Verification(values=len(listed), faults=_compare_lists(images, records))
     if against is not None:
         if records is None:
             raise InputError(f"{path}: has no {KEYS_FILE}, so its sources are not known; verify it without --against")
         used = {one.source for one in records.values()} | {one.source for one in read_skipped(Path(path))}
         found.faults += [f"{name}: is not in the LMDB" for name in list_images(against) if name not in used]
 
-    def check(group: list[_Entry]) -> tuple[int, list[str]]:
+    def check(group: list[str]) -> tuple[int, list[str]]:
         source, faults = None, []
-        record = group[0].record
+        record = known.get(group[0])
         if against is not None and record is not None:
             name = os.path.join(against, record.source)
             try:
                 source = to_uint16(decode_raw(read_bytes(name), name))
             except InputError as error:
                 faults.append(str(error))
-        checked = ((entry.key, _fault_of(images, entry, source)) for entry in group)
+        checked = ((key, _fault_of(images, key, listed[key], known.get(key), source)) for key in group)
         faults += [f"key {key!r}: {fault}" for key, fault in checked if fault]
         return (0 if source is None else len(group)), faults
 
-    found.hashed = sum(entry.record is not None for entry in entries)
+    found.hashed = len(listed.keys() & known.keys())
     # Sub-images of one image are neighbours, so that it is decoded once.
-    groups = [
-        list(group) for _, group in groupby(entries, key=lambda one: one.record.source if one.record else one.key)
-    ]
+    groups = [list(group) for _, group in groupby(images.names, lambda key: known[key].source if key in known else key)]
     for compared, faults in map_in_order(check, groups, jobs=jobs, title="verifying", progress=progress):
         found.compared += compared
         found.faults += faults
@@ -107,33 +96,33 @@ def verify_lmdb(
 
 
 def _compare_lists(images: LmdbImages, records: dict[str, Record] | None) -> list[str]:
-    stored, listed = len(open_environment(images.path)), set(images.keys)
+    stored, listed = len(open_environment(images.root)), set(images.names)
     faults = []
     if stored != len(listed):
         faults.append(f"data.mdb contains {stored} values, but {META_FILE} lists {len(listed)}")
     if records is not None:
         faults += [
-            f"key {key!r} is in {META_FILE}, but not in {KEYS_FILE}" for key in images.keys if key not in records
+            f"key {key!r} is in only one of {META_FILE} and {KEYS_FILE}" for key in sorted(listed ^ records.keys())
         ]
-        faults += [f"key {key!r} is in {KEYS_FILE}, but not in {META_FILE}" for key in records if key not in listed]
     return faults
 
 
-def _fault_of(images: LmdbImages, entry: _Entry, source: np.ndarray | None) -> str:
+def _fault_of(
+    images: LmdbImages, key: str, size: tuple[int, ...] | None, record: Record | None, source: np.ndarray | None
+) -> str:
     """What is wrong with a value; empty if nothing."""
-    record, label = entry.record, "the value"
     try:
-        value = images.get(entry.key)
+        value = images.read(key)
         if record is not None and hashlib.sha256(value).hexdigest() != record.sha256:
             return f"has another hash than in {KEYS_FILE}; build the LMDB again"
-        shape = shape_of(value, label)
-        picture = None if source is None else decode_raw(value, label)
+        shape = shape_of(value, "the value")
+        picture = None if source is None else decode_raw(value, "the value")
     except InputError as error:
         return str(error)
-    listed = {META_FILE: entry.shape, KEYS_FILE: None if record is None else (record.h, record.w, record.c)}
+    listed = {META_FILE: size, KEYS_FILE: None if record is None else (record.h, record.w, record.c)}
     for file, expected in listed.items():
         if expected is not None and shape != expected:
-            return f"is {_words(shape)}, but {_words(expected)} in {file}"
+            return f"is {shape}, but {expected} in {file}"
     if source is not None and picture is not None and record is not None:
         if record.box is not None:
             top, left, height, width = record.box
@@ -141,7 +130,3 @@ def _fault_of(images: LmdbImages, entry: _Entry, source: np.ndarray | None) -> s
         if picture.dtype != source.dtype or not np.array_equal(picture, source):
             return f"shows another picture than {record.source}"
     return ""
-
-
-def _words(shape: tuple[int, ...]) -> str:
-    return f"({','.join(map(str, shape))})"
