@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import cv2
+import torch
 from basicsr.utils.registry import DATASET_REGISTRY
 
 from nlcl_plugin.config.blocks import DatasetOptions
@@ -31,6 +33,10 @@ def check_dataset_keys(where: str, dataset: dict[str, Any], *, training: bool) -
         f"{where}.", dataset, {*DatasetOptions.model_fields, *(cls.OPTION_KEYS if ours else keys_in_source(cls))},
         refuse=ours,
     )  # fmt: skip
+    if training and dataset.get("use_shuffle") is False:
+        warnings.warn(f"{where}.use_shuffle: is not read; training always shuffles", stacklevel=2)
+    if dataset.get("prefetch_mode") == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"{where}.prefetch_mode: cuda needs a GPU, and none is there; use ~ or cpu")
     if training and dataset.get("batch_size_per_gpu") is None:
         raise InputError(f"{where}.batch_size_per_gpu is missing: expected a whole number of at least 1")
 

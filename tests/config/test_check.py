@@ -103,6 +103,7 @@ OURS = [
     ("datasets:train:dataroot_gt=~", "datasets.train.dataroot_gt"),
     ("datasets:train:gt_size=8", "a training step with these options fails: ValueError: the discriminator cannot"),
     ("datasets:train:batch_size_per_gpu=~", "datasets.train.batch_size_per_gpu is missing: expected"),
+    ("datasets:train:prefetch_mode=cuda", "datasets.train.prefetch_mode: cuda needs a GPU"),
     ("datasets:train:persistent_workers=true", "datasets.train: persistent_workers: needs num_worker_per_gpu"),
     ("datasets:val:dataroot_gt=rainy", "datasets.val.dataroot_lq: val_rainy and rainy: 5 images have no partner"),
 ]  # fmt: skip
@@ -141,17 +142,19 @@ def test_fault_is_named(begin, folder, options, entries, match):
 
 
 @pytest.mark.parametrize(
-    ("entry", "match"),
+    ("options", "entry", "match"),
     [
-        ("train:pixl_opt={type: L1Loss}", "train.pixl_opt: unknown option; did you mean"),
-        ("path={pretrain_netwrk_g: x}", "path.pretrain_netwrk_g: unknown option; did you mean 'pretrain_net"),
-        ("model_type=SwinIRModel", "train.nlcl_opt: SwinIRModel ignores it; use NLCLSwinIRModel"),
+        (tiny_options(), "train:restorer_opt=~", "train.optim_s: is not used, as there is no restorer_opt"),
+        (tiny_options(), "datasets:train:use_shuffle=false", "datasets.train.use_shuffle: is not read; training"),
+        (PAIRED, "train:pixl_opt={type: L1Loss}", "train.pixl_opt: unknown option; did you mean"),
+        (PAIRED, "path={pretrain_netwrk_g: x}", "path.pretrain_netwrk_g: unknown option; did you mean 'pretrain_net"),
+        (PAIRED, "model_type=SwinIRModel", "train.nlcl_opt: SwinIRModel ignores it; use NLCLSwinIRModel"),
     ],
 )
-def test_what_nothing_reads_is_warned_about(begin, monkeypatch, entry, match):
+def test_what_nothing_reads_is_warned_about(begin, monkeypatch, options, entry, match):
     monkeypatch.setattr("nlcl_plugin.training.launch.rehearse", lambda opt: {})
     with pytest.warns(UserWarning, match=match.replace("?", r"\?")):
-        begin(PAIRED, entry)
+        begin(options, entry)
 
 
 def test_files_without_faults_come_back_complete_without_warnings_or_a_trace(begin, folder):
