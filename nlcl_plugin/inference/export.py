@@ -80,11 +80,9 @@ def export(
             or the file cannot be written.
     """
     path = Path(os.path.expanduser(output))
-    if kind not in SUFFIXES:
-        endings = ", ".join(SUFFIXES.values())
-        raise InputError(f"output: expected a name that ends in {endings}, but received {str(output)!r}")
-    if path.suffix != SUFFIXES[kind]:
-        raise InputError(f"{path}: expected a name that ends in {SUFFIXES[kind]}, as the format is {kind}; rename it")
+    if path.suffix != SUFFIXES.get(kind):
+        ending = SUFFIXES.get(kind) or " or ".join(SUFFIXES.values())
+        raise InputError(f"output: expected a name that ends in {ending}, but received {str(output)!r}")
     network = derainer.about["network"]["type"]
     if isinstance(derainer.net, OnnxNetwork):
         raise InputError(f"{derainer.source}: was exported before; give the network file or folder that it was made of")

@@ -22,7 +22,7 @@ from nlcl_plugin.data.lmdb.store import LmdbImages, close_environment
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.inference import rain_bank
 from nlcl_plugin.inference.derain import ImageDerainer
-from nlcl_plugin.inference.rain_bank import extract_rain_bank, read_facts
+from nlcl_plugin.inference.rain_bank import extract_rain_bank
 from nlcl_plugin.networks.about import describe
 from nlcl_plugin.training.launch import start
 
@@ -221,11 +221,3 @@ def test_bad_usage_and_foreign_networks_are_one_line(root, tmp_path, tool, capsy
         assert words in error
         assert len(error.splitlines()) == 1
     assert not [path for path in tmp_path.iterdir() if "lmdb" in path.name]
-
-
-@pytest.mark.parametrize("text", [None, "{", "[]", '{"mean_rain": 0.01}'])
-def test_damaged_facts_are_refused(tmp_path, text):
-    if text is not None:
-        (tmp_path / "rain_bank.json").write_text(text)
-    with pytest.raises(InputError, match=r"rain_bank\.json: cannot be read"):
-        read_facts(tmp_path)

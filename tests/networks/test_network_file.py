@@ -210,7 +210,6 @@ def test_what_is_no_network_file_is_refused(experiment, tmp_path):
 @pytest.mark.parametrize(("label", "what"), [("d", "a discriminator"), ("p", "projection heads")])
 def test_networks_that_derain_nothing_are_refused(experiment, label, what):
     assert f": is {what} (" in refusal(experiment / f"models/net_{label}_4.pth")
-    assert "expected g, r or s, but received" in refusal(experiment, label=label)
 
 
 @pytest.mark.parametrize(
@@ -236,15 +235,6 @@ def test_what_a_file_says_is_not_believed(tmp_path, changes, message):
     path = tmp_path / "net.safetensors"
     weights.save_safetensors(path, net.state_dict(), {"nlcl_plugin": json.dumps(about)})
     assert message.format(name=path.name) in refusal(path)
-
-
-def test_metadata_that_is_no_json_and_weights_that_are_not_finite_are_refused(tmp_path):
-    net = LayerGenerator(num_feat=4, num_block=1)
-    weights.save_safetensors(tmp_path / "net.safetensors", net.state_dict(), {"nlcl_plugin": "{"})
-    assert refusal(tmp_path / "net.safetensors").startswith(": its metadata are no JSON (")
-    torch.nn.init.constant_(net.last.bias, float("nan"))
-    path = write(tmp_path / "net.pth", GENERATOR, net)
-    assert refusal(path) == ": contains weights that are not finite; give another checkpoint"
 
 
 def test_a_network_that_changes_the_size_is_refused(tmp_path):

@@ -23,8 +23,6 @@ from PIL import Image
 import nlcl_plugin
 from nlcl_plugin.archs import ResidualUNet
 from nlcl_plugin.inference.derain import ImageDerainer
-from nlcl_plugin.inference.derainer import load_derainer
-from nlcl_plugin.inference.export import export
 from nlcl_plugin.networks.about import describe
 
 TOOL = Path(__file__).parents[2] / "tools" / "derain.py"
@@ -37,15 +35,6 @@ def weights(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "net_s.pth"
     save_network(path, ResidualUNet(num_feat=4))
     return path
-
-
-@pytest.fixture(scope="module")
-def exported(weights):
-    """The network as ONNX."""
-    pytest.importorskip("onnxscript")
-    pytest.importorskip("onnxruntime")
-    export(load_derainer(weights), weights.with_name("net.onnx"), "onnx")
-    return weights.with_name("net.onnx")
 
 
 @pytest.fixture
@@ -231,14 +220,6 @@ def test_a_video_is_derained_frame_by_frame(tmp_path, weights, run):
 
 
 # weights --------------------------------------------------------------------------------------------------------------
-def test_exported_networks_derain_as_their_checkpoint(tmp_path, weights, exported, run):
-    export(load_derainer(weights), tmp_path / "net.safetensors", "safetensors")
-    write(tmp_path / "in/a.png", scene())
-    for file, output in ((exported, "onnx"), (tmp_path / "net.safetensors", "safetensors")):
-        assert run(weights=file, output=output)[0] == 0
-        assert np.abs(read(tmp_path / output / "a.png").astype(int) - nlcl_plugin.derain(scene(), weights)).max() <= 1
-
-
 def test_of_a_folder_the_best_network_is_taken_or_the_newest(tmp_path, run):
     for seed, iteration in enumerate((10, 20)):
         (tmp_path / "x/models").mkdir(parents=True, exist_ok=True)
@@ -247,37 +228,6 @@ def test_of_a_folder_the_best_network_is_taken_or_the_newest(tmp_path, run):
     write(tmp_path / "in/a.png", scene())
     assert "net_g_10.pth" in run(weights=tmp_path / "x")[1]
     assert "net_g_20.pth" in run("--newest", weights=tmp_path / "x", output="newest")[1]
-
-
-REASONS = {
-    "torn": "torn, or no ONNX file",
-    "graph": "names other files",
-    "branch": "graphs in graphs",
-    "function": "functions",
-}
-
-
-@pytest.mark.parametrize("place", REASONS)
-def test_an_onnx_file_that_is_torn_or_names_other_files_is_refused(tmp_path, exported, run, place):
-    onnx = pytest.importorskip("onnx")
-    model = onnx.load(exported)
-    secret = onnx.numpy_helper.from_array(np.zeros(4, np.float32), "secret")
-    onnx.external_data_helper.set_external_data(secret, "elsewhere")
-    constant = onnx.helper.make_node("Constant", [], ["value"], value=secret)
-    if place == "graph":
-        model.graph.initializer.append(secret)
-    elif place == "branch":
-        branch = onnx.helper.make_graph([constant], "branch", [], [onnx.ValueInfoProto(name="value")])
-        node = onnx.helper.make_node("If", ["rainy"], ["unused"], then_branch=branch, else_branch=branch)
-        model.graph.node.append(node)
-    elif place == "function":
-        model.functions.append(onnx.helper.make_function("own", "f", [], ["value"], [constant], model.opset_import))
-    data = model.SerializeToString()
-    (tmp_path / "net.onnx").write_bytes(data[:-99] if place == "torn" else data)
-    write(tmp_path / "in/a.png", scene())
-    code, printed = run(weights=tmp_path / "net.onnx")
-    assert code == 2
-    assert REASONS[place] in printed
 
 
 # refusals and interruptions -------------------------------------------------------------------------------------------
