@@ -153,14 +153,13 @@ class TestThereAndBack:
             for old, new in zip(frames, read(target)[1], strict=True):
                 np.testing.assert_array_equal(new.rgb, old.rgb[::-1])
 
-    @pytest.mark.parametrize(("name", "size"), [("a.mp4", (49, 65)), ("a.mp4", (1, 1)), ("a.avi", (49, 65))])
-    def test_odd_sizes(self, tmp_path, name, size):
+    @pytest.mark.parametrize("name", ["a.mp4", "a.avi"])
+    def test_odd_sizes(self, tmp_path, name):
         kind = {"codec": "mjpeg", "pixels": "yuvj444p"} if name == "a.avi" else {"codec": "libvpx-vp9"}
-        path = make(tmp_path / name, size=size, **kind)
-        target, _, frames = copy(path)
+        target, _, frames = copy(make(tmp_path / name, size=(49, 65), **kind))
         for old, new in zip(frames, read(target)[1], strict=True):
-            assert new.rgb.shape == (*size, 3)
-            assert psnr(old.rgb, new.rgb) > (25 if 1 in size or 2 in size else 36)
+            assert new.rgb.shape == (49, 65, 3)
+            assert psnr(old.rgb, new.rgb) > 36
 
     @pytest.mark.parametrize(
         ("name", "codec"), [("a.mp4", "libx265"), ("a.mkv", "libx264"), ("a.webm", "libvpx-vp9"), ("a.avi", "mjpeg")]
@@ -332,22 +331,11 @@ class TestWhatIsRefused:
             copy(path)
 
     def test_other_files_are_named(self, tmp_path):
-        for data, what in (
-            (b"", "cannot be read as a video"),
-            (b"hello" * 100, "cannot be read as a video"),
-            (b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile:///etc/hostname\n", "cannot be read as a video"),
-        ):
-            (tmp_path / "x.mp4").write_bytes(data)
-            with pytest.raises(InputError, match=r"x\.mp4: " + what), open_video(tmp_path / "x.mp4"):
+        playlist = b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile:///etc/hostname\n"
+        for data in (b"", b"hello" * 100, playlist, None):
+            (tmp_path / "x.mp4").write_bytes(data) if data is not None else (tmp_path / "x.mp4").unlink()
+            with pytest.raises(InputError, match=r"x\.mp4: cannot be read as a video"), open_video(tmp_path / "x.mp4"):
                 pass
-        with (
-            pytest.raises(InputError, match=r"missing: cannot be read as a video \(No such"),
-            open_video(tmp_path / "missing"),
-        ):
-            pass
-        os.mkfifo(tmp_path / "pipe")
-        with pytest.raises(InputError, match="is not a file"), open_video(tmp_path / "pipe"):
-            pass
         path = make(tmp_path / "a.mp4")
         with pytest.raises(InputError, match="64 × 48 pixels, expected 1 to 3000"), open_video(path, max_pixels=3000):
             pass
@@ -376,11 +364,9 @@ class TestWhatIsRefused:
             pass
 
 
-@pytest.mark.parametrize(("name", "codec"), [("a.mkv", "libx264"), ("a.webm", "libvpx-vp9"), ("a.avi", "mjpeg")])
-def test_prepared_frames_of_a_long_last_frame_are_no_cut(tmp_path, name, codec):
-    pixels = "yuvj420p" if codec == "mjpeg" else "yuv420p"
-    path = make(tmp_path / name, codec=codec, pixels=pixels, times=[0, 80, 200, 280, 400], last=3000)
-    source = SourceImage(str(path), name)
+def test_prepared_frames_of_a_long_last_frame_are_no_cut(tmp_path):
+    path = make(tmp_path / "a.mkv", times=[0, 80, 200, 280, 400], last=3000)
+    source = SourceImage(str(path), "a.mkv")
     assert [frame.part for frame, _ in choose_frames(source, 1)] == [f"frame={number}" for number in range(5)]
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
     with pytest.raises(InputError, match=r"reading ends after \d+ of \d+ frames|no frame of this"):

@@ -238,7 +238,7 @@ def test_of_a_folder_the_best_network_is_taken_or_the_newest(tmp_path, run):
         (["--weights", "nowhere.pth"], "nowhere.pth: missing; give the weights"),
         (["--device", "quantum"], "device 'quantum' cannot be used"),
         (["--reference", "nowhere"], "--reference: there is no folder nowhere"),
-        (["--output", __file__], "is a file, expected a folder"),
+        (["--output", __file__], "cannot be written"),
     ],
 )
 def test_bad_arguments_end_in_one_line(tmp_path, run, arguments, message):
