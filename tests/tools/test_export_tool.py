@@ -121,13 +121,6 @@ def test_the_command_writes_a_whole_annotated_model(repository, weights, tmp_pat
     assert str(repository).encode() not in model.SerializeToString()
 
 
-@pytest.mark.slow
-def test_released_weights_export(shared_data, tmp_path):
-    source = shared_data / "official_weights/latest_net_Rain.pth"
-    exporting.export(load_derainer(source), tmp_path / "net.onnx", "onnx")
-    check(onnx_run(tmp_path / "net.onnx"), source, 1e-4)
-
-
 # refusals -------------------------------------------------------------------------------------------------------------
 def test_what_cannot_be_exported_is_one_line_and_writes_nothing(tool, capsys, weights, tmp_path, monkeypatch):
     out = tmp_path / "out"
