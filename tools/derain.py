@@ -56,7 +56,7 @@ def _run(arguments: argparse.Namespace) -> int:
         overwrite=arguments.overwrite,
         max_pixels=arguments.max_pixels,
     )
-    report = derain_files(jobs, network, options, log=lambda text: print(escape(text), file=sys.stderr))
+    report = derain_files(jobs, network, options)
     there = f", {report.there} were there already" if report.there else ""
     about = network.derainer.about
     iteration = f", iteration {about['iter']}" if about["iter"] else ""

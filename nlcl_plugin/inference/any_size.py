@@ -1,14 +1,9 @@
-"""Infer on images of any size in bounded memory, with the result of the whole image."""
+"""Infer on images of any size in bands or tiles, with the result of the whole image."""
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable
-from functools import partial
-from pathlib import Path
 
-import psutil
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,45 +12,25 @@ from nlcl_plugin.archs import LayerGenerator
 from nlcl_plugin.inference.streamed_generator import stream_generator
 
 TILE = 1024  # pixels; a tile's feature maps take tens of megabytes
-_ROOT = Path("/")
-_FRACTION = 0.5  # of the free memory, for feature maps
 
 
 @torch.no_grad()
-def infer(
-    net: nn.Module,
-    image: Tensor,
-    *,
-    window: int = 1,
-    scratch: str | os.PathLike[str] | None = None,
-    memory: int | None = None,
-    log: Callable[[str], object] = lambda message: None,
-) -> Tensor:
+def infer(net: nn.Module, image: Tensor, *, window: int = 1) -> Tensor:
     """Run a network on one image; equal to `net(image)` up to rounding.
 
-    A `LayerGenerator` runs in bands of rows with two feature maps, which go to files where they don't fit the memory.
-    A network that declares its receptive field (`reach`, `tile_multiple`) runs in tiles. Any other runs on the whole
-    image.
+    A `LayerGenerator` runs in bands of rows with two feature maps. A network that declares its receptive field
+    (`reach`, `tile_multiple`) runs in tiles. Any other runs on the whole image.
 
     Args:
         net: A network whose output has the size of its input, on the image's device.
         image: (1, C, H, W), RGB in [0, 1].
         window: What the network needs height and width to be a multiple of.
-        scratch: Folder for such files; the system's by default.
-        memory: Bytes that feature maps may take; by default half of what is free.
-        log: Gets a sentence when feature maps go to files.
 
     Returns:
         The output (1, C, H, W), not clipped.
     """
     if isinstance(net, LayerGenerator) and window == 1:
-        needed = 2 * net.num_feat * image.shape[-2] * image.shape[-1] * image.element_size()
-        allowed = free_memory(image.device) * _FRACTION if memory is None else memory
-        if needed <= allowed or image.device.type != "cpu":
-            return stream_generator(net, image)
-        with tempfile.TemporaryDirectory(prefix="nlcl_features_", dir=scratch) as folder:
-            log(f"{needed / 1e9:.1f} GB of feature maps exceed half of the free memory and go to {folder}: slow")
-            return stream_generator(net, image, allocate=partial(_map_file, Path(folder) / "features"))
+        return stream_generator(net, image)
     if hasattr(net, "reach") and window == 1:
         return run_tiled(net, image, reach=net.reach, multiple=net.tile_multiple, tile=TILE)  # type: ignore[arg-type]
     return run_padded(net, image, window)
@@ -131,36 +106,3 @@ def run_tiled(
             ]
     assert output is not None
     return output
-
-
-def free_memory(device: torch.device) -> float:
-    """Bytes that can be taken: of the GPU, or of the machine within the limits of a container or a cluster's job."""
-    if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
-    top = _ROOT / "sys/fs/cgroup"
-    try:
-        path = (_ROOT / "proc/self/cgroup").read_text(encoding="utf-8").rpartition("::")[2].strip()
-    except OSError:
-        path = ""
-    group = top / path.strip("/")  # may be absent within a container, but `top` is its own
-    groups = [group, *(parent for parent in group.parents if parent.is_relative_to(top))]
-    return min([float(psutil.virtual_memory().available), *map(_left_of, groups)])
-
-
-def _left_of(group: Path) -> float:
-    """Bytes that a control group (version 2) may still take."""
-    try:
-        limit, used = ((group / name).read_text(encoding="ascii") for name in ("memory.max", "memory.current"))
-        return float(limit) - float(used)
-    except (OSError, ValueError):  # "max", or no such limit
-        return float("inf")
-
-
-def _map_file(path: Path, shape: tuple[int, ...], *, dtype: torch.dtype, device: torch.device) -> Tensor:
-    size = torch.Size(shape).numel()
-    # The file is as large as the map from the start, so that a full disk is an error here and no crash later.
-    with open(path, "wb") as file:
-        os.posix_fallocate(file.fileno(), 0, size * dtype.itemsize)
-    mapped = torch.from_file(str(path), shared=True, size=size, dtype=dtype).view(shape)
-    path.unlink()  # the map stays until it is released, and a kill leaves nothing behind
-    return mapped

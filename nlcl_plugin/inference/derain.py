@@ -58,28 +58,28 @@ class ImageDerainer:
         except InputError:
             pass  # it may need another size
 
-    def tensor(self, rainy: Tensor, **infer_options: Any) -> Tensor:
+    def tensor(self, rainy: Tensor) -> Tensor:
         """Derain a batch (B, 3, H, W), RGB in [0, 1], on any device; the image layer is clipped to [0, 1].
 
         Raises:
             InputError: If the network fails on this size, or its result is not finite.
         """
-        return self._run(self.derainer, rainy, infer_options).clamp(0, 1)
+        return self._run(self.derainer, rainy).clamp(0, 1)
 
-    def rain(self, rainy: Tensor, **infer_options: Any) -> Tensor:
+    def rain(self, rainy: Tensor) -> Tensor:
         """The rain layer R (B, 1 or 3, H, W) of a batch in the same way, not clipped."""
-        return self._run(self.derainer.rain, rainy, infer_options)
+        return self._run(self.derainer.rain, rainy)
 
-    def _run(self, network: Callable[..., Tensor], rainy: Tensor, infer_options: dict[str, Any]) -> Tensor:
+    def _run(self, network: Callable[[Tensor], Tensor], rainy: Tensor) -> Tensor:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.amp):
-            layer = network(rainy.to(self.device, torch.float32), **infer_options)
+            layer = network(rainy.to(self.device, torch.float32))
         if not torch.isfinite(layer).all():
             raise InputError(f"{self.derainer.source}: makes values that are not finite; give other weights")
         return layer.to(rainy.device, rainy.dtype)
 
-    def array(self, rainy: np.ndarray, **infer_options: Any) -> np.ndarray:
+    def array(self, rainy: np.ndarray) -> np.ndarray:
         """Derain an (H, W, 3) RGB array of uint8, uint16, or floats in [0, 1]; the result has its type."""
-        return _as_array(self.tensor(to_tensor(rainy)[None], **infer_options)[0], rainy)
+        return _as_array(self.tensor(to_tensor(rainy)[None])[0], rainy)
 
     def arrays(self, rainy: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Derain arrays of one shape and type at once, as suits a GPU."""

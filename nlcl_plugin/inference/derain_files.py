@@ -68,13 +68,11 @@ class DerainReport:
         return 3 if self.failed else 0
 
 
-def derain_files(
-    jobs: Iterable[Job], network: ImageDerainer, options: DerainOptions, log: Callable[[str], object] = print
-) -> DerainReport:
+def derain_files(jobs: Iterable[Job], network: ImageDerainer, options: DerainOptions) -> DerainReport:
     """Derain files into a folder.
 
     Files already derained with the same weights from the same input are skipped, so that the same call continues after
-    an interruption; each file is written whole. `log` gets a line when feature maps go to files, which is slow.
+    an interruption; each file is written whole.
 
     Raises:
         InputError: If something else made the files of the output, there is no folder of ground truth, or the output
@@ -94,7 +92,7 @@ def derain_files(
             "another --output, or --overwrite"
         )
     report = DerainReport(there=len(jobs) - len(waiting))
-    run = _Run(network, options, record, log)
+    run = _Run(network, options, record)
     try:
         with tqdm(total=len(waiting), unit="file", desc="derain", disable=None) as bar:
             for job, outcome in run.outcomes(waiting):
@@ -175,16 +173,11 @@ class _Record:
 
     def begin(self, job: Job) -> None:
         """Note that a job's output is about to be written, so that after a kill it is known to be ours."""
-        self._add(job, [], _NOTHING, {})
+        self.add(job, _Failure(""), [])
 
-    def add(self, job: Job, measures: dict[str, float] | _Failure) -> None:
+    def add(self, job: Job, measures: dict[str, float] | _Failure, source: list[int]) -> None:
         """Note that a job is done; a failure: its output is, but not all that was asked for beside it."""
-        if isinstance(measures, _Failure):
-            self._add(job, _state(job.source), _NOTHING, {})
-        else:
-            self._add(job, _state(job.source), self._asked, measures)
-
-    def _add(self, job: Job, source: list[int], asked: dict[str, Any], measures: dict[str, float]) -> None:
+        asked, measures = (_NOTHING, {}) if isinstance(measures, _Failure) else (self._asked, measures)
         entry = {"file": self._name(job), "source": source, **self._made_by, "asked": asked, "measures": measures}
         self._entries[entry["file"]] = entry
         line = ("\n" if self._torn else "") + json.dumps({**entry, **self._about}) + "\n"
@@ -229,7 +222,6 @@ class _Run:
     network: ImageDerainer
     options: DerainOptions
     record: _Record
-    log: Callable[[str], object]
     lock: threading.Lock = field(default_factory=threading.Lock)  # of the network
     stopped: threading.Event = field(default_factory=threading.Event)
 
@@ -251,7 +243,7 @@ class _Run:
         self.record.begin(job)
         outcome = _attempt(work, job, *args)
         if isinstance(outcome, _Made):
-            self.record.add(job, outcome.measures)
+            self.record.add(job, outcome.measures, _state(job.source))
         return outcome
 
     def _image_batch(self, jobs: list[Job]) -> list[tuple[Job, _Made | _Failure]]:
@@ -264,13 +256,13 @@ class _Run:
             with self.lock:
                 if self.stopped.is_set():
                     raise KeyboardInterrupt
-                results = list(self._derained([photograph.rgb for _, photograph in group], self.log))
+                results = list(self._derained([photograph.rgb for _, photograph in group]))
             for (job, photograph), made in zip(group, results, strict=True):
                 outcome = made if isinstance(made, _Failure) else self._recorded(job, self._write, photograph, made)
                 outcomes.append((job, outcome))
         return outcomes
 
-    def _derained(self, images: list[np.ndarray], log: Callable[[str], object]) -> Iterator[np.ndarray | _Failure]:
+    def _derained(self, images: list[np.ndarray]) -> Iterator[np.ndarray | _Failure]:
         """Derain images of one shape at once or, if they are large or that takes too much memory, one by one."""
         if len(images) > 1 and images[0].shape[0] * images[0].shape[1] <= _LARGE:
             try:
@@ -279,7 +271,7 @@ class _Run:
             except (InputError, MemoryError):
                 pass
         for image in images:
-            yield _attempt(self.network.array, image, log=log, scratch=self.options.output)
+            yield _attempt(self.network.array, image)
 
     def _write(self, job: Job, photograph: Photograph, result: np.ndarray) -> _Made:
         job.output.parent.mkdir(parents=True, exist_ok=True)
@@ -309,8 +301,7 @@ class _Run:
             with bar, write_video(job.output, video) as writer:
                 frames = iter(video)
                 while batch := list(islice(frames, options.batch)):
-                    log = self.log if not rain else lambda text: None
-                    for frame, result in zip(batch, self._derained([one.rgb for one in batch], log), strict=True):
+                    for frame, result in zip(batch, self._derained([one.rgb for one in batch]), strict=True):
                         if isinstance(result, _Failure):
                             raise InputError(f"frame {len(rain)}: {result.reason}")
                         rain.append(float(np.mean(to_float(frame.rgb) - to_float(result))))

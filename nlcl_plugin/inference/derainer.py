@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,14 +52,13 @@ class Derainer:
         return bool(self.about["output"] == "rain")
 
     @torch.no_grad()
-    def __call__(self, rainy: Tensor, **infer_options: Any) -> Tensor:
-        """Derain; a single image in bounded memory, however large it is.
+    def __call__(self, rainy: Tensor) -> Tensor:
+        """Derain; a single image in bands or tiles where the network allows it.
 
         If a side is longer than `longest_side`, rain is found in a smaller copy; see `inference.any_size.run_smaller`.
 
         Args:
             rainy: Rainy images O (B, 3, H, W), RGB in [0, 1], any size.
-            **infer_options: `scratch`, `memory` and `log` of `inference.any_size.infer`.
 
         Returns:
             Their image layer B, same shape, not clipped: the network's output, or O - R of a network that makes R, with
@@ -70,33 +68,31 @@ class Derainer:
             ShapeError: If the network does not keep the shape.
             InputError: If it fails on this size.
         """
-        output = self._output(rainy, **infer_options)
+        output = self._output(rainy)
         return rainy - output if self.makes_rain else output
 
     @torch.no_grad()
-    def rain(self, rainy: Tensor, **infer_options: Any) -> Tensor:
+    def rain(self, rainy: Tensor) -> Tensor:
         """The rain layer (B, 1 or 3, H, W) of rainy images in the same way: what `__call__` subtracts."""
-        output = self._output(rainy, **infer_options)
+        output = self._output(rainy)
         return output if self.makes_rain else rainy - output
 
-    def _output(self, rainy: Tensor, **infer_options: Any) -> Tensor:
-        run = partial(self._adjusted_at, **infer_options)
-        return run_smaller(run, rainy, self.longest_side, makes_rain=self.makes_rain)
+    def _output(self, rainy: Tensor) -> Tensor:
+        return run_smaller(self._adjusted_at, rainy, self.longest_side, makes_rain=self.makes_rain)
 
-    def _adjusted_at(self, rainy: Tensor, **infer_options: Any) -> Tensor:
+    def _adjusted_at(self, rainy: Tensor) -> Tensor:
         """The network's output at the size of the images, with the rain as `strength` and `adaptive` have it."""
-        output = self._output_at(rainy, **infer_options)
+        output = self._output_at(rainy)
         if self.strength == 1 and not self.adaptive:
             return output
         rain = output if self.makes_rain else rainy - output
         rain = self.strength * (adapt_to_amount(rain) if self.adaptive else rain)
         return rain if self.makes_rain else rainy - rain
 
-    def _output_at(self, rainy: Tensor, **infer_options: Any) -> Tensor:
-        """The network's output at the size of the images."""
+    def _output_at(self, rainy: Tensor) -> Tensor:
         try:
             if len(rainy) == 1 and (isinstance(self.net, LayerGenerator) or hasattr(self.net, "reach")):
-                output = infer(self.net, rainy, window=self.window_size, **infer_options)
+                output = infer(self.net, rainy, window=self.window_size)
             else:
                 output = run_padded(self._whole, rainy, self.window_size)
         except InputError:
@@ -158,8 +154,6 @@ def load_derainer(
             the weights don't fit.
     """
     path = find_weights(path)
-    if label is not None and label not in ("g", "r", "s"):
-        raise InputError(f"label: expected g, r or s, but received {label!r}")
     if not path.exists():
         names = " or ".join(PACKAGED)
         raise InputError(f"{path}: missing; give the weights: a network file, the folder of a training, or {names}")
@@ -174,8 +168,6 @@ def load_derainer(
         raise InputError(f"{file.path}: is {kind} ({network}), which derains nothing; give net_g, net_s or net_r")
     where = f"the {network} that {file.path.name} is of"
     net = build_with_weights(about["network"], file.weights, where=where, source=file.path)
-    if not all(value.isfinite().all() for value in net.state_dict().values()):
-        raise InputError(f"{file.path}: contains weights that are not finite; give another checkpoint")
     return Derainer(net, about, file.path, **_settings(about, longest_side, strength, adaptive))
 
 

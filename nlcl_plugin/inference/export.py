@@ -80,14 +80,10 @@ def export(
             or the file cannot be written.
     """
     path = Path(os.path.expanduser(output))
-    if kind not in SUFFIXES:
-        endings = ", ".join(SUFFIXES.values())
-        raise InputError(f"output: expected a name that ends in {endings}, but received {str(output)!r}")
-    if path.suffix != SUFFIXES[kind]:
-        raise InputError(f"{path}: expected a name that ends in {SUFFIXES[kind]}, as the format is {kind}; rename it")
+    if path.suffix != SUFFIXES.get(kind):
+        ending = SUFFIXES.get(kind) or " or ".join(SUFFIXES.values())
+        raise InputError(f"output: expected a name that ends in {ending}, but received {str(output)!r}")
     network = derainer.about["network"]["type"]
-    if isinstance(derainer.net, OnnxNetwork):
-        raise InputError(f"{derainer.source}: was exported before; give the network file or folder that it was made of")
     if kind != "safetensors" and derainer.window_size > 1:
         raise InputError(
             f"{derainer.source}: {network} has windowed attention, whose mask depends on the image's size by Python "
@@ -97,18 +93,16 @@ def export(
     examples = [torch.rand(shape, generator=torch.Generator().manual_seed(0)) for shape in CHECKED_SHAPES]
     whole = replace(derainer, **PLAIN)  # what a graph does
     expected = [whole(example) for example in examples]  # raises if the size is not kept
-    step = f"cannot be exported as {kind}"
     with _quiet(), torch.no_grad():
         try:
             content = _onnx(derainer, half, opset) if kind == "onnx" else _safetensors(derainer, half)
-            step = f"as {kind} cannot be run"
             run = _run_onnx(content) if kind == "onnx" else _run_safetensors(content, derainer)
             differences = [_difference(run(one), wanted) for one, wanted in zip(examples, expected, strict=True)]
         except InputError:
             raise
         except Exception as error:  # whatever an architecture does that an exporter or a runtime does not know
             reason = " ".join(str(error).split())[:200]
-            raise InputError(f"{derainer.source}: {network} {step} ({reason}); nothing was written") from error
+            raise InputError(f"{derainer.source}: {network} cannot be exported as {kind} ({reason})") from error
     difference = float(torch.stack(differences).max())  # NaN, if one is
     if not difference <= TOLERANCES[precision]:
         raise InputError(

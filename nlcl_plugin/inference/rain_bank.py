@@ -83,7 +83,7 @@ def extract_rain_bank(
 
 
 def rain_of(network: ImageDerainer, image: np.ndarray) -> np.ndarray:
-    """Extract the rain layer of an image (H, W, 3), RGB, of uint8, uint16 or floats in [0, 1], in bounded memory.
+    """Extract the rain layer of an image (H, W, 3), RGB, of uint8, uint16 or floats in [0, 1].
 
     Returns:
         R, clipped to [0, 1] and made 8-bit: (H, W) if it is grey, else (H, W, 3).
@@ -93,22 +93,6 @@ def rain_of(network: ImageDerainer, image: np.ndarray) -> np.ndarray:
         rain = rain.mean(dim=0, keepdim=True)
     pixels = (rain.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
     return np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-
-
-def read_facts(bank: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read `rain_bank.json` of the LMDB in the folder `bank`: its origin and its figures.
-
-    Raises:
-        InputError: If it is missing or damaged.
-    """
-    path = Path(os.path.expanduser(bank)) / BANK_FILE
-    try:
-        facts: dict[str, Any] = json.loads(path.read_bytes())
-        if not all(isinstance(facts[key], float) for key in ("mean_rain", "max_rain")):
-            raise ValueError("mean_rain and max_rain are numbers")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); extract the bank again with --overwrite") from error
-    return facts
 
 
 def _list(images: ImageSource) -> list[SourceFile]:

@@ -29,7 +29,6 @@ def list_inputs(
     arguments: Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str],
     *,
-    names: BinaryIO | None = None,
     null: bool = False,
     left: list[str] | None = None,
 ) -> list[Job]:
@@ -47,7 +46,6 @@ def list_inputs(
     Args:
         arguments: Files, folders, patterns and `-`.
         output: The output folder; it may be missing.
-        names: Where `-` reads from; by default standard input.
         null: Names are separated by NUL, as by `find -print0`, not by newlines.
         left: Gets the files in folders and patterns that are left out, as they have the ending of no image or video.
 
@@ -56,14 +54,12 @@ def list_inputs(
 
     Raises:
         InputError: If nothing is found for an argument, two files would have one output, a result would replace an
-            input, or the output is a file.
+            input.
     """
-    if os.path.exists(output) and not os.path.isdir(output):
-        raise InputError(f"{os.fspath(output)}: is a file, expected a folder to be made; choose another output")
     home = os.path.realpath(output)
     found: dict[str, tuple[str, str]] = {}  # by the name below the output folder: the source, and its real path
     for argument in arguments:
-        for source, name in _expand(os.fspath(argument), home, names, null, [] if left is None else left):
+        for source, name in _expand(os.fspath(argument), home, null, [] if left is None else left):
             first, real = found.setdefault(name, (source, os.path.realpath(source)))
             if real != os.path.realpath(source):
                 raise InputError(
@@ -82,10 +78,10 @@ def list_inputs(
     return jobs
 
 
-def _expand(argument: str, home: str, names: BinaryIO | None, null: bool, left: list[str]) -> Iterator[tuple[str, str]]:
+def _expand(argument: str, home: str, null: bool, left: list[str]) -> Iterator[tuple[str, str]]:
     """The files of an argument, and their names below the output folder."""
     if argument == "-":
-        for name in _read_names(names or sys.stdin.buffer, null):
+        for name in _read_names(sys.stdin.buffer, null):
             yield from _expand_path(name, _name_below(name), home, left)
     elif glob.has_magic(argument) and not os.path.lexists(argument):
         yield from _expand_pattern(argument, home, left)
@@ -103,8 +99,6 @@ def _name_below(name: str) -> str:
 
 def _expand_path(path: str, name: str, home: str, left: list[str]) -> Iterator[tuple[str, str]]:
     if os.path.isdir(path):
-        if os.path.realpath(path) == home:
-            raise InputError(f"{path}: is the output folder too; choose another output folder")
         inner = _below(path, list_files(path), home, left)
         if not inner:
             endings = ", ".join(suffix.lstrip(".") for suffix in _SUFFIXES)
@@ -159,7 +153,4 @@ def _read_names(stream: BinaryIO, null: bool) -> list[str]:
     if not null and b"\0" in data:
         raise InputError("standard input: the names are separated by NUL; use the switch for that")
     pieces = data.split(b"\0") if null else (line.removesuffix(b"\r") for line in data.split(b"\n"))
-    names = [os.fsdecode(piece) for piece in pieces if piece]
-    if not names:
-        raise InputError("standard input: no names of files, expected one per line; give some or leave - out")
-    return names
+    return [os.fsdecode(piece) for piece in pieces if piece]

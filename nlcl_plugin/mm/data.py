@@ -99,8 +99,6 @@ class PairedImageDataset(Dataset[dict[str, Any]]):
     """
 
     def __init__(self, opt: dict[str, Any]) -> None:
-        if not opt.get("dataroot_lq") or not opt.get("dataroot_gt"):
-            raise InputError("PairedImageDataset needs dataroot_lq and dataroot_gt, two folders of images")
         self._paths = pair_images(*(os.path.expanduser(opt[key]) for key in ("dataroot_lq", "dataroot_gt")))
 
     def __len__(self) -> int:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
-import signal
 from collections.abc import Sequence
-from types import FrameType
 from typing import Any
 
 from mmengine.hooks import Hook
@@ -19,6 +18,7 @@ from nlcl_plugin.mm.checkpoints import WholeCheckpointHook
 from nlcl_plugin.mm.data import EndlessBatchSampler
 from nlcl_plugin.pictures import strip
 from nlcl_plugin.training.distributed import Agreement
+from nlcl_plugin.training.train import StopRequest
 
 
 class CurrentLossesHook(Hook):
@@ -72,19 +72,18 @@ class StopOnSignalHook(Hook):
     priority = "LOWEST"  # after the step's logs, schedules and regular checkpoint
 
     def __init__(self) -> None:
-        self.began = self.interrupted = self._requested = False
-        self._before: dict[int, Any] = {}
+        self.began = self.interrupted = False
+        self._stop, self._handlers = StopRequest(), contextlib.ExitStack()
 
     def before_train(self, runner: Runner) -> None:
         """Install the handlers."""
         self.began = True
         self._agreement = Agreement()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._request)
+        self._handlers.enter_context(self._stop)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Save and end, if one of the processes was asked to."""
-        if not self._agreement.any(self._requested) or runner.iter + 1 == runner.max_iters:
+        if not self._agreement.any(self._stop.requested) or runner.iter + 1 == runner.max_iters:
             return
         self.interrupted = True
         hooks = [hook for hook in runner.hooks if isinstance(hook, WholeCheckpointHook) and not hook.by_epoch]
@@ -98,12 +97,7 @@ class StopOnSignalHook(Hook):
 
     def after_train(self, runner: Runner | None = None) -> None:
         """Restore the handlers from before."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _request(self, number: int, _frame: FrameType | None) -> None:
-        self._requested = True
-        signal.signal(number, signal.SIG_DFL)
+        self._handlers.close()
 
 
 class ResumableTrainLoop(IterBasedTrainLoop):

@@ -76,8 +76,6 @@ class NLCLOptimWrapperConstructor:
             raise InputError("optim_wrapper.paramwise_cfg: not supported; give each network an optimizer of its own")
         if cfg.get("accumulative_counts", 1) != 1:
             raise InputError("optim_wrapper.accumulative_counts: not supported; use model.train_cfg.accumulate")
-        if "optimizer" not in cfg:
-            raise InputError("optim_wrapper.optimizer is missing: give the optimizer of all networks")
         default = cfg.pop("optimizer")
         self.optimizers = {name: cfg.pop(name, default) for name in NETWORKS}
         self.wrapper = cfg

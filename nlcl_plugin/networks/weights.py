@@ -34,7 +34,7 @@ def load_plain(path: Path, kind: str = "checkpoint") -> Any:
             return safetensors.torch.load_file(path, device="cpu")
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise missing(path, error) from error
+        raise InputError(f"{path}: missing") from error
     except Exception as error:  # torch.load raises nearly anything on a file that is no checkpoint
         reason = " ".join(str(error).split())[:200]
         refused = re.search(r"(?:GLOBAL|Unsupported class) ([\w.]+)", str(error))
@@ -65,23 +65,6 @@ def weights_of(content: Any, path: Path, *keys: str | None) -> dict[str, Tensor]
         where = f" under {key!r}" if key is not None else ""
         raise InputError(f"{path}: expected the weights of a network{where}, but it contains something else")
     return {name.removeprefix("module."): value for name, value in weights.items()}
-
-
-def load_weights(path: str | os.PathLike[str], *keys: str | None) -> dict[str, Tensor]:
-    """Load the state dict of a network from a .pth or .safetensors file, by `weights_key`, on the CPU.
-
-    Raises:
-        InputError: If the file is missing, broken or has no weights there.
-    """
-    path = Path(path)
-    return weights_of(load_plain(path), path, *keys)
-
-
-def missing(path: Path, error: OSError) -> InputError:
-    """The error of a file that cannot be read."""
-    if isinstance(error, FileNotFoundError):
-        return InputError(f"{path}: missing")
-    return InputError(f"{path}: cannot be read ({error.strerror})")
 
 
 def numbered(folder: Path, suffix: str) -> dict[str, Path]:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from nlcl_plugin.archs import LayerGenerator, convert_official_state_dict
+from nlcl_plugin.archs import LayerGenerator
 
 
 def small(**kwargs):
@@ -13,7 +13,7 @@ def test_defaults_have_the_published_size():
     assert sum(p.numel() for p in LayerGenerator().parameters()) == 316_195
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 7), (5, 8), (33, 20)])
+@pytest.mark.parametrize("size", [(1, 1), (33, 20)])
 @pytest.mark.parametrize(("layer", "channels"), [("image", 3), ("rain", 3), ("residual", 1), ("residual", 3)])
 def test_any_image_size_gives_a_finite_layer_of_the_same_size(size, layer, channels):
     output = small(layer=layer, num_out_ch=channels)(torch.rand(2, 3, *size))
@@ -64,10 +64,3 @@ def test_wrong_arguments_are_refused(arguments, match):
 def test_wrong_tap_is_refused():
     with pytest.raises(ValueError, match=r"\[0, 4\], but received \[5\]"):
         small()(torch.rand(1, 3, 4, 4), taps=(0, 5))
-
-
-def test_conversion_refuses_other_state_dicts():
-    with pytest.raises(ValueError, match=r"unexpected entry 'head.weight'"):
-        convert_official_state_dict(LayerGenerator().state_dict())
-    with pytest.raises(ValueError, match="72 entries are missing"):
-        convert_official_state_dict({})

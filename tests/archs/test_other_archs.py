@@ -65,12 +65,6 @@ def test_restorers_take_any_size_and_start_near_the_identity(restorer, size, cha
     assert (output - x).abs().max() < 0.1
 
 
-def test_unet_result_far_from_a_cut_does_not_depend_on_it():
-    torch.manual_seed(0)
-    net, x = ResidualUNet(num_feat=4, num_block=1), torch.rand(1, 3, 160, 160)
-    torch.testing.assert_close(net(x)[..., :32, :32], net(x[..., :128, :128])[..., :32, :32], atol=1e-6, rtol=0)
-
-
 def test_gated_blocks_start_as_the_identity_and_then_equal_the_formula_of_the_paper():
     torch.manual_seed(0)
     block, x = _Block(4).double(), torch.rand(2, 4, 5, 6, dtype=torch.float64)
@@ -112,18 +106,11 @@ def test_encoder_halves_each_level_and_sees_each_image_alone():
 @pytest.mark.parametrize(
     ("call", "match"),
     [
-        (lambda: PatchDiscriminator(num_layers=0), "at least 1, but received 0"),
-        (
-            lambda: PatchDiscriminator(num_feat=4)(torch.rand(1, 3, 64, 64), taps=(15,)),
-            r"\[0, 14\], but received \[15\]",
-        ),
         (lambda: PatchDiscriminator(num_feat=4)(torch.rand(1, 3, 8, 8)), "cannot judge 8×8 pixels"),
         (lambda: ProjectionHeads([4, 6])([torch.rand(1, 2, 4)]), "features of 2 taps, but received 1"),
-        (lambda: ProjectionHeads([]), "in_channels is empty"),
         (lambda: ResidualUNet(num_out_ch=2), "1 or 3, but received 2"),
         (lambda: SimpleGateUNet(num_out_ch=2), "1 or 3, but received 2"),
         (lambda: SimpleGateUNet(enc_blocks=(1, 1), dec_blocks=(1,)), "as many levels, but received 2 and 1"),
-        (lambda: FeatureEncoder(num_level=0), "num_level must be at least 1, but received 0"),
     ],
 )
 def test_wrong_arguments_and_inputs_are_refused(call, match):

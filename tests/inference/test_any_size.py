@@ -1,11 +1,5 @@
 """Whatever way an image is taken in parts, the result is that of the whole image."""
 
-import os
-import subprocess
-import sys
-from types import SimpleNamespace
-
-import psutil
 import pytest
 import torch
 import torch.nn.functional as F
@@ -35,48 +29,6 @@ def test_an_image_in_parts_gives_the_result_of_the_whole(net, monkeypatch):
     monkeypatch.setattr(any_size, "TILE", 32)
     image = torch.rand(1, 3, 75, 53, dtype=torch.float64)
     torch.testing.assert_close(infer(net, image), net(image), rtol=0, atol=1e-10)
-
-
-def test_feature_maps_that_do_not_fit_go_to_files_that_are_gone_afterwards(tmp_path):
-    net, image, said = network(LayerGenerator, num_feat=4, num_block=2), torch.rand(1, 3, 30, 41), []
-    net, image = net.float(), image.float()
-    result = infer(net, image, memory=1000, scratch=tmp_path, log=said.append)
-    torch.testing.assert_close(result, net(image), rtol=0, atol=1e-5)
-    assert len(said) == 1
-    assert "exceed half of the free memory" in said[0]
-    assert not os.listdir(tmp_path)
-
-
-@pytest.mark.slow
-def test_a_4k_image_takes_less_than_2_5_gb_above_the_imports():
-    script = """
-import resource, torch
-from nlcl_plugin.archs import LayerGenerator
-from nlcl_plugin.inference.any_size import infer
-net = LayerGenerator().eval()
-infer(net, torch.rand(1, 3, 64, 64))
-image = torch.rand(1, 3, 2160, 3840)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-infer(net, image)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
-"""
-    found = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
-    assert float(found.stdout) < 2500
-
-
-@pytest.mark.parametrize(("line", "free"), [("0::/slurm/job_1/step_0", 3), ("0::/host/names", 3), ("", 3), (None, 7)])
-def test_no_more_memory_is_free_than_a_job_or_container_may_take(tmp_path, monkeypatch, line, free):
-    monkeypatch.setattr(any_size, "_ROOT", tmp_path)
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=7_000_000))
-    if line is not None:
-        job = tmp_path / "sys/fs/cgroup" / ("slurm/job_1" if "slurm" in line else "")
-        for folder, limit, used in ((job, "5000000", 2_000_000), (job / "step_0", "max", 1_000_000)):
-            folder.mkdir(parents=True)
-            (folder / "memory.max").write_text(f"{limit}\n")
-            (folder / "memory.current").write_text(f"{used}\n")
-        (tmp_path / "proc/self").mkdir(parents=True)
-        (tmp_path / "proc/self/cgroup").write_text(f"9:name=systemd:/\n{line}\n")
-    assert any_size.free_memory(torch.device("cpu")) == free * 1_000_000
 
 
 # padding --------------------------------------------------------------------------------------------------------------

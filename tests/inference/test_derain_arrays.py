@@ -8,7 +8,7 @@ import torch
 from derain_helpers import save_network
 
 import nlcl_plugin
-from nlcl_plugin.archs import LayerGenerator, ResidualUNet
+from nlcl_plugin.archs import ResidualUNet
 from nlcl_plugin.data.files import sha256
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.inference.derain import ImageDerainer
@@ -54,15 +54,6 @@ def test_floats_and_tensors_come_back_as_they_came(network):
         assert result.shape == image.shape
         found = torch.from_numpy(result).permute(2, 0, 1) if isinstance(result, np.ndarray) else result
         torch.testing.assert_close(found.float().reshape(want.shape), want, rtol=0, atol=1e-6)
-
-
-def test_a_rain_network_gives_the_image_without_its_rain(tmp_path):
-    net = save_network(tmp_path / "net_r.pth", LayerGenerator(num_feat=4, num_block=1, layer="rain"), label="r")
-    result = nlcl_plugin.derain(IMAGE, tmp_path / "net_r.pth")
-    with torch.no_grad():
-        tensor = torch.from_numpy(IMAGE.transpose(2, 0, 1).copy())[None]
-        want = (tensor - net(tensor))[0].clamp(0, 1).permute(1, 2, 0).numpy()
-    np.testing.assert_allclose(result, want, atol=1e-5)
 
 
 def test_weights_that_were_saved_again_are_loaded_again(tmp_path):
@@ -118,7 +109,6 @@ def test_the_model_card_has_the_checksums_of_the_weights():
     ("image", "message"),
     [
         (np.zeros((4, 5)), r"but received the shape \(4, 5\)"),
-        (np.zeros((4, 5, 4), np.uint8), r"but received the shape \(4, 5, 4\)"),
         (np.zeros((4, 5, 3), np.int64), "but received int64"),
         (torch.zeros(3, 4, 5, dtype=torch.uint8), "but received torch.uint8"),
         (np.full((4, 5, 3), 128.0), "but received 128 to 128; divide by 255"),

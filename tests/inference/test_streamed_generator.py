@@ -60,12 +60,6 @@ def test_only_two_feature_maps_are_asked_for():
     assert torch.isfinite(result).all()
 
 
-def test_each_convolution_is_a_step():
-    calls = []
-    stream_generator(trained_like(), photograph(8, 8), on_step=lambda: calls.append(1))
-    assert len(calls) == 2 * 3 + 4
-
-
 def test_under_autocast_the_output_convolution_is_in_full_precision():
     net, image = trained_like(), photograph(40, 40)
     with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():

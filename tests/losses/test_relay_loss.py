@@ -18,11 +18,6 @@ def test_rain_gets_no_gradient():
     assert clean.grad is not None
 
 
-def test_unknown_blend_is_refused():
-    with pytest.raises(ValueError, match="additive or screen, but received 'multiply'"):
-        lay_rain(torch.zeros(1, 3, 2, 2), torch.zeros(1, 1, 2, 2), blend="multiply")
-
-
 def test_loss_is_the_weighted_mean_absolute_difference():
     derained, clean = torch.rand(2, 3, 4, 4), torch.rand(2, 3, 4, 4)
     assert RelayLoss(loss_weight=8.0)(derained, clean).item() == pytest.approx(

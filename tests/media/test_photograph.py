@@ -146,10 +146,6 @@ class TestLosslessKinds:
         np.testing.assert_array_equal(after.rgb[..., 0], np.rint(NEW.mean(axis=2)))
         assert Image.open(target).mode == "L"
 
-    @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM"])
-    def test_one_pixel(self, tmp_path, kind):
-        assert there_and_back(save(tmp_path / "a", RGB[:1, :1], kind))[2].rgb.shape == (1, 1, 3)
-
 
 class TestLossyKinds:
     @pytest.mark.parametrize(("quality", "subsampling"), [(30, 2), (75, 0), (95, 1), (100, 0), (100, 2)])
@@ -183,7 +179,7 @@ class TestLossyKinds:
 
 class TestWhatBelongsToIt:
     @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
-    @pytest.mark.parametrize("orientation", [1, 2, 3, 6, 8])
+    @pytest.mark.parametrize("orientation", [1, 3, 6, 7])
     def test_orientation_is_applied_once(self, tmp_path, kind, orientation):
         options = {"lossless": True} if kind == "WEBP" else {}
         path = save(tmp_path / "a", SMOOTH, kind, exif=exif(orientation), **options)
@@ -242,22 +238,13 @@ class TestWhatBelongsToIt:
         assert set_upright(block).endswith(b"maker's notes")
         assert len(set_upright(block)) == len(block)
 
-    def test_broken_exif_is_dropped_and_said(self, tmp_path):
-        path = save(tmp_path / "a.jpg", RGB, "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
-        photo = read_photograph(path)
-        assert photo.exif is None
-        assert photo.notes == ("its broken EXIF is dropped",)
-
-    @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
-    def test_colour_profile_is_kept(self, tmp_path, kind):
-        before, target, _ = there_and_back(save(tmp_path / "a", RGB, kind, icc_profile=SRGB))
-        assert before.icc == SRGB
-        assert Image.open(target).info["icc_profile"] == SRGB
-
-    @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "BMP"])
-    def test_resolution_is_kept(self, tmp_path, kind):
-        _, target, _ = there_and_back(save(tmp_path / "a", RGB, kind, dpi=(300, 150)))
-        assert Image.open(target).info["dpi"] == pytest.approx((300, 150), abs=0.1)
+    @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "BMP", "WEBP"])
+    def test_colour_profile_and_resolution_are_kept(self, tmp_path, kind):
+        _, target, _ = there_and_back(save(tmp_path / "a", RGB, kind, dpi=(300, 150), icc_profile=SRGB))
+        found = Image.open(target).info
+        assert found.get("icc_profile") == (None if kind == "BMP" else SRGB)
+        if kind != "WEBP":
+            assert found["dpi"] == pytest.approx((300, 150), abs=0.1)
 
     @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
     @pytest.mark.parametrize("element", [False, True])
@@ -286,7 +273,6 @@ class TestWhatBelongsToIt:
         "said",
         [
             packet(1, more="<xmp:Thumbnails/>"),
-            packet(1, more="<xmpNote:HasExtendedXMP>1</xmpNote:HasExtendedXMP>"),
             packet(1, more="<a:Orientation>6</a:Orientation>"),
             packet("sideways"),
             packet(1).decode().encode("utf-16"),
@@ -297,16 +283,6 @@ class TestWhatBelongsToIt:
         assert before.notes == ("its XMP, which is broken or speaks of other parts of the file, is dropped",)
         assert after.xmp is None
         assert b"xap" not in target.read_bytes()
-
-    def test_texts_and_gamma_of_png_are_kept_but_stale_orientations_are_not(self, tmp_path):
-        info = PngImagePlugin.PngInfo()
-        info.add_text("Author", "ü")
-        info.add_itxt("XML:com.adobe.xmp", "<tiff:Orientation>6")
-        info.add(b"gAMA", struct.pack(">I", 100000))
-        _, target, _ = there_and_back(save(tmp_path / "a.png", RGB, "PNG", pnginfo=info))
-        with Image.open(target) as image:
-            assert image.info["gamma"] == 1.0
-            assert image.text == {"Author": "ü"}
 
 
 class TestUnusualKinds:
@@ -320,30 +296,23 @@ class TestUnusualKinds:
         np.testing.assert_array_equal(before.alpha, np.where(np.asarray(palette) == 3, 0, 255))
         np.testing.assert_array_equal(after.alpha, before.alpha)
 
-    def test_the_content_decides_not_the_name(self, tmp_path):
-        path = save(tmp_path / "雨 \n\udcff.jpg", RGB, "PNG")
-        before, target, _ = there_and_back(path)
+    def test_the_content_decides_not_the_name_and_texts_and_gamma_of_png_are_kept(self, tmp_path):
+        info = PngImagePlugin.PngInfo()
+        info.add_text("Author", "ü")
+        info.add(b"gAMA", struct.pack(">I", 100000))
+        before, target, _ = there_and_back(save(tmp_path / "雨 \n\udcff.jpg", RGB, "PNG", pnginfo=info))
         assert before.kind == "PNG"
-        assert os.fsencode(target).endswith(b"\n\xff.jpg")
         with open(target, "rb") as file:
-            np.testing.assert_array_equal(np.asarray(Image.open(file)), RGB)
+            image = Image.open(file)
+            np.testing.assert_array_equal(np.asarray(image), RGB)
+            assert (image.info["gamma"], image.text) == (1.0, {"Author": "ü"})
 
-    def test_thumbnail_pages_do_not_count_and_others_are_refused(self, tmp_path):
+    def test_thumbnail_pages_do_not_count(self, tmp_path):
         path = tmp_path / "a.tif"
         with tifffile.TiffWriter(path) as file:
             file.write(RGB, photometric="rgb")
             file.write(RGB[::4, ::4], photometric="rgb", subfiletype=1)
         np.testing.assert_array_equal(read_photograph(path).rgb, RGB)
-        tifffile.imwrite(path, np.stack([RGB, RGB]), photometric="rgb")
-        with pytest.raises(InputError, match=r"a\.tif: is a TIFF file, expected one picture but it has 2 pages"):
-            read_photograph(path)
-
-    @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
-    def test_animations_are_refused(self, tmp_path, kind):
-        frames = [Image.fromarray(frame) for frame in (RGB, NEW, RGB)]
-        frames[0].save(tmp_path / "a", kind, save_all=True, append_images=frames[1:])
-        with pytest.raises(InputError, match=r"expected one picture but it has 3 frames; convert it to a video"):
-            read_photograph(tmp_path / "a")
 
 
 # refused -------------------------------------------------------------------------------------------------------------
@@ -358,54 +327,42 @@ def test_bombs_are_refused_before_they_are_unpacked(tmp_path, kind):
 def test_cut_files_are_refused(tmp_path, kind):
     deep = kind.startswith(".")
     whole = cv2.imencode(kind, DEEP[..., :3])[1].tobytes() if deep else save(tmp_path / "a", RGB, kind).read_bytes()
-    for part in (0.02, 0.3, 0.7, 0.95):
+    for part in (0.02, 0.5, 0.95):
         (tmp_path / "a").write_bytes(whole[: int(part * len(whole))])
-        with pytest.raises(InputError, match=r"a: (cannot be decoded as an image|is of an unknown kind)"):
+        with pytest.raises(InputError, match=r"a: (cannot be decoded|is no PNG)"):
             read_photograph(tmp_path / "a")
 
 
-def test_other_files_are_named(tmp_path):
-    path = tmp_path / "x.png"
-    for data, what in (
-        (b"", "empty, expected an image"),
-        (b"hello", "is of an unknown kind, expected a PNG, JPEG"),
-        (b"GIF89a" + bytes(50), "is a GIF, expected"),
-        (bytes(4) + b"ftypheic" + bytes(50), "is a HEIC or AVIF image"),
-        (bytes(4) + b"ftypisom" + bytes(50), "is a video"),
-    ):
-        path.write_bytes(data)
-        with pytest.raises(InputError, match=r"x\.png: " + what):
-            read_photograph(path)
-    with pytest.raises(InputError, match=r"missing: cannot be read \(No such file"):
-        read_photograph(tmp_path / "missing")
-    with pytest.raises(InputError, match="is not a file, expected an image"):
-        read_photograph(tmp_path)
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(InputError, match="pipe: is not a file"):
-        read_photograph(tmp_path / "pipe")
-
-
-def test_floats_in_other_units_or_not_finite_are_refused(tmp_path):
-    for value, what in ((255, r"float values from 0 to 255; expected \[0, 1\]"), (np.nan, "not finite")):
-        tifffile.imwrite(tmp_path / "a.tif", np.float32([[[0, 0, value]]]), photometric="rgb")
-        with pytest.raises(InputError, match=r"a\.tif: has .*" + what):
-            read_photograph(tmp_path / "a.tif")
-
-
-@pytest.mark.parametrize("what", [np.int16, "planar", "CMYK", "BigTIFF"])
-def test_tiffs_that_libraries_do_not_read_are_refused(tmp_path, what):
-    array, options = DEEP[..., :3], {"photometric": "rgb"}
-    if what == "planar":
-        array, options = np.moveaxis(array, -1, 0), {"photometric": "rgb", "planarconfig": "separate"}
-    elif what == "CMYK":
-        array, options = np.zeros((4, 4, 4), np.uint8), {"photometric": "separated"}
-    elif what == "BigTIFF":
-        options["bigtiff"] = True
-    else:
-        array = array.astype(what)
-    tifffile.imwrite(tmp_path / "a.tif", array, **options)
-    with pytest.raises(InputError, match=r"a\.tif: .*(expected grey|is a BigTIFF)"):
+@pytest.mark.parametrize(
+    ("array", "options"),
+    [
+        (DEEP[..., :3].astype(np.int16), {}),
+        (np.moveaxis(DEEP[..., :3], -1, 0), {"planarconfig": "separate"}),
+        (np.zeros((4, 4, 4), np.uint8), {"photometric": "separated"}),
+        (RGB, {"bigtiff": True}),
+        (np.stack([RGB, RGB]), {}),
+        (np.full((1, 1, 3), 255, np.float32), {}),
+        (np.full((1, 1, 3), np.nan, np.float32), {}),
+    ],
+    ids=["signed", "planar", "CMYK", "BigTIFF", "pages", "range", "nan"],
+)
+def test_tiffs_that_libraries_do_not_read_are_refused(tmp_path, array, options):
+    tifffile.imwrite(tmp_path / "a.tif", array, **{"photometric": "rgb", **options})
+    with pytest.raises(InputError, match=r"a\.tif: .*(expected grey|is no PNG|it has 2 pages|expected .0, 1.|finite)"):
         read_photograph(tmp_path / "a.tif")
+
+
+def test_other_files_are_named(tmp_path):
+    Image.fromarray(RGB).save(tmp_path / "a", "WEBP", save_all=True, append_images=[Image.fromarray(NEW)])
+    with pytest.raises(InputError, match="expected one picture but it has 2 frames; convert it to a video"):
+        read_photograph(tmp_path / "a")
+    for data in (b"", b"hello", b"GIF89a" + bytes(50)):
+        (tmp_path / "a").write_bytes(data)
+        with pytest.raises(InputError, match="a: is no PNG, JPEG"):
+            read_photograph(tmp_path / "a")
+    for name in ("missing", ""):
+        with pytest.raises(InputError, match=r"cannot be read \((No such file|Is a directory)"):
+            read_photograph(tmp_path / name)
 
 
 def test_what_does_not_fit_is_not_written(tmp_path):

@@ -100,23 +100,13 @@ def batch(seed=0, n=4):
     return model_helpers.batch(seed, n)
 
 
-def train(folder, config, *arguments, processes=1, check=True):
-    """Run the tool in a folder; returns the finished process."""
-    start = [sys.executable]
-    if processes > 1:
-        start += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-        arguments = (*arguments, "--launcher", "pytorch")
-    done = subprocess.run(
-        [*start, str(REPOSITORY / "tools" / "mm_train.py"), str(config), *map(str, arguments)],
-        cwd=folder,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert not check or done.returncode == 0, done.stderr[-3000:]
-    return done
+def train(folder, config, *arguments):
+    """Run the tool in a folder, in two processes."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    tool = [str(REPOSITORY / "tools" / "mm_train.py"), str(config), *map(str, arguments), "--launcher", "pytorch"]
+    kwargs = {"capture_output": True, "text": True, "check": False, "timeout": 300}
+    done = subprocess.run([*launch, *tool], cwd=folder, env=environment(), **kwargs)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def losses(work_dir):

@@ -3,14 +3,13 @@
 import copy
 import functools
 
-import numpy as np
 import pytest
 import torch
 from mm_helpers import batch, build, model_config, optimizers
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS
 
-from nlcl_plugin.errors import InputError, TrainingStoppedError
+from nlcl_plugin.errors import InputError
 from nlcl_plugin.mm import UnitRangePreprocessor
 
 
@@ -112,25 +111,18 @@ def test_predictions_are_a_dict_an_image_and_layers_sum_to_the_rainy_image():
         assert not sample["result"].requires_grad
 
 
-def test_images_of_eight_bits_in_a_list_are_brought_to_the_unit_range():
-    images = [torch.randint(256, (3, 8, 8), dtype=torch.uint8) for _ in range(2)]
-    found = UnitRangePreprocessor()({"lq": images, "lq_path": ["a", "b"]})
-    torch.testing.assert_close(found["lq"], torch.stack(images) / 255)
-    assert found["lq_path"] == ["a", "b"]
-
-
 @pytest.mark.parametrize(
     ("data", "message"),
     [
         ({"lq": torch.rand(1, 3, 8, 8)}, r"the dataset gives lq, but NLCLDerain needs lq \(rainy images\) and gt"),
         ({"lq": [torch.rand(3, 8, 8), torch.rand(3, 8, 9)], "gt": torch.rand(2, 3, 8, 8)}, "lq: expected .* one size"),
-        ({"lq": torch.rand(1, 3, 8, 8), "gt": ["a.png"]}, "gt: expected tensors .* of one size"),
-        ({"lq": torch.rand(1, 3, 8, 8), "gt": [np.zeros((8, 8, 3))]}, "gt: expected tensors .* of one size"),
     ],
 )
-def test_batches_without_images_are_refused(data, message):
+def test_batches_without_images_are_refused_and_8_bits_brought_to_the_unit_range(data, message):
     with pytest.raises(InputError, match=message):
         UnitRangePreprocessor()(data, training=True)
+    images = [torch.randint(256, (3, 8, 8), dtype=torch.uint8) for _ in range(2)]
+    torch.testing.assert_close(UnitRangePreprocessor()({"lq": images})["lq"], torch.stack(images) / 255)
 
 
 class Windows(torch.nn.Module):
@@ -176,14 +168,6 @@ def test_a_restorer_that_does_not_fit_is_told_in_the_first_iteration(windows, ch
         model.train_step(batch(), optimizers(model))
 
 
-def test_a_loss_that_is_not_finite_stops_the_training_and_names_the_image():
-    model = build()
-    data = batch()
-    data["lq"][0] = float("nan")
-    with pytest.raises(TrainingStoppedError, match=r"at iteration 1 \(images: rainy/0\.png"):
-        model.train_step(data, optimizers(model))
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -209,9 +193,5 @@ def test_a_wrong_model_config_is_refused(change, message):
 def test_a_wrong_optimizer_config_is_refused(change, message):
     with pytest.raises(InputError, match=message):
         optimizers(build(), **change)
-
-
-def test_one_plain_optimizer_is_refused():
-    model = build()
     with pytest.raises(InputError, match="NLCLOptimWrapperConstructor"):
-        model.train_step(batch(), OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1)))
+        build().train_step(batch(), OptimWrapper(torch.optim.SGD([torch.zeros(1)], lr=0.1)))

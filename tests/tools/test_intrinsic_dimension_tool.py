@@ -67,15 +67,8 @@ def test_folders_and_differences(tool, folders, capsys):
         assert len(clean[key]["per_image"]) == clean[key]["images"] == 3
     for patch_size in (4, 6):
         assert rain["random", "mle", patch_size, 16]["mean"] < clean["random", "mle", patch_size, 16]["mean"]
-    out = capsys.readouterr().out
-    table = (folders / "out" / "intrinsic_dimension.md").read_text()
-    assert table in out
-    row = clean["random", "mle", 4, 8]
-    assert f"| clean | 3 | {row['mean']:.1f} ± {row['sd']:.1f} ({row['known_dimension_alike']}) |" in table
-    plot = cv2.imread(str(folders / "out" / "intrinsic_dimension.png"))
-    assert plot.std() > 5
-    again = ["--rain", "rain", str(folders / "rain"), "--limit", "1", "--grey", "--remove-mean", *SMALL]
-    assert tool([*again, "--out", str(folders / "grey")]) == 0
+    assert (folders / "out" / "intrinsic_dimension.md").read_text() in capsys.readouterr().out
+    assert cv2.imread(str(folders / "out" / "intrinsic_dimension.png")).std() > 5
 
 
 def test_degenerate_images_are_named_and_left_out(tool, folders, capsys):
@@ -123,7 +116,6 @@ def test_layers_of_networks_are_what_the_networks_make(folders):
     ("arguments", "message"),
     [
         ([], "there is nothing to measure"),
-        (["--image", "a", "clean", "--rain", "a", "rain"], "different names"),
         (["--image", "a", "clean", "--k", "200", "--num-patches", "150"], "more than the largest k of 200"),
         (["--rain", "a", "dry"], "a: no image has enough patches that are not flat"),
     ],

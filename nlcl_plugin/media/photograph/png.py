@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import struct
+import io
 import zlib
+
+from PIL import PngImagePlugin
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _XMP = b"XML:com.adobe.xmp\0"  # the keyword of an iTXt chunk
@@ -20,19 +22,16 @@ def chunks_of(data: bytes) -> list[Chunk]:
     """Take a PNG file apart into the types and the contents of its chunks.
 
     Raises:
-        ValueError: If it ends too early or a checksum is wrong, which decoders let pass.
+        Exception: What Pillow raises if it ends too early or a checksum is wrong, which decoders let pass.
     """
     chunks: list[Chunk] = []
-    at = len(_SIGNATURE)
+    file = io.BytesIO(data[len(_SIGNATURE) :])
+    stream = PngImagePlugin.ChunkStream(file)
     while not chunks or chunks[-1][0] != b"IEND":
-        (length,) = struct.unpack(">I", data[at : at + 4].ljust(4, b"\xff"))
-        end = at + 12 + length
-        if end > len(data):
-            raise ValueError("the file ends too early")
-        if zlib.crc32(data[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
-            raise ValueError("a checksum is wrong")
-        chunks.append((data[at + 4 : at + 8], data[at + 8 : end - 4]))
-        at = end
+        name, _, length = stream.read()
+        body = file.read(length)
+        stream.crc(name, body)
+        chunks.append((name, body))
     return chunks
 
 
@@ -72,11 +71,10 @@ def _unpacked(packed: bytes) -> bytes:
 
 def with_chunks(data: bytes, chunks: list[Chunk]) -> bytes:
     """Put chunks behind the header of a PNG file, where those of colour belong."""
-    header = len(_SIGNATURE) + 25
-    packed = (
-        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
-    )
-    return b"".join((data[:header], *packed, data[header:]))
+    header, file = len(_SIGNATURE) + 25, io.BytesIO()
+    for name, body in chunks:
+        PngImagePlugin.putchunk(file, name, body)
+    return data[:header] + file.getvalue() + data[header:]
 
 
 def metadata_chunks(icc: bytes | None, exif: bytes | None, xmp: bytes | None) -> list[Chunk]:
