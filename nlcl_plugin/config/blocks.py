@@ -179,6 +179,11 @@ class TopOptions(OpenBlock):
         "validation and testing by NLCLModel (give it in the file of the test too), and wherever the trained network "
         "derains. By default images are taken as they are.",
     )
+    adaptive: bool = Field(
+        False,
+        description="In validation and testing by NLCLModel, and wherever the trained network derains, more is taken "
+        "where an image has rain nearly everywhere, less where it is found in places (`inference.adaptive`).",
+    )
     num_gpu: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
         "auto", description="GPUs of this process; 0 is the CPU, `auto` all that are there."
     )

@@ -54,8 +54,9 @@ def check_options(options: dict[str, Any], *, is_train: bool) -> None:
             raise InputError(f"scale: {kept}: expected 1, but received {checked.scale}")
         _warn_of_unused_optimizers(options.get("train", {}))
     else:
-        if checked.longest_side and any(name != "train" for name in options["datasets"]):
-            warnings.warn(f"longest_side: {options['model_type']} derains images at full size", stacklevel=3)
+        for key in ("longest_side", "adaptive"):
+            if getattr(checked, key) and any(name != "train" for name in options["datasets"]):
+                warnings.warn(f"{key}: {options['model_type']} validates and tests without it", stacklevel=3)
         if is_train:
             known = {*StockTrainOptions.model_fields, "nlcl_opt", *read}
             check_known("train.", options["train"], known, refuse=False)

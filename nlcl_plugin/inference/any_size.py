@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nlcl_plugin.archs import LayerGenerator
+from nlcl_plugin.inference.adaptive import adapt_to_amount
 from nlcl_plugin.inference.streamed_generator import stream_generator
 
 TILE = 1024  # pixels; a tile's feature maps take tens of megabytes
@@ -36,28 +37,43 @@ def infer(net: nn.Module, image: Tensor, *, window: int = 1) -> Tensor:
     return run_padded(net, image, window)
 
 
-def run_smaller(net: Callable[[Tensor], Tensor], images: Tensor, longest_side: int, *, makes_rain: bool) -> Tensor:
-    """Run a network on copies of images that have a `longest_side`, and enlarge the rain that it finds there (ours).
-
-    Streaks are wide in large photographs, wider than networks know them, and finer detail than the copy's cannot be
-    damaged.
+def run_adjusted(
+    net: Callable[[Tensor], Tensor],
+    images: Tensor,
+    *,
+    makes_rain: bool,
+    longest_side: int = 0,
+    strength: float = 1.0,
+    adaptive: bool = False,
+) -> Tensor:
+    """Run a network as its settings say (ours); without them this is `net(images)`.
 
     Args:
         net: From O to B, or to R; its output has the size of its input.
         images: Rainy images O (B, 3, H, W).
-        longest_side: Pixels; 0 for no limit. Images that are no larger are taken as they are.
         makes_rain: Whether the network makes R.
+        longest_side: Pixels; 0 for no limit. Of larger images R is found in a copy of this size, enlarged, and
+            subtracted: streaks are wide in large photographs, wider than networks know them, and finer detail than the
+            copy's cannot be damaged.
+        strength: Factor on R.
+        adaptive: Adapt R to how much of an image has rain; see `inference.adaptive`.
 
     Returns:
         R, or O - R, at the size of the images.
     """
     size = images.shape[-2:]
-    if not 0 < longest_side < max(size):
+    smaller = 0 < longest_side < max(size)
+    if not smaller and strength == 1 and not adaptive:
         return net(images)
-    smaller = [max(1, round(side * longest_side / max(size))) for side in size]
-    copy = F.interpolate(images, smaller, mode="bilinear", antialias=True)
-    output = net(copy)
-    rain = F.interpolate(output if makes_rain else copy - output, size, mode="bicubic")
+    seen = images
+    if smaller:
+        sides = [max(1, round(side * longest_side / max(size))) for side in size]
+        seen = F.interpolate(images, sides, mode="bilinear", antialias=True)
+    output = net(seen)
+    rain = output if makes_rain else seen - output
+    rain = strength * (adapt_to_amount(rain) if adaptive else rain)
+    if smaller:
+        rain = F.interpolate(rain, size, mode="bicubic")
     return rain if makes_rain else images - rain
 
 

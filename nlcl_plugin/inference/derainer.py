@@ -14,8 +14,7 @@ from nlcl_plugin.archs import LayerGenerator
 from nlcl_plugin.config.option_files import load_yaml
 from nlcl_plugin.data.image_io import SHORTEST_LIMIT
 from nlcl_plugin.errors import InputError
-from nlcl_plugin.inference.adaptive import adapt_to_amount
-from nlcl_plugin.inference.any_size import infer, run_padded, run_smaller
+from nlcl_plugin.inference.any_size import infer, run_adjusted, run_padded
 from nlcl_plugin.networks.about import KINDS
 from nlcl_plugin.networks.network_file import NetworkFile, build_with_weights, read_network_file
 from nlcl_plugin.networks.onnx_network import load_onnx
@@ -55,7 +54,7 @@ class Derainer:
     def __call__(self, rainy: Tensor) -> Tensor:
         """Derain; a single image in bands or tiles where the network allows it.
 
-        If a side is longer than `longest_side`, rain is found in a smaller copy; see `inference.any_size.run_smaller`.
+        If a side is longer than `longest_side`, rain is found in a smaller copy; see `inference.any_size.run_adjusted`.
 
         Args:
             rainy: Rainy images O (B, 3, H, W), RGB in [0, 1], any size.
@@ -78,16 +77,8 @@ class Derainer:
         return output if self.makes_rain else rainy - output
 
     def _output(self, rainy: Tensor) -> Tensor:
-        return run_smaller(self._adjusted_at, rainy, self.longest_side, makes_rain=self.makes_rain)
-
-    def _adjusted_at(self, rainy: Tensor) -> Tensor:
-        """The network's output at the size of the images, with the rain as `strength` and `adaptive` have it."""
-        output = self._output_at(rainy)
-        if self.strength == 1 and not self.adaptive:
-            return output
-        rain = output if self.makes_rain else rainy - output
-        rain = self.strength * (adapt_to_amount(rain) if self.adaptive else rain)
-        return rain if self.makes_rain else rainy - rain
+        settings = {key: getattr(self, key) for key in PLAIN}
+        return run_adjusted(self._output_at, rainy, makes_rain=self.makes_rain, **settings)
 
     def _output_at(self, rainy: Tensor) -> Tensor:
         try:

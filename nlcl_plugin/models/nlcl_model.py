@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from nlcl_plugin.config.train_options import OptimizerOptions, TrainOptions
 from nlcl_plugin.errors import InputError
-from nlcl_plugin.inference.any_size import infer, run_padded, run_smaller
+from nlcl_plugin.inference.any_size import infer, run_adjusted, run_padded
 from nlcl_plugin.models.layer_embeddings import LayerEmbeddings
 from nlcl_plugin.models.optimization import (
     Stepper,
@@ -194,7 +194,8 @@ class NLCLModel(ValidationMixin, BaseModel):
                 return run_padded(net, images, window)
             return torch.cat([infer(net, image[None], window=window) for image in images])  # they may be large
 
-        return run_smaller(run, self.lq, self.opt.get("longest_side") or 0, makes_rain=makes_rain)
+        longest_side, adaptive = (self.opt.get(key) or 0 for key in ("longest_side", "adaptive"))
+        return run_adjusted(run, self.lq, makes_rain=makes_rain, longest_side=longest_side, adaptive=bool(adaptive))
 
     def get_current_visuals(self) -> OrderedDict[str, Tensor]:
         """Images of the last `test`: `lq`, `result`, `rain` and, if known, `gt`; (B, C, H, W) on the CPU."""

@@ -141,8 +141,8 @@ def save_network_metadata() -> None:
             last = getattr(self, "current_iter", None) or (self.opt.get("train") or {}).get("total_iter")
             iteration = last if current_iter == -1 else current_iter
             content["about"] = describe(self.opt[f"network_{label}"], label, net=nets[0], iteration=iteration)
-            if self.opt.get("longest_side") and content["about"]["output"]:
-                content["about"]["longest_side"] = self.opt["longest_side"]
+            if content["about"]["output"]:
+                content["about"].update((k, self.opt[k]) for k in ("longest_side", "adaptive") if self.opt.get(k))
             for key in keys:  # for readers that take the weights alone, such as nlcl_plugin.spandrel_support
                 content[key]._metadata[""]["about"] = content["about"]
         file = f"{net_label}_{'latest' if current_iter == -1 else current_iter}.pth"
