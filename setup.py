@@ -22,6 +22,16 @@ setup(
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    author="nlcl_plugin developers",
+    keywords=["deraining", "image restoration", "unpaired", "contrastive learning", "BasicSR", "MMEngine", "PyTorch"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Image Processing",
+    ],
     # BasicSR 1.4.2, its last release, cannot be built on Python 3.13.
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["nlcl_plugin", "nlcl_plugin.*"]),
