@@ -12,7 +12,6 @@ Exit codes: 0 done, 2 bad usage or input, 3 done but unreadable images were skip
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -27,7 +26,7 @@ def main(argv=None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     # Here, so that --help does not wait for torch.
     from nlcl_plugin.inference.derain import ImageDerainer
-    from nlcl_plugin.inference.rain_bank import extract_rain_bank
+    from nlcl_plugin.inference.rain_bank import extract_rain_bank, read_facts
 
     which = {"label": arguments.label, "order": ("r", "g"), "take_newest": arguments.newest}
     network = ImageDerainer(arguments.weights, device=arguments.device, **which)
@@ -38,7 +37,7 @@ def _run(arguments: argparse.Namespace) -> int:
         overwrite=arguments.overwrite,
         log=lambda line: print(escape(line)),
     )
-    facts = json.loads((Path(arguments.output).expanduser() / "rain_bank.json").read_bytes())
+    facts = read_facts(arguments.output)
     made = "already made" if report.already_made else "extracted"
     lines = [
         f"{arguments.output}: {report.values} rain layers, {report.bytes / 1e6:.1f} MB; {made}",

@@ -35,10 +35,10 @@ def check_dataset_keys(where: str, dataset: dict[str, Any], *, training: bool) -
     )  # fmt: skip
     if training and dataset.get("use_shuffle") is False:
         warnings.warn(f"{where}.use_shuffle: is not read; training always shuffles", stacklevel=2)
-    if dataset.get("prefetch_mode") == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"{where}.prefetch_mode: cuda needs a GPU, and none is there; use ~ or cpu")
     if training and dataset.get("batch_size_per_gpu") is None:
         raise InputError(f"{where}.batch_size_per_gpu is missing: expected a whole number of at least 1")
+    if dataset.get("prefetch_mode") == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"{where}.prefetch_mode: cuda needs a GPU, and none is there; use ~ or cpu")
 
 
 def check_dataset(where: str, dataset: dict[str, Any], *, planned: str | None = None) -> None:
@@ -104,6 +104,20 @@ def _check_images(where: str, dataset: dict[str, Any], paths: Sequence[str | dic
                 raise InputError(
                     f"{where}: {files[0]} is {width}×{height} and {files[1]} {wide}×{high}; {rule}: mend the pair or "
                     "take it out"
+                )
+
+
+def check_channels(key: str, network: dict[str, Any], datasets: dict[str, Any]) -> None:
+    """Check the channels that a network is made for against those of the images of datasets that we know."""
+    for argument in {"num_in_ch", "in_chans"} & set(network):
+        for name, dataset in datasets.items():
+            paired = dataset["type"] in ("PairedImageDataset", "SingleImageDataset")
+            channels = 1 if paired and dataset.get("color") == "y" else 3
+            known = paired or _is_ours(DATASET_REGISTRY.get(dataset["type"]))
+            if known and network[argument] != channels:
+                raise InputError(
+                    f"{key}.{argument}: expected {channels}, the channels of the images of datasets.{name}, but "
+                    f"received {network[argument]!r}"
                 )
 
 

@@ -24,7 +24,7 @@ _NULLS = {"fix_flow"}
 _RUN_TIME = {"root_path", "rank", "world_size", "dist", "auto_resume", "is_train"}
 
 
-def load_yaml(path: str, _above: tuple[str, ...] = ()) -> dict[str, Any]:
+def load_yaml(path: str) -> dict[str, Any]:
     """Load an option file.
 
     Its key `_base_` names an option file to build on, or a list of them, relative to its own folder. Blocks are merged,
@@ -40,9 +40,13 @@ def load_yaml(path: str, _above: tuple[str, ...] = ()) -> dict[str, Any]:
     Raises:
         InputError: If a file is missing, not YAML, not a mapping, or built on itself.
     """
+    return _load_merged(path, ())
+
+
+def _load_merged(path: str, above: tuple[str, ...]) -> dict[str, Any]:
     identity = os.path.realpath(path)
-    if identity in _above:
-        names = " → ".join(os.path.basename(name) for name in (*_above[_above.index(identity) :], identity))
+    if identity in above:
+        names = " → ".join(os.path.basename(name) for name in (*above[above.index(identity) :], identity))
         raise InputError(f"{path}: _base_ leads back to where it began ({names}); take one of them out")
     own = read_yaml(path)
     bases = own.pop("_base_", [])
@@ -54,7 +58,7 @@ def load_yaml(path: str, _above: tuple[str, ...] = ()) -> dict[str, Any]:
         file = os.path.join(os.path.dirname(path), os.path.expanduser(base))
         if not os.path.isfile(file):
             raise InputError(f"{path}: _base_: there is no file {file!r}; give it relative to this option file")
-        options = merged(options, load_yaml(file, (*_above, identity)), path)
+        options = merged(options, _load_merged(file, (*above, identity)), path)
     return merged(options, own, path)
 
 
@@ -168,8 +172,9 @@ def complete(options: dict[str, Any], *, root: str, is_train: bool, auto_resume:
         else:
             _complete_dataset(key, dataset, options)
     paths = options.setdefault("path", {})
-    for key in FOLDERS:  # they follow from the name of the run
-        paths.pop(key, None)
+    for key in [key for key in paths if key in FOLDERS]:
+        warnings.warn(f"path.{key}: is not read, as folders follow from the name of the run", stacklevel=2)
+        del paths[key]
     folder = os.path.join(root, "experiments" if is_train else "results", name)
     paths.update(log=folder, visualization=os.path.join(folder, "visualization"))
     paths["experiments_root" if is_train else "results_root"] = folder
@@ -186,7 +191,10 @@ def complete(options: dict[str, Any], *, root: str, is_train: bool, auto_resume:
 
 
 def _complete_dataset(name: str, dataset: dict[str, Any], options: dict[str, Any]) -> None:
-    dataset.update(phase=name.split("_")[0], scale=options["scale"])
+    for key, value in (("phase", name.split("_")[0]), ("scale", options["scale"])):
+        if dataset.get(key, value) != value:
+            warnings.warn(f"datasets.{name}.{key}: is not read; {value!r} is filled in", stacklevel=3)
+        dataset[key] = value
     dataset.setdefault("name", name)
     dataset.setdefault("io_backend", {"type": "disk"})
     dataset.setdefault("manual_seed", options.get("manual_seed"))

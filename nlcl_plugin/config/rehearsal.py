@@ -19,9 +19,10 @@ from nlcl_plugin.errors import InputError, TrainingStoppedError
 
 
 def rehearse(opt: dict[str, Any], *, full: bool = False) -> dict[str, int]:
-    """Build the model from a copy of the options and, if it is ours and trains, take a step of each stage on noise.
+    """Build our model from a copy of the options and, for training, take a step of each stage with a batch of noise.
 
-    Other models are only built: what their batches contain is unknown.
+    Models with `NLCLMixin` are only built, which tries out what the mixin adds, and stock models not even that: what
+    their batches contain is unknown.
 
     Args:
         opt: Complete, checked options.
@@ -34,18 +35,21 @@ def rehearse(opt: dict[str, Any], *, full: bool = False) -> dict[str, int]:
         InputError: If the model cannot be built or take a step.
         TrainingStoppedError: If a step is not finite.
     """
-    steps = opt["is_train"] and hasattr(MODEL_REGISTRY.get(opt["model_type"]), "train_options")
+    model_class = MODEL_REGISTRY.get(opt["model_type"])
+    ours, addon = (hasattr(model_class, name) for name in ("train_options", "addon_options"))
+    if not ours and not (addon and opt["is_train"] and opt["train"].get("nlcl_opt")):
+        return {}
     trial = copy.deepcopy(opt)
     trial["dist"] = False
-    if steps:
+    if ours and opt["is_train"]:
         trial["train"]["compile"] = False  # takes a minute, and would be done twice
         trial["train"]["min_mean_rain"] = 0  # noise has no rain
     trial["num_gpu"] = min(trial["num_gpu"], 1)
-    what = "a training step" if steps else "the model"
+    what = "a training step" if opt["is_train"] else "the model"
     try:
         with silence():
             model = build_model(trial)
-            if steps:
+            if ours and opt["is_train"]:
                 _take_a_step(model, trial, full)
     except (InputError, TrainingStoppedError):
         raise

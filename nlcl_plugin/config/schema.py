@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import json
+import math
 import re
 import sys
 import warnings
@@ -16,6 +17,9 @@ from pydantic import BaseModel, ValidationError
 from nlcl_plugin.errors import InputError
 
 T = TypeVar("T", bound=BaseModel)
+
+# The last part of a key that can only be a number, in blocks without a schema.
+NUMBERS = ("lr", "iter", "weight", "size", "gpu", "decay", "freq")
 
 _MESSAGES = {  # pydantic's, in the words of an option file
     "bool_type": "expected true or false",
@@ -37,7 +41,7 @@ def check_schema(schema: type[T], block: Any, block_name: str, context: Any = No
         schema: The schema.
         block: The block.
         block_name: Its name, for messages; empty for the whole file.
-        context: Called with each `LossBlock` by its validator.
+        context: Called with each `Built` block by its validator.
 
     Returns:
         The values.
@@ -94,6 +98,20 @@ def check_known(where: str, block: dict[str, Any], known: Iterable[str], *, refu
             if refuse:
                 raise InputError(message)
             warnings.warn(message, stacklevel=2)
+
+
+def check_numbers(where: str, block: Any) -> None:
+    """Refuse text such as `1,5` or `2e-4x` where only a number is possible, and NaN and infinity anywhere."""
+    if isinstance(block, dict):
+        for key, value in block.items():
+            if isinstance(value, str) and key.rpartition("_")[2] in NUMBERS:
+                raise InputError(f"{where}.{key}: expected a number, but received the text {value!r}")
+            check_numbers(f"{where}.{key}", value)
+    elif isinstance(block, list):
+        for i, value in enumerate(block):
+            check_numbers(f"{where}.{i}", value)
+    elif isinstance(block, float) and not math.isfinite(block):
+        raise InputError(f"{where}: expected a finite number, but received {block!r}")
 
 
 def keys_in_source(cls: type) -> set[str]:

@@ -71,7 +71,7 @@ def run_adjusted(
         seen = F.interpolate(images, sides, mode="bilinear", antialias=True)
     output = net(seen)
     rain = output if makes_rain else seen - output
-    rain = strength * (adapt_to_amount(rain) if adaptive else rain)
+    rain = adapt_to_amount(rain, strength) if adaptive else strength * rain
     if smaller:
         rain = F.interpolate(rain, size, mode="bicubic")
     return rain if makes_rain else images - rain

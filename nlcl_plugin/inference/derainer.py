@@ -159,6 +159,8 @@ def load_derainer(
         raise InputError(f"{file.path}: is {kind} ({network}), which derains nothing; give net_g, net_s or net_r")
     where = f"the {network} that {file.path.name} is of"
     net = build_with_weights(about["network"], file.weights, where=where, source=file.path)
+    if not all(value.isfinite().all() for value in net.state_dict().values()):
+        raise InputError(f"{file.path}: contains weights that are not finite; give another checkpoint")
     return Derainer(net, about, file.path, **_settings(about, longest_side, strength, adaptive))
 
 

@@ -95,6 +95,22 @@ def rain_of(network: ImageDerainer, image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
 
 
+def read_facts(bank: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read `rain_bank.json` of the LMDB in the folder `bank`: its origin and its figures.
+
+    Raises:
+        InputError: If it is missing or damaged.
+    """
+    path = Path(os.path.expanduser(bank)) / BANK_FILE
+    try:
+        facts: dict[str, Any] = json.loads(path.read_bytes())
+        if not all(isinstance(facts[key], float) for key in ("mean_rain", "max_rain")):
+            raise ValueError("mean_rain and max_rain are numbers")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); extract the bank again with --overwrite") from error
+    return facts
+
+
 def _list(images: ImageSource) -> list[SourceFile]:
     if not is_lmdb(images.root):
         return list_sources(images.root)

@@ -175,6 +175,8 @@ def open_video(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
     """
     import_av()  # before anything about the file
     source = os.fspath(path)
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
+        raise InputError(f"{source}: is not a file, expected a video; correct the path")
     with contextlib.ExitStack() as stack:
         try:
             container = stack.enter_context(open_container(stack.enter_context(open(path, "rb"))))

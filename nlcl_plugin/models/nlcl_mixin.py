@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 from collections import OrderedDict
 from copy import deepcopy
@@ -147,8 +148,7 @@ class NLCLMixin:
 
     def _build_contrast(self) -> None:
         side = self.opt.get("datasets", {}).get("train", {}).get("gt_size", 128)
-        network = self.opt.get("network_g", {})
-        images = network.get("num_in_ch", network.get("in_chans", 3))
+        images = self._image_channels(side)
         features: ModuleFeatures | nn.Module
         if self.nlcl_opt.features.source == "encoder":
             features = self.net_e = self._build_extra("e", "an encoder", "{type: FeatureEncoder}")
@@ -166,8 +166,34 @@ class NLCLMixin:
         except (ValueError, RuntimeError) as error:
             if isinstance(error, InputError):
                 raise
-            reason = " ".join(str(error).split())[:300]
-            raise InputError(f"train.nlcl_opt with crops of {side} pixels: {reason}") from error
+            kind, reason = "" if images == 3 else " of one channel", " ".join(str(error).split())[:300]
+            raise InputError(f"train.nlcl_opt with crops of {side} pixels{kind}: {reason}") from error
+
+    def _image_channels(self, side: int) -> int:
+        """Channels of the images that net_g takes, 3 or 1; found with a pass for outputs of so many pixels a side."""
+        net = self.get_bare_model(self.net_g)  # type: ignore[attr-defined]
+        scale = int(self.opt.get("scale", 1))
+        for channels in (3, 1):
+            rainy = torch.zeros(1, channels, side // scale, side // scale, device=self.device)
+            try:
+                with torch.no_grad(), ModuleFeatures(net, (), "").frozen():
+                    output = net(rainy)
+            except Exception as error:  # a network may raise anything on what it was not made for
+                reason = " ".join(str(error).split())[:200]
+                continue
+            found = output.shape[-1] / rainy.shape[-1] if isinstance(output, Tensor) and output.dim() == 4 else scale
+            if found != scale:
+                raise InputError(
+                    f"scale: is {scale}, but network_g enlarges by {found:g}; change one (network_g.upscale)"
+                )
+            return channels
+        needed = [p for p in inspect.signature(net.forward).parameters.values() if p.default is p.empty]
+        if len(needed) > 1:  # of a model of someone's own, which gives it more than an image
+            return 3
+        raise InputError(
+            f"train.nlcl_opt: network_g ({type(net).__name__}) takes no images (B, 3 or 1, H, W): {reason}; "
+            "use a network that does, or take the block out"
+        )
 
     def _module_features(self) -> ModuleFeatures:
         options = self.nlcl_opt.features
@@ -226,7 +252,7 @@ class NLCLMixin:
             if handle:
                 handle.remove()
         if weighted and not addition.computed:
-            raise InputError(f"train.nlcl_opt: {type(self).__name__} takes its step without images from net_g")
+            raise InputError(f"train.nlcl_opt: {type(self).__name__} takes its step without a pass of net_g")
         if not addition.reached:
             self.optimizer_p.zero_grad(set_to_none=True)
         self.optimizer_p.step()  # without gradients it changes nothing, but the schedule knows that it is in use
@@ -287,10 +313,14 @@ class _Addition:
     def __call__(self, _net: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if self.computed or not torch.is_grad_enabled():
             return
-        inputs = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
-        if inputs is None or not isinstance(output, Tensor):
-            return
         self.computed = True  # first, as features of net_g need passes of it
+        values = (*args, *kwargs.values())
+        inputs = next((value for value in values if isinstance(value, Tensor)), None)
+        if not isinstance(output, Tensor) or inputs is None:
+            raise InputError(
+                "train.nlcl_opt: net_g must take and return images (B, C, H, W), but takes "
+                f"{', '.join(type(value).__name__ for value in values)} and returns {type(output).__name__}"
+            )
         if not output.requires_grad:
             return
         gradient, self.losses = self.model.nlcl_gradient(output, inputs, self.current_iter)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import functools
 import inspect
 from collections.abc import Iterator
 from typing import Any
@@ -20,6 +19,14 @@ from nlcl_plugin.config.train_options import Built, OptimizerOptions
 from nlcl_plugin.errors import InputError
 
 BASICSR_SCHEDULERS = ("MultiStepLR", "MultiStepRestartLR", "CosineAnnealingRestartLR")
+# Schedules are stepped once per iteration and get no metric.
+_UNFIT = ("LRScheduler", "_LRScheduler", "ReduceLROnPlateau", "SequentialLR", "ChainedScheduler")
+TORCH_SCHEDULERS = tuple(
+    name
+    for name, cls in vars(torch.optim.lr_scheduler).items()
+    if inspect.isclass(cls) and issubclass(cls, LRScheduler) and name not in (*BASICSR_SCHEDULERS, *_UNFIT)
+)
+SCHEDULERS = ("LinearDecayLR", *BASICSR_SCHEDULERS, *TORCH_SCHEDULERS)
 AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -44,16 +51,17 @@ def build_scheduler(options: Built, optimizer: Optimizer, total_iter: int) -> LR
     Raises:
         InputError: If there is none of this name, or its arguments are wrong.
     """
-    name, cls = options.type, getattr(torch.optim.lr_scheduler, options.type, None)
-    if name == "LinearDecayLR":
-        cls = functools.partial(linear_decay, total_iter=total_iter)
-    elif name in BASICSR_SCHEDULERS:  # BasicSR calls its restarting class by both names
-        cls = getattr(basicsr.models.lr_scheduler, "MultiStepRestartLR" if name == "MultiStepLR" else name)
-    elif not inspect.isclass(cls) or not issubclass(cls, LRScheduler) or name == "ReduceLROnPlateau":  # wants a metric
-        known = ", ".join(("LinearDecayLR", *BASICSR_SCHEDULERS))
-        raise InputError(f"train.scheduler.type: no schedule is named {name!r}; use {known}, or one of torch.optim")
+    name, arguments = options.type, options.model_extra or {}
+    if name not in SCHEDULERS:
+        raise InputError(f"train.scheduler.type: no schedule is named {name!r}; use {', '.join(SCHEDULERS)}")
     try:
-        return cls(optimizer, **(options.model_extra or {}))
+        if name == "LinearDecayLR":
+            return linear_decay(optimizer, total_iter=total_iter, **arguments)
+        if name in BASICSR_SCHEDULERS:  # BasicSR calls its restarting class by both names
+            cls = getattr(basicsr.models.lr_scheduler, "MultiStepRestartLR" if name == "MultiStepLR" else name)
+        else:
+            cls = getattr(torch.optim.lr_scheduler, name)
+        return cls(optimizer, **arguments)
     except (TypeError, ValueError, AssertionError) as error:
         raise InputError(f"train.scheduler: {name} refuses its arguments ({error})") from error
 

@@ -36,18 +36,33 @@ def load_onnx(path: Path) -> tuple[OnnxNetwork, dict[str, Any]]:
         InputError: If onnxruntime is not installed, or the file is missing, torn or of another origin.
     """
     try:
+        import onnx
         import onnxruntime
     except ImportError as error:
-        raise InputError(f"{path}: needs the package onnxruntime; run pip install 'nlcl_plugin[export]'") from error
+        raise InputError(f"{path}: needs the package {error.name}; run pip install 'nlcl_plugin[export]'") from error
     try:
+        content = path.read_bytes()
+        _refuse_other_files(onnx.load_model_from_string(content))
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # what it raises is enough
-        session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+        options.add_session_config_entry("session.load_model_format", "ONNX")  # what has just been checked
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         text = session.get_modelmeta().custom_metadata_map.get(KEY)
         names = [[port.name for port in ports] for ports in (session.get_inputs(), session.get_outputs())]
-    except Exception as error:  # its own, of no common kind
+    except Exception as error:  # both packages have exceptions of their own for each fault
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: torn, or no ONNX file of ours ({reason}); export it again") from error
     if text is None or names != [["rainy"], ["derained"]]:
         raise InputError(f"{path}: is no export of ours; give a file of tools/export.py --format onnx")
     return OnnxNetwork(session), {**about_from_json(text, path), "output": "image"}
+
+
+def _refuse_other_files(model: Any) -> None:
+    """Refuse weights in other files, and what exported networks never have and may name such: graphs in graphs."""
+    graph = model.graph
+    attributes = [attribute for node in graph.node for attribute in node.attribute]
+    if any(attribute.HasField("g") or attribute.graphs for attribute in attributes) or model.functions:
+        raise ValueError("it contains graphs in graphs, or functions")
+    tensors = [*graph.initializer, *(tensor for one in attributes for tensor in (one.t, *one.tensors))]
+    if any(tensor.external_data or tensor.data_location for tensor in tensors) or graph.sparse_initializer:
+        raise ValueError("it names other files to read weights from")

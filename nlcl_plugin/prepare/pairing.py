@@ -137,6 +137,8 @@ def by_list(list_file: Path, rainy: dict[str, SourceImage], clean: dict[str, Sou
             drops.append(Drop(f"{list_file}: {' '.join(names)}", f"listed, but {missing} missing"))
         elif partners.setdefault(one, other) != other:
             raise InputError(f"{list_file}, line {number}: a second clean image for {one.name}; remove one")
+    if not partners and not drops:
+        raise InputError(f"{list_file}: contains no pair; expected 'rainy_path clean_path' on each line")
     used = {*partners, *partners.values()}
     unlisted = [source for source in dict.fromkeys((*rainy.values(), *clean.values())) if source not in used]
     return list(partners.items()), drops + [Drop(source.label, "in no whole pair of the list") for source in unlisted]

@@ -100,7 +100,7 @@ def make_static_pairs(
         The number of pairs, and a line for each frame that is none and each video that is broken.
 
     Raises:
-        InputError: If the folder contains something, or there is no pair at all.
+        InputError: If a video is missing, the folder contains something, or there is no pair at all.
     """
     output = Path(os.path.expanduser(output))
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -108,6 +108,9 @@ def make_static_pairs(
     names = [Path(video).stem for video in videos]
     if len(set(names)) < len(names):
         raise InputError(f"videos of equal names ({', '.join(sorted(names))}) would overwrite each other; rename one")
+    for video in videos:
+        if not os.path.isfile(video):
+            raise InputError(f"{video}: there is no such file; give videos")
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as temporary:
         folder = Path(temporary) / "pairs"

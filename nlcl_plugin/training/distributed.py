@@ -68,11 +68,15 @@ def join_process_group(
     """
     from basicsr.utils.dist_util import init_dist
 
+    from nlcl_plugin.config.blocks import DistOptions
+    from nlcl_plugin.config.schema import check_schema
+
     names, advice = _NEEDED[launcher]
     missing = [name for name in names if name not in os.environ]
     if missing:
         raise InputError(f"--launcher {launcher}: not set: {', '.join(missing)}; {advice}")
-    given = {key: parameters[key] for key in ("backend", "port", "timeout") if parameters.get(key) is not None}
+    check_schema(DistOptions, parameters, "dist_params")
+    given = {key: parameters[key] for key in DistOptions.model_fields if parameters.get(key) is not None}
     given.setdefault("backend", "nccl")
     if given["backend"] == "nccl" and not (on_gpu and torch.cuda.is_available() and dist.is_nccl_available()):
         given["backend"] = "gloo"

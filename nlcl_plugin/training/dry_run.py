@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 import os
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +13,6 @@ from basicsr.data import build_dataset
 from nlcl_plugin.config.check_datasets import ROOTS, is_below
 from nlcl_plugin.config.rehearsal import silence
 from nlcl_plugin.data.image_sources import open_source
-from nlcl_plugin.networks.weights import numbered
 from nlcl_plugin.training.launch import dry_run
 from nlcl_plugin.training.loaders import TrainingBatches
 
@@ -56,7 +54,7 @@ def check(
             ],
             "batch": [_batch(options, planned)],
         }
-    lines |= {"device": [_device(options)], "output": [_output(options)]}
+    lines |= {"device": [_device(options)], "metrics": _metrics(options), "output": [_output(options)]}
     kind = f" ({options['decomposition']})" if "decomposition" in options else ""
     width = max(map(len, lines))
     rows = [(label if not i else "", row) for label, rows in lines.items() for i, row in enumerate(rows)]
@@ -81,16 +79,23 @@ def _dataset(name: str, block: dict[str, Any], planned: str | None) -> str:
     return f"{label}, {_many(images, 'image')}{crop}; {counts}"
 
 
-def _losses(train: dict[str, Any], outer: str = "") -> list[str]:
-    lines = []
-    for key, block in train.items():
-        if key.endswith("_opt"):
-            if "type" in block:
-                ramp = f", rising from 0 over {block['ramp_iter']:,} iterations" if block.get("ramp_iter") else ""
-                weight = block.get("loss_weight", block.get("perceptual_weight", 1.0))
-                lines.append(f"{outer}{key}: {block['type']} × {weight:g}{ramp}")
-            lines += _losses(block, f"{outer}{key}.")
+def _losses(train: dict[str, Any]) -> list[str]:
+    lines = [_loss(key, block) for key, block in train.items() if key.endswith("_opt") and "type" in block]
+    for outer, defaults in (
+        ("nlcl_opt", {"layer_opt": {"type": "AsymmetricNLCLLoss"}}),
+        ("restorer_opt", {"pixel_opt": {"type": "L1Loss"}}),
+    ):
+        for key, block in {**defaults, **train[outer]}.items() if outer in train else ():
+            if key.endswith("_opt"):
+                within = train[outer] if outer == "nlcl_opt" else {}
+                lines.append(_loss(f"{outer}.{key}", {**defaults.get(key, {}), **block}, within))
     return lines
+
+
+def _loss(key: str, block: dict[str, Any], within: dict[str, Any] | None = None) -> str:
+    weight = block.get("loss_weight", block.get("perceptual_weight", 1.0)) * (within or {}).get("loss_weight", 1.0)
+    ramp = (within or block).get("ramp_iter", 0)
+    return f"{key}: {block['type']} × {weight:g}" + (f", rising from 0 over {ramp:,} iterations" if ramp else "")
 
 
 def _stages(train: dict[str, Any]) -> list[str]:
@@ -109,7 +114,7 @@ def _batch(options: dict[str, Any], planned: str | None) -> str:
     size, epochs = block["batch_size_per_gpu"] * max(1, options["num_gpu"]), ""
     if not _is_planned(block, planned):
         with silence():
-            batches = TrainingBatches({**copy.deepcopy(options), "manual_seed": options.get("manual_seed") or 0})
+            batches = TrainingBatches({**copy.deepcopy(options), "manual_seed": options["manual_seed"] or 0})
         size, steps = batches.batch_size, batches.steps
         count = math.ceil(options["train"]["total_iter"] / steps)
         epochs = f"; in one, {_many(steps, 'step')} per epoch, {_many(count, 'epoch')}"
@@ -118,10 +123,20 @@ def _batch(options: dict[str, Any], planned: str | None) -> str:
 
 
 def _device(options: dict[str, Any]) -> str:
-    train, count, seed = options.get("train") or {}, options["num_gpu"], options.get("manual_seed")
+    train, count, seed = options.get("train") or {}, options["num_gpu"], options["manual_seed"]
     place = f"{count} × {torch.cuda.get_device_name()}" if count else "CPU"
     extras = [key for key in ("channels_last", "compile", "deterministic") if train.get(key) or options.get(key)]
     return ", ".join([place, train.get("amp", "fp32"), *extras, "a drawn seed" if seed is None else f"seed {seed}"])
+
+
+def _metrics(options: dict[str, Any]) -> list[str]:
+    val = options.get("val", {})
+    names = ", ".join(val.get("metrics", {}))
+    if not options["is_train"]:
+        return [names] if names else []
+    if all(name == "train" for name in options["datasets"]):
+        return ["no validation"]
+    return [f"every {int(val['val_freq']):,} iterations and at the end{f': {names}' if names else ''}"]
 
 
 def _output(options: dict[str, Any]) -> str:
@@ -132,8 +147,10 @@ def _output(options: dict[str, Any]) -> str:
         return f"{shown}, continues from {paths['resume_state']}"
     if not os.path.isdir(folder):
         return shown
-    saved = numbered(Path(paths["training_states"]), ".state") if options["is_train"] else ()
-    resume = f"; --auto_resume continues from iteration {max(map(int, saved)):,}" if saved else ""
+    states = paths.get("training_states", "")
+    names = [os.path.splitext(name) for name in (os.listdir(states) if os.path.isdir(states) else ())]
+    saved = [int(stem) for stem, ending in names if ending == ".state" and stem.isdecimal()]
+    resume = f"; --auto_resume continues from iteration {max(saved):,}" if saved else ""
     return f"{shown}, which is there: it would be kept under another name{resume}"
 
 

@@ -47,7 +47,7 @@ def start(
         InputError: If anything the user gave is wrong.
     """
     check_launcher(launcher)
-    options = read(option_file, force_yml, is_train=is_train)
+    options, _ = read(option_file, force_yml, is_train=is_train)
     options["dist"] = launcher != "none"
     if options["dist"]:
         on_gpu = options.get("num_gpu") != 0
@@ -75,29 +75,36 @@ def dry_run(
     `full` rehearses with the crops of the training. Returns the options; the number of parameters of each network; the
     folder of demo data that would be made, if any. An `InputError` if anything the user gave is wrong.
     """
-    options = read(option_file, force_yml)
+    options, sizes = read(option_file, force_yml)
     options.update(dist=False, rank=0, world_size=1)
+    seedless = options.get("manual_seed") is None
+    if seedless:
+        options["manual_seed"] = 0
     demo = options.get("demo_data") or None
     planned = demo if demo and not demo_data_is_made(demo) else None
     complete(options, root=root or os.getcwd(), is_train="train" in options, auto_resume=False, debug=False)
     check_data(options, planned=planned)
     try:
-        sizes = rehearse(options, full=full)
+        sizes.update(rehearse(options, full=full))
     except TrainingStoppedError as error:
         raise InputError(f"the first training step would stop the training: {error}") from error
+    if seedless:
+        options["manual_seed"] = None
     return options, sizes, planned
 
 
-def read(option_file: str, force_yml: list[str] | None, *, is_train: bool | None = None) -> dict[str, Any]:
+def read(
+    option_file: str, force_yml: list[str] | None, *, is_train: bool | None = None
+) -> tuple[dict[str, Any], dict[str, int]]:
     """Read an option file, set what the command line sets, and check all values; a wrong one is an `InputError`.
 
-    Without `is_train` the file decides: it trains if it has a `train` block.
+    Without `is_train` the file decides: it trains if it has a `train` block. Returns the options, and the number of
+    parameters of each network.
     """
     options = load_yaml(option_file)
     override(options, force_yml or [])
     options = without_nulls(options)
-    check_options(options, is_train="train" in options if is_train is None else is_train)
-    return options
+    return options, check_options(options, is_train="train" in options if is_train is None else is_train)
 
 
 def _draw_seed(earlier: str) -> int:

@@ -1,10 +1,12 @@
 """`basicsr check` says what would be done, refuses what train and test refuse, and leaves no trace."""
 
 import os
+import re
 
 import pytest
 import torch
 from conftest import photograph
+from test_check import PAIRED
 from training_helpers import make_folders, tiny_options, write_options
 
 from nlcl_plugin import cli
@@ -42,10 +44,13 @@ def test_what_would_be_trained_on_what(folder, capsys):
         "val (pairs): PairedImageDataset, 2 images; val_rainy (2), val_clean (2)",
         "gan_opt: GANLoss × 1\n",
         "identity_opt: L1Loss × 0.25, rising from 0 over 1,000 iterations",
+        "restorer_opt.pixel_opt: L1Loss × 1",
         "1, layers: iterations 1 to 3",
         "2, restorer on pseudo-pairs: iterations 4 to 1,200",
+        "optim_g: type Adam, lr 0.0005",
         "2 images per step in 2 parts, times the number of processes; in one, 1 step per epoch, 1,200 epochs",
         "CPU, fp32, seed 1",
+        "every 100 iterations and at the end",
     ):
         assert line in out, line
     assert out.rstrip().endswith(os.path.join("experiments", "tiny"))
@@ -57,6 +62,13 @@ def test_what_would_be_trained_on_what(folder, capsys):
     assert "which is there: it would be kept under another name; --auto_resume continues from iteration 12" in out
 
 
+def test_a_stock_model_with_layer_contrast_shows_both_weights_together(folder, capsys):
+    code, out, err = check(folder, PAIRED, capsys)
+    assert (code, err) == (0, "")
+    assert "nlcl_opt.layer_opt: AsymmetricNLCLLoss × 0.25" in out
+    assert re.search(r"network_p: ProjectionHeads, \d+ parameters", out)
+
+
 def test_demo_data_is_named_and_not_made(folder, capsys):
     options = tiny_options(demo_data="demo")
     options["datasets"]["train"].update(dataroot_lq="demo/rainy", dataroot_gt="./demo/../demo/clean")
@@ -64,9 +76,13 @@ def test_demo_data_is_named_and_not_made(folder, capsys):
     assert code == 0
     assert "train: UnpairedImageDataset, demo data that would be made in demo, crops of 32 pixels" in out
     assert "val (pairs): PairedImageDataset, 2 images" in out
-    code, _, err = check(folder, options, capsys, "demo_data=rainy")
-    assert code == 2
-    assert "exists and holds no demo data" in err
+    for entry, message in (
+        ("datasets:train:cache=yes please", "error: datasets.train.cache: got 'yes please', expected true or false\n"),
+        ("demo_data=rainy", "exists and holds no demo data"),
+    ):
+        code, _, err = check(folder, options, capsys, entry)
+        assert code == 2
+        assert message in err
 
 
 def test_a_test_file_is_checked_as_test_would(folder, capsys):

@@ -119,6 +119,12 @@ def test_the_factor_follows_how_much_of_an_image_has_rain(channels):
     together = torch.cat(rains)
     assert rain_amount(together).tolist() == pytest.approx(amounts)
     torch.testing.assert_close(adapt_to_amount(together), torch.stack(expected))
+    factors = np.interp(amounts, [0.5, 0.8, 0.95], [0.8, 1.25, 1.75])
+    for strength in (0.5, 1.5, 3.0):  # streaks become dark ones beyond 2, which only a strength asks for
+        more = np.minimum(strength * factors, max(2.0, strength)) / factors
+        torch.testing.assert_close(
+            adapt_to_amount(together, strength), torch.stack(expected) * torch.tensor(more).float().view(-1, 1, 1, 1)
+        )
 
 
 def test_texture_stays_and_streaks_beside_it_go():

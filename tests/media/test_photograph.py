@@ -356,12 +356,13 @@ def test_other_files_are_named(tmp_path):
     Image.fromarray(RGB).save(tmp_path / "a", "WEBP", save_all=True, append_images=[Image.fromarray(NEW)])
     with pytest.raises(InputError, match="expected one picture but it has 2 frames; convert it to a video"):
         read_photograph(tmp_path / "a")
-    for data in (b"", b"hello", b"GIF89a" + bytes(50)):
+    for data, message in ((b"", "a: empty"), (b"hello", "is no PNG, JPEG"), (b"GIF89a" + bytes(50), "is no PNG, JPEG")):
         (tmp_path / "a").write_bytes(data)
-        with pytest.raises(InputError, match="a: is no PNG, JPEG"):
+        with pytest.raises(InputError, match=message):
             read_photograph(tmp_path / "a")
-    for name in ("missing", ""):
-        with pytest.raises(InputError, match=r"cannot be read \((No such file|Is a directory)"):
+    os.mkfifo(tmp_path / "pipe")
+    for name, message in (("missing", r"cannot be read \(No such file"), ("", "not a file"), ("pipe", "not a file")):
+        with pytest.raises(InputError, match=message):
             read_photograph(tmp_path / name)
 
 

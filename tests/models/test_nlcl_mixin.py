@@ -42,13 +42,6 @@ def assert_same(found, expected):
         assert torch.equal(found[name], value), name
 
 
-def assert_same_gradients(model, other, **tolerances):
-    for net in ("net_g", "net_p"):
-        own, expected = (dict(getattr(m, net).named_parameters()) for m in (model, other))
-        for name, value in expected.items():
-            torch.testing.assert_close(own[name].grad, value.grad, msg=f"{net}.{name}", **tolerances)
-
-
 # the stock model ------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("model", "features"),
@@ -61,12 +54,18 @@ def test_with_weight_zero_or_without_the_block_the_training_is_that_of_the_stock
     assert_same(found, expected)
     assert log == its_log
     assert torch.equal(drawn, its_drawn)
-    opt["train"]["nlcl_opt"]["loss_weight"] = 0.5
-    assert torch.equal(trained(opt)[2], its_drawn)  # a weight draws nothing from the global generator either
     del opt["train"]["nlcl_opt"]
     without = trained(opt)[0]
     assert without.keys() == expected.keys()
     assert_same(without, expected)
+
+
+def test_a_weight_draws_nothing_from_the_global_generator_and_changes_the_generator(tmp_path):
+    opt = options(tmp_path, "SwinIRModel")  # which itself draws: it drops paths
+    found, _, drawn = trained(opt)
+    expected, _, its_drawn = trained(stock(opt))
+    assert torch.equal(drawn, its_drawn)
+    assert not torch.equal(found["net_g.conv_first.weight"], expected["net_g.conv_first.weight"])
 
 
 def test_a_discriminator_that_gives_the_features_is_trained_by_its_own_loss_alone(tmp_path):
@@ -125,7 +124,10 @@ def test_gradient_is_the_stock_one_and_the_weighted_one_of_a_slow_reference(tmp_
         output = reference.net_g(data["lq"])
         extra = slow_loss(reference, output, data["lq"], 5)
         (F.l1_loss(output, data["gt"]) + 0.5 * 0.3 * extra).backward()
-        assert_same_gradients(model, reference, rtol=1e-9, atol=1e-12)
+        for net in ("net_g", "net_p"):
+            own, expected = (dict(getattr(m, net).named_parameters()) for m in (model, reference))
+            for name, value in expected.items():
+                torch.testing.assert_close(own[name].grad, value.grad, rtol=1e-9, atol=1e-12, msg=f"{net}.{name}")
         log = model.get_current_log()
         assert log["l_nlcl"] == pytest.approx(extra.item())
         floor = (4 * math.log(3) + 6 * math.log(5)) / 10
@@ -150,7 +152,60 @@ def test_heads_and_encoder_learn_from_every_source_of_features(tmp_path, feature
     assert all(math.isfinite(value) for value in log.values())
 
 
+def test_each_step_compares_places_of_its_own_which_a_resumed_run_draws_again(tmp_path):
+    model = build(options(tmp_path))
+    output, inputs = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)
+    values = [model.nlcl_gradient(output, inputs, i)[1]["l_nlcl"].item() for i in (1, 2, 1)]
+    assert values[0] == values[2] != values[1]
+
+
 # a model of one's own -------------------------------------------------------------------------------------------------
+class TwiceModel(SRModel):
+    """Scales its loss, as with half precision, and runs net_g and the backward pass through its output twice."""
+
+    scale = 1024.0
+
+    def optimize_parameters(self, current_iter):
+        self.scaler = torch.amp.GradScaler("cpu", init_scale=self.scale)
+        self.optimizer_g.zero_grad()
+        with torch.no_grad():
+            self.net_g(self.gt)
+        self.output = self.net_g(self.lq)
+        loss = self.cri_pix(self.output, self.gt)
+        self.scaler.scale(loss / 2).backward(retain_graph=True)
+        self.scaler.scale(loss / 2).backward()
+        self.net_g(self.gt)
+        self.scaler.step(self.optimizer_g)
+        self.scaler.update()
+        self.log_dict = self.reduce_loss_dict({"l_mine": loss})
+
+
+@pytest.fixture
+def with_mixin():
+    """Registers a class derived from a model with `NLCLMixin`; returns its name."""
+
+    def register(model):
+        MODEL_REGISTRY.register(type("NLCLOwnModel", (NLCLMixin, model), {"__module__": __name__}))
+        return "NLCLOwnModel"
+
+    yield register
+    del MODEL_REGISTRY._obj_map["NLCLOwnModel"]
+
+
+def test_two_lines_give_the_losses_to_a_model_of_ones_own(tmp_path, with_mixin):
+    opt = options(tmp_path)
+    plain = build(opt)
+    step(plain, 1)
+    opt["model_type"] = with_mixin(TwiceModel)
+    model = build(opt)
+    assert set(step(model, 1)) == {"l_mine", "l_nlcl", "l_nlcl_above_floor"}
+    # Its scaler has taken the factor out again: the gradients are those of the plain model, added once.
+    for net in ("net_g", "net_p"):
+        own, expected = (dict(getattr(m, net).named_parameters()) for m in (model, plain))
+        for name, value in expected.items():
+            torch.testing.assert_close(own[name].grad, value.grad, rtol=1e-4, atol=1e-7, msg=f"{net}.{name}")
+
+
 class HalfModel(SRModel):
     """Runs net_g in half precision with a scaler of its own, gives it its images by name, and weighs its loss 0."""
 
@@ -166,10 +221,9 @@ class HalfModel(SRModel):
         self.log_dict = {}
 
 
-def test_small_gradients_are_not_lost_in_a_model_of_half_precision(tmp_path, monkeypatch):
-    monkeypatch.setitem(MODEL_REGISTRY._obj_map, "OwnModel", type("OwnModel", (NLCLMixin, HalfModel), {}))
+def test_small_gradients_are_not_lost_in_a_model_of_half_precision(tmp_path, with_mixin):
     opt = options(tmp_path, features=ENCODER, loss_weight=1e-6)
-    opt["model_type"] = "OwnModel"
+    opt["model_type"] = with_mixin(HalfModel)
     opt["network_g"] = {"type": "ResidualUNet", "num_feat": 4, "num_block": 1}
     found = []
     for HalfModel.half in (False, True):
@@ -224,27 +278,37 @@ def test_a_checkpoint_of_the_stock_model_goes_on_with_fresh_heads(tmp_path):
 
 # one channel ---------------------------------------------------------------------------------------------------------
 GREY_ENCODER = {"type": "FeatureEncoder", "num_in_ch": 1, "num_feat": 4, "num_level": 2}
+MSR = {"type": "MSRResNet", "num_in_ch": 1, "num_out_ch": 1, "num_feat": 8, "num_block": 1, "upscale": 2}
 
 
-def test_one_channel_models_train_with_the_losses(tmp_path):
-    opt = options(tmp_path, "SwinIRModel", ENCODER, location_opt=LOCATION)
-    built = build({**opt, "network_g": {**SWINIR, "in_chans": 1}, "network_e": GREY_ENCODER})
+@pytest.mark.parametrize(
+    ("model", "network", "features", "scale"),
+    [("SwinIRModel", {**SWINIR, "in_chans": 1}, GENERATOR, 1), ("SRModel", MSR, ENCODER, 2)],
+)
+def test_one_channel_models_train_with_the_losses(tmp_path, model, network, features, scale):
+    opt = options(tmp_path, model, features, scale=scale, location_opt=LOCATION)
+    built = build({**opt, "network_g": network, "network_e": GREY_ENCODER})
     before = states(built)
-    built.feed_data({key: value[:, :1] for key, value in batch().items()})
+    built.feed_data({key: value[:, :1] for key, value in batch(scale=scale).items()})
     built.optimize_parameters(1)
     assert {"l_nlcl", "l_nlcl_location"} <= set(built.get_current_log())
     assert all(not torch.equal(value, before[name]) for name, value in states(built).items() if name[:6] == "net_p.")
 
 
 # faults ---------------------------------------------------------------------------------------------------------------
+VSR = {"network_g": {"type": "BasicVSR", "num_feat": 4, "num_block": 1}}
 FAULTS = [  # model, features, changes of the block, changes of the options, message
     ("SRModel", DISCRIMINATOR, {}, {}, r"source: discriminator means net_d, which NLCLSRModel lacks; use generator"),
     ("SRModel", {**GENERATOR, "modules": ["conv_frist"]}, {}, {}, "no module 'conv_frist'; did you mean 'conv_first'"),
     ("SwinIRModel", {**GENERATOR, "modules": ["layers.0"]}, {}, {}, r"'layers.0' returns \(1, 256, 8\)"),
     ("SRModel", GENERATOR, {"layer_opt": {**LAYER, "sampling": {"patch_size": 17}}}, {}, "with crops of 16 pixels"),
+    ("SRModel", GENERATOR, {"optim_p": {"type": "Adma", "lr": 0.1}}, {}, "optim_p.type: torch.optim has no 'Adma'"),
     ("SRModel", GENERATOR, {}, {"network_p": None}, "network_p is missing: train.nlcl_opt needs"),
     ("SRModel", ENCODER, {}, {"network_e": None}, "network_e is missing: train.nlcl_opt needs"),
-]
+    ("SRModel", GENERATOR, {}, VSR, r"network_g \(BasicVSR\) takes no images \(B, 3 or 1, H, W\): .*; use a network"),
+    ("SRModel", ENCODER, {}, {"network_g": MSR, "scale": 2}, "crops of 16 pixels of one channel: "),  # encoder of 3
+    ("SRModel", ENCODER, {}, {"scale": 2}, "scale: is 2, but network_g enlarges by 1"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("model", "features", "block", "changes", "message"), FAULTS)
@@ -255,3 +319,10 @@ def test_options_that_do_not_fit_are_refused_when_the_model_is_built(
     with pytest.raises(InputError, match=message) as raised:
         build({key: value for key, value in opt.items() if value is not None})
     assert "\n" not in str(raised.value)
+
+
+def test_a_network_that_puts_out_no_image_is_refused(tmp_path):
+    opt = options(tmp_path, features=ENCODER)
+    opt["network_g"] = opt["network_d"]
+    with pytest.raises(InputError, match=r"received \(2, 3, 16, 16\) and \(2, 1, 16, 16\)"):
+        step(build(opt), 1)

@@ -12,6 +12,7 @@ import torch
 from conftest import photograph
 from training_helpers import make_folders, tiny_options, write_options
 
+from nlcl_plugin import cli
 from nlcl_plugin.config import option_files
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.training.distributed import check_launcher, join_process_group
@@ -78,6 +79,14 @@ def test_the_old_launch_module_which_puts_the_local_rank_first(folder, environme
     assert_trained_by_two(folder, *finish(process))
 
 
+@pytest.mark.slow
+def test_two_nodes_that_meet_at_an_endpoint(folder, environment):
+    meeting = ["--nnodes=2", "--nproc_per_node=1", "--rdzv_id=nlcl", "--rdzv_backend=c10d"]
+    command = [*TORCHRUN, *meeting, f"--rdzv_endpoint=localhost:{free_port()}", "-m", "nlcl_plugin", *TRAIN, "pytorch"]
+    nodes = [begin(folder, command, environment) for _ in range(2)]
+    assert_trained_by_two(folder, *finish(*nodes))
+
+
 # Slurm ----------------------------------------------------------------------------------------------------------------
 def write_scontrol(folder, script):
     tools = folder / "bin"
@@ -116,7 +125,7 @@ def bare(monkeypatch, environment):
     multiprocessing.set_start_method(method, force=True)
 
 
-@pytest.mark.parametrize("script", [None, "echo no such node >&2; exit 1"])
+@pytest.mark.parametrize("script", [None, "echo no such node >&2; exit 1", "exit 0"])
 def test_slurm_without_hosts_is_an_error_in_one_line(tmp_path, bare, script):
     variables = {"SLURM_NODELIST": "n1", "PATH": write_scontrol(tmp_path, script) if script else ""}
     for name, value in slurm(0, **variables).items():
@@ -139,11 +148,22 @@ def test_a_launcher_that_did_not_start_this_is_refused(bare, launcher, message):
         join_process_group(launcher, {})
 
 
-def test_a_wrong_backend_is_refused(bare):
-    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": free_port()}.items():
-        bare.setenv(name, str(value))
-    with pytest.raises(InputError, match=r"nccll.*check dist_params"):
-        join_process_group("pytorch", {"backend": "nccll"})
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"backend": "nccll"}, "nccll.*check dist_params"),
+        ({"backend": 1}, "dist_params.backend: expected a text"),
+        ({"port": 70000}, "dist_params.port: .*65536"),
+        ({"timeout": 0}, "dist_params.timeout: .*greater than 0"),
+        ({"timeout": True}, "dist_params.timeout: expected a number"),
+    ],
+)
+def test_wrong_parameters_are_refused(bare, parameters, message):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost"}.items():
+        bare.setenv(name, value)
+    bare.setenv("MASTER_PORT", str(free_port()))
+    with pytest.raises(InputError, match=message):
+        join_process_group("pytorch", parameters)
 
 
 @pytest.mark.parametrize(("name", "launcher"), [("WORLD_SIZE", "pytorch"), ("SLURM_STEP_NUM_TASKS", "slurm")])
@@ -151,14 +171,34 @@ def test_several_processes_without_a_launcher_are_refused(bare, name, launcher):
     bare.setenv(name, "2")
     bare.setenv("SLURM_NTASKS", "8")  # a batch script without srun: this alone is fine
     message = rf"2 processes were started together \({name}=2\).*; add --launcher {launcher}, or unset {name}"
-    with pytest.raises(InputError, match=message):
-        start("nothing.yml", is_train=True)
+    for is_train in (True, False):
+        with pytest.raises(InputError, match=message):
+            start("nothing.yml", is_train=is_train)
     check_launcher(launcher)
     bare.setenv(name, "1")
     check_launcher("none")
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("before", "behind", "variable", "expected"),
+    [(["--local-rank=3"], [], None, "3"), ([], ["--local_rank=3"], None, "3"), ([], ["--local-rank", "3"], "1", "1")],
+)
+def test_local_rank_is_the_argument_unless_a_variable_says_otherwise(bare, before, behind, variable, expected):
+    bare.setattr("nlcl_plugin.training.launch.check_launcher", lambda launcher: None)
+    bare.setattr(
+        "nlcl_plugin.training.launch.read", lambda *_, **__: ({"dist_params": {"backend": "gloo", "port": 1234}}, {})
+    )
+    bare.setattr("basicsr.utils.dist_util.init_dist", lambda *_, **options: seen.append(options) or sys.exit())
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "LOCAL_RANK": variable}.items():
+        if value:
+            bare.setenv(name, value)
+    seen = []
+    with pytest.raises(SystemExit):
+        cli.main([*before, *TRAIN, "pytorch", *behind])
+    assert seen == [{"backend": "gloo", "port": 1234}]
+    assert os.environ["LOCAL_RANK"] == expected
+
+
 def test_absent_processes_are_an_error_in_one_line_that_names_the_rank(folder, environment):
     write_options(folder, short_options(dist_params={"backend": "gloo", "timeout": 1}))
     variables = {"RANK": 1, "WORLD_SIZE": 2, "MASTER_ADDR": "localhost", "MASTER_PORT": free_port()}
@@ -228,8 +268,30 @@ def test_nodes_meet_again_though_only_one_of_them_counts_the_restart(folder, env
     assert sorted(re.findall(r"parted \d", "".join(said))) == ["parted 0", "parted 1"]
 
 
+SEED = """
+from nlcl_plugin.training.launch import start
+from nlcl_plugin.training.distributed import leave_process_group
+opt = start("options.yml", is_train=True, launcher="pytorch")
+print(f"seed {opt['manual_seed']} {opt['datasets']['train']['manual_seed']}\\n", end="")
+leave_process_group(0)
+"""
+
+
+@pytest.mark.slow
+def test_processes_draw_one_seed_together_where_none_is_given(folder, environment):
+    write_options(folder, short_options(manual_seed=None))
+    (folder / "seed.py").write_text(SEED)
+    process = begin(folder, [*TORCHRUN, "--standalone", "--nproc_per_node=2", "seed.py"], environment)
+    codes, said = finish(process)
+    assert codes == [0], said
+    seeds = set(re.findall(r"seed (\d+) (\d+)", said[0]))
+    assert len(seeds) == 1
+    assert len(set(seeds.pop())) == 1
+
+
 # options to remember and compare --------------------------------------------------------------------------------------
-def test_kernels_are_chosen_before_the_first_computation(folder, bare):
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_kernels_are_chosen_before_the_first_computation(folder, bare, deterministic):
     def see(opt):
         seen.append((os.environ.get("CUBLAS_WORKSPACE_CONFIG"), torch.are_deterministic_algorithms_enabled()))
         return {}
@@ -238,12 +300,14 @@ def test_kernels_are_chosen_before_the_first_computation(folder, bare):
     bare.chdir(folder)
     bare.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     bare.setattr("nlcl_plugin.training.launch.rehearse", see)
-    bare.setattr(torch.backends.cudnn, "benchmark", torch.backends.cudnn.benchmark)
+    before = torch.backends.cudnn.benchmark
     try:
-        start(str(write_options(folder, short_options(deterministic=True))), is_train=True)
+        start(str(write_options(folder, short_options(deterministic=deterministic))), is_train=True)
+        assert torch.backends.cudnn.benchmark is not deterministic
     finally:
         torch.use_deterministic_algorithms(False)
-    assert seen == [(":4096:8", True)]
+        torch.backends.cudnn.benchmark = before
+    assert seen == [(":4096:8" if deterministic else None, deterministic)]
 
 
 def test_written_options_start_the_same_run_again(folder, monkeypatch):

@@ -22,7 +22,7 @@ from nlcl_plugin.media.photograph.exif import exif_of_tiff, orientation_of, set_
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # else it writes every odd tag to stderr
 
 _PPM = re.compile(rb"P([56])(?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)\s")
-_ICC, _XMP = 34675, 700  # tags of TIFF
+_ICC, _XMP, _DNG = 34675, 700, 50706  # tags of TIFF
 _MASK, _REDUCED = 4, 1  # kinds of pages of TIFF
 _GREY, _RGB = 1, 2  # photometric interpretations of TIFF
 _DEEP = {(16, 1), (32, 3), (64, 3)}  # bits and TIFF's number for unsigned or floats
@@ -86,6 +86,8 @@ def read_photograph(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXEL
             that is not supported.
     """
     source = os.fspath(path)
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
+        raise InputError(f"{source}: is not a file, expected an image; correct the path")
     data = read_bytes(path)
     try:
         return _decode(data, source, max_pixels)
@@ -133,6 +135,8 @@ def _decode(data: bytes, source: str, max_pixels: int) -> Photograph:
 
 
 def _kind(data: bytes, source: str) -> str:
+    if not data:
+        raise InputError(f"{source}: empty, expected an image; remove or replace it")
     for kind, signature in _SIGNATURES.items():
         if signature.match(data):
             return kind
@@ -232,6 +236,8 @@ def _webp(data: bytes) -> _Header:
 def _tiff(data: bytes) -> _Header:
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         page = file.pages[0].aspage()
+        if _DNG in page.tags:
+            raise ValueError("it is a camera's raw file (DNG), which has to be developed first")
         ends = [start + count for start, count in zip(page.dataoffsets, page.databytecounts, strict=True)]
         if not ends or max(ends) > len(data):
             raise ValueError("the file ends too early")
