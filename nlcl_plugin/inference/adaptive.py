@@ -15,7 +15,7 @@ from torch import Tensor
 SUSPECT = 0.02  # of R: what counts as found
 CELLS = 8  # per side: an image has rain in a cell of this grid
 LEAST = 0.01  # if more than this fraction of the cell's pixels is found
-AMOUNTS = (0.5, 0.8, 0.95)  # fractions of cells with rain; clean photographs have at most 0.86 in 19 of 20 cases
+AMOUNTS = (0.5, 0.8, 0.95)  # fractions of cells with rain; nine of ten clean photographs have at most 0.85
 FACTORS = (0.8, 1.25, 1.75)  # on R at these amounts
 MOST = 2.0  # of factor and strength together: beyond it streaks become dark ones
 
@@ -33,8 +33,12 @@ def rain_amount(rain: Tensor) -> Tensor:
     Returns:
         The fraction (B,) of the `CELLS` x `CELLS` cells in which more than `LEAST` of the pixels exceed `SUSPECT`.
     """
-    found = (rain.mean(dim=1, keepdim=True) > SUSPECT).to(rain.dtype)
-    return (F.adaptive_avg_pool2d(found, CELLS) > LEAST).to(rain.dtype).mean(dim=(1, 2, 3))
+    return (F.adaptive_avg_pool2d(_found(rain), CELLS) > LEAST).to(rain.dtype).mean(dim=(1, 2, 3))
+
+
+def _found(rain: Tensor) -> Tensor:
+    """Where there is rain (B, 1, H, W): 1 or 0."""
+    return (rain.mean(dim=1, keepdim=True) > SUSPECT).to(rain.dtype)
 
 
 def adapt_to_amount(rain: Tensor, strength: float = 1.0) -> Tensor:
@@ -54,7 +58,7 @@ def adapt_to_amount(rain: Tensor, strength: float = 1.0) -> Tensor:
         torch.from_numpy(np.interp(amount, *points)).to(rain).view(-1, 1, 1, 1)
         for points in ((AMOUNTS, FACTORS), (MANY, (DENSEST, 1.0)))
     )
-    found = F.max_pool2d((rain.mean(dim=1, keepdim=True) > SUSPECT).to(rain.dtype), 3, stride=1, padding=1)
+    found = F.max_pool2d(_found(rain), 3, stride=1, padding=1)
     density = found
     for window in ((SIDE, 1), (1, SIDE)):  # one dimension at a time is faster
         padding = (window[0] // 2, window[1] // 2)

@@ -29,7 +29,6 @@ def stream_generator(
     image: Tensor,
     *,
     rows: int | None = None,
-    allocate: Callable[..., Tensor] = torch.empty,
     on_step: Callable[[], object] = lambda: None,
 ) -> Tensor:
     """Run a generator on an image; equal to `net(image)` up to rounding (about 1e-5).
@@ -40,8 +39,6 @@ def stream_generator(
         net: The generator.
         image: Rainy image (1, C, H, W), RGB in [0, 1].
         rows: Rows of a band; by default as many as fit a core's cache, on a GPU more.
-        allocate: Makes the feature maps, called like `torch.empty((1, H, W, num_feat), dtype=…, device=…)`; another
-            one may put them on a disk.
         on_step: Called after each convolution, `num_block` × 2 + 4 times.
 
     Returns:
@@ -57,7 +54,7 @@ def stream_generator(
     rows = rows or max(4, band_bytes // (4 * width * net.num_feat))
     # Channels last: rows of a band are neighbours in memory.
     trunk, branch = (
-        allocate((1, height, width, net.num_feat), dtype=image.dtype, device=image.device).permute(0, 3, 1, 2)
+        torch.empty((1, height, width, net.num_feat), dtype=image.dtype, device=image.device).permute(0, 3, 1, 2)
         for _ in range(2)
     )
     norm: list[_Affine] = []  # of what is in `branch`, once something is

@@ -194,8 +194,8 @@ class NLCLModel(ValidationMixin, BaseModel):
                 return run_padded(net, images, window)
             return torch.cat([infer(net, image[None], window=window) for image in images])  # they may be large
 
-        longest_side, adaptive = (self.opt.get(key) or 0 for key in ("longest_side", "adaptive"))
-        return run_adjusted(run, self.lq, makes_rain=makes_rain, longest_side=longest_side, adaptive=bool(adaptive))
+        longest_side, adaptive = self.opt.get("longest_side") or 0, self.opt.get("adaptive", False)
+        return run_adjusted(run, self.lq, makes_rain=makes_rain, longest_side=longest_side, adaptive=adaptive)
 
     def get_current_visuals(self) -> OrderedDict[str, Tensor]:
         """Images of the last `test`: `lq`, `result`, `rain` and, if known, `gt`; (B, C, H, W) on the CPU."""

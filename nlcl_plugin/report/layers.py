@@ -61,7 +61,8 @@ class TrainedStages:
             label: ImageDerainer(models / f"net_{label}_{self.which}.pth", label=label, device=device)
             for label in [*self._stages, *(["r"] if self._own_rain else [])]
         }
-        self.in_copies = any(network.derainer.longest_side for network in self._networks.values())
+        derainers = [network.derainer for network in self._networks.values()]
+        self.need_whole = any(derainer.longest_side or derainer.adaptive for derainer in derainers)
 
     def split(self, rainy: Tensor) -> list[StageLayers]:
         """Split an image O (3, H, W) into the layers of each stage; networks that fail raise an `InputError`."""
@@ -107,10 +108,10 @@ def split_example(stages: TrainedStages, sample: dict[str, Any], root: str | Non
         raise InputError("gives no image `lq` (3, H, W), as a dataset of videos or of clean images does")
     size = rainy.shape[-2:]
     rows, columns = (slice((side - min(side, MAX_SIDE)) // 2, (side + min(side, MAX_SIDE)) // 2) for side in size)
-    if not stages.in_copies:
+    if not stages.need_whole:
         rainy = rainy[..., rows, columns]
     found = stages.split(rainy)
-    if stages.in_copies:  # of the whole image, as everywhere
+    if stages.need_whole:  # a part would be derained otherwise
         rainy = rainy[..., rows, columns]
         found = [one._replace(image=one.image[..., rows, columns], rain=one.rain[..., rows, columns]) for one in found]
     clean = clean[..., rows, columns] if clean is not None and clean.shape[-2:] == size else None

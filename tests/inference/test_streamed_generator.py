@@ -48,15 +48,16 @@ def test_the_image_is_left_as_it_was_and_the_result_carries_no_gradient():
     assert torch.equal(image, before)
 
 
-def test_only_two_feature_maps_are_asked_for():
+def test_only_two_feature_maps_are_asked_for(monkeypatch):
     net, image, asked = trained_like(), photograph(20, 24), []
 
     def allocate(shape, **how):
         asked.append(tuple(shape))
         return torch.full(shape, torch.nan, **how)  # nothing may be read before it is written
 
-    result = stream_generator(net, image, rows=4, allocate=allocate)
-    assert asked == [(1, 20, 24, 8)] * 2
+    monkeypatch.setattr(torch, "empty", allocate)
+    result = stream_generator(net, image, rows=4)
+    assert asked == [(1, 20, 24, 8)] * 2 + [(1, 3, 20, 24)]  # and the result
     assert torch.isfinite(result).all()
 
 

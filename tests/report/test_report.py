@@ -258,8 +258,8 @@ def test_the_layers_of_two_networks_need_not_add_up(copied):
     assert re.search(r"^mean 0\.\d+", shown.text, re.MULTILINE)
 
 
-@pytest.mark.parametrize("in_copies", [False, True])
-def test_of_a_large_image_the_middle_is_shown(in_copies):
+@pytest.mark.parametrize("need_whole", [False, True])
+def test_of_a_large_image_the_middle_is_shown(need_whole):
     """Of a network that finds rain in smaller copies, the middle of what it makes of the whole image."""
     seen = []
 
@@ -267,13 +267,13 @@ def test_of_a_large_image_the_middle_is_shown(in_copies):
         seen.append(rainy.shape[1:])
         return [layers.StageLayers("", rainy, rainy, own_rain=False)]
 
-    stages = SimpleNamespace(split=split, in_copies=in_copies)
+    stages = SimpleNamespace(split=split, need_whole=need_whole)
     for shape in ((300, 1501), (1200, 1300), (300, 300)):
         places = torch.arange(shape[0] * shape[1]).reshape(1, *shape).expand(3, -1, -1)
         found = layers.split_example(stages, {"lq": places, "gt": places, "lq_path": "a"}, None)
         expected = tuple(min(side, layers.MAX_SIDE) for side in shape)
         assert found.rainy.shape[1:] == expected
-        assert seen.pop() == (shape if in_copies else expected)
+        assert seen.pop() == (shape if need_whole else expected)
         assert torch.equal(found.clean, found.layers[0].image)  # the same place
         assert found.clean[0, 0, 0] == places[0, (shape[0] - expected[0]) // 2, (shape[1] - expected[1]) // 2]
         assert found.cut == (expected != shape)
