@@ -34,8 +34,12 @@ setup(
     ],
     # BasicSR 1.4.2, its last release, cannot be built on Python 3.13.
     python_requires=">=3.10,<3.13",
-    packages=find_packages(include=["nlcl_plugin", "nlcl_plugin.*"]),
-    package_data={"nlcl_plugin": ["py.typed", "report/page.*", "weights/*.safetensors"]},
+    packages=[*find_packages(include=["nlcl_plugin", "nlcl_plugin.*"]), "nlcl_plugin.options"],
+    package_dir={"nlcl_plugin.options": "options"},  # `basicsr options` finds them in a wheel too
+    package_data={
+        "nlcl_plugin": ["py.typed", "report/page.*", "weights/*.safetensors"],
+        "nlcl_plugin.options": ["*.yml", "mmengine/*.py", "mmengine/_base_/*.py"],
+    },
     install_requires=[
         "basicsr==1.4.2",
         "mmengine>=0.10.7",
@@ -55,6 +59,7 @@ setup(
         "scikit-image>=0.22",  # the demo's photographs are inside its wheel
         "tifffile",  # scikit-image brings it anyway
         "tqdm",
+        "shtab",  # completes commands at a shell's prompt
     ],
     extras_require={
         **EXTRAS,

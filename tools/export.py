@@ -1,65 +1,12 @@
-"""Export a trained network for other runtimes: ONNX, or its weights as .safetensors.
+"""`basicsr export` as a script."""
 
-Usage: python tools/export.py WEIGHTS --output FILE.onnx [--half] [--opset 18]
-
-WEIGHTS is a network file (net_*.pth, net_*.safetensors, a checkpoint of tools/mm_train.py, released weights) or the
-folder of a training, whose restorer (net_s, else net_g) is taken: the best in validation, or with --newest the newest.
-ONNX contains one graph: `rainy` (batch, 3, height, width), RGB in [0, 1], any size, to `derained`, the same, not
-clipped. The file is compared with PyTorch on odd sizes and batches, and written only if it agrees (1e-4 of full scale;
---half: 1e-2). Network, layer, values, licence and iteration are inside.
-
-ONNX needs pip install 'nlcl_plugin[export]'. Exit codes: 0 done, 2 bad usage or input, 5 interrupted.
-"""
-
-import argparse
 import sys
-from dataclasses import replace
-from pathlib import Path
 
-from nlcl_plugin.errors import escape, exit_code_of
+from nlcl_plugin.cli import main as basicsr
 
 
 def main(argv=None) -> int:
-    arguments = _parser().parse_args(argv)
-    return exit_code_of(lambda: _run(arguments))
-
-
-def _run(arguments: argparse.Namespace) -> int:
-    # Here, so that --help does not wait for torch.
-    from nlcl_plugin.inference.derainer import PLAIN, check_settings, load_derainer
-    from nlcl_plugin.inference.export import CHECKED_SHAPES, export
-
-    kind = arguments.format or Path(arguments.output).suffix.removeprefix(".")
-    derainer = load_derainer(arguments.weights, label=arguments.label, take_newest=arguments.newest)
-    noted = {key: getattr(arguments, key) for key in ("license", *PLAIN) if getattr(arguments, key) is not None}
-    check_settings(noted)
-    derainer = replace(derainer, about={**derainer.about, **noted})
-    print(escape(f"{derainer.source}: exporting {derainer.about['network']['type']} as {kind}"), flush=True)
-    done = export(derainer, arguments.output, kind, half=arguments.half, opset=arguments.opset)
-    opset = f", opset {arguments.opset}" if kind == "onnx" else ""
-    sizes = ", ".join(f"{batch}×{height}×{width}" for batch, _, height, width in CHECKED_SHAPES)
-    print(escape(f"{done.path}: {kind}{opset}, {done.precision}, {done.path.stat().st_size / 1e6:.2f} MB"))
-    print(f"Differs from PyTorch in float32 by at most {done.difference:.1e} (allowed {done.tolerance:.0e}) on {sizes}")
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("weights", metavar="WEIGHTS", help="network file, or folder of a training")
-    add("--label", choices=("g", "r", "s"), help="which network of the folder")
-    add("--newest", action="store_true", help="of a folder the newest network, not the best in validation")
-    add("--format", choices=("onnx", "safetensors"), help="default: by the ending of --output")
-    add("--output", required=True, metavar="FILE", help="file to write: .onnx or .safetensors")
-    add("--half", action="store_true", help="float16 inside (float32 in and out)")
-    add("--opset", type=int, default=18, metavar="N", help="of ONNX (default: %(default)s)")
-    add("--license", metavar="TEXT", help="licence of the weights, to note in the file")
-    text = "side to which tools/derain.py reduces larger images to find rain, to note in the file; 0: any size"
-    add("--longest-side", type=int, metavar="PIXELS", help=text)
-    add("--strength", type=float, metavar="FACTOR", help="factor of tools/derain.py on the rain, to note in the file")
-    text = "whether tools/derain.py takes more where an image has rain nearly everywhere, to note in the file"
-    add("--adaptive", action=argparse.BooleanOptionalAction, help=text)
-    return parser
+    return basicsr(["export", *(sys.argv[1:] if argv is None else argv)])
 
 
 if __name__ == "__main__":

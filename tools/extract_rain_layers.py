@@ -1,66 +1,12 @@
-"""Extract the rain layer of every image of a folder or LMDB into a bank: an LMDB in BasicSR's layout.
+"""`basicsr bank` as a script."""
 
-Usage: python tools/extract_rain_layers.py WEIGHTS --input RAINY --output BANK.lmdb
-
-WEIGHTS is the folder of a training, such as experiments/nlcl_quickstart, whose first stage is taken (net_r if it has
-one, else net_g), or a network file. The layers are 8-bit PNGs, grey where the rain is; negative values are dropped.
-BANK.lmdb/rain_bank.png shows some of them beside their images, BANK.lmdb/rain_bank.json says where they came from, and
-BANK.lmdb/keys.jsonl of which image each is. Train on them with PseudoPairDataset (options/restorer_from_bank.yml). Run
-the same command again after an interruption.
-
-Exit codes: 0 done, 2 bad usage or input, 3 done but unreadable images were skipped, 5 interrupted.
-"""
-
-import argparse
 import sys
-from pathlib import Path
 
-from nlcl_plugin.errors import escape, exit_code_of
+from nlcl_plugin.cli import main as basicsr
 
 
 def main(argv=None) -> int:
-    arguments = _parser().parse_args(argv)
-    return exit_code_of(lambda: _run(arguments))
-
-
-def _run(arguments: argparse.Namespace) -> int:
-    # Here, so that --help does not wait for torch.
-    from nlcl_plugin.inference.derain import ImageDerainer
-    from nlcl_plugin.inference.rain_bank import extract_rain_bank, read_facts
-
-    which = {"label": arguments.label, "order": ("r", "g"), "take_newest": arguments.newest}
-    network = ImageDerainer(arguments.weights, device=arguments.device, **which)
-    report = extract_rain_bank(
-        network,
-        arguments.input,
-        arguments.output,
-        overwrite=arguments.overwrite,
-        log=lambda line: print(escape(line)),
-    )
-    facts = read_facts(arguments.output)
-    made = "already made" if report.already_made else "extracted"
-    lines = [
-        f"{arguments.output}: {report.values} rain layers, {report.bytes / 1e6:.1f} MB; {made}",
-        f"mean R {facts['mean_rain']:.4f}, brightest {facts['max_rain']:.2f}",
-        f"Picture: {Path(arguments.output) / 'rain_bank.png'}",
-    ]
-    lines += [f"{len(report.skipped)} could not be read and were skipped:"] if report.skipped else []
-    lines += [f"  {one.source}: {one.reason}" for one in report.skipped]
-    print("\n".join(escape(line) for line in lines))
-    return report.exit_code
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("weights", metavar="WEIGHTS", help="folder of a training, or network file")
-    add("--label", choices=("g", "r", "s"), help="which network of the folder")
-    add("--newest", action="store_true", help="of a folder the newest network, not the best in validation")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: %(default)s)")
-    add("--input", required=True, metavar="RAINY", help="rainy images: a folder, searched to its depth, or an LMDB")
-    add("--output", required=True, metavar="BANK.lmdb", help="bank to make")
-    add("--overwrite", action="store_true", help="replace a bank that is there, when the new one is whole")
-    return parser
+    return basicsr(["bank", *(sys.argv[1:] if argv is None else argv)])
 
 
 if __name__ == "__main__":

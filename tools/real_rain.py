@@ -2,7 +2,7 @@
 
 Usage: python tools/real_rain.py --weights W [W ...] --output DIR [--pairs RAINY CLEAN] [--clean DIR] [--rainy DIR]
 
-Each W is what tools/derain.py takes as --weights, such as `real` or `demo`. Give what you have of
+Each W is what basicsr derain takes as --weights, such as `real` or `demo`. Give what you have of
 
 --pairs   photographs with rain and the same without, by the same names: the change of PSNR (dB) and SSIM, and the
           precision and recall of streak pixels (O - B > 0.05 against O - G > 0.05)
@@ -168,12 +168,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--pairs", nargs=2, metavar=("RAINY", "CLEAN"), help="folders of pairs")
     add("--clean", metavar="DIR", help="folder of photographs without rain")
     add("--rainy", metavar="DIR", help="folder of photographs with rain")
-    add("--longest-side", type=int, metavar="PIXELS", help="as in tools/derain.py (default: what the weights say)")
-    add("--strength", type=float, metavar="FACTOR", help="as in tools/derain.py (default: what the weights say)")
+    add("--longest-side", type=int, metavar="PIXELS", help="as in basicsr derain (default: what the weights say)")
+    add("--strength", type=float, metavar="FACTOR", help="as in basicsr derain (default: what the weights say)")
     add(
         "--adaptive",
         action=argparse.BooleanOptionalAction,
-        help="as in tools/derain.py (default: what the weights say)",
+        help="as in basicsr derain (default: what the weights say)",
     )
     add("--side", type=int, default=320, help="side of the sheet's pictures in pixels (default: %(default)s)")
     return parser

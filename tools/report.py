@@ -1,44 +1,12 @@
-"""Write one self-contained HTML page about a training.
+"""`basicsr report` as a script."""
 
-Usage: python tools/report.py EXPERIMENT
-
-EXPERIMENT is the folder of a training, such as experiments/nlcl_quickstart; it may be running or interrupted. The page
-has curves of all losses, metrics and learning rates, validation images before and after with their layers, non-local
-neighbours, figures, options, environment and the command to reproduce it. Open it in any browser.
-
-Exit codes: 0 done, 2 bad usage or input, 5 interrupted.
-"""
-
-import argparse
 import sys
 
-import nlcl_plugin  # noqa: F401  mends BasicSR
-from nlcl_plugin.errors import InputError, escape, exit_code_of
-from nlcl_plugin.report import write_report
+from nlcl_plugin.cli import main as basicsr
 
 
 def main(argv=None) -> int:
-    arguments = _parser().parse_args(argv)
-    return exit_code_of(lambda: _run(arguments))
-
-
-def _run(arguments: argparse.Namespace) -> int:
-    if arguments.images < 0:
-        raise InputError(f"--images: expected a number from 0, but received {arguments.images}")
-    page = write_report(arguments.experiment, arguments.output, images=arguments.images, which=arguments.checkpoint)
-    print(escape(f"{page}: {page.stat().st_size / 1e6:.1f} MB"))
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("experiment", metavar="EXPERIMENT", help="folder of a training")
-    add("--output", metavar="FILE.html", help="the page (default: EXPERIMENT/report.html)")
-    add("--images", type=int, default=3, metavar="N", help="images of each validation set; 0 for none (default: 3)")
-    text = "weights that derain them (default: the best in validation, else the newest)"
-    add("--checkpoint", metavar="ITER|latest", help=text)
-    return parser
+    return basicsr(["report", *(sys.argv[1:] if argv is None else argv)])
 
 
 if __name__ == "__main__":

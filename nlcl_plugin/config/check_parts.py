@@ -193,4 +193,5 @@ def registered(registry: Registry, where: str, name: str) -> Any:
     for known in (name, f"{name}_basicsr"):
         if known in registry:
             return registry._obj_map[known]
-    raise InputError(f"{where}: no {registry._name} is named {name!r}{suggest(name, registry.keys())}")
+    hint = suggest(name, registry.keys()) or "; if it is your own, give --import MODULE, the module that registers it"
+    raise InputError(f"{where}: no {registry._name} is named {name!r}{hint}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from nlcl_plugin.config.blocks import DatasetOptions
 from nlcl_plugin.config.plain_yaml import dump, parse
 from nlcl_plugin.config.schema import suggest
 from nlcl_plugin.data.files import write_whole
-from nlcl_plugin.errors import InputError
+from nlcl_plugin.errors import InputError, print_line, rank_in_environment
 
 # Keys of `path` that say where a run writes; they follow from its name.
 FOLDERS = ("experiments_root", "results_root", "models", "training_states", "visualization", "log")
@@ -24,12 +25,41 @@ _NULLS = {"fix_flow"}
 _RUN_TIME = {"root_path", "rank", "world_size", "dist", "auto_resume", "is_train"}
 
 
+def packaged_option_files() -> dict[str, Path]:
+    """The option files of the package, and the configs for MMEngine: names such as `nlcl.yml`, and their paths."""
+    package = Path(__file__).parents[1]
+    folder = package / "options"  # as installed
+    if not folder.is_dir():
+        folder = package.parent / "options"  # in a clone
+    files = (*folder.glob("*.yml"), *folder.glob("mmengine/**/*.py"))
+    return {path.relative_to(folder).as_posix(): path for path in sorted(files)}
+
+
+def find_option_file(path: str, *, folder: str = "") -> str:
+    """Find an option file: the path itself, relative to a folder, else one of the package of this name.
+
+    Args:
+        path: Such as `mine.yml`, `options/nlcl.yml` or `nlcl.yml`.
+        folder: What the path is relative to; the current folder by default.
+
+    Returns:
+        The path of a file; of none, if neither is there. A line on stderr says if it is one of the package.
+    """
+    own = os.path.join(folder, path)
+    packaged = packaged_option_files().get(path.replace(os.sep, "/").removeprefix("options/"))
+    if os.path.isfile(own) or packaged is None:
+        return own
+    if rank_in_environment() == "0":
+        print_line(f"{path}: that of the package, {packaged}")
+    return str(packaged)
+
+
 def load_yaml(path: str) -> dict[str, Any]:
     """Load an option file.
 
-    Its key `_base_` names an option file to build on, or a list of them, relative to its own folder. Blocks are merged,
-    and later wins: the files of the list in their order, then the file itself. A block with `_delete_: true` replaces
-    the one before it, as in MMEngine.
+    Its key `_base_` names an option file to build on, or a list of them, relative to its own folder, else by the name
+    of one of the package. Blocks are merged, and later wins: the files of the list in their order, then the file
+    itself. A block with `_delete_: true` replaces the one before it, as in MMEngine.
 
     Args:
         path: A YAML file.
@@ -55,9 +85,12 @@ def _load_merged(path: str, above: tuple[str, ...]) -> dict[str, Any]:
         raise InputError(f"{path}: _base_: expected an option file or a list of them, but received {bases!r}")
     options: dict[str, Any] = {}
     for base in bases:
-        file = os.path.join(os.path.dirname(path), os.path.expanduser(base))
+        file = find_option_file(os.path.expanduser(base), folder=os.path.dirname(path))
         if not os.path.isfile(file):
-            raise InputError(f"{path}: _base_: there is no file {file!r}; give it relative to this option file")
+            raise InputError(
+                f"{path}: _base_: there is no file {file!r}; give it relative to this option file, or the name of one "
+                "of the package (see `basicsr options`)"
+            )
         options = merged(options, _load_merged(file, (*above, identity)), path)
     return merged(options, own, path)
 
@@ -83,7 +116,9 @@ def read_yaml(path: str) -> dict[str, Any]:
         raise InputError(f"{path}: {error}") from error
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"cannot read the option file {path!r}: {reason}") from error
+        raise InputError(
+            f"cannot read the option file {path!r}: {reason}; correct the path, or give one of `basicsr options`"
+        ) from error
     if not isinstance(options, dict):
         raise InputError(f"{path} must contain a mapping of options, but contains {type(options).__name__}")
     return options

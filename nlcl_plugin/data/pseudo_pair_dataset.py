@@ -29,7 +29,7 @@ RENDERED = "rendered"  # in the place of a layer's path
 class PseudoPairDataset(ImageDataset):
     """Clean images, and the same with rain of a bank on them: pairs for any model that learns from pairs.
 
-    A bank is what `tools/extract_rain_layers.py` makes of rainy photographs. Each sample draws new rain, varies it
+    A bank is what `basicsr bank` makes of rainy photographs. Each sample draws new rain, varies it
     as stage 2 of `NLCLModel` does, and lays it on a crop of the clean image. All that depends on (seed, epoch, draw)
     alone, if the sampler gives a `SampleIndex`; a plain int counts as that draw of epoch 0.
 
@@ -117,7 +117,7 @@ class PseudoPairDataset(ImageDataset):
         if not all(isinstance(root, str | os.PathLike) and os.fspath(root) for root in roots):
             raise self._wrong("dataroot_rain", "the path of a bank of rain layers (LMDB or folder), or a list of them")
         if not roots and self.variation.rendered < 1:
-            wanted = "a bank of rain layers; make one with tools/extract_rain_layers.py, or set rendered: 1"
+            wanted = "a bank of rain layers; make one with basicsr bank, or set rendered: 1"
             raise self._wrong("dataroot_rain", wanted)
         try:
             return [open_source(root) for root in roots]

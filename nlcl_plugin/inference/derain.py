@@ -94,18 +94,24 @@ def derain(
     device: str = "auto",
     amp: bool = False,
     strength: float | None = None,
+    adaptive: bool | None = None,
+    longest_side: int | None = None,
 ) -> _Images:
     """Remove the rain from images.
 
     Args:
         images: An array (H, W, 3) of uint8, uint16 or floats in [0, 1]; a tensor (3, H, W) or (B, 3, H, W) of floats
-            in [0, 1]; or a list or tuple of such. RGB. For files see `tools/derain.py`.
+            in [0, 1]; or a list or tuple of such. RGB. For files see `basicsr derain`.
         weights: A network file, or the folder of a training such as `experiments/nlcl_small`; by default
             `real`, the weights for photographs of real rain that come with the package. Loaded once, until they change.
         device: `auto`, `cpu`, `cuda` …
         amp: Run in bfloat16.
-        strength: Factor in (0, 3] on the rain that is subtracted: more takes more rain, and more structure. By default
-            what the weights say, else 1.
+        strength: Factor in (0, 10] on the rain that is subtracted, down to what surrounds it: more takes more rain, and
+            more structure. By default what the weights say, else 1.
+        adaptive: Take more, the more of an image has rain (see `nlcl_plugin.inference.adaptive`). By default what the
+            weights say, else not.
+        longest_side: Find the rain of larger images in a copy with this longest side, in pixels; 0 for any size. By
+            default what the weights say, else 0.
 
     Returns:
         The derained images, of the type, shape and range of the input.
@@ -118,19 +124,20 @@ def derain(
         >>> derain(np.zeros((9, 16, 3), np.uint8)).shape
         (9, 16, 3)
     """
-    return _derained(images, _network(weights, device, amp, strength))
+    settings = {"strength": strength, "adaptive": adaptive, "longest_side": longest_side}
+    return _derained(images, _network(weights, device=device, amp=amp, **settings))
 
 
-def _network(weights: str | os.PathLike[str] | None, device: str, amp: bool, strength: float | None) -> ImageDerainer:
+def _network(weights: str | os.PathLike[str] | None, **options: Any) -> ImageDerainer:
     path = find_weights(DEFAULT_WEIGHTS if weights is None else weights)
     files = [path, *path.glob("models/*")]
     changed = max((file.stat().st_mtime_ns for file in files if file.exists()), default=0)
-    return _loaded(path, changed, device, amp, strength)
+    return _loaded(path, changed, **options)
 
 
 @functools.lru_cache(maxsize=2)
-def _loaded(path: Path, _changed: int, device: str, amp: bool, strength: float | None) -> ImageDerainer:
-    return ImageDerainer(path, device=device, amp=amp, strength=strength)
+def _loaded(path: Path, _changed: int, **options: Any) -> ImageDerainer:
+    return ImageDerainer(path, **options)
 
 
 def _derained(images: Any, network: ImageDerainer) -> Any:

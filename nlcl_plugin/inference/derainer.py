@@ -22,7 +22,7 @@ from nlcl_plugin.networks.weights import PACKAGED, best_or_newest, find_weights,
 
 # How a network derains unless its file or the caller says otherwise.
 PLAIN: dict[str, Any] = {"longest_side": 0, "strength": 1.0, "adaptive": False}
-STRONGEST = 3.0  # of `strength`: beyond it streaks become dark ones
+STRONGEST = 10.0  # of `strength`: by then no bright rest is left where the network found rain
 
 
 class ShapeError(InputError):
@@ -38,7 +38,7 @@ class Derainer:
     source: Path  # the file of its weights
     longest_side: int = 0  # pixels; the rain of larger images is found in a smaller copy. 0 for no limit
     strength: float = 1.0  # factor on the rain that is subtracted
-    adaptive: bool = False  # take more where an image has rain nearly everywhere; see `inference.adaptive`
+    adaptive: bool = False  # take more where more of an image has rain; see `inference.adaptive`
 
     @property
     def window_size(self) -> int:
@@ -122,7 +122,7 @@ def load_derainer(
     """Load a network to derain with.
 
     Args:
-        path: A network file (see `read_network_file`), an ONNX file of `tools/export.py`, the folder of a training, of
+        path: A network file (see `read_network_file`), an ONNX file of `basicsr export`, the folder of a training, of
             which the best network in validation is taken (see `networks.weights.best_or_newest`), or a name of
             `PACKAGED`, unless there is such a file or folder.
         label: The network it must be (g, r or s).
@@ -131,11 +131,11 @@ def load_derainer(
         take_newest: Of a folder, take the newest network in any case.
         longest_side: Of images in which rain is looked for, in pixels (see `Derainer`); 0 for no limit. By default what
             the weights say, else no limit.
-        strength: Factor in (0, 3] on the rain that is subtracted. Networks that are unsure of a streak take some of its
+        strength: Factor in (0, 10] on the rain that is subtracted. Networks that are unsure of a streak take some of its
             brightness only; more than 1 takes more of it, and of what is taken in error. By default what the weights
             say, else 1.
-        adaptive: Take more where an image has rain nearly everywhere, less where it is found in places, and nothing
-            from texture (see `inference.adaptive`); by default what the weights say, else not.
+        adaptive: Take more, the more of an image has rain (see `inference.adaptive`); by default what the weights say,
+            else not.
 
     Returns:
         The network, on the CPU. No code from a file is run.

@@ -48,7 +48,7 @@ class WholeCheckpointHook(CheckpointHook):
     one so far, before it writes the next: a kill in the middle leaves a broken file, or none at all.
 
     Its files contain tensors and plain values only, and which networks of `NLCLDerain` are in them: MMEngine resumes
-    from them under `weights_only`, torch's default since 2.6, and `tools/derain.py` and others read them without a
+    from them under `weights_only`, torch's default since 2.6, and `basicsr derain` and others read them without a
     config. For `save_best`, PSNR and SSIM are better high and NIQE low.
     """
 

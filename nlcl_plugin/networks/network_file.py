@@ -183,7 +183,13 @@ def build_with_weights(
         InputError: If it cannot be built, or the weights are not its own.
     """
     from basicsr.archs import build_network
+    from basicsr.utils.registry import ARCH_REGISTRY
 
+    if block["type"] not in ARCH_REGISTRY:
+        raise InputError(
+            f"{where}: no architecture is named {block['type']!r}; give --import MODULE, the module of yours that "
+            "registers it, or in Python import it first"
+        )
     try:
         net: nn.Module = build_network(deepcopy(dict(block)))
     except Exception as error:  # an architecture may raise anything on arguments that it was not made for

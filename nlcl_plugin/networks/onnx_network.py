@@ -1,4 +1,4 @@
-"""A network in an ONNX file of `tools/export.py`, run by onnxruntime."""
+"""A network in an ONNX file of `basicsr export`, run by onnxruntime."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def load_onnx(path: Path) -> tuple[OnnxNetwork, dict[str, Any]]:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: torn, or no ONNX file of ours ({reason}); export it again") from error
     if text is None or names != [["rainy"], ["derained"]]:
-        raise InputError(f"{path}: is no export of ours; give a file of tools/export.py --format onnx")
+        raise InputError(f"{path}: is no export of ours; give a file of basicsr export --format onnx")
     return OnnxNetwork(session), {**about_from_json(text, path), "output": "image"}
 
 

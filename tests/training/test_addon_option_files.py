@@ -2,14 +2,14 @@
 
 import json
 import re
-import runpy
 import sys
 
 import cv2
 import numpy as np
-import pytest
 from conftest import REPOSITORY, photograph
 from training_helpers import make_folders
+
+from nlcl_plugin import cli
 
 SWINIR, ESRGAN = "mix_nlcl_swinir_derain", "mix_nlcl_esrgan"
 SHORT = [
@@ -48,13 +48,12 @@ def losses(folder, name):
 def test_a_model_class_of_ones_own_trains_as_its_page_says(tmp_path, monkeypatch):
     make_pairs(tmp_path)
     page = (REPOSITORY / "docs" / "basicsr.md").read_text(encoding="utf-8")
-    (mine,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    (tmp_path / "mine.py").write_text(mine, encoding="utf-8")
+    mine, _ = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "my_model.py").write_text(mine, encoding="utf-8")
     options = [*TINY[SWINIR], "model_type=MyNLCLModel", "datasets:val=~", "train:total_iter=1"]
     path = str(REPOSITORY / "options" / f"{SWINIR}.yml")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["mine.py", "train", "-opt", path, "--force_yml", *options])
-    with pytest.raises(SystemExit) as done:
-        runpy.run_path("mine.py", run_name="__main__")
-    assert not done.value.code
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert cli.main(["train", "-opt", path, "--import", "models.my_model", "--force_yml", *options]) == 0
     assert "l_nlcl" in losses(tmp_path, SWINIR)[0]

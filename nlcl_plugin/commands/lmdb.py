@@ -1,0 +1,109 @@
+"""Make and check LMDBs of images, in BasicSR's layout.
+
+Usage: basicsr lmdb create --input DIR --output X.lmdb [--crop 480 --step 240]
+       basicsr lmdb verify X.lmdb [--against DIR]
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from nlcl_plugin.errors import InputError, escape
+
+if TYPE_CHECKING:
+    from nlcl_plugin.data.lmdb.encode import Cut
+
+CREATE = """Make an LMDB in BasicSR's layout of all images below a folder, whole or cut into sub-images.
+
+A PNG that needs no cut and no turn goes in byte for byte, with its alpha, which readers drop. All else becomes PNG
+without loss: grey and 16-bit stay so, floats become 16-bit, alpha is dropped, EXIF orientation is applied.
+X.lmdb/keys.jsonl says of which file and part each key is. Run the same command again after an interruption.
+
+Exit codes: 0 done, 2 bad usage or input, 3 done but unreadable images were skipped, 5 interrupted.
+"""
+VERIFY = """Check an LMDB in BasicSR's layout: counts, every image, sizes and hashes; with --against, also the pictures.
+
+Nothing is changed. Hashes and sources are known of LMDBs that `basicsr lmdb create` made.
+
+Exit codes: 0 all is well, 2 faults, bad usage or input, 5 interrupted.
+"""
+FAULTS_SHOWN = 20
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this command."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="{create,verify}")
+    raw = argparse.RawDescriptionHelpFormatter
+    create = actions.add_parser("create", help="make one of a folder", description=CREATE, formatter_class=raw)
+    add = create.add_argument
+    add("--input", required=True, metavar="DIR", help="folder of images, searched to its depth")
+    add("--output", required=True, metavar="X.lmdb", help="LMDB to make")
+    add("--crop", type=int, metavar="N", help="cut into squares of this side (BasicSR: 480)")
+    add("--step", type=int, metavar="N", help="from one square to the next (default: half of --crop)")
+    add("--threshold", type=int, metavar="N", help="what may be left over at the edges (default: 0)")
+    add("--jobs", type=int, default=2, metavar="N", help="threads (default: %(default)s)")
+    add("--strict", action="store_true", help="an unreadable image ends the run")
+    add("--overwrite", action="store_true", help="replace an LMDB that is there, when the new one is whole")
+    verify = actions.add_parser("verify", help="check one", description=VERIFY, formatter_class=raw)
+    add = verify.add_argument
+    add("lmdb", metavar="X.lmdb", help="LMDB to check")
+    add("--against", metavar="DIR", help="folder of the images that it is made of")
+    add("--jobs", type=int, default=2, metavar="N", help="threads (default: %(default)s)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
+    if not 1 <= arguments.jobs <= 256:
+        raise InputError(f"--jobs: received {arguments.jobs}, expected a number from 1 to 256")
+    return _create(arguments) if arguments.action == "create" else _verify(arguments)
+
+
+def _create(arguments: argparse.Namespace) -> int:
+    from nlcl_plugin.data.lmdb.create import create_lmdb
+
+    report = create_lmdb(
+        arguments.input,
+        arguments.output,
+        cut=_cut(arguments),
+        jobs=arguments.jobs,
+        strict=arguments.strict,
+        overwrite=arguments.overwrite,
+        log=lambda line: print(escape(line)),
+    )
+    pictures = f"{report.images} images" + (f", {report.values} sub-images" if report.values != report.images else "")
+    made = "; already made" if report.already_made else ""
+    lines = [f"{arguments.output}: {pictures}, {report.bytes / 1e6:.1f} MB{made}"]
+    lines += [f"{len(report.skipped)} could not be read and were skipped:"] if report.skipped else []
+    lines += [f"  {one.source}: {one.reason}" for one in report.skipped]
+    print("\n".join(map(escape, lines)))
+    return report.exit_code
+
+
+def _cut(arguments: argparse.Namespace) -> Cut | None:
+    from nlcl_plugin.data.lmdb.encode import Cut
+
+    for name, low in (("crop", 1), ("step", 1), ("threshold", 0)):
+        value = getattr(arguments, name)
+        if value is not None and not low <= value <= 65535:
+            raise InputError(f"--{name}: received {value}, expected a number from {low} to 65535")
+    if arguments.crop is None:
+        if arguments.step is not None or arguments.threshold is not None:
+            raise InputError("--step and --threshold say how to cut; give --crop too, or remove them")
+        return None
+    return Cut(arguments.crop, arguments.step or max(1, arguments.crop // 2), arguments.threshold or 0)
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from nlcl_plugin.data.lmdb.verify import verify_lmdb
+
+    found = verify_lmdb(arguments.lmdb, against=arguments.against, jobs=arguments.jobs)
+    lines = [f"  {fault}" for fault in found.faults[:FAULTS_SHOWN]]
+    if len(found.faults) > FAULTS_SHOWN:
+        lines.append(f"  and {len(found.faults) - FAULTS_SHOWN} more")
+    done = f"{found.values} images decoded, {found.hashed} hashes compared"
+    if arguments.against is not None:
+        done += f", {found.compared} compared with {arguments.against}"
+    result = "1 fault" if len(found.faults) == 1 else f"{len(found.faults) or 'no'} faults"
+    print("\n".join(map(escape, [f"{arguments.lmdb}: {result}{':' if lines else ''}", *lines, done])))
+    return 2 if found.faults else 0

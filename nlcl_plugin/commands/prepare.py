@@ -1,0 +1,199 @@
+"""Turn a rain dataset of any layout into a standard tree: rainy/ clean/ val_rainy/ val_clean/ and manifest.jsonl.
+
+Usage: basicsr prepare SOURCE... --layout NAME --output DIR
+       basicsr prepare --layout two-folders --rainy DIR --clean DIR --output DIR
+       basicsr prepare --pair-by stem --rainy DIR --clean DIR --output DIR
+       basicsr prepare VIDEO... --layout static-video --output DIR
+
+Files are hard links where possible: to change one changes the source; --copy makes copies. Run the same command again
+after an interruption: files that are there already are kept. Halves of images and frames of videos become PNG.
+
+A video of a still scene, with the camera on a tripod or in a calm hand, gives pairs for validation (val_rainy/,
+val_clean/) and a bank of real rain layers (rain/, for dataroot_rain of PseudoPairDataset): of every N frames (--every)
+the first, and the median of those around it. This layout starts over when it is run again, and names what it cannot use
+(exit code 3).
+
+Exit codes: 0 done, 2 bad usage or input, 3 done but unreadable images were skipped, 5 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nlcl_plugin.errors import InputError, escape
+
+if TYPE_CHECKING:
+    from nlcl_plugin.prepare.model import Collection, SourceImage
+
+STATIC_VIDEO = "static-video"
+# Those of nlcl_plugin.prepare.LAYOUTS, whose import takes longer than --help may.
+LAYOUT_NAMES = (
+    *("two-folders", "SPA-Data", "RealRain-1k", "GT-RAIN", "LHP-Rain", "Rain100/200", "DDN/Rain1400", "Outdoor-Rain"),
+    *("side-by-side", "trainA/trainB", "pairs"),
+)
+_ONLY_FOR = {
+    "rainy_name": ["pairs"],
+    "clean_name": ["pairs"],
+    "rainy_regex": ["pairs"],
+    "clean_regex": ["pairs"],
+    "list": ["pairs", "SPA-Data"],
+    "rain_side": ["side-by-side"],
+    "paired_val": ["trainA/trainB"],
+}
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
+    from nlcl_plugin.prepare import LayoutOptions, SplitOptions, collect, execute, inspect, make_plan
+    from nlcl_plugin.prepare.execute import SUMMARY, check_output_folder
+
+    _check(arguments)
+    if arguments.layout == STATIC_VIDEO:
+        return _static_video(arguments)
+    layout_options = LayoutOptions(
+        rainy=arguments.rainy,
+        clean=arguments.clean,
+        pair_by=arguments.pair_by,
+        rainy_name=arguments.rainy_name or "{}",
+        clean_name=arguments.clean_name or "{}",
+        rainy_regex=arguments.rainy_regex,
+        clean_regex=arguments.clean_regex,
+        list_file=arguments.list,
+        rain_side=arguments.rain_side,
+        paired_val=arguments.paired_val,
+    )
+    collection = collect(arguments.layout, arguments.sources, layout_options)
+    if arguments.scene:
+        collection = _name_scenes(collection, arguments.scene)
+    output = Path(os.path.expanduser(arguments.output))
+    check_output_folder(output)
+    collection, facts, unreadable = inspect(
+        collection, every=arguments.every, jobs=arguments.jobs, strict=arguments.strict
+    )
+    split_options = SplitOptions(
+        val_fraction=arguments.val_fraction,
+        val_split=arguments.val_split,
+        seed=arguments.seed,
+        keep_twins=arguments.keep_twins,
+        near_duplicates=arguments.near_duplicates,
+        leakage_bits=arguments.leakage_bits,
+        allow_leakage=arguments.allow_leakage,
+    )
+    plan = make_plan(collection, facts, unreadable, split_options)
+    if arguments.strict and plan.twins:
+        raise InputError(plan.notes[-1])
+    if arguments.dry_run:
+        check_output_folder(output, plan)
+        print("\n".join([*plan.describe(), "dry run: nothing was changed"]))
+        return 3 if plan.unreadable else 0
+    counts = execute(plan, output, copy=arguments.copy, jobs=arguments.jobs)
+    print("\n".join(plan.describe()))
+    print(escape(f"{output}: {counts['linked']} linked, {counts['written']} written, {counts['kept']} there already"))
+    print(escape(f"look at {output / SUMMARY}"))
+    return 3 if plan.unreadable else 0
+
+
+def _static_video(arguments: argparse.Namespace) -> int:
+    from nlcl_plugin.prepare.execute import SUMMARY
+    from nlcl_plugin.prepare.static_video import make_static_pairs
+
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    for name in vars(parser.parse_args(["--output", "DIR"])):
+        differs = getattr(arguments, name) != parser.get_default(name)
+        if differs and name not in ("sources", "layout", "output", "every"):
+            raise InputError(f"--{name.replace('_', '-')}: is not for --layout {STATIC_VIDEO}; remove it")
+    if not arguments.sources:
+        raise InputError(f"layout {STATIC_VIDEO}: received no video; give one or more")
+    pairs, left_out = make_static_pairs(arguments.sources, arguments.output, every=arguments.every)
+    print(escape(f"{arguments.output}: {pairs} pairs in val_rainy and val_clean, and as many layers in rain"))
+    if left_out:
+        print(escape(f"left out ({len(left_out)}): {'; '.join(left_out[:3])}"))
+    print(escape(f"look at {Path(arguments.output) / SUMMARY}"))
+    return 3 if left_out else 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    if arguments.layout is None:
+        if arguments.pair_by is None:
+            raise InputError(f"give --layout ({', '.join(LAYOUT_NAMES)}) or --pair-by")
+        arguments.layout = "pairs"
+    elif arguments.pair_by is not None and arguments.layout != "pairs":
+        raise InputError(f"--pair-by goes without --layout {arguments.layout}, which pairs by itself; remove one")
+    for name, low, high in (
+        ("val_fraction", 0, 1),
+        ("every", 1, None),
+        ("jobs", 1, 256),
+        ("near_duplicates", 0, 128),
+        ("leakage_bits", 0, 128),
+    ):
+        value = getattr(arguments, name)
+        if value is not None and not (low <= value and (high is None or value <= high)):
+            wanted = f"from {low} to {high}" if high is not None else f"of at least {low}"
+            raise InputError(f"--{name.replace('_', '-')}: received {value}, expected a number {wanted}")
+    for name, layouts in _ONLY_FOR.items():
+        if getattr(arguments, name) not in (None, False) and arguments.layout not in layouts:
+            raise InputError(f"--{name.replace('_', '-')}: is for {' and '.join(layouts)} only; remove it")
+    output = Path(os.path.realpath(os.path.expanduser(arguments.output)))
+    for source in filter(None, (*arguments.sources, arguments.rainy, arguments.clean)):
+        # Or the next run would find the output among its images.
+        place = Path(os.path.realpath(os.path.expanduser(source)))
+        if output.is_relative_to(place) or place.is_relative_to(output):
+            raise InputError(f"--output {arguments.output}: overlaps with {source}; choose a folder outside")
+
+
+def _name_scenes(collection: Collection, expression: str) -> Collection:
+    from nlcl_plugin.prepare.pairing import compiled
+
+    pattern = compiled(expression)
+
+    def scene(source: SourceImage) -> str:
+        found = pattern.search(source.name)
+        if not found:
+            raise InputError(f"--scene: {expression[:200]!r} finds nothing in {source.name!r}; correct it")
+        return "/".join(group or "" for group in found.groups()) or found[0]
+
+    # A pair is one scene, that of its clean image.
+    return replace(collection, images=[replace(i, scene=scene(i.twin or i.source)) for i in collection.images])
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this command."""
+    add = parser.add_argument
+    add("sources", nargs="*", metavar="SOURCE", help="folder of the dataset")
+    add("--layout", choices=(*LAYOUT_NAMES, STATIC_VIDEO), help="how the dataset is laid out")
+    add("--output", required=True, metavar="DIR", help="folder to make")
+    add("--rainy", metavar="DIR", help="rainy images or videos")
+    add("--clean", metavar="DIR", help="clean images or videos")
+    add("--pair-by", choices=("stem", "affix", "regex", "list", "order"), help="how --rainy and --clean pair")
+    add("--rainy-name", metavar="FORM", help="affix: rainy names without ending, such as {}_rain")
+    add("--clean-name", metavar="FORM", help="affix: clean names without ending, such as {}_clean")
+    add("--rainy-regex", metavar="REGEX", help="regex: its groups are what pairs have in common")
+    add("--clean-regex", metavar="REGEX", help="regex: for clean paths (default: the same)")
+    add("--list", metavar="FILE", help="list, SPA-Data: 'rainy_path clean_path' on each line")
+    add("--rain-side", choices=("left", "right"), help="side-by-side: which half is rainy")
+    add("--paired-val", action="store_true", help="trainA/trainB: valA and valB are pairs of equal names")
+    add("--scene", metavar="REGEX", help="its groups, or all it finds in a path, name the scene")
+    add("--val-fraction", type=float, metavar="X", help="fraction of scenes (default: own split, or 0.1 of pairs)")
+    add("--val-split", choices=("val", "test"), help="which of the dataset's own splits is for validation")
+    add("--seed", type=int, default=0, help="seed of the split (default: %(default)s)")
+    add("--keep-twins", action="store_true", help="train on both images of a pair")
+    add(
+        "--near-duplicates",
+        type=int,
+        metavar="BITS",
+        help="drop images this near to another, of 128 (default: frames, 6)",
+    )
+    add(
+        "--leakage-bits", type=int, default=4, metavar="BITS", help="how near is the same (default: %(default)s of 128)"
+    )
+    add("--allow-leakage", action="store_true", help="continue when training and validation contain the same images")
+    add("--every", type=int, default=15, metavar="N", help="videos: the sharpest of every N frames (default: 15)")
+    add("--copy", action="store_true", help="copy files instead of linking them")
+    add("--strict", action="store_true", help="an unreadable image ends the run, twins in unpaired training too")
+    add("--dry-run", action="store_true", help="print the plan and change nothing")
+    add("--jobs", type=int, default=2, metavar="N", help="threads (default: %(default)s)")

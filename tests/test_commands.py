@@ -1,0 +1,189 @@
+"""The frame of all commands: option files of the package, modules of the user's, and the tools as scripts."""
+
+import filecmp
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import photograph
+from training_helpers import tiny_options, write_options
+
+import nlcl_plugin
+from nlcl_plugin.cli import build_parser, main
+from nlcl_plugin.commands.prepare import LAYOUT_NAMES
+from nlcl_plugin.data.image_io import read_image, write_image
+from nlcl_plugin.prepare import LAYOUTS
+
+MINE = """
+import torch
+from basicsr.utils.registry import ARCH_REGISTRY
+
+@ARCH_REGISTRY.register()
+class {name}(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x):
+        return self.conv(x)
+"""
+TOOLS = {
+    "derain": "derain", "report": "report", "export": "export", "extract_rain_layers": "bank",
+    "prepare_rain_dataset": "prepare", "convert_official_weights": "convert", "create_lmdb": "lmdb create",
+    "verify_lmdb": "lmdb verify",
+}  # fmt: skip
+
+
+@pytest.fixture
+def empty(tmp_path, monkeypatch):
+    """The current folder, with nothing in it; what is imported from it is forgotten afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if name.split(".")[0] in ("mine", "archs", "broken"):
+            del sys.modules[name]
+
+
+def test_option_files_of_the_package_are_found_by_name_from_any_folder(folder, capsys):
+    assert main(["check", "-opt", "options/nlcl_quickstart.yml"]) == 0
+    printed = capsys.readouterr()
+    assert "nlcl_quickstart: trains NLCLModel" in printed.out
+    assert re.match(r"options/nlcl_quickstart.yml: that of the package, \S+nlcl_quickstart.yml\n", printed.err)
+
+
+def test_a_file_of_ones_own_comes_first_and_may_build_on_one_of_the_package(folder, capsys):
+    (folder / "nlcl_quickstart.yml").write_text("_base_: options/nlcl_small.yml\nname: my_own\n")
+    entries = [f"datasets:train:dataroot_{key}={name}" for key, name in (("lq", "rainy"), ("gt", "clean"))]
+    small = ["datasets:train:gt_size=32", "datasets:train:batch_size_per_gpu=1"]
+    assert main(["check", "-opt", "nlcl_quickstart.yml", "--force_yml", *entries, *small]) == 0
+    printed = capsys.readouterr()
+    assert "my_own: trains NLCLModel" in printed.out
+    assert "options/nlcl_small.yml: that of the package" in printed.err
+
+
+def test_options_are_listed_with_a_line_each_and_copied_as_they_are(empty, repository, capsys):
+    assert main(["options"]) == 0
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    own = {path.name for path in (repository / "options").glob("*.yml")}
+    assert {name for name in lines if not name.startswith("mmengine/")} == own
+    assert "mmengine/nlcl_rain.py" in lines
+    assert all(10 < len(lines[name]) < 140 for name in own)
+    assert main(["options", "--copy", "my options"]) == 0
+    for name in lines:
+        assert filecmp.cmp(empty / "my options" / name, repository / "options" / name, shallow=False)
+    assert main(["check", "-opt", "my options/nlcl_quickstart.yml"]) == 0  # it has its bases
+    assert "that of the package" not in capsys.readouterr().err
+
+
+def test_a_copy_replaces_no_edited_file(empty, capsys):
+    assert main(["options", "--copy", "mine"]) == 0
+    assert main(["options", "--copy", "mine"]) == 0  # the same again
+    (empty / "mine" / "nlcl.yml").write_text("name: edited")
+    (empty / "mine" / "nlcl_4gpu.yml").unlink()
+    assert main(["options", "--copy", "mine"]) == 2
+    assert "nlcl.yml: is another file" in capsys.readouterr().err
+    assert (empty / "mine" / "nlcl.yml").read_text() == "name: edited"
+    assert not (empty / "mine" / "nlcl_4gpu.yml").exists()  # all or nothing
+
+
+def test_ones_own_architecture_trains_derains_and_is_exported(folder, capsys):
+    (folder / "archs").mkdir()
+    (folder / "archs" / "my_arch.py").write_text(MINE.format(name="OwnNet"))
+    options = tiny_options()
+    options["network_s"] = {"type": "OwnNet"}
+    options["train"]["total_iter"] = 4
+    path = str(write_options(folder, options))
+    assert main(["check", "-opt", path]) == 2
+    assert "no arch is named 'OwnNet'" in capsys.readouterr().err
+    own = ["--import", "archs.my_arch"]
+    try:
+        assert main(["train", "-opt", path, *own]) == 0
+        assert main(["derain", "rainy", "--output", "derained", "--weights", "experiments/tiny", *own]) == 0
+        assert main(["export", "experiments/tiny", "--output", "own.safetensors", *own]) == 0
+    finally:
+        from basicsr.utils.registry import ARCH_REGISTRY
+
+        ARCH_REGISTRY._obj_map.pop("OwnNet", None)
+        sys.modules.pop("archs.my_arch", None)
+        sys.modules.pop("archs", None)
+    assert len(list((folder / "derained").glob("*.png"))) == len(list((folder / "rainy").glob("*.png")))
+    capsys.readouterr()
+    assert main(["derain", "rainy", "--output", "again", "--weights", "own.safetensors"]) == 2
+    assert "give --import MODULE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("mine.py", "give --import mine"),
+        (os.path.join("archs", "my_arch.py"), "give --import archs.my_arch"),
+        ("mine", "there is no module 'mine'"),
+        ("archs.absent", "there is no module 'archs.absent'"),
+    ],
+)
+def test_a_module_that_is_not_there_is_one_line(empty, capsys, name, words):
+    (empty / "archs").mkdir()
+    assert main(["options", "--import", name]) == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "error"), [("1 / 0", ZeroDivisionError), ("import torch_that_is_absent", ModuleNotFoundError)]
+)
+def test_a_fault_in_ones_own_module_shows_its_line(empty, line, error):
+    (empty / "broken.py").write_text(f"\n{line}\n")
+    with pytest.raises(error) as caught:
+        main(["options", "--import", "broken"])
+    assert any(os.path.basename(entry.path) == "broken.py" and entry.lineno == 1 for entry in caught.traceback)
+
+
+def test_training_as_a_function_returns_the_folder_that_derain_takes(folder):
+    options = tiny_options()
+    options["train"]["total_iter"] = 4
+    experiment = nlcl_plugin.train(options, force_yml=["name=called"], root=folder / "place")
+    assert experiment == folder / "place" / "experiments" / "called"
+    assert (experiment / "models" / "net_s_latest.pth").is_file()
+    derained = nlcl_plugin.derain(torch.rand(3, 32, 40), experiment)
+    assert derained.shape == (3, 32, 40)
+    assert {"derain", "train"} <= set(dir(nlcl_plugin))
+
+
+@pytest.mark.parametrize(("tool", "command"), TOOLS.items())
+def test_each_tool_is_its_command(repository, tool, command):
+    script = repository / "tools" / f"{tool}.py"
+    done = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"usage: basicsr {command} ")
+
+
+def test_a_shell_completes_every_command(capsys):
+    with pytest.raises(SystemExit):
+        main(["--print-completion", "bash"])
+    script = capsys.readouterr().out
+    for word in ("train", "derain", "lmdb", "create", "--longest-side", "--against"):
+        assert re.search(rf"[ (]{word}[ )]", script), word
+
+
+def test_the_layouts_of_the_command_are_those_of_the_package():
+    assert tuple(LAYOUTS) == LAYOUT_NAMES
+
+
+def test_every_command_says_what_it_does_in_one_line():
+    (action,) = (one for one in build_parser()._actions if hasattr(one, "_choices_actions"))
+    assert len(action._choices_actions) == 11
+    assert all(20 < len(choice.help) < 130 for choice in action._choices_actions)
+
+
+def test_derain_takes_what_the_command_takes(tmp_path):
+    image = photograph(64, 96)
+    write_image(tmp_path / "a.png", image)
+    commands = {"--strength": ("strength", 0.5), "--longest-side": ("longest_side", 64)}
+    for flag, (name, value) in commands.items():
+        folder = tmp_path / name
+        assert main(["derain", str(tmp_path / "a.png"), "--output", str(folder), flag, str(value)]) == 0
+        result = nlcl_plugin.derain(image, **{name: value})
+        assert abs(read_image(folder / "a.png") * 255 - result).max() <= 1
