@@ -19,6 +19,7 @@ def register_in_basicsr() -> None:
     from nlcl_plugin.models.nlcl_model import NLCLModel
 
     architectures = (
+        archs.ContextUNet,
         archs.FeatureEncoder,
         archs.LayerGenerator,
         archs.PatchDiscriminator,

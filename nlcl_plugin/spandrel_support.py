@@ -19,7 +19,7 @@ import spandrel
 from spandrel.util import get_seq_len
 from torch import Tensor, nn
 
-from nlcl_plugin.archs import LayerGenerator, ResidualUNet, SimpleGateUNet, convert_official_state_dict
+from nlcl_plugin.archs import ContextUNet, LayerGenerator, ResidualUNet, SimpleGateUNet, convert_official_state_dict
 from nlcl_plugin.networks.network_file import released_layer
 
 _RELEASED_KEYS = {"gen.0.weight", "gen.17.conv.0.weight"}  # of released weights in their original form
@@ -46,6 +46,8 @@ class _Arch(spandrel.Architecture[nn.Module]):
         super().__init__(id=f"nlcl_{network.__name__}", name=network.__name__, detect=self._detect)
 
     def _detect(self, weights: dict[str, Any]) -> bool:
+        if self.network is ResidualUNet and "film.weight" in weights:
+            return False  # a ContextUNet has its layers, and more
         return self.keys <= set(weights) or (self.network is LayerGenerator and set(weights) >= _RELEASED_KEYS)
 
     def load(self, state_dict: dict[str, Any]) -> spandrel.ImageModelDescriptor[nn.Module]:
@@ -109,6 +111,16 @@ ARCHITECTURES: tuple[_Arch, ...] = (
         {"head.weight", "enc1.conv1.weight", "down2.weight", "up2.weight", "dec1.conv2.weight", "last.weight"},
         spandrel.ModelTiling.SUPPORTED,
         lambda weights: {"num_block": get_seq_len(weights, "middle")},
+    ),
+    _Arch(
+        ContextUNet,
+        {"head.weight", "enc1.conv1.weight", "down2.weight", "stat.weight", "film.weight", "last.weight"},
+        spandrel.ModelTiling.INTERNAL,  # it takes statistics of the whole image
+        lambda weights: {
+            "num_block": get_seq_len(weights, "middle"),
+            "num_late": get_seq_len(weights, "late"),
+            "num_stat": len(weights["stat.weight"]),
+        },
     ),
     _Arch(
         SimpleGateUNet,

@@ -42,7 +42,9 @@ SHORTER = {
     **dict.fromkeys(("nlcl_small.yml", "nlcl_best.yml"), ROUNDS),
     **{f"{name}.yml": STAGES for name in ("nlcl_quickstart", "restorer_rcan", "restorer_edsr", "restorer_simple_gate")},
     "restorer_swinir.yml": STAGES + " network_s:embed_dim=12 network_s:depths=[2] network_s:num_heads=[2]",
-    **dict.fromkeys(("restorer_from_bank.yml", "restorer_rendered.yml", "nlcl_real.yml"), SHORT.format(2, 2)),
+    **dict.fromkeys(
+        ("restorer_from_bank.yml", "restorer_rendered.yml", "restorer_context.yml", "nlcl_real.yml"), SHORT.format(2, 2)
+    ),
     "mix_nlcl_swinir_derain.yml": MIXED + " network_g:embed_dim=12 network_g:depths=[2] network_g:num_heads=[2]",
     "mix_nlcl_esrgan.yml": MIXED + " network_g:num_feat=8 network_g:num_block=1 network_d:num_feat=4",
 }

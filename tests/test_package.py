@@ -21,7 +21,7 @@ from nlcl_plugin.registry import register, register_in_basicsr
 NAMES = {
     ARCH_REGISTRY: (
         *("FeatureEncoder", "LayerGenerator", "PatchDiscriminator", "ProjectionHeads"),
-        *("ResidualUNet", "SimpleGateUNet"),
+        *("ResidualUNet", "ContextUNet", "SimpleGateUNet"),
     ),
     LOSS_REGISTRY: ("AsymmetricNLCLLoss", "LocationContrastLoss", "RelayLoss"),
     DATASET_REGISTRY: ("UnpairedImageDataset", "PseudoPairDataset"),

@@ -15,11 +15,13 @@ BLOCKS = [
     {"type": "LayerGenerator", "num_feat": 4, "num_block": 1, "layer": "rain"},
     {"type": "LayerGenerator", "num_feat": 4, "num_block": 3, "layer": "residual", "num_out_ch": 1},
     {"type": "ResidualUNet", "num_feat": 4, "num_block": 3},
+    {"type": "ContextUNet", "num_feat": 4, "num_block": 3, "num_late": 2, "num_stat": 5},
     {"type": "SimpleGateUNet", "num_feat": 4, "enc_blocks": [1, 0, 2], "middle_blocks": 2, "dec_blocks": [0, 1, 1]},
 ]
 TILING = {
     "LayerGenerator": spandrel.ModelTiling.INTERNAL,
     "ResidualUNet": spandrel.ModelTiling.SUPPORTED,
+    "ContextUNet": spandrel.ModelTiling.INTERNAL,
     "SimpleGateUNet": spandrel.ModelTiling.DISCOURAGED,
 }
 SHAPES = [(1, 3, 1, 1), (1, 3, 33, 21), (2, 3, 16, 50)]

@@ -1,7 +1,7 @@
 """The generator that estimates one layer of a rainy image.
 
 The network is the one of the released NLCL code (Ye et al., "Unsupervised Deraining: Where Contrastive Learning Meets
-Self-similarity", CVPR 2022, arXiv 2203.11509), so that its weights load after `tools/convert_official_weights.py`.
+Self-similarity", CVPR 2022, arXiv 2203.11509), so that its weights load after `basicsr convert`.
 The `residual` output is ours.
 """
 

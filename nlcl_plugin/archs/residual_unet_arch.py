@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from nlcl_plugin.archs.precision import full_precision
 
 
-class _ResidualBlock(nn.Module):
+class ResidualBlock(nn.Module):
     """conv-ReLU-conv with an identity skip, without norm."""
 
     def __init__(self, num_feat: int) -> None:
@@ -18,10 +18,47 @@ class _ResidualBlock(nn.Module):
         self.conv2 = nn.Conv2d(num_feat, num_feat, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Features (B, num_feat, H, W) to the same shape."""
         return x + self.conv2(F.relu(self.conv1(x)))
 
 
-class ResidualUNet(nn.Module):
+class UNetLayers(nn.Module):
+    """The layers of `ResidualUNet`, whose arguments it takes, and its way down."""
+
+    def __init__(self, num_in_ch: int, num_out_ch: int, num_feat: int, num_block: int) -> None:
+        super().__init__()
+        if num_out_ch not in (1, num_in_ch):
+            raise ValueError(f"num_out_ch must be 1 or {num_in_ch}, but received {num_out_ch}")
+        wide, wider = 2 * num_feat, 4 * num_feat
+        self.head = nn.Conv2d(num_in_ch, num_feat, 3, padding=1)
+        self.enc1 = ResidualBlock(num_feat)
+        self.down1 = nn.Conv2d(num_feat, wide, 3, stride=2, padding=1)
+        self.enc2 = ResidualBlock(wide)
+        self.down2 = nn.Conv2d(wide, wider, 3, stride=2, padding=1)
+        self.middle = nn.Sequential(*(ResidualBlock(wider) for _ in range(num_block)))
+        self.up2 = nn.Conv2d(wider, wide, 3, padding=1)
+        self.dec2 = ResidualBlock(wide)
+        self.up1 = nn.Conv2d(wide, num_feat, 3, padding=1)
+        self.dec1 = ResidualBlock(num_feat)
+        self.last = nn.Conv2d(num_feat, num_out_ch, 3, padding=1)
+        # Start near the identity, so that the first steps already learn what to subtract.
+        with torch.no_grad():
+            self.last.weight.mul_(0.1)
+            self.last.bias.zero_()  # type: ignore[union-attr]
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The features of the three levels, from full size down."""
+        e1 = self.enc1(F.relu(self.head(x)))
+        e2 = self.enc2(F.relu(self.down1(e1)))
+        return e1, e2, self.middle(F.relu(self.down2(e2)))
+
+    @staticmethod
+    def ascend(up: nn.Module, below: Tensor, skip: Tensor) -> Tensor:
+        """The input of the next level up; resizing to the skip makes any image size work."""
+        return skip + F.relu(up(F.interpolate(below, size=skip.shape[-2:], mode="nearest")))
+
+
+class ResidualUNet(UNetLayers):
     """Three-level U-Net without norm whose output is its input minus a residual.
 
     Without norm, flat or clean inputs are not stretched, and tiles give the same result as the whole image away from
@@ -48,25 +85,7 @@ class ResidualUNet(nn.Module):
     tile_multiple = 4  # pixels at the lowest level
 
     def __init__(self, num_in_ch: int = 3, num_out_ch: int = 3, num_feat: int = 16, num_block: int = 2) -> None:
-        super().__init__()
-        if num_out_ch not in (1, num_in_ch):
-            raise ValueError(f"num_out_ch must be 1 or {num_in_ch}, but received {num_out_ch}")
-        wide, wider = 2 * num_feat, 4 * num_feat
-        self.head = nn.Conv2d(num_in_ch, num_feat, 3, padding=1)
-        self.enc1 = _ResidualBlock(num_feat)
-        self.down1 = nn.Conv2d(num_feat, wide, 3, stride=2, padding=1)
-        self.enc2 = _ResidualBlock(wide)
-        self.down2 = nn.Conv2d(wide, wider, 3, stride=2, padding=1)
-        self.middle = nn.Sequential(*(_ResidualBlock(wider) for _ in range(num_block)))
-        self.up2 = nn.Conv2d(wider, wide, 3, padding=1)
-        self.dec2 = _ResidualBlock(wide)
-        self.up1 = nn.Conv2d(wide, num_feat, 3, padding=1)
-        self.dec1 = _ResidualBlock(num_feat)
-        self.last = nn.Conv2d(num_feat, num_out_ch, 3, padding=1)
-        # Start near the identity, so that the first steps already learn what to subtract.
-        with torch.no_grad():
-            self.last.weight.mul_(0.1)
-            self.last.bias.zero_()  # type: ignore[union-attr]
+        super().__init__(num_in_ch, num_out_ch, num_feat, num_block)
 
     @property
     def reach(self) -> int:
@@ -84,10 +103,7 @@ class ResidualUNet(nn.Module):
         Returns:
             The restored image, same shape, not clipped.
         """
-        e1 = self.enc1(F.relu(self.head(x)))
-        e2 = self.enc2(F.relu(self.down1(e1)))
-        out = self.middle(F.relu(self.down2(e2)))
-        # Upsampling to the size of the skip makes any image size work.
-        out = self.dec2(e2 + F.relu(self.up2(F.interpolate(out, size=e2.shape[-2:], mode="nearest"))))
-        out = self.dec1(e1 + F.relu(self.up1(F.interpolate(out, size=e1.shape[-2:], mode="nearest"))))
+        e1, e2, out = self.encode(x)
+        out = self.dec2(self.ascend(self.up2, out, e2))
+        out = self.dec1(self.ascend(self.up1, out, e1))
         return x - full_precision(self.last, out)

@@ -53,5 +53,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "side to which basicsr derain reduces larger images to find rain, to note in the file; 0: any size"
     add("--longest-side", type=int, metavar="PIXELS", help=text)
     add("--strength", type=float, metavar="FACTOR", help="factor of basicsr derain on the rain, to note in the file")
-    text = "whether basicsr derain takes more where an image has rain nearly everywhere, to note in the file"
+    text = "whether basicsr derain takes more, the more of an image has rain, to note in the file"
     add("--adaptive", action=argparse.BooleanOptionalAction, help=text)

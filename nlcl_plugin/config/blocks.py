@@ -181,8 +181,8 @@ class TopOptions(OpenBlock):
     )
     adaptive: bool = Field(
         False,
-        description="In validation and testing by NLCLModel, and wherever the trained network derains, more is taken "
-        "where an image has rain nearly everywhere, less where it is found in places (`inference.adaptive`).",
+        description="In validation and testing by NLCLModel, and wherever the trained network derains, what is left of "
+        "the rain is taken too, the more, the more of an image has rain (`inference.adaptive`).",
     )
     num_gpu: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
         "auto", description="GPUs of this process; 0 is the CPU, `auto` all that are there."

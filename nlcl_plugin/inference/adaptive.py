@@ -1,8 +1,9 @@
-"""Rain falls everywhere, structure is in places: how much is taken follows how much of an image has rain (ours).
+"""How much rain is taken: more where it rains everywhere, and never below what surrounds a streak (ours).
 
-A network that was trained on small crops judges each streak by what is around it, and takes in part what it is unsure
-of. The whole image knows more: where streaks are found nearly everywhere it rains, and they are taken in full; where
-they are found here and there, most are cables, twigs and letters.
+A network takes in part what it is unsure of. The whole image knows more: where streaks are found nearly everywhere it
+rains, and what is left of them goes too; where they are found here and there, most are cables, twigs and letters. What
+is taken beyond the network's own R is bounded by what still is brighter than its surroundings, so that streaks do not
+become dark ones.
 """
 
 from __future__ import annotations
@@ -15,13 +16,9 @@ from torch import Tensor
 SUSPECT = 0.02  # of R: what counts as found
 CELLS = 8  # per side: an image has rain in a cell of this grid
 LEAST = 0.01  # if more than this fraction of the cell's pixels is found
-AMOUNTS = (0.5, 0.8, 0.95)  # fractions of cells with rain; nine of ten clean photographs have at most 0.85
-FACTORS = (0.8, 1.25, 1.75)  # on R at these amounts
-MOST = 2.0  # of factor and strength together: beyond it streaks become dark ones
-
-SIDE = 25  # pixels: the neighbourhood in which texture is looked for
-DENSEST = 0.55  # fraction of it; streaks leave room between them, unless there are very many
-MANY = (0.85, 0.95)  # from the first amount on that limit rises, to 1 at the second
+AMOUNTS = (0.7, 0.9)  # fractions of cells with rain; see docs/real_rain.md for those of photographs
+FACTORS = (1.25, 4.0)  # on R up to the first amount, and from the second on
+THIN = 5  # pixels: what is thinner can be a rest of a streak
 
 
 def rain_amount(rain: Tensor) -> Tensor:
@@ -33,35 +30,42 @@ def rain_amount(rain: Tensor) -> Tensor:
     Returns:
         The fraction (B,) of the `CELLS` x `CELLS` cells in which more than `LEAST` of the pixels exceed `SUSPECT`.
     """
-    return (F.adaptive_avg_pool2d(_found(rain), CELLS) > LEAST).to(rain.dtype).mean(dim=(1, 2, 3))
+    found = (rain.mean(dim=1, keepdim=True) > SUSPECT).to(rain.dtype)
+    return (F.adaptive_avg_pool2d(found, CELLS) > LEAST).to(rain.dtype).mean(dim=(1, 2, 3))
 
 
-def _found(rain: Tensor) -> Tensor:
-    """Where there is rain (B, 1, H, W): 1 or 0."""
-    return (rain.mean(dim=1, keepdim=True) > SUSPECT).to(rain.dtype)
+def factor_of_amount(rain: Tensor) -> Tensor:
+    """The factor (B,) on R (B, 1 or 3, H, W) of the whole image that follows from its amount: from 1.25 to 4."""
+    factors = np.interp(rain_amount(rain).float().cpu().numpy(), AMOUNTS, FACTORS)
+    return torch.from_numpy(factors).to(rain)
 
 
-def adapt_to_amount(rain: Tensor, strength: float = 1.0) -> Tensor:
-    """Multiply rain by a factor that follows its amount, and set it to 0 where there is texture.
+def strengthen(rainy: Tensor, rain: Tensor, factor: Tensor, scale: float = 1.0) -> Tensor:
+    """Multiply rain by a factor, but take no more than what is brighter than its surroundings.
 
-    Texture, such as leaves or a fence, is where more than `DENSEST` of the neighbourhood is found.
+    What exceeds R is at most the bright detail of O - R that is thinner than `THIN` pixels (its white top-hat: what a
+    morphological opening by a square takes away).
 
     Args:
-        rain: What a network takes for rain, R (B, 1 or 3, H, W), of the whole image.
-        strength: Multiplies the factor, up to `MOST` or, if that is more, to the strength itself.
+        rainy: O (B, 3, H, W), in [0, 1].
+        rain: What a network takes for rain, R (B, 1 or 3, H, W).
+        factor: One per image (B,), above 0.
+        scale: How much larger the image is than the copy in which R was found.
 
     Returns:
-        The adapted R, same shape. The factor is the same for the whole image: from 0.8 to 1.75 times the strength.
+        The rain to subtract, of the shape of R; `factor * rain` for a factor up to 1.
     """
-    amount = rain_amount(rain).float().cpu().numpy()
-    factor, limit = (
-        torch.from_numpy(np.interp(amount, *points)).to(rain).view(-1, 1, 1, 1)
-        for points in ((AMOUNTS, FACTORS), (MANY, (DENSEST, 1.0)))
-    )
-    found = F.max_pool2d(_found(rain), 3, stride=1, padding=1)
-    density = found
-    for window in ((SIDE, 1), (1, SIDE)):  # one dimension at a time is faster
-        padding = (window[0] // 2, window[1] // 2)
-        density = F.avg_pool2d(density, window, stride=1, padding=padding, count_include_pad=False)
-    factor = (strength * factor).clamp(max=max(MOST, strength))
-    return factor * torch.where((found > 0) & (density > limit), 0.0, rain)
+    factor = factor.view(-1, 1, 1, 1)
+    left = rainy - rain
+    side = 2 * round(scale * (THIN - 1) / 2) + 1
+    detail = left - _dilated(-_dilated(-left, side), side)
+    if rain.shape[1] == 1:
+        detail = detail.amin(dim=1, keepdim=True)
+    more = torch.minimum((factor - 1) * rain.clamp(min=0), detail)
+    return torch.where(factor > 1, rain + more, factor * rain)
+
+
+def _dilated(image: Tensor, side: int) -> Tensor:
+    """The maximum of the square of this side around each pixel, one dimension at a time."""
+    rows = F.max_pool2d(image, (side, 1), stride=1, padding=(side // 2, 0))
+    return F.max_pool2d(rows, (1, side), stride=1, padding=(0, side // 2))

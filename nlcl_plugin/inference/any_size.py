@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nlcl_plugin.archs import LayerGenerator
-from nlcl_plugin.inference.adaptive import adapt_to_amount
+from nlcl_plugin.inference.adaptive import factor_of_amount, strengthen
 from nlcl_plugin.inference.streamed_generator import stream_generator
 
 TILE = 1024  # pixels; a tile's feature maps take tens of megabytes
@@ -55,8 +55,8 @@ def run_adjusted(
         longest_side: Pixels; 0 for no limit. Of larger images R is found in a copy of this size, enlarged, and
             subtracted: streaks are wide in large photographs, wider than networks know them, and finer detail than the
             copy's cannot be damaged.
-        strength: Factor on R.
-        adaptive: Adapt R to how much of an image has rain; see `inference.adaptive`.
+        strength: Factor on R; see `inference.adaptive.strengthen`.
+        adaptive: Another factor, which follows how much of an image has rain; see `inference.adaptive`.
 
     Returns:
         R, or O - R, at the size of the images.
@@ -71,9 +71,13 @@ def run_adjusted(
         seen = F.interpolate(images, sides, mode="bilinear", antialias=True)
     output = net(seen)
     rain = output if makes_rain else seen - output
-    rain = adapt_to_amount(rain, strength) if adaptive else strength * rain
+    factor = torch.full_like(rain[:, 0, 0, 0], strength)
+    if adaptive:
+        factor = factor * factor_of_amount(rain)
     if smaller:
         rain = F.interpolate(rain, size, mode="bicubic")
+    if strength != 1 or adaptive:
+        rain = strengthen(images, rain, factor, scale=max(size) / longest_side if smaller else 1.0)
     return rain if makes_rain else images - rain
 
 

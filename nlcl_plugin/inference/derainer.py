@@ -131,9 +131,9 @@ def load_derainer(
         take_newest: Of a folder, take the newest network in any case.
         longest_side: Of images in which rain is looked for, in pixels (see `Derainer`); 0 for no limit. By default what
             the weights say, else no limit.
-        strength: Factor in (0, 10] on the rain that is subtracted. Networks that are unsure of a streak take some of its
-            brightness only; more than 1 takes more of it, and of what is taken in error. By default what the weights
-            say, else 1.
+        strength: Factor in (0, 10] on the rain that is subtracted, down to what surrounds it. Networks that are unsure
+            of a streak take some of its brightness only; more than 1 takes more of it, and of what is taken in error.
+            By default what the weights say, else 1.
         adaptive: Take more, the more of an image has rain (see `inference.adaptive`); by default what the weights say,
             else not.
 

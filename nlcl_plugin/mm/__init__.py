@@ -25,7 +25,7 @@ def register_in_mmengine() -> None:
     """
     for registry, classes in (
         (mm.MODELS, (archs.LayerGenerator, archs.PatchDiscriminator, archs.ProjectionHeads, archs.ResidualUNet)),
-        (mm.MODELS, (archs.SimpleGateUNet, archs.FeatureEncoder)),
+        (mm.MODELS, (archs.SimpleGateUNet, archs.ContextUNet, archs.FeatureEncoder)),
         (mm.MODELS, (losses.AsymmetricNLCLLoss, losses.LocationContrastLoss, losses.RelayLoss)),
         (mm.MODELS, (GANLoss, L1Loss, MSELoss, CharbonnierLoss)),
         (mm.MODELS, (NLCLDerain, UnitRangePreprocessor)),

@@ -4,7 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nlcl_plugin.archs import FeatureEncoder, PatchDiscriminator, ProjectionHeads, ResidualUNet, SimpleGateUNet
+from nlcl_plugin.archs import (
+    ContextUNet,
+    FeatureEncoder,
+    PatchDiscriminator,
+    ProjectionHeads,
+    ResidualUNet,
+    SimpleGateUNet,
+)
 from nlcl_plugin.archs.simple_gate_unet_arch import _Block
 
 
@@ -56,13 +63,67 @@ def test_heads_exist_before_the_first_forward_and_give_unit_vectors():
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 64), (33, 50)])
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("restorer", [ResidualUNet, SimpleGateUNet])
+@pytest.mark.parametrize("restorer", [ResidualUNet, ContextUNet, SimpleGateUNet])
 def test_restorers_take_any_size_and_start_near_the_identity(restorer, size, channels):
     torch.manual_seed(0)
     x = torch.rand(2, 3, *size)
     output = restorer(num_feat=8, num_out_ch=channels)(x)
     assert output.shape == x.shape
     assert (output - x).abs().max() < 0.1
+
+
+def test_a_context_unet_starts_from_the_weights_of_a_residual_unet():
+    torch.manual_seed(0)
+    residual, context, x = (
+        ResidualUNet(num_feat=8, num_block=2),
+        ContextUNet(num_feat=8, num_block=2),
+        torch.rand(1, 3, 32, 32),
+    )
+    missing, unexpected = context.load_state_dict(residual.state_dict(), strict=False)
+    assert not unexpected
+    assert {name.split(".")[0] for name in missing} == {"stat", "mlp", "late", "film"}
+    change = (context(x) - residual(x)).square().mean() / (residual(x) - x).square().mean()
+    assert change < 0.05
+
+
+def test_a_context_unet_sees_the_whole_image_and_each_image_of_a_batch_alone():
+    torch.manual_seed(0)
+    net = ContextUNet(num_feat=8, num_block=1).double()
+    torch.nn.init.normal_(net.film.weight)
+    x = torch.rand(2, 3, 40, 300, dtype=torch.float64, requires_grad=True)
+    y = net(x)
+    torch.testing.assert_close(y[1:], net(x[1:]))
+    (gradient,) = torch.autograd.grad(y[0, :, 20, 5].sum(), x, retain_graph=True)
+    assert (gradient[0, :, :, -8:] != 0).any()  # 290 pixels away
+    assert (gradient[1] == 0).all()
+    y.square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
+
+
+def test_a_context_unet_equals_its_formula():
+    """Scale and shift by the mean and the root mean square of the features of the lowest level, in a loop."""
+    torch.manual_seed(0)
+    net = ContextUNet(num_feat=4, num_block=1, num_late=2, num_stat=5).double()
+    torch.nn.init.normal_(net.film.weight)
+    x = torch.rand(1, 3, 12, 20, dtype=torch.float64)
+    with torch.no_grad():
+        e1, e2, out = net.encode(x)
+        weight, bias = net.stat.weight[:, :, 0, 0], net.stat.bias
+        stat = [
+            (out[0] * weight[channel, :, None, None]).sum(0).add(bias[channel]).clamp(min=0) for channel in range(5)
+        ]
+        found = torch.stack([s.mean() for s in stat] + [(s.pow(2).mean() + 1e-6).sqrt() for s in stat])
+        film = net.film(net.mlp(found[None]))[0]
+        sizes = [16, 16, 8, 4]
+        layers, skips = [*net.late, net.dec2, net.dec1], [None, None, (net.up2, e2), (net.up1, e1)]
+        for layer, skip, size in zip(layers, skips, sizes, strict=True):
+            if skip is not None:
+                up, below = skip
+                larger = out.repeat_interleave(2, -2).repeat_interleave(2, -1)
+                out = below + up(larger).clamp(min=0)
+            out = layer(out) * (1 + film[:size, None, None]) + film[size : 2 * size, None, None]
+            film = film[2 * size :]
+        torch.testing.assert_close(net(x), x - net.last(out))
 
 
 def test_gated_blocks_start_as_the_identity_and_then_equal_the_formula_of_the_paper():
@@ -109,6 +170,7 @@ def test_encoder_halves_each_level_and_sees_each_image_alone():
         (lambda: PatchDiscriminator(num_feat=4)(torch.rand(1, 3, 8, 8)), "cannot judge 8×8 pixels"),
         (lambda: ProjectionHeads([4, 6])([torch.rand(1, 2, 4)]), "features of 2 taps, but received 1"),
         (lambda: ResidualUNet(num_out_ch=2), "1 or 3, but received 2"),
+        (lambda: ContextUNet(num_out_ch=2), "1 or 3, but received 2"),
         (lambda: SimpleGateUNet(num_out_ch=2), "1 or 3, but received 2"),
         (lambda: SimpleGateUNet(enc_blocks=(1, 1), dec_blocks=(1,)), "as many levels, but received 2 and 1"),
     ],

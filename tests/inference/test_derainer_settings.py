@@ -13,7 +13,7 @@ from derain_helpers import save_network
 from nlcl_plugin.archs import LayerGenerator, ResidualUNet
 from nlcl_plugin.data.image_io import read_image, write_image
 from nlcl_plugin.errors import InputError
-from nlcl_plugin.inference.adaptive import adapt_to_amount, rain_amount
+from nlcl_plugin.inference.adaptive import factor_of_amount, rain_amount, strengthen
 from nlcl_plugin.inference.derain import ImageDerainer
 from nlcl_plugin.inference.derainer import load_derainer
 from nlcl_plugin.inference.export import export
@@ -64,24 +64,73 @@ def test_an_exported_file_notes_it_and_the_caller_has_the_last_word(networks, tm
     assert load_derainer(networks / "net_s.pth").longest_side == 0
     with pytest.raises(InputError, match="longest_side: expected 0, or at least 64 pixels, but received 5"):
         load_derainer(path, longest_side=5)
-    for factor in (0, 3.1, math.nan):
-        with pytest.raises(InputError, match="strength: expected a number above 0, up to 3"):
+    for factor in (0, 10.1, math.nan):
+        with pytest.raises(InputError, match="strength: expected a number above 0, up to 10"):
             load_derainer(path, strength=factor)
 
 
 @pytest.mark.parametrize("label", ["s", "r"])
 @pytest.mark.parametrize("longest_side", [0, 64])
-def test_the_rain_is_multiplied_and_what_is_left_is_the_image_without_it(networks, label, longest_side):
-    image = torch.rand(1, 3, 80, 100)
+@pytest.mark.parametrize("strength", [0.5, 1.7])
+def test_the_rain_is_multiplied_and_what_is_left_is_the_image_without_it(networks, label, longest_side, strength):
+    image = torch.rand(1, 3, 48, 96)
     file = networks / f"net_{label}.pth"
-    plain, stronger = (load_derainer(file, longest_side=longest_side, strength=factor) for factor in (1.0, 1.7))
+    plain, other = (load_derainer(file, longest_side=longest_side, strength=factor) for factor in (1.0, strength))
     assert plain.rain(image).abs().max() > 0.01
-    torch.testing.assert_close(stronger.rain(image), 1.7 * plain.rain(image))
-    torch.testing.assert_close(stronger(image), image - 1.7 * plain.rain(image))
+    radius = 3 if longest_side else 2  # 5 pixels of the copy are 7.5 of the image
+    expected = strengthened(image[0], plain.rain(image)[0], strength, radius)[None]
+    torch.testing.assert_close(other.rain(image), expected)
+    torch.testing.assert_close(other(image), image - expected)
 
 
-def reference(rain):
-    """What `adapt_to_amount` makes of one image (C, H, W): pixel by pixel."""
+def opened(channel, radius):
+    """Opening of (H, W) by a square: the largest minimum of all squares that contain a pixel."""
+    height, width = channel.shape
+
+    def within(image, y, x):
+        return image[max(0, y - radius) : y + radius + 1, max(0, x - radius) : x + radius + 1]
+
+    pixels = [(y, x) for y in range(height) for x in range(width)]
+    eroded = torch.stack([within(channel, y, x).min() for y, x in pixels]).view(height, width)
+    return torch.stack([within(eroded, y, x).max() for y, x in pixels]).view(height, width)
+
+
+def strengthened(image, rain, factor, radius=2):
+    """What `strengthen` makes of one image (3, H, W) and its R (C, H, W): pixel by pixel."""
+    if factor <= 1:
+        return factor * rain
+    left = image - rain
+    detail = torch.stack([channel - opened(channel, radius) for channel in left])
+    if len(rain) == 1:
+        detail = detail.min(0, keepdim=True).values
+    return rain + torch.minimum((factor - 1) * rain.clamp(min=0), detail)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_what_is_taken_beyond_r_is_bright_detail_that_is_left(channels):
+    torch.manual_seed(channels)
+    images, rains, factors = torch.rand(3, 3, 13, 18), 0.2 * torch.randn(3, channels, 13, 18), (0.6, 1.4, 5.0)
+    for scale, radius in ((1.0, 2), (1.2, 2), (1.6, 3), (3.0, 6)):
+        expected = [strengthened(*one, radius) for one in zip(images, rains, factors, strict=True)]
+        result = strengthen(images, rains, torch.tensor(factors), scale)
+        torch.testing.assert_close(result, torch.stack(expected))
+
+
+def test_a_streak_that_is_found_in_part_goes_and_does_not_become_dark():
+    image = torch.full((1, 3, 40, 60), 0.4)
+    image[..., 5:35, 20:22] = 0.7  # a streak
+    image[..., 10:30, 40:56] = 0.7  # a bright wall
+    rain = torch.zeros(1, 1, 40, 60)
+    rain[..., 5:35, 20:22] = 0.1  # a third of it is found
+    rain[..., 20, 40:56] = 0.1
+    for factor, left in ((1.0, 0.6), (2.0, 0.5), (3.0, 0.4), (10.0, 0.4)):
+        result = image - strengthen(image, rain, torch.tensor([factor]))
+        torch.testing.assert_close(result[..., 5:35, 20:22], torch.full((1, 3, 30, 2), left))
+        assert result[..., 20, 42:54].min() > 0.55  # of the wall nothing more than was found
+
+
+def amount_of(rain):
+    """The fraction of cells of an image's R (C, H, W) with rain: cell by cell."""
     height, width = rain.shape[-2:]
     found = rain.mean(0).numpy() > 0.02
     cells = 0
@@ -90,16 +139,7 @@ def reference(rain):
             top, left = row * height // 8, column * width // 8
             cell = found[top : -(-(row + 1) * height // 8), left : -(-(column + 1) * width // 8)]
             cells += cell.mean() > 0.01
-    amount = cells / 64
-    wide = np.zeros_like(found)
-    for y, x in np.argwhere(found):
-        wide[max(0, y - 1) : y + 2, max(0, x - 1) : x + 2] = True
-    limit = 0.55 + 0.45 * min(max((amount - 0.85) / 0.1, 0), 1)
-    adapted = rain * float(np.interp(amount, [0.5, 0.8, 0.95], [0.8, 1.25, 1.75]))
-    for y, x in np.argwhere(wide):
-        if wide[max(0, y - 12) : y + 13, max(0, x - 12) : x + 13].mean() > limit:
-            adapted[:, y, x] = 0
-    return adapted, amount
+    return cells / 64
 
 
 def random_rain(channels, covered, generator):
@@ -113,35 +153,26 @@ def random_rain(channels, covered, generator):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_factor_follows_how_much_of_an_image_has_rain(channels):
     generator = torch.Generator().manual_seed(channels)
-    rains = [random_rain(channels, covered, generator) for covered in (20, 55, 70, 76, 83)]
-    expected, amounts = zip(*(reference(rain[0]) for rain in rains), strict=True)
-    assert amounts[0] < 0.5 < amounts[1] < 0.8 < amounts[2] < 0.95 < amounts[4]
+    rains = [random_rain(channels, covered, generator) for covered in (5, 40, 60, 66, 83)]
+    amounts = [amount_of(rain[0]) for rain in rains]
+    assert amounts[1] < 0.7 < amounts[2] < amounts[3] < 0.9 < amounts[4]
     together = torch.cat(rains)
     assert rain_amount(together).tolist() == pytest.approx(amounts)
-    torch.testing.assert_close(adapt_to_amount(together), torch.stack(expected))
-    factors = np.interp(amounts, [0.5, 0.8, 0.95], [0.8, 1.25, 1.75])
-    for strength in (0.5, 1.5, 3.0):  # streaks become dark ones beyond 2, which only a strength asks for
-        more = np.minimum(strength * factors, max(2.0, strength)) / factors
-        torch.testing.assert_close(
-            adapt_to_amount(together, strength), torch.stack(expected) * torch.tensor(more).float().view(-1, 1, 1, 1)
-        )
-
-
-def test_texture_stays_and_streaks_beside_it_go():
-    streaks, texture = torch.zeros(1, 1, 160, 160), torch.zeros(1, 1, 160, 160)
-    streaks[..., 5:75, 5:80:8] = 0.3
-    texture[..., 120:] = 0.3
-    adapted = adapt_to_amount(streaks + texture)
-    assert torch.equal(adapted[..., :80, :80], 0.8 * streaks[..., :80, :80])
-    assert not adapted[..., 133:].any()
+    expected = [np.interp(amount, [0.7, 0.9], [1.25, 4.0]) for amount in amounts]
+    assert factor_of_amount(together).tolist() == pytest.approx(expected)
+    assert (expected[0], expected[-1]) == (1.25, 4.0)
 
 
 def test_a_derainer_adapts_and_files_note_it(networks, tmp_path):
     image = torch.rand(1, 3, 80, 100)
-    plain, adaptive = (load_derainer(networks / "net_s.pth", adaptive=wanted) for wanted in (None, True))
-    assert not torch.equal(adapt_to_amount(plain.rain(image)), plain.rain(image))
-    torch.testing.assert_close(adaptive.rain(image), adapt_to_amount(plain.rain(image)))
-    torch.testing.assert_close(adaptive(image), image - adapt_to_amount(plain.rain(image)))
+    plain = load_derainer(networks / "net_s.pth")
+    rain = plain.rain(image)
+    assert amount_of(rain[0]) == 1
+    for strength in (1.0, 0.5):
+        adaptive = load_derainer(networks / "net_s.pth", adaptive=True, strength=strength)
+        expected = strengthen(image, rain, torch.tensor([4 * strength]))
+        torch.testing.assert_close(adaptive.rain(image), expected)
+        torch.testing.assert_close(adaptive(image), image - expected)
     noted = replace(plain, about={**plain.about, "adaptive": True, "strength": 1.25, "longest_side": 64})
     export(noted, tmp_path / "noted.safetensors", "safetensors")
     loaded = load_derainer(tmp_path / "noted.safetensors")

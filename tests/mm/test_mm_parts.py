@@ -20,9 +20,9 @@ from nlcl_plugin.errors import InputError
 from nlcl_plugin.mm.data import EndlessBatchSampler, EpochSampler, PairedImageDataset
 
 NAMES = {
-    "MODELS": "LayerGenerator PatchDiscriminator ProjectionHeads ResidualUNet SimpleGateUNet FeatureEncoder "
-    "AsymmetricNLCLLoss LocationContrastLoss RelayLoss GANLoss L1Loss MSELoss CharbonnierLoss NLCLDerain "
-    "UnitRangePreprocessor",
+    "MODELS": "LayerGenerator PatchDiscriminator ProjectionHeads ResidualUNet SimpleGateUNet ContextUNet "
+    "FeatureEncoder AsymmetricNLCLLoss LocationContrastLoss RelayLoss GANLoss L1Loss MSELoss CharbonnierLoss "
+    "NLCLDerain UnitRangePreprocessor",
     "DATASETS": "UnpairedImageDataset PseudoPairDataset PairedImageDataset",
     "DATA_SAMPLERS": "EpochSampler EndlessBatchSampler",
     "LOOPS": "ResumableTrainLoop",

@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 from basicsr.archs.swinir_arch import SwinIR
 
-from nlcl_plugin.archs import LayerGenerator, ResidualUNet, SimpleGateUNet
+from nlcl_plugin.archs import ContextUNet, LayerGenerator, ResidualUNet, SimpleGateUNet
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.inference import export as exporting
 from nlcl_plugin.inference.derainer import load_derainer
@@ -24,9 +24,10 @@ BLOCKS = {
     "residual": {"type": "LayerGenerator", "num_feat": 4, "num_block": 1, "layer": "residual", "num_out_ch": 1},
     "rain": {"type": "LayerGenerator", "num_feat": 4, "num_block": 1, "layer": "rain"},
     "unet": {"type": "ResidualUNet", "num_feat": 4, "num_block": 1},
+    "context": {"type": "ContextUNet", "num_feat": 4, "num_block": 1, "num_late": 1, "num_stat": 4},
     "gate": {"type": "SimpleGateUNet", "num_feat": 4, "enc_blocks": [1], "middle_blocks": 1, "dec_blocks": [1]},
 }
-ARCHS = {"LayerGenerator": LayerGenerator, "ResidualUNet": ResidualUNet, "SimpleGateUNet": SimpleGateUNet}
+ARCHS = {net.__name__: net for net in (ContextUNet, LayerGenerator, ResidualUNet, SimpleGateUNet)}
 SHAPES = [(1, 3, 1, 1), (1, 3, 1, 6), (1, 3, 31, 45), (2, 3, 18, 7), (3, 3, 64, 40)]  # not those of the tool's check
 
 

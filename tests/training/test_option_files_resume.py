@@ -65,6 +65,13 @@ SIZES = {
         "g",
         [*(*COMMON, *(folder for folder in FOLDERS if "train:dataroot_lq" not in folder)), "network_g:num_feat=4"],
     ),
+    "restorer_context": (
+        "g",
+        [
+            *(*COMMON, *(folder for folder in FOLDERS if "train:dataroot_lq" not in folder)),
+            *("network_g:num_feat=4", "path:pretrain_network_g=~"),
+        ],
+    ),
     "nlcl_real": ("s", [*COMMON, *FOLDERS, "train:restorer_opt:rounds=[0, 2]"]),
     SWINIR: ("gp", [*TINY[SWINIR], *COMMON]),
     ESRGAN: ("dgp", [*TINY[ESRGAN], *COMMON]),
