@@ -142,7 +142,7 @@ class TestOptions:
         ("changes", "message"),
         [
             ({"phase": "val"}, "phase: got 'val', expected 'train'"),
-            ({"dataroot_rain": None}, "dataroot_rain: it is missing, expected .*extract_rain_layers.*rendered: 1"),
+            ({"dataroot_rain": None}, "dataroot_rain: it is missing, expected .*basicsr bank.*rendered: 1"),
             ({"dataroot_rain": "nowhere.lmdb"}, r"dataroot_rain: nowhere\.lmdb: no such folder"),
             ({"renderer": "fog"}, "renderer: got 'fog': Input should be 'demo' or 'photograph'"),
             ({"renderer": "photograph"}, "renderer: photograph renders nothing with rendered: 0; set rendered"),

@@ -71,10 +71,10 @@ def small_options(path):
 
     options = load_yaml(str(path))
     shrink(options)
-    if (options.get("path") or {}).get("pretrain_network_s") == "real":  # of the full size
-        del options["path"]["pretrain_network_s"]
     for label in ("network_s", "network_g"):
-        if options.get(label, {}).get("type") == "ResidualUNet":
+        if path.stem in ("nlcl_real", "restorer_context"):
+            options["path"].pop(f"pretrain_{label}", None)  # of the full size
+        if options.get(label, {}).get("type") in ("ResidualUNet", "ContextUNet"):
             options[label]["num_block"] = 1
     return options
 

@@ -26,7 +26,7 @@ def root(tmp_path_factory):
     make_folders(root, larger)  # 144 × 168
     options = tiny_options(longest_side=100, adaptive=True, logger={"print_freq": 1, "save_checkpoint_freq": 100})
     del options["network_g"], options["network_d"]
-    options["network_s"] = {"type": "ResidualUNet", "num_feat": 16, "num_block": 6}
+    options["network_s"] = {"type": "ContextUNet", "num_feat": 16, "num_block": 6}
     options["path"] = {"pretrain_network_s": "real"}
     for key in STAGE_ONE:
         del options["train"][key]
