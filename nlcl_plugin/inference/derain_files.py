@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import groupby, islice
 from pathlib import Path
@@ -122,6 +122,10 @@ class _Made(NamedTuple):
     measures: dict[str, float] | _Failure
 
 
+def _written(job: Job, outcome: Future[_Made | _Failure] | _Failure) -> tuple[Job, _Made | _Failure]:
+    return job, outcome if isinstance(outcome, _Failure) else outcome.result()
+
+
 def _attempt(work: Callable[..., _T], *args: Any, **kwargs: Any) -> _T | _Failure:
     """What would end the run becomes the failure of one file."""
     try:
@@ -222,20 +226,32 @@ class _Run:
     network: ImageDerainer
     options: DerainOptions
     record: _Record
-    lock: threading.Lock = field(default_factory=threading.Lock)  # of the network
-    stopped: threading.Event = field(default_factory=threading.Event)
 
     def outcomes(self, jobs: list[Job]) -> Iterator[tuple[Job, _Made | _Failure]]:
-        """Derain images, in threads that take turns with the network, then videos."""
+        """Derain images, which threads read and write, then videos.
+
+        The network stays in this thread: two threads that have used it and end at once can wait for each other for ever
+        (in MKL, which frees their memory then).
+        """
         images = [job for job in jobs if job.kind == "image"]
         batches = [images[start : start + self.options.batch] for start in range(0, len(images), self.options.batch)]
-        pool = ThreadPoolExecutor(self.options.jobs)
+        ahead = self.options.jobs
+        pool = ThreadPoolExecutor(ahead)
+        reading = deque(pool.submit(self._read, batch) for batch in batches[:ahead])
+        writing: deque[tuple[Job, Future[_Made | _Failure] | _Failure]] = deque()
         try:
-            for outcomes in pool.map(self._image_batch, batches):
-                yield from outcomes
+            for later in (*batches[ahead:], *[None] * min(ahead, len(batches))):
+                writing.extend(self._derained_batch(reading.popleft().result(), pool))
+                if later is not None:
+                    reading.append(pool.submit(self._read, later))
+                while len(writing) > ahead * self.options.batch:
+                    yield _written(*writing.popleft())
+            while writing:
+                yield _written(*writing.popleft())
         finally:  # what the network has done is written and recorded, also after an interruption
-            self.stopped.set()
-            pool.shutdown(cancel_futures=True)
+            for waiting in reading:
+                waiting.cancel()
+            pool.shutdown()
         for job in (job for job in jobs if job.kind == "video"):
             yield job, self._recorded(job, self._video)
 
@@ -246,21 +262,23 @@ class _Run:
             self.record.add(job, outcome.measures, _state(job.source))
         return outcome
 
-    def _image_batch(self, jobs: list[Job]) -> list[tuple[Job, _Made | _Failure]]:
-        limit = self.options.max_pixels
-        read = [(job, _attempt(read_photograph, job.source, max_pixels=limit)) for job in jobs]
-        outcomes: list[tuple[Job, _Made | _Failure]] = [(job, one) for job, one in read if isinstance(one, _Failure)]
+    def _read(self, jobs: list[Job]) -> list[tuple[Job, Photograph | _Failure]]:
+        return [(job, _attempt(read_photograph, job.source, max_pixels=self.options.max_pixels)) for job in jobs]
+
+    def _derained_batch(
+        self, read: list[tuple[Job, Photograph | _Failure]], pool: ThreadPoolExecutor
+    ) -> Iterator[tuple[Job, Future[_Made | _Failure] | _Failure]]:
+        """Derain what was read, and have it written by the pool."""
+        yield from ((job, one) for job, one in read if isinstance(one, _Failure))
         found = [(job, one) for job, one in read if isinstance(one, Photograph)]
         for _, alike in groupby(found, lambda item: (item[1].rgb.shape, item[1].rgb.dtype)):
             group = list(alike)
-            with self.lock:
-                if self.stopped.is_set():
-                    raise KeyboardInterrupt
-                results = list(self._derained([photograph.rgb for _, photograph in group]))
+            results = list(self._derained([photograph.rgb for _, photograph in group]))
             for (job, photograph), made in zip(group, results, strict=True):
-                outcome = made if isinstance(made, _Failure) else self._recorded(job, self._write, photograph, made)
-                outcomes.append((job, outcome))
-        return outcomes
+                if isinstance(made, _Failure):
+                    yield job, made
+                else:
+                    yield job, pool.submit(self._recorded, job, self._write, photograph, made)
 
     def _derained(self, images: list[np.ndarray]) -> Iterator[np.ndarray | _Failure]:
         """Derain images of one shape at once or, if they are large or that takes too much memory, one by one."""
