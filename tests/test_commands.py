@@ -122,6 +122,8 @@ def test_ones_own_architecture_trains_derains_and_is_exported(folder, capsys):
     [
         ("mine.py", "give --import mine"),
         (os.path.join("archs", "my_arch.py"), "give --import archs.my_arch"),
+        (os.path.join(os.sep, "home", "my.py"), "give --import NAME in the folder that contains NAME.py"),
+        (".mine", "expected the name of a module"),
         ("mine", "there is no module 'mine'"),
         ("archs.absent", "there is no module 'archs.absent'"),
     ],

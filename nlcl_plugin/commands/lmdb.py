@@ -28,6 +28,7 @@ Nothing is changed. Hashes and sources are known of LMDBs that `basicsr lmdb cre
 
 Exit codes: 0 all is well, 2 faults, bad usage or input, 5 interrupted.
 """
+INTERRUPTED = "run the same command again"  # create continues, verify begins anew
 FAULTS_SHOWN = 20
 
 

@@ -3,8 +3,8 @@
 Usage: basicsr options
        basicsr options --copy DIR
 
-`train`, `test` and `check` find a file of this list by its name, from any folder. A copy of your own may build on one
-by its name: `_base_: nlcl_small.yml`.
+`train`, `test` and `check` find a .yml of this list by its name, from any folder; those in mmengine/ are for MMEngine. A
+copy of your own may build on one by its name: `_base_: nlcl_small.yml`.
 
 Exit codes: 0 done, 2 bad usage or input.
 """
@@ -34,12 +34,13 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     targets = {Path(arguments.copy).expanduser() / name: path for name, path in files.items()}
     for target, path in targets.items():
-        if target.exists() and target.read_bytes() != path.read_bytes():
+        if target.exists() and not (target.is_file() and target.read_bytes() == path.read_bytes()):
             raise InputError(f"{target}: is another file, and is not replaced; move it, or choose another folder")
     with writing_to(arguments.copy):
         for target, path in targets.items():
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(path.read_bytes())
+            if not target.exists():
+                target.write_bytes(path.read_bytes())
     print(f"{arguments.copy}: {len(targets)} option files")
     return 0
 

@@ -193,5 +193,6 @@ def registered(registry: Registry, where: str, name: str) -> Any:
     for known in (name, f"{name}_basicsr"):
         if known in registry:
             return registry._obj_map[known]
-    hint = suggest(name, registry.keys()) or "; if it is your own, give --import MODULE, the module that registers it"
+    own = "if it is your own, give --import MODULE, the module that registers it"
+    hint = f"{suggest(name, registry.keys())}; {own}"
     raise InputError(f"{where}: no {registry._name} is named {name!r}{hint}")

@@ -46,7 +46,8 @@ def find_option_file(path: str, *, folder: str = "") -> str:
         The path of a file; of none, if neither is there. A line on stderr says if it is one of the package.
     """
     own = os.path.join(folder, path)
-    packaged = packaged_option_files().get(path.replace(os.sep, "/").removeprefix("options/"))
+    name = os.path.normpath(path).replace(os.sep, "/").removeprefix("options/")
+    packaged = packaged_option_files().get(name) if name.endswith(".yml") else None
     if os.path.isfile(own) or packaged is None:
         return own
     if rank_in_environment() == "0":
@@ -116,9 +117,8 @@ def read_yaml(path: str) -> dict[str, Any]:
         raise InputError(f"{path}: {error}") from error
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError(
-            f"cannot read the option file {path!r}: {reason}; correct the path, or give one of `basicsr options`"
-        ) from error
+        advice = "; correct the path, or give one of `basicsr options`" if isinstance(error, FileNotFoundError) else ""
+        raise InputError(f"cannot read the option file {path!r}: {reason}{advice}") from error
     if not isinstance(options, dict):
         raise InputError(f"{path} must contain a mapping of options, but contains {type(options).__name__}")
     return options

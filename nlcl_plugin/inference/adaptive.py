@@ -1,4 +1,4 @@
-"""How much rain is taken: more where it rains everywhere, and never below what surrounds a streak (ours).
+"""How much rain is taken: more where it rains everywhere, and beyond R only what is brighter than around it (ours).
 
 A network takes in part what it is unsure of. The whole image knows more: where streaks are found nearly everywhere it
 rains, and what is left of them goes too; where they are found here and there, most are cables, twigs and letters. What

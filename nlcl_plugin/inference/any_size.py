@@ -53,8 +53,8 @@ def run_adjusted(
         images: Rainy images O (B, 3, H, W).
         makes_rain: Whether the network makes R.
         longest_side: Pixels; 0 for no limit. Of larger images R is found in a copy of this size, enlarged, and
-            subtracted: streaks are wide in large photographs, wider than networks know them, and finer detail than the
-            copy's cannot be damaged.
+            subtracted: streaks are wide in large photographs, wider than networks know them. With `strength` 1 finer
+            detail than the copy's cannot be damaged.
         strength: Factor on R; see `inference.adaptive.strengthen`.
         adaptive: Another factor, which follows how much of an image has rain; see `inference.adaptive`.
 

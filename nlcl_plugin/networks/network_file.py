@@ -185,7 +185,7 @@ def build_with_weights(
     from basicsr.archs import build_network
     from basicsr.utils.registry import ARCH_REGISTRY
 
-    if block["type"] not in ARCH_REGISTRY:
+    if not {block["type"], f"{block['type']}_basicsr"} & set(ARCH_REGISTRY.keys()):
         raise InputError(
             f"{where}: no architecture is named {block['type']!r}; give --import MODULE, the module of yours that "
             "registers it, or in Python import it first"
