@@ -3,8 +3,8 @@
 Usage: basicsr options
        basicsr options --copy DIR
 
-`train`, `test` and `check` find a .yml of this list by its name, from any folder; those in mmengine/ are for MMEngine. A
-copy of your own may build on one by its name: `_base_: nlcl_small.yml`.
+`train`, `test` and `check` find a .yml of this list by its name, from any folder; those in mmengine/ are for MMEngine.
+A copy of your own may build on one by its name: `_base_: nlcl_small.yml`.
 
 Exit codes: 0 done, 2 bad usage or input.
 """
