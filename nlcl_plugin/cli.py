@@ -33,7 +33,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     again = getattr(arguments.module, "INTERRUPTED", "run the same command again to continue")
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
-        return exit_code_of(lambda: _run(arguments), interrupted=again)
+        run = _run if getattr(arguments, "launcher", "none") == "none" else _run_recorded
+        return exit_code_of(lambda: run(arguments), interrupted=again)
+
+
+def _run_recorded(arguments: argparse.Namespace) -> int:
+    from torch.distributed.elastic.multiprocessing.errors import record
+
+    # torchrun's last words are then the error of the process that failed first.
+    return record(_run)(arguments) or 0
 
 
 def _run(arguments: argparse.Namespace) -> int:

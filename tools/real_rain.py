@@ -28,6 +28,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from nlcl_plugin.cli import import_module
 from nlcl_plugin.data.files import write_whole
 from nlcl_plugin.data.image_io import list_images, read_image, to_float, to_uint8, write_image
 from nlcl_plugin.errors import InputError, escape, exit_code_of, writing_to
@@ -46,6 +47,8 @@ def main(argv=None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    for name in arguments.imports:
+        import_module(name)
     if not (arguments.pairs or arguments.clean or arguments.rainy):
         raise InputError("nothing to measure: received none of --pairs, --clean and --rainy; give at least one")
     output = Path(arguments.output)
@@ -164,6 +167,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--weights", nargs="+", required=True, metavar="W", help="network files, folders of trainings, real or demo")
+    text = "import a module of yours, which registers the architecture of W; repeatable"
+    add("--import", action="append", default=[], dest="imports", metavar="MODULE", help=text)
     add("--output", required=True, metavar="DIR", help="folder for the results")
     add("--pairs", nargs=2, metavar=("RAINY", "CLEAN"), help="folders of pairs")
     add("--clean", metavar="DIR", help="folder of photographs without rain")

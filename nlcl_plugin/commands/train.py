@@ -34,21 +34,12 @@ def add_option_file(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
-    if arguments.launcher == "none":
-        return _run(arguments)
-    from torch.distributed.elastic.multiprocessing.errors import record
-
-    # torchrun's last words are then the error of the process that failed first.
-    return record(_run)(arguments) or 0
-
-
-def _run(arguments: argparse.Namespace) -> int:
     from nlcl_plugin.config.option_files import find_option_file
-    from nlcl_plugin.training.run import run
+    from nlcl_plugin.training.run import run as run_training
 
     logging.raiseExceptions = False  # a log file on a full disk: the checkpoint's error mentions it, in one line
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # is then what Ctrl-C is
-    code, _ = run(
+    code, _ = run_training(
         find_option_file(arguments.opt),
         is_train=arguments.command == "train",
         launcher=arguments.launcher,

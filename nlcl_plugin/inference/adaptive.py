@@ -66,6 +66,14 @@ def strengthen(rainy: Tensor, rain: Tensor, factor: Tensor, scale: float = 1.0) 
 
 
 def _dilated(image: Tensor, side: int) -> Tensor:
-    """The maximum of the square of this side around each pixel, one dimension at a time."""
-    rows = F.max_pool2d(image, (side, 1), stride=1, padding=(side // 2, 0))
-    return F.max_pool2d(rows, (1, side), stride=1, padding=(0, side // 2))
+    """The maximum of the square of this side around each pixel: each step doubles the window, up to the side."""
+    radius = side // 2
+    image = F.pad(image, (radius, radius, radius, radius), mode="replicate")
+    for dim in (-2, -1):
+        window = 1
+        while window < side:
+            step = min(window, side - window)
+            length = image.shape[dim] - step
+            image = torch.maximum(image.narrow(dim, 0, length), image.narrow(dim, step, length))
+            window += step
+    return image

@@ -49,6 +49,8 @@ def test_figures_are_those_of_the_images_and_a_network_that_does_nothing_keeps_a
 
 
 def test_nothing_to_measure_and_the_same_network_twice_are_refused(folders, tmp_path, capsys):
+    assert real_rain.main(["--weights", "demo", "--output", str(tmp_path), "--import", "absent_module"]) == 2
+    assert "there is no module 'absent_module'" in capsys.readouterr().err
     assert real_rain.main(["--weights", "demo", "--output", str(tmp_path)]) == 2
     assert "give at least one" in capsys.readouterr().err
     twice = ["--weights", "demo", "demo", "--output", str(tmp_path), "--clean", str(folders / "clean")]
