@@ -34,7 +34,7 @@ from nlcl_plugin.data.image_io import list_images, read_image, to_float, to_uint
 from nlcl_plugin.errors import InputError, escape, exit_code_of, writing_to
 from nlcl_plugin.inference.derain import ImageDerainer
 from nlcl_plugin.inference.derainer import PLAIN
-from nlcl_plugin.inference.measures import measure
+from nlcl_plugin.inference.measures import find_truth, measure
 from nlcl_plugin.media.photograph import MAX_PIXELS
 from nlcl_plugin.metrics.quality import psnr
 from nlcl_plugin.pictures import Cell, grid
@@ -104,7 +104,10 @@ def _each(folder, networks, figures):
 
 
 def _pair(name, rainy, derained, clean):
-    found = measure(Path(name), rainy, derained, False, clean, MAX_PIXELS)
+    truth = find_truth(clean, Path(name))
+    if truth is None:
+        raise InputError(f"--pairs: {clean} has no {name}; give two folders with photographs of equal names")
+    found = measure(rainy, derained, False, truth, MAX_PIXELS)
     change = {key: found[key] - found[f"{key}_rainy"] for key in ("psnr", "ssim")}
     return change | {key: found[key] for key in ("streak_precision", "streak_recall") if key in found}
 
@@ -126,7 +129,7 @@ def _structure(folder, networks):
 
 def _blind(name, rainy, derained, kept):
     kept.setdefault(name, [to_uint8(rainy)]).append(to_uint8(derained))
-    found = measure(Path(name), rainy, derained, True, None, MAX_PIXELS)
+    found = measure(rainy, derained, True, None, MAX_PIXELS)
     change = 255 * float(np.abs((derained - rainy).mean(axis=(0, 1))).max())
     return {key: found[key] for key in ("streaks_left", "niqe_rainy", "niqe") if key in found} | {"colour": change}
 

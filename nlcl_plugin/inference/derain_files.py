@@ -20,7 +20,7 @@ from nlcl_plugin.data.image_io import to_float, to_uint8, write_image
 from nlcl_plugin.errors import InputError, escape, writing_to
 from nlcl_plugin.inference.derain import ImageDerainer
 from nlcl_plugin.inference.derainer import PLAIN
-from nlcl_plugin.inference.measures import measure, write_measures
+from nlcl_plugin.inference.measures import find_truth, measure, write_measures
 from nlcl_plugin.media.inputs import Job
 from nlcl_plugin.media.photograph import MAX_PIXELS, Photograph, read_photograph, write_photograph
 from nlcl_plugin.media.photograph.writing import mean_channel
@@ -120,6 +120,7 @@ class _Made(NamedTuple):
 
     notes: list[str]
     measures: dict[str, float] | _Failure
+    compared: bool = True  # False without a ground truth, which may be added later
 
 
 def _written(job: Job, outcome: Future[_Made | _Failure] | _Failure) -> tuple[Job, _Made | _Failure]:
@@ -145,6 +146,7 @@ class _Record:
 
     def __init__(self, network: ImageDerainer, options: DerainOptions) -> None:
         self._folder, self._path = options.output, options.output / RECORD_FILE
+        self._reference = options.reference
         source, about = network.derainer.source, network.derainer.about
         reference = None if options.reference is None else str(options.reference.resolve())
         self._asked: dict[str, Any] = {
@@ -167,9 +169,15 @@ class _Record:
         if entry is None or self.is_of_others(job) or not job.output.exists() or entry["source"] != _state(job.source):
             return False
         made = {**_NOTHING, **entry["asked"]}
-        return set(self._asked["save"]) <= set(made["save"]) and all(
-            self._asked[key] in (made[key], None, False) for key in ("metrics", "reference")
-        )
+        if not (set(self._asked["save"]) <= set(made["save"]) and self._asked["metrics"] in (made["metrics"], False)):
+            return False
+        return self._asked["reference"] in (made["reference"], None) or self.truth_of(job) is None
+
+    def truth_of(self, job: Job) -> Path | None:
+        """The ground truth of a photograph, if it is asked for and there is one."""
+        if self._reference is None or job.kind != "image":
+            return None
+        return find_truth(self._reference, job.output.relative_to(self._folder))
 
     def is_of_others(self, job: Job) -> bool:
         """Whether a job's output exists and was made with other weights or settings, or by something else."""
@@ -179,9 +187,10 @@ class _Record:
         """Note that a job's output is about to be written, so that after a kill it is known to be ours."""
         self.add(job, _Failure(""), [])
 
-    def add(self, job: Job, measures: dict[str, float] | _Failure, source: list[int]) -> None:
+    def add(self, job: Job, measures: dict[str, float] | _Failure, source: list[int], *, compared: bool = True) -> None:
         """Note that a job is done; a failure: its output is, but not all that was asked for beside it."""
         asked, measures = (_NOTHING, {}) if isinstance(measures, _Failure) else (self._asked, measures)
+        asked = asked if compared else {**asked, "reference": None}
         entry = {"file": self._name(job), "source": source, **self._made_by, "asked": asked, "measures": measures}
         self._entries[entry["file"]] = entry
         line = ("\n" if self._torn else "") + json.dumps({**entry, **self._about}) + "\n"
@@ -259,7 +268,7 @@ class _Run:
         self.record.begin(job)
         outcome = _attempt(work, job, *args)
         if isinstance(outcome, _Made):
-            self.record.add(job, outcome.measures, _state(job.source))
+            self.record.add(job, outcome.measures, _state(job.source), compared=outcome.compared)
         return outcome
 
     def _read(self, jobs: list[Job]) -> list[tuple[Job, Photograph | _Failure]]:
@@ -295,9 +304,13 @@ class _Run:
         job.output.parent.mkdir(parents=True, exist_ok=True)
         derained = mean_channel(result).repeat(3, axis=2) if photograph.grey else result
         write_photograph(job.output, derained, photograph)
-        return _Made(list(photograph.notes), _attempt(self._beside, job, photograph.rgb, derained))
+        notes, truth = list(photograph.notes), self.record.truth_of(job)
+        if self.options.reference is not None and truth is None:
+            notes.append(f"derained, but {self.options.reference} has no ground truth of its name")
+        measures = _attempt(self._beside, job, photograph.rgb, derained, truth)
+        return _Made(notes, measures, compared=truth is not None)
 
-    def _beside(self, job: Job, rainy: np.ndarray, derained: np.ndarray) -> dict[str, float]:
+    def _beside(self, job: Job, rainy: np.ndarray, derained: np.ndarray, truth: Path | None) -> dict[str, float]:
         """Save the pictures that are asked for, and measure."""
         options, name = self.options, job.output.relative_to(self.options.output)
         for kind in options.save:
@@ -307,7 +320,7 @@ class _Run:
                 picture = strip([to_uint8(to_float(cell)) for cell in (rainy, derained, rain, picture)], gap=4)
             # The ending of the file stays in the name: a.jpg and a.png are two.
             write_image(options.output / f"_{kind}" / f"{inner_name(str(name))}.png", picture)
-        return measure(name, rainy, derained, options.measured, options.reference, options.max_pixels)
+        return measure(rainy, derained, options.measured, truth, options.max_pixels)
 
     def _video(self, job: Job) -> _Made:
         """Derain a video frame by frame."""

@@ -20,17 +20,16 @@ from nlcl_plugin.metrics.streaks import precision_recall, streaks_left
 
 
 def measure(
-    name: Path, rainy: np.ndarray, derained: np.ndarray, blind: bool, reference: Path | None, max_pixels: int
+    rainy: np.ndarray, derained: np.ndarray, blind: bool, truth_file: Path | None, max_pixels: int
 ) -> dict[str, float]:
     """Measure one photograph O and its derained B (H, W, 3), RGB, on 8 bits.
 
     Args:
-        name: Its name below the output folder.
         rainy: O.
         derained: B, of the same shape and type.
         blind: Whether to measure NIQE (lower is better), before and after, and the streaks that are left.
-        reference: Folder of ground truth with the same names; endings may differ.
-        max_pixels: Of a ground truth.
+        truth_file: Its ground truth, if there is one; see `find_truth`.
+        max_pixels: Of the ground truth.
 
     Returns:
         `mean_rain` in [0, 1]; `niqe_rainy`, `niqe` and `streaks_left` where the image has them (`metrics.niqe`,
@@ -38,17 +37,17 @@ def measure(
         Nothing if neither is asked for.
 
     Raises:
-        InputError: If the ground truth is missing, unreadable or of another size.
+        InputError: If the ground truth is unreadable or of another size.
     """
-    if not blind and reference is None:
+    if not blind and truth_file is None:
         return {}
     found = {"mean_rain": float(np.mean(to_float(rainy) - to_float(derained)))}
     pictures = {"_rainy": to_uint8(to_float(rainy)), "": to_uint8(to_float(derained))}
     if blind:
         found |= {f"niqe{suffix}": niqe(picture) for suffix, picture in pictures.items()}
         found["streaks_left"] = streaks_left(*map(to_float, pictures.values()))
-    if reference is not None:
-        truth = _ground_truth(reference, name, rainy.shape, max_pixels)
+    if truth_file is not None:
+        truth = _ground_truth(truth_file, rainy.shape, max_pixels)
         for suffix, picture in pictures.items():
             found |= {f"psnr{suffix}": psnr(picture, truth), f"ssim{suffix}": ssim(picture, truth)}
         rainy, derained, truth = (to_float(picture) for picture in (*pictures.values(), truth))
@@ -56,15 +55,16 @@ def measure(
     return {key: value for key, value in found.items() if math.isfinite(value)}
 
 
-def _ground_truth(folder: Path, name: Path, shape: tuple[int, ...], max_pixels: int) -> np.ndarray:
+def find_truth(folder: Path, name: Path) -> Path | None:
+    """Return the file of a folder that has a photograph's name, or else its name with another ending; None without."""
     path = folder / name
-    if not path.is_file():
-        images = (one for one in sorted(path.parent.glob("*")) if one.suffix.lower() in (*IMAGE_SUFFIXES, ".pgm"))
-        path = next((one for one in images if one.stem == name.stem), path)
-    if not path.is_file():
-        raise InputError(
-            f"no ground truth {name.with_suffix('')} in {folder}; give it the same name, or no --reference"
-        )
+    if path.is_file():
+        return path
+    images = (one for one in sorted(path.parent.glob("*")) if one.suffix.lower() in (*IMAGE_SUFFIXES, ".pgm"))
+    return next((one for one in images if one.stem == name.stem), None)
+
+
+def _ground_truth(path: Path, shape: tuple[int, ...], max_pixels: int) -> np.ndarray:
     truth = read_photograph(path, max_pixels=max_pixels).rgb
     if truth.shape != shape:
         sizes = f"{truth.shape[1]}×{truth.shape[0]}, the image {shape[1]}×{shape[0]}"
