@@ -20,6 +20,7 @@ from nlcl_plugin.pictures import save_montage
 MAX_IMAGES = 100  # per summary, evenly spread: classical filters on thousands of photographs take hours
 SHOWN = 4  # rows of the picture
 NO_CHANGE = 0.001  # mean of |O - B|, in [0, 1], below which a network copies its input
+TAKES_STRUCTURE = 0.5  # of what is taken from rainy images; a network that takes more from clean ones is no derainer
 
 _Pictures = list[tuple[dict[str, np.ndarray], dict[str, str]]]  # rows: images and captions by column
 
@@ -33,10 +34,10 @@ def summarise(model: Any, loaders: list[Any], folder: str, best: dict[str, Any] 
     Returns:
         The figures of the first dataset with pairs (PSNR in dB and SSIM on 8-bit RGB, `mean_rain` in [0, 1]), with
         those of all under `datasets`, those of datasets without pairs under `photographs` (NIQE, as validated; lower
-        is better), and `best`. None if there are neither. `baseline` is the best of some classical filters on these
-        very pairs, a choice in its favour. `clean` compares the derained clean images with themselves. `split_error`
-        is the mean of |O - B - R| and `mean_change` that of |O - B|, both in [0, 1]; without pairs, of the photographs
-        that are shown.
+        is better), `best`, and `verdict`, lines of text. None if there are neither. `baseline` is the best of some
+        classical filters on these very pairs, a choice in its favour. `clean` compares the derained clean images with
+        themselves. `split_error` is the mean of |O - B - R|, `mean_change` that of |O - B| and `clean_change` that of
+        |C - B| of clean images C, all in [0, 1]; without pairs, of the photographs that are shown.
     """
     datasets: dict[str, dict[str, Any]] = {}
     photographs: dict[str, dict[str, Any]] = {}
@@ -52,12 +53,15 @@ def summarise(model: Any, loaders: list[Any], folder: str, best: dict[str, Any] 
     if not pictures:
         return None
     summary = {**next(iter(datasets.values()), {}), "datasets": datasets, "photographs": photographs}
+    summary["verdict"] = verdict(datasets, photographs)
     if best:
         summary["best"] = best
+        summary["verdict"] += _compare_with_best(model, loaders, best)
     path = osp.join(folder, "summary.json")
     write_whole(path, json_text(summary, indent=2).encode())
     shown = "\n".join(f"Picture: {picture}" for picture in pictures)
-    get_root_logger().info(f"Summary\n{table(datasets, photographs)}\nFigures: {path}\n{shown}")
+    lines = "\n".join(f"- {line}" for line in summary["verdict"])
+    get_root_logger().info(f"Summary\n{table(datasets, photographs)}\n{lines}\nFigures: {path}\n{shown}")
     return summary
 
 
@@ -70,24 +74,50 @@ def table(datasets: dict[str, dict[str, Any]], photographs: dict[str, dict[str, 
         labels = {"rainy": "rainy, not derained", "baseline": figures["baseline"], "clean": "derain(clean)"}
         for key in ("rainy", "baseline", "derained", "clean"):
             lines.append(f"  {labels.get(key, key):{width}} {figures['psnr'][key]:10.2f} {figures['ssim'][key]:8.3f}")
-        lines += _warnings(figures)
     for name, figures in photographs.items():
         niqe = figures["niqe"]
         text = "no NIQE: too small, or other metrics were asked for"
         if niqe:
             text = f"NIQE {niqe['rainy']:.2f} before, {niqe['derained']:.2f} after deraining (lower is better)"
-        lines += [f"{name} ({figures['images']} without pairs): {text}", *_warnings(figures)]
+        lines.append(f"{name} ({figures['images']} without pairs): {text}")
     return "\n".join(lines)
 
 
-def _warnings(figures: dict[str, Any]) -> list[str]:
-    """What the user should not overlook: a network that takes nothing, or more harm than rain."""
+def verdict(datasets: dict[str, dict[str, Any]], photographs: dict[str, dict[str, Any]]) -> list[str]:
+    """Say in plain words what the figures of `summarise` mean, and where to read on; a line per finding."""
     lines = []
-    if figures["mean_change"] < NO_CHANGE:
-        lines.append(f"  nothing was learnt: the network copies its input (mean |O - B| {figures['mean_change']:.5f})")
-    if "psnr" in figures and (change := figures["psnr"]["derained"] - figures["psnr"]["rainy"]) <= 0:
-        lines.append(f"  deraining does not help these images: {change:+.2f} dB; see in the picture what R takes")
+    for name, figures in {**photographs, **datasets}.items():
+        change = figures["mean_change"]
+        if change < NO_CHANGE:
+            lines.append(
+                f"{name}: the network changes nothing (mean |O - B| {change:.5f}): see docs/faq.md, R is empty"
+            )
+        elif figures.get("clean_change", 0.0) > TAKES_STRUCTURE * change:
+            lines.append(
+                f"{name}: the rain layer contains structure: from clean images {figures['clean_change']:.4f} is taken, "
+                f"from rainy ones {change:.4f} (mean |O - B|); see R contains edges in docs/faq.md"
+            )
+    for name, figures in datasets.items():
+        psnr = figures["psnr"]
+        gain, lead = psnr["derained"] - psnr["rainy"], psnr["derained"] - psnr["baseline"]
+        result = "deraining does better than the best classical filter"
+        if gain <= 0:
+            result = "deraining does not help these images; see in the picture what R takes"
+        elif lead <= 0:
+            result = "the best classical filter does better than this network"
+        lines.append(f"{name}: {result} (gain {gain:+.2f} dB, that is {lead:+.2f} dB against the filter)")
     return lines
+
+
+def _compare_with_best(model: Any, loaders: list[Any], best: dict[str, Any]) -> list[str]:
+    metrics = (getattr(model, "last_metrics", {}).get(loader.dataset.opt["name"], {}) for loader in loaders)
+    last = next((found[best["metric"]] for found in metrics if best["metric"] in found), best["value"])
+    if last == best["value"]:
+        return []
+    return [
+        f"iteration {best['iter']:,} was the best in validation: {best['metric']} {best['value']:.4f}, at the end "
+        f"{last:.4f}; derain and report take the best"
+    ]
 
 
 def _without_pairs(model: Any, dataset: Any) -> tuple[dict[str, Any], _Pictures] | None:
@@ -138,8 +168,14 @@ def _with_pairs(model: Any, dataset: Any) -> tuple[dict[str, Any], _Pictures] | 
         truth = row["ground truth"]
         scores.append({key: (psnr(image, truth), ssim(image, truth)) for key, image in images.items()})
         taken = (row["rainy"].astype(float) - row["derained"]) / 255
-        measured = {"mean_rain": taken.mean(), "mean_change": np.abs(taken).mean()}
-        layers.append({**measured, "split_error": _split_error(visuals)})
+        layers.append(
+            {
+                "mean_rain": taken.mean(),
+                "mean_change": np.abs(taken).mean(),
+                "clean_change": np.abs(truth.astype(float) - images["clean"]).mean() / 255,
+                "split_error": _split_error(visuals),
+            }
+        )
         if len(rows) < SHOWN:
             rows.append((row, {key: f"{scores[-1][key][0]:.1f} dB" for key in ("rainy", "derained")}))
     means = {key: np.mean([score[key] for score in scores], axis=0).tolist() for key in scores[0]}

@@ -125,6 +125,8 @@ def test_metrics_and_the_summary_of_the_page_are_those_of_the_files(page, experi
     for label, key in (("rainy, not derained", "rainy"), ("derained", "derained")):
         expected = [label, f"{summary['psnr'][key]:.2f}", f"{summary['ssim'][key]:.3f}"]
         assert expected in page.rows
+    assert summary["verdict"]
+    assert all(line in page.text for line in summary["verdict"])
     # The captions of the sliders were computed anew, with weights from the disk.
     for key in ("rainy", "derained"):
         shown = [float(psnr) for psnr in re.findall(rf"^{key} ([\d.]+) dB$", page.text, re.MULTILINE)]

@@ -102,7 +102,10 @@ def test_the_best_checkpoint_is_kept_and_marked(finished):
     begin = tiny_options()["train"]["restorer_opt"]["start_iter"]
     iteration = max((i for i in values if i > begin), key=values.get)  # a restorer is compared with restorers
     assert best == {"metric": "psnr", "value": values[iteration], "iter": iteration, "better": "higher"}
-    assert json.loads((experiment / "summary.json").read_text())["best"] == best
+    summary = json.loads((experiment / "summary.json").read_text())
+    assert summary["best"] == best
+    compared = [line for line in summary["verdict"] if line.startswith(f"iteration {iteration} was the best")]
+    assert len(compared) == (values[iteration] != values[max(values)])
     assert f"Best psnr: {best['value']:.4f} at iteration {iteration} (models/net_*_{iteration}.pth)" in finished[1]
     kept = {str(iteration), "6"}
     assert set(states(finished[0])) == kept

@@ -1,19 +1,29 @@
 import pytest
 
-from nlcl_plugin.training.summary import table
+from nlcl_plugin.training.summary import verdict
 
-PAIRS = {"ssim": dict.fromkeys(("rainy", "baseline", "derained", "clean"), 0.9), "baseline": "median", "images": 3}
-
-
-COPIES = "nothing was learnt: the network copies its input (mean |O - B| 0.00040)"
+GOOD = {"mean_change": 0.02, "clean_change": 0.005}
 
 
 @pytest.mark.parametrize(
-    ("gain", "change", "warnings"),
-    [(1.2, 0.01, []), (0.1, 0.0004, [COPIES]), (-0.3, 0.01, ["deraining does not help these images: -0.30 dB"])],
+    ("gain", "changes", "expected"),
+    [
+        (3.0, {}, ["does better than the best classical filter (gain +3.00 dB, that is +1.00 dB against the filter)"]),
+        (1.2, {}, ["the best classical filter does better"]),
+        (-0.3, {}, ["does not help these images"]),
+        (0.1, {"mean_change": 0.0004}, ["changes nothing (mean |O - B| 0.00040)", "filter does better"]),
+        (3.0, {"clean_change": 0.011}, ["contains structure: from clean images 0.0110", "than the best classical"]),
+    ],
 )
-def test_a_network_that_copies_its_input_or_does_harm_is_named(gain, change, warnings):
-    decibels = {"rainy": 25.0, "baseline": 24.0, "derained": 25.0 + gain, "clean": 40.0}
-    text = table({"val": {**PAIRS, "psnr": decibels, "mean_change": change}}, {})
-    assert ("learnt" in text) + ("does not help" in text) == len(warnings)
-    assert all(warning in text for warning in warnings)
+def test_a_verdict_names_what_helps_nothing_takes_nothing_or_takes_structure(gain, changes, expected):
+    psnr = {"rainy": 25.0, "baseline": 27.0, "derained": 25.0 + gain, "clean": 40.0}
+    lines = verdict({"val": {**GOOD, **changes, "psnr": psnr}}, {})
+    assert len(lines) == len(expected)
+    for line, part in zip(lines, expected, strict=True):
+        assert line.startswith("val: ")
+        assert part in line
+
+
+def test_photographs_without_pairs_get_a_verdict_only_if_nothing_is_taken():
+    assert verdict({}, {"mine": {"mean_change": 0.01}}) == []
+    assert "mine: the network changes nothing" in verdict({}, {"mine": {"mean_change": 0.0}})[0]
