@@ -111,7 +111,7 @@ def render(experiment: Experiment, pictures: PagePictures) -> str:
     return environment.get_template("page.html").render(
         experiment=experiment,
         pictures=pictures,
-        sections=[(title, [(next(numbers), chart) for chart in found]) for title, found in sections],
+        sections=[(title, [(next(numbers), chart) for chart in found]) for title, found in sections if found],
         data=[{"title": chart.title, "curves": [curve._asdict() for curve in chart.curves]} for chart in charts],
         block=block,
         options=options.read_text(encoding="utf-8"),
@@ -154,14 +154,14 @@ def _pictures(experiment: Experiment, images: int, which: str | None, *, progres
 def _embedded(dataset: str, example: Example) -> EmbeddedExample:
     rainy, clean, derained = example.rainy, example.clean, example.layers[-1].image
     strip = [embed("rainy O", rainy, side=_CELL)]
+    if clean is not None:
+        strip.append(embed("ground truth", clean, side=_CELL))
     for layers in example.layers:
         strip.append(embed(f"{layers.stage}: B", layers.image, side=_CELL))
         strip.append(embed_rain(f"{layers.stage}: R", layers.rain, side=_CELL))
         if layers.own_rain:  # elsewhere R is what B leaves of O, and this is nothing
             error = (rainy - layers.image - layers.rain).abs()
             strip.append(embed_rain("|O − B − R|", error, side=_CELL, note=f"mean {error.mean():.2g}"))
-    if clean is not None:
-        strip.append(embed("ground truth", clean, side=_CELL))
     before = embed("rainy", rainy, side=_SLIDER, note=_psnr(rainy, clean))
     after = embed("derained", derained, side=_SLIDER, note=_psnr(derained, clean))
     return EmbeddedExample(dataset, example.name, before, after, strip, "the middle of a larger image" * example.cut)

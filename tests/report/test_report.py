@@ -192,6 +192,7 @@ def test_a_running_training_without_weights_has_its_curves(copied):
     found = report(copied)
     assert "running or interrupted at iteration 3 of 8" in " ".join(found.text.split())
     assert len(found.charts["l_d"]["value"]) == 3
+    assert not {"Metrics", "Non-local neighbours"} & set(found.texts)  # sections without content
     assert "contains no net_g_*.pth or net_s_*.pth yet" in found.text
 
 
