@@ -153,6 +153,11 @@ class NLCLModel(ValidationMixin, BaseModel):
         """Learning rate of the optimizer in use: the generators', in stage 2 the restorer's."""
         return [group["lr"] for group in self.optimizer["s" if self.restoring else "g"].param_groups]
 
+    def learning_rates(self) -> dict[str, float]:
+        """Learning rates of all optimizers in use, by the labels of their networks."""
+        used = {name: each for name, each in self.optimizer.items() if (name == "s") == self.restoring}
+        return {name: each.param_groups[0]["lr"] for name, each in used.items()}
+
     def feed_data(self, data: dict[str, Any]) -> None:
         """Set the batch: `lq` rainy images, and `gt`: unpaired clean images in training, ground truth in validation."""
         self.lq = self._to_device(data["lq"])

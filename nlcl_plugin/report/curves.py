@@ -48,10 +48,13 @@ def loss_charts(losses: Entries) -> list[Chart]:
 
 
 def other_charts(losses: Entries) -> list[Chart]:
-    """Charts of the learning rate, and of everything logged except losses and dimensions."""
+    """Charts of the learning rates, a curve per optimizer, and of all that is logged except losses and dimensions."""
     left_out = ("l_", "lr", "dim_", "log_dim_ratio", "iter", "epoch")
     others = {key: key for key in _keys(losses) if not key.startswith(left_out)}
-    return _single_charts(losses, {"lr": "learning rate", **others})
+    rates = [key for key in _keys(losses) if key.startswith("lr_")] or ["lr"]
+    found = [_curve(key.replace("lr_", "optim_"), points) for key in rates if (points := _points(losses, key))]
+    charts = [Chart("learning rate", found)] if found else []
+    return charts + _single_charts(losses, others)
 
 
 def dimension_charts(losses: Entries) -> list[Chart]:

@@ -110,6 +110,13 @@ def test_losses_of_the_page_are_those_of_the_log_with_their_floor(page, experime
         assert page.charts[key]["value"] == expected
     floor = [entry["l_layer"] - entry["l_layer_above_floor"] for entry in losses if "l_layer" in entry]
     assert [value for _, value in page.charts["l_layer"]["floor"]] == pytest.approx(floor, rel=1e-5)
+    rates = page.charts["learning rate"]
+    assert set(rates) == {"optim_g", "optim_d", "optim_p", "optim_s"}
+    for name, points in rates.items():
+        key = name.replace("optim_", "lr_")
+        assert points == [[entry["iter"], entry[key]] for entry in losses if key in entry]
+        # Those of stage 1 end where the restorer's begins.
+        assert all((key in entry) == (("l_restorer" in entry) == (name == "optim_s")) for entry in losses)
     for key, name in (("dim_image", "image layer B"), ("dim_rain", "rain layer R")):
         points = [[entry["iter"], entry[key]] for entry in losses if key in entry]
         assert len(points) == 5
