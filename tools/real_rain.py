@@ -26,11 +26,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from nlcl_plugin.cli import import_module
 from nlcl_plugin.data.files import write_whole
 from nlcl_plugin.data.image_io import list_images, read_image, to_float, to_uint8, write_image
+from nlcl_plugin.data.progress import ProgressBar
 from nlcl_plugin.errors import InputError, escape, exit_code_of, writing_to
 from nlcl_plugin.inference.derain import ImageDerainer
 from nlcl_plugin.inference.derainer import PLAIN
@@ -97,7 +97,7 @@ def _label(weights):
 def _each(folder, networks, figures):
     """Figures of each photograph of a folder under each network."""
     found = {}
-    for name in tqdm(list_images(folder), os.path.basename(os.path.normpath(folder)), disable=None):
+    for name in ProgressBar(list_images(folder), os.path.basename(os.path.normpath(folder))):
         rainy = read_image(os.path.join(folder, name))
         found[name] = {weights: figures(name, rainy, network.array(rainy)) for weights, network in networks.items()}
     return found
@@ -115,7 +115,7 @@ def _pair(name, rainy, derained, clean):
 def _structure(folder, networks):
     """PSNR at the pixels of drawn structure, of each photograph that gets any."""
     found = {}
-    for seed, name in enumerate(tqdm(list_images(folder), "structure", disable=None)):
+    for seed, name in enumerate(ProgressBar(list_images(folder), "structure")):
         clean = read_image(os.path.join(folder, name))
         drawn = draw_structure(clean, np.random.default_rng(seed))
         places = np.abs(drawn - clean).max(axis=2) > 1 / 255

@@ -93,8 +93,8 @@ def _check_images(where: str, dataset: dict[str, Any], paths: Sequence[str | dic
 
     entries = [[entry[f"{key}_path"] for key in keys] if isinstance(entry, dict) else [entry] for entry in paths]
     scale = dataset["scale"]
-    bar = None if rank_in_environment() == "0" else False
-    found = map_in_order(sizes, entries, jobs=min(8, os.cpu_count() or 1), title=f"checking {where}", progress=bar)
+    shown = rank_in_environment() == "0"
+    found = map_in_order(sizes, entries, jobs=min(8, os.cpu_count() or 1), title=f"checking {where}", progress=shown)
     for files, ((width, height), *truth) in zip(entries, found, strict=True):
         for wide, high in truth:
             # BasicSR cuts off what the ground truth of a smaller image has beyond it.

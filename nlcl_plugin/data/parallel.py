@@ -7,14 +7,14 @@ from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from tqdm import tqdm
+from nlcl_plugin.data.progress import ProgressBar
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 def map_in_order(
-    function: Callable[[T], R], arguments: Collection[T], *, jobs: int, title: str, progress: bool | None = None
+    function: Callable[[T], R], arguments: Collection[T], *, jobs: int, title: str, progress: bool = True
 ) -> Iterator[R]:
     """Map in threads; results come in the order of the arguments, and only a few wait in memory.
 
@@ -23,12 +23,12 @@ def map_in_order(
         arguments: Its arguments.
         jobs: The number of threads.
         title: The title of the progress bar.
-        progress: False shows no progress bar, None shows one on a terminal.
+        progress: Whether to show progress: a bar on a terminal, a line per minute elsewhere.
 
     Yields:
         The results. The first error is raised in its place and ends the rest.
     """
-    bar = tqdm(total=len(arguments), desc=title, unit="file", disable=None if progress is None else not progress)
+    bar = ProgressBar(total=len(arguments), desc=title, unit="file", shown=progress)
     pool = ThreadPoolExecutor(jobs)
     waiting: deque[Future[R]] = deque()
     try:

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from tqdm import tqdm
 
 from nlcl_plugin.data.files import inner_name, sha256
 from nlcl_plugin.data.image_io import to_float, to_uint8, write_image
+from nlcl_plugin.data.progress import ProgressBar
 from nlcl_plugin.errors import InputError, escape, writing_to
 from nlcl_plugin.inference.derain import ImageDerainer
 from nlcl_plugin.inference.derainer import PLAIN
@@ -94,7 +94,7 @@ def derain_files(jobs: Iterable[Job], network: ImageDerainer, options: DerainOpt
     report = DerainReport(there=len(jobs) - len(waiting))
     run = _Run(network, options, record)
     try:
-        with tqdm(total=len(waiting), unit="file", desc="derain", disable=None) as bar:
+        with ProgressBar(total=len(waiting), unit="file", desc="derain") as bar:
             for job, outcome in run.outcomes(waiting):
                 bar.update()
                 if isinstance(outcome, _Made):
@@ -328,7 +328,7 @@ class _Run:
         job.output.parent.mkdir(parents=True, exist_ok=True)
         rain: list[float] = []
         with open_video(job.source, max_pixels=options.max_pixels) as video:
-            bar = tqdm(total=video.frames, desc=escape(job.source.name), unit="frame", leave=False, disable=None)
+            bar = ProgressBar(total=video.frames, desc=escape(job.source.name), unit="frame", leave=False)
             with bar, write_video(job.output, video) as writer:
                 frames = iter(video)
                 while batch := list(islice(frames, options.batch)):

@@ -37,7 +37,7 @@ def extract_rain_bank(
     output: str,
     *,
     overwrite: bool = False,
-    progress: bool | None = None,
+    progress: bool = True,
     log: Callable[[str], object] = print,
 ) -> BuildReport:
     """Extract the rain layers of images into an LMDB.
@@ -50,7 +50,7 @@ def extract_rain_bank(
         root: The rainy images: a folder that is searched to its depth, or an LMDB by its ending.
         output: The bank, ending in `.lmdb`.
         overwrite: Replace a bank that exists.
-        progress: False shows no progress bar, None shows one on a terminal.
+        progress: Whether to show progress: a bar on a terminal, a line per minute elsewhere.
         log: Gets a line if an unfinished run is continued or given up.
 
     Raises:

@@ -16,9 +16,9 @@ import torch
 from basicsr.metrics import calculate_metric
 from basicsr.utils import get_root_logger, imwrite, tensor2img
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from nlcl_plugin.data.files import inner_name
+from nlcl_plugin.data.progress import ProgressBar
 from nlcl_plugin.errors import InputError, escape
 from nlcl_plugin.metrics.niqe import niqe
 from nlcl_plugin.metrics.quality import finite_mean
@@ -73,8 +73,7 @@ class ValidationMixin:
         # In rounds of one image per process, so that the first one can write the pictures of a round before the next.
         batches = iter(DataLoader(dataset, batch_size=1, sampler=range(rank, len(dataset), processes)))
         rounds = range(math.ceil(len(dataset) / processes))
-        # `disable=None` hides the bar where there is no terminal.
-        for number in tqdm(rounds, unit="round", desc=name, disable=None if wanted else True):
+        for number in ProgressBar(rounds, unit="round", desc=name, shown=wanted):
             own = None
             with faults_kept():
                 data = next(batches, None) if not faults else None  # the last round may not need all processes

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 import jinja2
 from torch import Tensor
-from tqdm import tqdm
 
 from nlcl_plugin.data.files import write_whole
 from nlcl_plugin.data.image_io import to_uint8
+from nlcl_plugin.data.progress import ProgressBar
 from nlcl_plugin.errors import InputError, escape, writing_to
 from nlcl_plugin.inference.derainer import ShapeError
 from nlcl_plugin.metrics.quality import psnr
@@ -68,7 +68,7 @@ def write_report(
         images: How many images of each validation dataset are derained and shown, evenly spread.
         which: The weights that derain them: an iteration or `latest`; by default those that were best in validation,
             without one the newest.
-        progress: Whether to show a progress bar, where there is a terminal.
+        progress: Whether to show progress: a bar on a terminal, a line per minute elsewhere.
 
     Returns:
         The file.
@@ -137,11 +137,10 @@ def _pictures(experiment: Experiment, images: int, which: str | None, *, progres
     sets = image_sets(experiment.options)
     if not sets:
         result.notes.append("the options name no images")
-    hidden = None if progress else True  # None hides the bar where there is no terminal
     for dataset, options in sets.items():
         try:
             found = split_examples(stages, options, images)
-            for example in tqdm(found, total=images, desc=dataset, unit="image", disable=hidden, leave=False):
+            for example in ProgressBar(found, total=images, desc=dataset, unit="image", shown=progress, leave=False):
                 result.examples.append(_embedded(dataset, example))
                 if result.queries is None:
                     picture = embed(f"{dataset}: {example.name}", example.layers[0].image, side=_SLIDER)

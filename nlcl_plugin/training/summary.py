@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from basicsr.utils import get_root_logger
-from tqdm import tqdm
 
 from nlcl_plugin.data.files import json_text, write_whole
 from nlcl_plugin.data.image_io import to_uint8
+from nlcl_plugin.data.progress import ProgressBar
 from nlcl_plugin.metrics.classical_filters import FILTERS, best_filter
 from nlcl_plugin.metrics.quality import psnr, ssim
 from nlcl_plugin.pictures import save_montage
@@ -148,8 +148,7 @@ def _with_pairs(model: Any, dataset: Any) -> tuple[dict[str, Any], _Pictures] | 
     )
 
     def samples(what: str) -> Iterator[dict[str, Any]]:
-        # disable=None hides the bar where there is no terminal
-        for index in tqdm(chosen, desc=f"{what} {name}", unit="image", disable=None, leave=False):
+        for index in ProgressBar(chosen, desc=f"{what} {name}", unit="image", leave=False):
             yield _sample(dataset, index)
 
     baseline, _ = best_filter((_array(data["lq"]), _array(data["gt"])) for data in samples("filters on"))

@@ -100,7 +100,7 @@ def test_equal_and_small_pairs_have_the_same_figures_everywhere(tmp_path, equal)
     summary = summarise(Ours(tmp_path), [pairs((rainy, clean))], str(tmp_path))
     found["summary"] = {key: summary[key]["derained"] for key in ("psnr", "ssim")}
     write_image(tmp_path / "truth" / "a.png", to_tensor(clean))
-    measured = measure("a.png", rainy, rainy, False, tmp_path / "truth", 10**6)
+    measured = measure(rainy, rainy, False, tmp_path / "truth" / "a.png", 10**6)
     found["derain"] = {key: measured[key] for key in ("psnr", "ssim")}
     found["mm"] = {}
     for name in ("PSNR", "SSIM"):

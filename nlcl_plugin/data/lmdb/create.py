@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import lmdb
-from tqdm import tqdm
 
 from nlcl_plugin.data.files import parse_record, remove_leftovers, sync_folder, write_whole, written_whole
 from nlcl_plugin.data.folder_lock import locked
@@ -37,6 +36,7 @@ from nlcl_plugin.data.lmdb.keys import (
 )
 from nlcl_plugin.data.lmdb.store import check_length, close_environment
 from nlcl_plugin.data.parallel import map_in_order
+from nlcl_plugin.data.progress import ProgressBar
 from nlcl_plugin.errors import InputError, writing_to
 
 # A kill loses a batch at most; a batch, and its copy in the transaction, are in memory.
@@ -102,7 +102,7 @@ def create_lmdb(
     jobs: int = 1,
     strict: bool = False,
     overwrite: bool = False,
-    progress: bool | None = None,
+    progress: bool = True,
     log: Callable[[str], object] = print,
 ) -> BuildReport:
     """Make an LMDB in BasicSR's layout of all images below a folder.
@@ -116,7 +116,7 @@ def create_lmdb(
         jobs: The number of threads.
         strict: Raise the error of an unreadable image instead of skipping it.
         overwrite: Build it again if it exists; the new one replaces it when it is complete.
-        progress: False shows no progress bar, None shows one on a terminal.
+        progress: Whether to show progress: a bar on a terminal, a line per minute elsewhere.
         log: Gets a line if an unfinished run is continued or given up.
 
     Raises:
@@ -142,7 +142,7 @@ def create_lmdb(
 
 
 def build_lmdb(
-    recipe: Recipe, output: str, *, overwrite: bool, progress: bool | None, log: Callable[[str], object]
+    recipe: Recipe, output: str, *, overwrite: bool, progress: bool, log: Callable[[str], object]
 ) -> BuildReport:
     """Make an LMDB by a recipe; see `create_lmdb` for the rest."""
     target = check_output(recipe.root, output)
@@ -302,7 +302,7 @@ class _Batch:
     bytes: int = 0
 
 
-def _encode(recipe: Recipe, sources: list[SourceFile], progress: bool | None) -> Iterator[_Batch]:
+def _encode(recipe: Recipe, sources: list[SourceFile], progress: bool) -> Iterator[_Batch]:
     def encode(source: SourceFile) -> list[Value] | InputError:
         try:
             return recipe.encode(source)
@@ -384,15 +384,14 @@ def _count(folder: Path) -> BuildReport:
     return report
 
 
-def _check_values(folder: Path, total: int, progress: bool | None) -> None:
+def _check_values(folder: Path, total: int, progress: bool) -> None:
     """Read every value back from the disk."""
     with (
         lmdb.open(os.fsencode(folder), readonly=True, lock=False, readahead=False) as environment,
         environment.begin(buffers=True) as transaction,
     ):
         whole = environment.stat()["entries"] == total
-        hidden = None if progress is None else not progress
-        for record in tqdm(read_records(folder), "checking", total, unit="file", disable=hidden):
+        for record in ProgressBar(read_records(folder), "checking", total, unit="file", shown=progress):
             value = transaction.get(record.key.encode())
             whole = whole and value is not None and hashlib.sha256(value).hexdigest() == record.sha256
     if not whole:

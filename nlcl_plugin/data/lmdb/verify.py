@@ -37,7 +37,7 @@ def verify_lmdb(
     *,
     against: str | os.PathLike[str] | None = None,
     jobs: int = 1,
-    progress: bool | None = None,
+    progress: bool = True,
 ) -> Verification:
     """Check counts, that every value decodes, its size and hash, and its picture if the sources are given.
 
@@ -47,7 +47,7 @@ def verify_lmdb(
         path: The LMDB.
         against: The folder that it is made of.
         jobs: The number of threads.
-        progress: False shows no progress bar, None shows one on a terminal.
+        progress: Whether to show progress: a bar on a terminal, a line per minute elsewhere.
 
     Returns:
         What was found.
