@@ -26,11 +26,13 @@ from nlcl_plugin.media.photograph import MAX_PIXELS, Photograph, read_photograph
 from nlcl_plugin.media.photograph.writing import mean_channel
 from nlcl_plugin.media.video import open_video
 from nlcl_plugin.media.video_writing import write_video
-from nlcl_plugin.pictures import heat_map, strip
+from nlcl_plugin.pictures import Cell, grid, heat_map
 from nlcl_plugin.version import __version__
 
 PICTURES = ("rain", "montage", "heatmap")
 RECORD_FILE = "derain.jsonl"
+_MONTAGE_TITLES = ("rainy", "derained", "rain layer R", "R as a heat map")
+_MONTAGE_CELL = 800  # pixels: the largest width of each of its pictures
 _LARGE = 4_000_000  # pixels of an image that is never part of a batch
 _NOTHING: dict[str, Any] = {"save": [], "metrics": False, "reference": None}
 _ENTRIES = {"file": str, "source": list, "weights_sha256": str, "amp": bool, "asked": dict, "measures": dict}
@@ -317,7 +319,8 @@ class _Run:
             rain = np.clip(to_float(rainy) - to_float(derained), 0, 1)
             picture = rain if kind == "rain" else heat_map(rain)
             if kind == "montage":
-                picture = strip([to_uint8(to_float(cell)) for cell in (rainy, derained, rain, picture)], gap=4)
+                cells = [Cell(to_uint8(to_float(image))) for image in (rainy, derained, rain, picture)]
+                picture = grid([cells], min(rainy.shape[1], _MONTAGE_CELL), titles=_MONTAGE_TITLES)
             # The ending of the file stays in the name: a.jpg and a.png are two.
             write_image(options.output / f"_{kind}" / f"{inner_name(str(name))}.png", picture)
         return measure(rainy, derained, options.measured, truth, options.max_pixels)

@@ -158,7 +158,11 @@ def test_pictures_and_figures_show_what_was_done(tmp_path, run):
     derained = read(tmp_path / "out/x/a.png").astype(int)
     rain = read(tmp_path / "out/_rain/x/a.png.png").astype(int)
     assert np.abs(rain - np.clip(rainy - derained, 0, 255)).max() <= 1
-    assert read(tmp_path / "out/_montage/x/a.png.png").shape == (200, 4 * 210 + 3 * 4, 3)
+    montage = read(tmp_path / "out/_montage/x/a.png.png")
+    assert montage.shape[1] == 4 * (210 + 6) + 6
+    title, picture = montage[:22, 222:432], montage[22:222, 222:432]  # the second of the row
+    assert (title < 128).any()
+    assert np.array_equal(picture, derained)
     heat = read(tmp_path / "out/_heatmap/x/a.png.png").astype(int)
     hottest = np.clip(rainy - derained, 0, 255).mean(2)
     assert heat.sum(2)[hottest == hottest.max()].min() == heat.sum(2).max()
