@@ -94,8 +94,8 @@ def verdict(datasets: dict[str, dict[str, Any]], photographs: dict[str, dict[str
             )
         elif figures.get("clean_change", 0.0) > TAKES_STRUCTURE * change:
             lines.append(
-                f"{name}: the rain layer contains structure: from clean images {figures['clean_change']:.4f} is taken, "
-                f"from rainy ones {change:.4f} (mean |O - B|); see R contains edges in docs/faq.md"
+                f"{name}: the rain layer is not only rain: clean images lose {figures['clean_change']:.4f}, rainy ones "
+                f"{change:.4f} (mean |O - B|); see R contains edges in docs/faq.md"
             )
     for name, figures in datasets.items():
         psnr = figures["psnr"]
