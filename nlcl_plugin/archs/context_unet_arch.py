@@ -64,14 +64,7 @@ class ContextUNet(UNetLayers):
                 block.conv2.bias.zero_()  # type: ignore[union-attr]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Restore.
-
-        Args:
-            x: Degraded image (B, num_in_ch, H, W), RGB in [0, 1].
-
-        Returns:
-            The restored image, same shape, not clipped.
-        """
+        """Restore images (B, num_in_ch, H, W) in [0, 1]; same shape, not clipped."""
         e1, e2, out = self.encode(x)
         *late, second, first = self._modulations(out)
         for block, modulation in zip(self.late, late, strict=True):

@@ -95,14 +95,7 @@ class ResidualUNet(UNetLayers):
         return full + 2 * half + 4 * quarter + 1 + 2
 
     def forward(self, x: Tensor) -> Tensor:
-        """Restore.
-
-        Args:
-            x: Degraded image (B, num_in_ch, H, W), RGB in [0, 1].
-
-        Returns:
-            The restored image, same shape, not clipped.
-        """
+        """Restore images (B, num_in_ch, H, W) in [0, 1]; same shape, not clipped."""
         e1, e2, out = self.encode(x)
         out = self.dec2(self.ascend(self.up2, out, e2))
         out = self.dec1(self.ascend(self.up1, out, e1))

@@ -120,14 +120,7 @@ class SimpleGateUNet(nn.Module):
             self.last.bias.zero_()  # type: ignore[union-attr]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Restore.
-
-        Args:
-            x: Degraded image (B, num_in_ch, H, W), RGB in [0, 1].
-
-        Returns:
-            The restored image, same shape, not clipped.
-        """
+        """Restore images (B, num_in_ch, H, W) in [0, 1]; same shape, not clipped."""
         height, width = x.shape[-2:]
         multiple = 2 ** len(self.downs)
         # Replicated, as a reflection needs an image larger than what is added.

@@ -92,27 +92,16 @@ def digest_of(sources: list[SourceFile]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Record:
-    """The origin and the value of a key: a line of `keys.jsonl`.
-
-    Attributes:
-        key: The key.
-        source: The image file, relative to the folder that the LMDB is made of.
-        box: The part of the image (as seen, EXIF orientation applied): top, left, height, width. None for all of it.
-        h: The height of the value's image.
-        w: Its width.
-        c: Its channels, alpha included: 1, 3 or 4.
-        bytes: The size of the value.
-        sha256: The value's hash.
-    """
+    """The origin and the value of a key: a line of `keys.jsonl`."""
 
     key: str
-    source: str
-    box: Box | None
-    h: int
+    source: str  # the image file, relative to the folder that the LMDB is made of
+    box: Box | None  # top, left, height, width of the part, EXIF orientation applied; None for all of the image
+    h: int  # height, width and channels (alpha included: 1, 3 or 4) of the value's image
     w: int
     c: int
-    bytes: int
-    sha256: str
+    bytes: int  # the size of the value
+    sha256: str  # its hash
 
 
 def to_line(record: Record) -> bytes:
