@@ -90,12 +90,13 @@ def verdict(datasets: dict[str, dict[str, Any]], photographs: dict[str, dict[str
         change = figures["mean_change"]
         if change < NO_CHANGE:
             lines.append(
-                f"{name}: the network changes nothing (mean |O - B| {change:.5f}): see docs/faq.md, R is empty"
+                f"{name}: the network changes nothing (mean |O - B| {change:.5f}); "
+                'see "R is nearly empty" in docs/faq.md'
             )
         elif figures.get("clean_change", 0.0) > TAKES_STRUCTURE * change:
             lines.append(
                 f"{name}: the rain layer is not only rain: clean images lose {figures['clean_change']:.4f}, rainy ones "
-                f"{change:.4f} (mean |O - B|); see R contains edges in docs/faq.md"
+                f'{change:.4f} (mean |O - B|); see "R contains edges" in docs/faq.md'
             )
     for name, figures in datasets.items():
         psnr = figures["psnr"]

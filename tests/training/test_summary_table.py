@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from nlcl_plugin.training.summary import verdict
@@ -15,13 +17,15 @@ GOOD = {"mean_change": 0.02, "clean_change": 0.005}
         (3.0, {"clean_change": 0.011}, ["is not only rain: clean images lose 0.0110", "than the best classical"]),
     ],
 )
-def test_a_verdict_names_what_helps_nothing_takes_nothing_or_takes_structure(gain, changes, expected):
+def test_a_verdict_says_what_a_network_does_and_where_to_read_on(repository, gain, changes, expected):
     psnr = {"rainy": 25.0, "baseline": 27.0, "derained": 25.0 + gain, "clean": 40.0}
     lines = verdict({"val": {**GOOD, **changes, "psnr": psnr}}, {})
     assert len(lines) == len(expected)
     for line, part in zip(lines, expected, strict=True):
         assert line.startswith("val: ")
         assert part in line
+        for title in re.findall(r'see "(.+)" in docs/faq.md', line):
+            assert f"**{title}" in (repository / "docs/faq.md").read_text(encoding="utf-8")
 
 
 def test_photographs_without_pairs_get_a_verdict_only_if_nothing_is_taken():
