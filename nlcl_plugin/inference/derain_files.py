@@ -122,7 +122,6 @@ class _Made(NamedTuple):
 
     notes: list[str]
     measures: dict[str, float] | _Failure
-    compared: bool = True  # False without a ground truth, which may be added later
 
 
 def _written(job: Job, outcome: Future[_Made | _Failure] | _Failure) -> tuple[Job, _Made | _Failure]:
@@ -189,10 +188,11 @@ class _Record:
         """Note that a job's output is about to be written, so that after a kill it is known to be ours."""
         self.add(job, _Failure(""), [])
 
-    def add(self, job: Job, measures: dict[str, float] | _Failure, source: list[int], *, compared: bool = True) -> None:
+    def add(self, job: Job, measures: dict[str, float] | _Failure, source: list[int]) -> None:
         """Note that a job is done; a failure: its output is, but not all that was asked for beside it."""
         asked, measures = (_NOTHING, {}) if isinstance(measures, _Failure) else (self._asked, measures)
-        asked = asked if compared else {**asked, "reference": None}
+        if "psnr" not in measures:  # without a ground truth, which may be added later
+            asked = {**asked, "reference": None}
         entry = {"file": self._name(job), "source": source, **self._made_by, "asked": asked, "measures": measures}
         self._entries[entry["file"]] = entry
         line = ("\n" if self._torn else "") + json.dumps({**entry, **self._about}) + "\n"
@@ -270,7 +270,7 @@ class _Run:
         self.record.begin(job)
         outcome = _attempt(work, job, *args)
         if isinstance(outcome, _Made):
-            self.record.add(job, outcome.measures, _state(job.source), compared=outcome.compared)
+            self.record.add(job, outcome.measures, _state(job.source))
         return outcome
 
     def _read(self, jobs: list[Job]) -> list[tuple[Job, Photograph | _Failure]]:
@@ -309,8 +309,7 @@ class _Run:
         notes, truth = list(photograph.notes), self.record.truth_of(job)
         if self.options.reference is not None and truth is None:
             notes.append(f"derained, but {self.options.reference} has no ground truth of its name")
-        measures = _attempt(self._beside, job, photograph.rgb, derained, truth)
-        return _Made(notes, measures, compared=truth is not None)
+        return _Made(notes, _attempt(self._beside, job, photograph.rgb, derained, truth))
 
     def _beside(self, job: Job, rainy: np.ndarray, derained: np.ndarray, truth: Path | None) -> dict[str, float]:
         """Save the pictures that are asked for, and measure."""

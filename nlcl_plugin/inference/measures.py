@@ -29,7 +29,7 @@ def measure(
         derained: B, of the same shape and type.
         blind: Whether to measure NIQE (lower is better), before and after, and the streaks that are left.
         truth_file: Its ground truth, if there is one; see `find_truth`.
-        max_pixels: Of the ground truth.
+        max_pixels: The most pixels that the ground truth may have.
 
     Returns:
         `mean_rain` in [0, 1]; `niqe_rainy`, `niqe` and `streaks_left` where the image has them (`metrics.niqe`,

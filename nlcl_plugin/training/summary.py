@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from os import path as osp
 from typing import Any
@@ -20,7 +21,7 @@ from nlcl_plugin.pictures import save_montage
 MAX_IMAGES = 100  # per summary, evenly spread: classical filters on thousands of photographs take hours
 SHOWN = 4  # rows of the picture
 NO_CHANGE = 0.001  # mean of |O - B|, in [0, 1], below which a network copies its input
-TAKES_STRUCTURE = 0.5  # of what is taken from rainy images; a network that takes more from clean ones is no derainer
+MOST_FROM_CLEAN = 0.5  # change of clean images over that of rainy ones, above which R is not only rain (ours)
 
 _Pictures = list[tuple[dict[str, np.ndarray], dict[str, str]]]  # rows: images and captions by column
 
@@ -93,7 +94,7 @@ def verdict(datasets: dict[str, dict[str, Any]], photographs: dict[str, dict[str
                 f"{name}: the network changes nothing (mean |O - B| {change:.5f}); "
                 'see "R is nearly empty" in docs/faq.md'
             )
-        elif figures.get("clean_change", 0.0) > TAKES_STRUCTURE * change:
+        elif figures.get("clean_change", 0.0) > MOST_FROM_CLEAN * change:
             lines.append(
                 f"{name}: the rain layer is not only rain: clean images lose {figures['clean_change']:.4f}, rainy ones "
                 f'{change:.4f} (mean |O - B|); see "R contains edges" in docs/faq.md'
@@ -111,8 +112,10 @@ def verdict(datasets: dict[str, dict[str, Any]], photographs: dict[str, dict[str
 
 
 def _compare_with_best(model: Any, loaders: list[Any], best: dict[str, Any]) -> list[str]:
-    metrics = (getattr(model, "last_metrics", {}).get(loader.dataset.opt["name"], {}) for loader in loaders)
-    last = next((found[best["metric"]] for found in metrics if best["metric"] in found), best["value"])
+    """Name an earlier iteration that was better, by the first dataset that has the metric, as `choose_best` does."""
+    metrics = [getattr(model, "last_metrics", {}).get(loader.dataset.opt["name"], {}) for loader in loaders]
+    values = [found.get(best["metric"], math.nan) for found in metrics]
+    last = next(filter(math.isfinite, values), best["value"])
     if last == best["value"]:
         return []
     return [

@@ -272,8 +272,8 @@ class _Run:
         losses = dict(self.model.get_current_log())
         self._message({"epoch": self.batches.epoch, "iter": self.current_iter, "lrs": rates, **times, **losses})
         if self._losses:
-            named = self.model.learning_rates() if hasattr(self.model, "learning_rates") else {}
-            named = {"lr": rates[0], **{f"lr_{name}": rate for name, rate in named.items()}}
+            by_optimizer: dict[str, float] = getattr(self.model, "learning_rates", dict)()  # stock models have one rate
+            named = {"lr": rates[0], **{f"lr_{name}": rate for name, rate in by_optimizer.items()}}
             self._losses.write({"iter": self.current_iter, "epoch": self.batches.epoch, **named, **losses})
         if self._tb_logger:
             self._tb_logger.add_scalar("lr", rates[0], self.current_iter)  # BasicSR sends the losses and not this
