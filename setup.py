@@ -10,6 +10,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (HERE / "nlcl_plugin/version.py").r
 
 EXTRAS = {
     "report": ["jinja2", "matplotlib"],  # pages and plots; torch and MMEngine bring them anyway
+    "demo": ["gradio>=6"],  # the page of `basicsr demo`
     "video": ["av>=17.1"],
     "export": ["onnx>=1.16", "onnxscript>=0.5", "onnxruntime>=1.18"],  # ONNX in and out
     "spandrel": ["spandrel>=0.4"],  # nlcl_plugin.spandrel_support

@@ -12,7 +12,7 @@ from importlib.metadata import version
 
 import shtab
 
-from nlcl_plugin.commands import bank, check, convert, derain, export, lmdb, options, prepare, report, test, train
+from nlcl_plugin.commands import bank, check, convert, demo, derain, export, lmdb, options, prepare, report, test, train
 from nlcl_plugin.errors import InputError, exit_code_of, print_line
 from nlcl_plugin.version import __version__
 
@@ -24,7 +24,7 @@ EXIT_CODES = """exit codes:
   4  training stopped itself (NaN, collapse)
   5  interrupted, state saved
 """
-COMMANDS = (train, test, check, options, derain, report, prepare, lmdb, bank, export, convert)
+COMMANDS = (train, test, check, options, derain, demo, report, prepare, lmdb, bank, export, convert)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -176,7 +176,7 @@ def test_the_layouts_of_the_command_are_those_of_the_package():
 
 def test_every_command_says_what_it_does_in_one_line():
     (action,) = (one for one in build_parser()._actions if hasattr(one, "_choices_actions"))
-    assert len(action._choices_actions) == 11
+    assert len(action._choices_actions) == 12
     assert all(20 < len(choice.help) < 130 for choice in action._choices_actions)
 
 

@@ -24,7 +24,7 @@ from training_helpers import make_folders  # noqa: E402
 PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))]
 
 # `.ci/run` calls these two lines of the README in a fresh environment; all extras that are shown are part of [test].
-INSTALLATION = re.compile(r'pip install -e (\.|"\.\[(video|export|test)\]")( && pytest -n 2)?$')
+INSTALLATION = re.compile(r'pip install -e (\.|"\.\[(demo|video|export|test)\]")( && pytest -n 2)?$')
 WORDS = {"INPUT...": "photographs", "DIR": "derained", "OTHER_DIR": "derained_too", "SOURCE": "source",
          "rain100h=FOLDER": "rain100h=datasets/rain100h"}  # fmt: skip
 
@@ -84,6 +84,8 @@ def runnable(command):
         return command + " --arms unpaired --seeds 0"
     if "tools/benchmark.py step" in command:
         return command + " --small --crop 64 --batch-crop 64 --rounds 1"
+    if command.startswith("basicsr demo"):
+        return f"timeout --preserve-status --signal=INT 60 {command}"  # it serves a page until it is interrupted
     if re.match(r"(basicsr (?!train)|python tools/|find )", command):
         return command
     raise AssertionError(f"{command}: say here how it is run")

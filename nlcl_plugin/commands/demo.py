@@ -1,0 +1,48 @@
+"""Try the weights on photographs, on a page in the browser.
+
+Usage: basicsr demo [--weights W]...
+
+The page shows a photograph before and after, with a slider between them, and its rain layer; the result can be
+downloaded at full size. It is served to this machine only (127.0.0.1), and photographs do not leave it. Needs gradio:
+pip install "nlcl_plugin[demo]". Ctrl-C stops it.
+
+Exit codes: 0 stopped by Ctrl-C, 2 bad usage or input.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from nlcl_plugin.errors import InputError
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
+    try:
+        from nlcl_plugin.inference.demo_page import build_page, serve
+    except ModuleNotFoundError as error:
+        if error.name != "gradio":
+            raise
+        raise InputError('the page needs gradio: run pip install "nlcl_plugin[demo]"') from error
+    from nlcl_plugin.inference.derain import ImageDerainer
+
+    weights = list(dict.fromkeys([*arguments.weights, "real", "demo"]))
+    for name in weights:
+        ImageDerainer(name, device=arguments.device)  # a fault of it is reported now, not on the page
+    with TemporaryDirectory(prefix="nlcl_demo-") as folder:
+        page = build_page(weights, Path(folder), device=arguments.device, max_pixels=arguments.max_pixels)
+        serve(page, port=arguments.port, max_bytes=8 * arguments.max_pixels)
+    return 0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this command."""
+    add = parser.add_argument
+    text = "network file or folder of a training to offer beside real and demo; repeatable"
+    add("--weights", action="append", default=[], metavar="W", help=text)
+    add("--port", type=int, help="where to listen (default: the first free one from 7860)")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: %(default)s)")
+    text = "refuse larger photographs (default: %(default)s)"
+    add("--max-pixels", type=int, default=50_000_000, metavar="PIXELS", help=text)
