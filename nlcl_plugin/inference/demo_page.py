@@ -60,7 +60,7 @@ def build_page(weights: Sequence[str], folder: Path, *, device: str = "auto", ma
                 photograph = gradio.Image(
                     label="Photograph", type="filepath", image_mode=None, sources=["upload", "clipboard"], buttons=[]
                 )
-                # The file as it is, for `read_photograph`; gradio's own reading answers a broken one with a page of text.
+                # The file as it is, for `read_photograph`; gradio answers a broken one with a page of text.
                 photograph.preprocess = lambda upload: upload and upload.path
                 text = "real: for photographs of real rain. demo: for rendered rain, as in the quickstart."
                 chosen = gradio.Dropdown(list(weights), value=weights[0], label="Weights", info=text)
