@@ -7,7 +7,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from prepare_rain_dataset import main
+from prepare_rain_dataset import main as main
 
 from nlcl_plugin.data.image_io import write_image
 
@@ -50,15 +50,11 @@ def names(output, folder):
     return sorted(path.name for path in (output / folder).iterdir())
 
 
-def run_tool(arguments):
-    raise SystemExit(main(arguments))
-
-
 def start(target, arguments):
     """Run a script in a process of its own; returns functions that say whether it is alive, and kill it."""
     # A fork of this process would take over OpenCV's locks in whatever state they are in.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["nlcl_plugin.data.lmdb.create", "nlcl_plugin.prepare"])
+    context.set_forkserver_preload(["nlcl_plugin.data.lmdb.create"])
     process = context.Process(target=target, args=(arguments,))
     process.start()
     return process.is_alive, lambda: (process.kill(), process.join())

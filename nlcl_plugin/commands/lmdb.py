@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 CREATE = """Make an LMDB in BasicSR's layout of all images below a folder, whole or cut into sub-images.
 
-A PNG that needs no cut and no turn goes in byte for byte, with its alpha, which readers drop. All else becomes PNG
+A PNG that needs no cut and has no EXIF goes in byte for byte, with its alpha, which readers drop. All else becomes PNG
 without loss: grey and 16-bit stay so, floats become 16-bit, alpha is dropped, EXIF orientation is applied.
 X.lmdb/keys.jsonl says of which file and part each key is. Run the same command again after an interruption.
 
@@ -70,7 +70,6 @@ def _create(arguments: argparse.Namespace) -> int:
         jobs=arguments.jobs,
         strict=arguments.strict,
         overwrite=arguments.overwrite,
-        log=lambda line: print(escape(line)),
     )
     pictures = f"{report.images} images" + (f", {report.values} sub-images" if report.values != report.images else "")
     made = "; already made" if report.already_made else ""
@@ -78,7 +77,7 @@ def _create(arguments: argparse.Namespace) -> int:
     lines += [f"{len(report.skipped)} could not be read and were skipped:"] if report.skipped else []
     lines += [f"  {one.source}: {one.reason}" for one in report.skipped]
     print("\n".join(map(escape, lines)))
-    return report.exit_code
+    return 3 if report.skipped else 0
 
 
 def _cut(arguments: argparse.Namespace) -> Cut | None:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,25 +48,16 @@ _ONLY_FOR = {
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
-    from nlcl_plugin.prepare import LayoutOptions, SplitOptions, collect, execute, inspect, make_plan
+    from nlcl_plugin.prepare import Options, collect, execute, inspect, make_plan
     from nlcl_plugin.prepare.execute import SUMMARY, check_output_folder
 
     _check(arguments)
     if arguments.layout == STATIC_VIDEO:
         return _static_video(arguments)
-    layout_options = LayoutOptions(
-        rainy=arguments.rainy,
-        clean=arguments.clean,
-        pair_by=arguments.pair_by,
-        rainy_name=arguments.rainy_name or "{}",
-        clean_name=arguments.clean_name or "{}",
-        rainy_regex=arguments.rainy_regex,
-        clean_regex=arguments.clean_regex,
-        list_file=arguments.list,
-        rain_side=arguments.rain_side,
-        paired_val=arguments.paired_val,
-    )
-    collection = collect(arguments.layout, arguments.sources, layout_options)
+    given = {name: value for name, value in vars(arguments).items() if value is not None}
+    names = {field.name for field in fields(Options)} & given.keys()
+    options = Options(**{name: given[name] for name in names}, list_file=arguments.list)
+    collection = collect(arguments.layout, arguments.sources, options)
     if arguments.scene:
         collection = _name_scenes(collection, arguments.scene)
     output = Path(os.path.expanduser(arguments.output))
@@ -74,16 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     collection, facts, unreadable = inspect(
         collection, every=arguments.every, jobs=arguments.jobs, strict=arguments.strict
     )
-    split_options = SplitOptions(
-        val_fraction=arguments.val_fraction,
-        val_split=arguments.val_split,
-        seed=arguments.seed,
-        keep_twins=arguments.keep_twins,
-        near_duplicates=arguments.near_duplicates,
-        leakage_bits=arguments.leakage_bits,
-        allow_leakage=arguments.allow_leakage,
-    )
-    plan = make_plan(collection, facts, unreadable, split_options)
+    plan = make_plan(collection, facts, unreadable, options)
     if arguments.strict and plan.twins:
         raise InputError(plan.notes[-1])
     if arguments.dry_run:

@@ -33,8 +33,9 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
+from nlcl_plugin.data.files import parse_record
 from nlcl_plugin.data.image_io import read_image, write_image
-from nlcl_plugin.errors import InputError
+from nlcl_plugin.errors import InputError, writing_to
 from nlcl_plugin.rain.renderer import blend, render_rain
 
 logger = logging.getLogger(__name__)
@@ -92,15 +93,6 @@ class Tile(NamedTuple):
     stream: tuple[int, ...]
 
 
-class Crop(NamedTuple):
-    """A validation image: `CROP_SIDE` pixels in square of a photograph, and the seed of its rain."""
-
-    photograph: DemoPhotograph
-    top: int
-    left: int
-    stream: tuple[int, ...]
-
-
 def plan_tiles(seed: int = 0) -> tuple[list[Tile], list[Tile]]:
     """Plan the rainy and the clean training tiles for a seed, without reading a photograph."""
     photographs = [photograph for photograph in PHOTOGRAPHS if not photograph.crops]
@@ -131,12 +123,6 @@ def plan_tiles(seed: int = 0) -> tuple[list[Tile], list[Tile]]:
     return plans
 
 
-def plan_validation(seed: int = 0) -> list[Crop]:
-    """Plan the validation images; the seed changes the rain, not the places."""
-    places = [(photograph, top, left) for photograph in PHOTOGRAPHS for top, left in photograph.crops]
-    return [Crop(*place, stream=(seed, _VALIDATION, index)) for index, place in enumerate(places)]
-
-
 def make_demo_data(root: str | os.PathLike[str], *, seed: int = 0) -> None:
     """Make the demonstration data, unless it is there already.
 
@@ -155,26 +141,22 @@ def make_demo_data(root: str | os.PathLike[str], *, seed: int = 0) -> None:
     Raises:
         InputError: `root` is something else, can't be written, or the photographs are not installed.
     """
-    if seed < 0:
-        raise InputError(f"seed of the demo data is {seed}, expected 0 or more")
     if demo_data_is_made(root, seed=seed):
         return
     target = Path(root).expanduser().resolve()
     work = target.parent / f".{target.name}.making-{os.getpid()}-{secrets.token_hex(4)}"
     try:
-        work.mkdir(parents=True)
-        _write_all(work, seed)
-        with suppress(OSError):
-            target.rmdir()  # only an empty folder can go this way; not every system renames onto one
-        try:
-            work.rename(target)
-        except OSError:
-            if not demo_data_is_made(root, seed=seed):  # another process was first: its data is as good as ours
-                raise
-        else:
-            logger.info("demo data made: %s", target)
-    except OSError as error:
-        raise _unwritable(root, error) from error
+        with writing_to(root):
+            work.mkdir(parents=True)
+            _write_all(work, seed)
+            with suppress(OSError):
+                target.rmdir()  # only an empty folder can go this way; not every system renames onto one
+            try:
+                work.rename(target)
+            except OSError:
+                if not demo_data_is_made(root, seed=seed):  # another process was first: its data is as good as ours
+                    raise
+        logger.info("demo data made: %s", target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -185,33 +167,24 @@ def demo_data_is_made(root: str | os.PathLike[str], *, seed: int = 0) -> bool:
     Raises:
         InputError: If `root` is something else or cannot be read.
     """
-    try:
-        target = Path(root).expanduser().resolve()
+    target = Path(root).expanduser().resolve()
+    with writing_to(root):
         if not target.exists() or (target.is_dir() and not any(target.iterdir())):
             return False
-        try:
-            manifest = json.loads((target / _MANIFEST).read_text(encoding="utf-8"))
-        except (FileNotFoundError, NotADirectoryError, ValueError):
-            manifest = None
-        expected = _manifest(seed)
-        found = {folder: len(list((target / folder).glob("*.png"))) for folder in expected["counts"]}
-    except (OSError, RuntimeError) as error:
-        raise _unwritable(root, error) from error
-    advice = "delete it or choose another folder"
-    if not isinstance(manifest, dict) or manifest.get("made_by") != expected["made_by"]:
-        raise InputError(f"{target} exists and holds no demo data (no {_MANIFEST} of ours); {advice}")
+    expected, advice = _manifest(seed), "delete it or choose another folder"
+    try:
+        manifest = parse_record((target / _MANIFEST).read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{target} exists and holds no demo data (no {_MANIFEST} of ours); {advice}") from error
+    found = {folder: len(list((target / folder).glob("*.png"))) for folder in expected["counts"]}
     for key, value in {**expected, **manifest, "counts": found}.items():
         if value != expected.get(key):
             raise InputError(f"{target} contains demo data with {key} {value}, expected {expected.get(key)}; {advice}")
     return True
 
 
-def _unwritable(root: str | os.PathLike[str], error: Exception) -> InputError:
-    return InputError(f"demo data can't be made in {root} ({error}); choose a folder you can write to")
-
-
 def _manifest(seed: int) -> dict[str, Any]:
-    pairs = len(plan_validation(seed))
+    pairs = sum(len(photograph.crops) for photograph in PHOTOGRAPHS)
     counts = {"rainy": TILES, "clean": TILES, "val_rainy": pairs, "val_clean": pairs, "val_screen_rainy": pairs}
     return {"made_by": "nlcl_plugin demo data", "recipe": RECIPE, "seed": seed, "counts": counts}
 
@@ -224,9 +197,13 @@ def _write_all(root: Path, seed: int) -> None:
     _write_folder(root / "rainy", (blend(cut, _rain(TILE_SIDE, tile.stream)) for tile, cut in tiles))
     _write_folder(root / "clean", (_cut_tile(photographs[tile.photograph], tile) for tile in clean))
 
-    crops = plan_validation(seed)
-    truths = [photographs[photo][top : top + CROP_SIDE, left : left + CROP_SIDE] for photo, top, left, _ in crops]
-    layers = [_rain(CROP_SIDE, crop.stream) for crop in crops]
+    truths = [
+        image[top : top + CROP_SIDE, left : left + CROP_SIDE]
+        for photograph, image in photographs.items()
+        for top, left in photograph.crops
+    ]
+    # The seed changes the rain, not the places.
+    layers = [_rain(CROP_SIDE, (seed, _VALIDATION, index)) for index in range(len(truths))]
     _write_folder(root / "val_clean", truths)
     for folder, mode in (("val_rainy", "additive"), ("val_screen_rainy", "screen")):
         _write_folder(root / folder, (blend(truth, rain, mode) for truth, rain in zip(truths, layers, strict=True)))

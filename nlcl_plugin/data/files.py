@@ -17,18 +17,9 @@ _LONGEST = 200  # bytes of a name; file systems take 255, and endings and tempor
 
 @contextlib.contextmanager
 def written_whole(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Open a file for writing; it gets its name when it is whole and on the disk.
+    """Open a file for binary writing; it gets its name when it is whole and on the disk.
 
-    Until then a file of that name stays as it was. A kill leaves at most a temporary file beside it.
-
-    Args:
-        path: The file.
-
-    Yields:
-        The temporary file, open for binary writing.
-
-    Raises:
-        OSError: If it cannot be written; the temporary file is gone.
+    Until then a file of that name stays as it was. A kill leaves at most a temporary file beside it, an error nothing.
     """
     path = os.fspath(path)
     temporary = os.path.join(os.path.dirname(path), f"{_shortened(os.path.basename(path), 240)}.{os.getpid()}.tmp")
@@ -120,10 +111,7 @@ def parse_record(text: str | bytes) -> dict[str, Any]:
     Raises:
         ValueError: If it is none.
     """
-    try:
-        record = json.loads(text)
-    except RecursionError:  # of brackets in brackets, which only damage makes
-        record = None
+    record = json.loads(text)
     if not isinstance(record, dict):
         raise ValueError("expected a JSON object")
     return record

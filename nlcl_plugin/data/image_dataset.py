@@ -48,19 +48,8 @@ class ImageDataset(Dataset[dict[str, Any]]):
     """
 
     OPTION_KEYS: ClassVar[tuple[str, ...]] = (
-        *(
-            "name",
-            "type",
-            "phase",
-            "scale",
-            "dataroot_gt",
-            "io_backend",
-            "gt_size",
-            "use_hflip",
-            "use_vflip",
-            "use_rot",
-        ),
-        *("manual_seed", "seed", "cache", "on_error", "longest_side"),
+        *("name", "type", "phase", "scale", "dataroot_gt", "io_backend", "manual_seed", "seed", "cache", "on_error"),
+        *("longest_side", "gt_size", "use_hflip", "use_vflip", "use_rot"),
     )
     PHASES: ClassVar[tuple[str, ...]] = ("train", "val", "test")
     paths: list[str]
@@ -162,12 +151,9 @@ class ImageDataset(Dataset[dict[str, Any]]):
 def random_crop(
     image: np.ndarray, size: int, rng: np.random.Generator, *, hflip: bool, vflip: bool, rot: bool
 ) -> np.ndarray:
-    """Cut a square at a random place; an image smaller than it is continued by reflection.
+    """Cut a square at a random place, as a view; an image smaller than it is continued by reflection.
 
     Five numbers are drawn whatever the flags are, so that switching one on leaves all else as it was.
-
-    Returns:
-        A view of (size, size, C).
     """
     height, width = (max(length, size) for length in image.shape[:2])
     if image.shape[:2] != (height, width):

@@ -46,14 +46,11 @@ def list_images(root: str | os.PathLike[str]) -> list[str]:
 
 
 def list_files(root: str | os.PathLike[str]) -> list[str]:
-    """List all files below a folder.
+    """List all files below a folder: sorted paths relative to it, with forward slashes.
 
     Sub-folders are searched and links are followed. A link to nothing is listed, so that it is missed when it is read.
     Hidden files and folders are left out, since they are thumbnails, checkpoints and other leftovers; pipes and devices
     too, since they could be read for ever.
-
-    Returns:
-        Paths relative to `root`, with forward slashes, sorted.
 
     Raises:
         InputError: If a folder cannot be read.
@@ -112,10 +109,7 @@ def decode_raw(data: bytes, source: str, *, keep_grey: bool = False) -> np.ndarr
 
 
 def decode_stored(data: bytes, source: str, flags: int = cv2.IMREAD_UNCHANGED) -> np.ndarray:
-    """Decode an image as OpenCV does.
-
-    Returns:
-        (H, W), or (H, W, C) with blue first, of any type.
+    """Decode an image as OpenCV does: (H, W), or (H, W, C) with blue first, of any type.
 
     Raises:
         InputError: If the data is empty or is no image.

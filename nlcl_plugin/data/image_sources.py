@@ -11,12 +11,6 @@ from nlcl_plugin.errors import InputError
 class ImageSource:
     """Encoded images: those below a folder. `LmdbImages` has the same methods.
 
-    Args:
-        root: The folder.
-
-    Raises:
-        InputError: If there is no image.
-
     Attributes:
         root: The folder or LMDB.
         names: The images: paths below the folder, or keys.
@@ -41,13 +35,7 @@ def is_lmdb(root: str) -> bool:
 
 
 def open_source(root: str | os.PathLike[str]) -> ImageSource:
-    """Open a folder, or an LMDB if its name ends in `.lmdb`.
-
-    Args:
-        root: The path; a `~` at its start is the home folder.
-
-    Returns:
-        The source; its `root` is normalised.
+    """Open a folder, or an LMDB if its name ends in `.lmdb`; the `root` of the source is normalised, without `~`.
 
     Raises:
         InputError: If there are no images.
@@ -67,7 +55,7 @@ def pair_images(rainy: str, clean: str, template: str = "{}") -> list[tuple[str,
 
     Args:
         rainy: The folder of the rainy images.
-        clean: The folder of their ground truth.
+        clean: That of their ground truth.
         template: Makes the name of a rainy image of its partner's, both without ending, such as `{}x4`.
 
     Returns:

@@ -16,17 +16,9 @@ R = TypeVar("R")
 def map_in_order(
     function: Callable[[T], R], arguments: Collection[T], *, jobs: int, title: str, progress: bool = True
 ) -> Iterator[R]:
-    """Map in threads; results come in the order of the arguments, and only a few wait in memory.
+    """Map in so many threads; results come in the order of the arguments, and only a few wait in memory.
 
-    Args:
-        function: What to do with each; it may run in several threads at once.
-        arguments: Its arguments.
-        jobs: The number of threads.
-        title: The title of the progress bar.
-        progress: Whether to show progress: a bar on a terminal, a line per minute elsewhere.
-
-    Yields:
-        The results. The first error is raised in its place and ends the rest.
+    The first error is raised in its place and ends the rest.
     """
     bar = ProgressBar(total=len(arguments), desc=title, unit="file", shown=progress)
     pool = ThreadPoolExecutor(jobs)

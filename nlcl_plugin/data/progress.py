@@ -11,11 +11,7 @@ _INTERVAL = 60.0  # seconds; what takes less writes nothing into a log
 
 
 class ProgressBar(tqdm):
-    """tqdm with its arguments; where standard error is no terminal it writes a line per minute.
-
-    Args:
-        shown: Whether to show anything.
-    """
+    """tqdm with its arguments; where standard error is no terminal it writes a line per minute."""
 
     monitor_interval = 0  # no thread beside the work, which may fork
 

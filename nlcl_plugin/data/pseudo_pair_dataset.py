@@ -114,12 +114,7 @@ class PseudoPairDataset(ImageDataset):
     def _open_banks(self) -> list[ImageSource]:
         roots = self.opt.get("dataroot_rain") or []
         roots = roots if isinstance(roots, list | tuple) else [roots]
-        if not all(isinstance(root, str | os.PathLike) and os.fspath(root) for root in roots):
-            raise self._wrong("dataroot_rain", "the path of a bank of rain layers (LMDB or folder), or a list of them")
         if not roots and self.variation.rendered < 1:
             wanted = "a bank of rain layers; make one with basicsr bank, or set rendered: 1"
             raise self._wrong("dataroot_rain", wanted)
-        try:
-            return [open_source(root) for root in roots]
-        except InputError as error:
-            raise InputError(f"dataroot_rain: {error}") from error
+        return [open_source(root) for root in roots]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +30,10 @@ BATCH_IMAGES = 16  # which a kill may lose; each may take a second
 _EQUAL = 1e-4  # channels that differ by less, in [0, 1], are one grey: O - B has rounding errors
 
 
-def extract_rain_bank(
-    network: ImageDerainer,
-    root: str,
-    output: str,
-    *,
-    overwrite: bool = False,
-    progress: bool = True,
-    log: Callable[[str], object] = print,
-) -> BuildReport:
+def extract_rain_bank(network: ImageDerainer, root: str, output: str, *, overwrite: bool = False) -> BuildReport:
     """Extract the rain layers of images into an LMDB.
 
-    The LMDB appears when it is whole and checked, with `rain_bank.json`, which records its origin, and `rain_bank.png`,
+    The LMDB appears when it is whole, with `rain_bank.json`, which records its origin, and `rain_bank.png`,
     some images beside their layers. The same call finishes a run that was killed. Unreadable images are `skipped`.
 
     Args:
@@ -50,8 +41,6 @@ def extract_rain_bank(
         root: The rainy images: a folder that is searched to its depth, or an LMDB by its ending.
         output: The bank, ending in `.lmdb`.
         overwrite: Replace a bank that exists.
-        progress: Whether to show progress: a bar on a terminal, a line per minute elsewhere.
-        log: Gets a line if an unfinished run is continued or given up.
 
     Raises:
         InputError: If nothing can be read, the weights don't fit, there is no rain, or the LMDB cannot be written.
@@ -79,7 +68,7 @@ def extract_rain_bank(
         batch_images=BATCH_IMAGES,
         finish=lambda folder: _finish(folder, images, network, identity, output),
     )
-    return create.build_lmdb(recipe, output, overwrite=overwrite, progress=progress, log=log)
+    return create.build_lmdb(recipe, output, overwrite=overwrite)
 
 
 def rain_of(network: ImageDerainer, image: np.ndarray) -> np.ndarray:

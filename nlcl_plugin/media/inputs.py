@@ -6,7 +6,6 @@ import glob
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
@@ -41,7 +40,7 @@ def list_inputs(
     | a pattern with `*`, `?`, `[…]` or `**` | what matches; folders as above | its path below the part without such |
     | `-` | the files and folders named on standard input | a relative name as it is given, others the last part |
 
-    An output folder inside an input folder is left out of it. Links are followed, except those that lead in circles.
+    An output folder inside an input folder is left out of it. Links are followed.
 
     Args:
         arguments: Files, folders, patterns and `-`.
@@ -115,28 +114,15 @@ def _expand_pattern(pattern: str, home: str, left: list[str]) -> Iterator[tuple[
     parts = pattern.split("/")
     fixed = next(number for number, part in enumerate(parts) if glob.has_magic(part))
     root = "/".join(parts[:fixed]) + "/" if fixed else ""
-    files: list[str] = []
-    if "**" in parts:  # which glob follows through circles of links
-        listed = list_files(root or ".") if os.path.isdir(root or ".") else []
-        files = [name for name in listed if _matches(name.split("/"), parts[fixed:])]
-    else:
-        for path in sorted(glob.glob(pattern)):
-            inner = [f"{path.rstrip('/')}/{file}" for file in list_files(path)] if os.path.isdir(path) else [path]
-            files += [file[len(root) :] for file in inner]
-    files = _below(root or ".", files, home, left)
+    found: list[str] = []
+    for path in sorted(glob.glob(pattern, recursive=True)):
+        inner = [f"{path.rstrip('/')}/{file}" for file in list_files(path)] if os.path.isdir(path) else [path]
+        found += [file[len(root) :] for file in inner]
+    files = _below(root or ".", list(dict.fromkeys(found)), home, left)
     if not files:
         raise InputError(f"{pattern}: no image or video matches this pattern; correct it")
     for file in files:
         yield root + file, file
-
-
-def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
-    """Whether a path, or a folder that contains it, matches a pattern."""
-    if not pattern or not parts:
-        return not pattern or set(pattern) == {"**"}
-    if pattern[0] != "**":
-        return fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
-    return _matches(parts, pattern[1:]) or _matches(parts[1:], pattern)
 
 
 def _below(folder: str, files: Sequence[str], home: str, left: list[str]) -> list[str]:

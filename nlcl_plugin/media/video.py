@@ -175,8 +175,6 @@ def open_video(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
     """
     import_av()  # before anything about the file
     source = os.fspath(path)
-    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
-        raise InputError(f"{source}: is not a file, expected a video; correct the path")
     with contextlib.ExitStack() as stack:
         try:
             container = stack.enter_context(open_container(stack.enter_context(open(path, "rb"))))
@@ -221,7 +219,7 @@ def _video(source: str, container: Any, max_pixels: int) -> Video:
         stream=stream,
     )
     video._begin()
-    if len(pictures) > 1:
+    if len(container.streams.video) > 1:  # a cover, for example
         video.note("only its first pictures are kept")
     if any(part.is_alpha for part in kind.components):
         video.note("its alpha is dropped")

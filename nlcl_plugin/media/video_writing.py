@@ -14,7 +14,7 @@ import numpy as np
 from nlcl_plugin.data.files import written_whole
 from nlcl_plugin.errors import writing_to
 from nlcl_plugin.media.photograph.writing import pixels_like
-from nlcl_plugin.media.video import ATTACHED, FULL_RANGE, LIMITED_RANGE, Frame, Video, errors, import_av, open_container
+from nlcl_plugin.media.video import FULL_RANGE, LIMITED_RANGE, Frame, Video, errors, import_av, open_container
 
 _JPEG_MATRIX = 5  # BT.601
 _LAMBDA = 118  # FFmpeg's unit of quality
@@ -28,9 +28,7 @@ def encoder_like(video: Video) -> tuple[str, str, dict[str, str]]:
     H.264 with a constant rate factor of 16, at which losses are hardly seen; more than eight bits take H.265, WebM
     takes VP9 or AV1, AVI takes Motion JPEG of the highest quality, and what was in a lossless codec becomes FFV1 where
     the container has it. Chroma is as coarse as it was, but full for odd sizes, which H.264 has no coarse chroma for.
-
-    Returns:
-        FFmpeg's names of the encoder and of the pixel format, and the options of the encoder.
+    The pair of names, of encoder and pixel format, and the options are FFmpeg's.
     """
     format_ = _format(video)
     codec, kind = video.stream.codec_context.codec, video.stream.codec_context.format
@@ -87,22 +85,15 @@ class VideoWriter:
         self._ahead: Any = None
 
     def _add_copy(self, stream: Any) -> None:
-        cover, kind, name = bool(stream.disposition & ATTACHED), stream.type, stream.metadata.get("filename", "")
-        if kind == "video" and not cover:
-            return  # the pictures, and those of which their reader has noted that they are dropped
-        timecode = stream.metadata.get("timecode")
-        if stream.discard == _UNREAD or (timecode and timecode == self._stream.metadata.get("timecode")):
-            return  # made anew, of the chapters and of what is noted of the pictures
-        format_ = self._output.format.name
-        attached = kind == "attachment" or (cover and format_ == "matroska")
-        if not attached and _fits(stream, format_):
+        if stream.type == "video" or stream.discard == _UNREAD:
+            return  # the pictures, and the chapters, which are made anew
+        if stream.type in ("audio", "subtitle") and _fits(stream, self._output.format.name):
             copy = self._output.add_stream_from_template(stream, opaque=True)
             copy.metadata.update(stream.metadata)
             copy.disposition = stream.disposition
             self._copies[stream.index] = copy
         else:
-            what = f"{'cover picture' if cover else kind} {name}".strip()
-            self._like.note(f"its {what} cannot be copied into this container and is left out")
+            self._like.note(f"its {stream.type} cannot be copied into this container and is left out")
 
     def _video_stream(self) -> Any:
         like = self._like
@@ -119,10 +110,8 @@ class VideoWriter:
             context.colorspace, context.color_range = self._matrix, self._range
         if self._codec == "libx265" and like.container == "MP4":
             context.codec_tag = "hvc1"  # the one that Apple's players know
-        for key, text in like.stream.metadata.items():
-            counts = key == "timecode" and (";" not in text or round(like.rate) % 30 == 0)  # else FFmpeg refuses it
-            if counts or key.lower() in ("language", "title"):
-                stream.metadata[key] = text
+        wanted = ("language", "title")
+        stream.metadata.update({key: text for key, text in like.stream.metadata.items() if key.lower() in wanted})
         return stream
 
     def write(self, rgb: np.ndarray, like: Frame) -> None:
@@ -168,7 +157,7 @@ class VideoWriter:
                 return
             if not packet.size:  # the one at the end of each stream
                 continue
-            time = packet.dts if packet.dts is not None else packet.pts  # of covers neither
+            time = packet.dts if packet.dts is not None else packet.pts
             if None not in (until, time) and time * packet.time_base > until:
                 self._ahead = packet
                 return

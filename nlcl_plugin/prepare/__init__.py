@@ -5,8 +5,8 @@
 
 from nlcl_plugin.prepare.execute import execute
 from nlcl_plugin.prepare.inspection import inspect
-from nlcl_plugin.prepare.layouts import LAYOUTS, LayoutOptions, collect
-from nlcl_plugin.prepare.model import SplitOptions
+from nlcl_plugin.prepare.layouts import LAYOUTS, collect
+from nlcl_plugin.prepare.model import Options
 from nlcl_plugin.prepare.plan import make_plan
 
-__all__ = ["LAYOUTS", "LayoutOptions", "SplitOptions", "collect", "execute", "inspect", "make_plan"]
+__all__ = ["LAYOUTS", "Options", "collect", "execute", "inspect", "make_plan"]

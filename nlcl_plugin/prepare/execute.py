@@ -51,9 +51,8 @@ def check_output_folder(output: Path, plan: Plan | None = None) -> None:
 def execute(plan: Plan, output: str | os.PathLike[str], *, copy: bool = False, jobs: int = 1) -> Counter[str]:
     """Make the files of a plan.
 
-    A run that was killed is finished by running the same plan again; the result is that of an uninterrupted run. The
-    folder is missing, empty, or of an earlier run of the same plan. Unless `copy`, files are hard links where the file
-    system allows it: to change one changes the source.
+    A run that was killed is finished by running the same plan again. The folder is missing, empty, or of such a run.
+    Unless `copy`, files are hard links where the file system allows it: to change one changes the source.
 
     Returns:
         How many files were `kept`, since they were there already, `linked`, and `written`.
@@ -63,14 +62,13 @@ def execute(plan: Plan, output: str | os.PathLike[str], *, copy: bool = False, j
             writing to it, or a source changed since it was read.
     """
     output = Path(output)
-    check_output_folder(output, plan)  # before anything is touched
     counts = Counter(kept=0, linked=0, written=0)
     # The frames of a video are read in one pass; every other file is on its own.
     groups = defaultdict(list)
     for item in plan.files:
         groups[("video", item.source.path) if item.source.is_frame else ("file", item.path)].append(item)
     with writing_to(output, advice="make room or choose another --output"), locked(output, inside=True):
-        check_output_folder(output, plan)  # another run may have been faster
+        check_output_folder(output, plan)
         if not (output / MANIFEST).exists():
             write_whole(output / UNFINISHED, plan.manifest().encode())
         for folder in FOLDERS.values():
@@ -88,10 +86,9 @@ def execute(plan: Plan, output: str | os.PathLike[str], *, copy: bool = False, j
     return counts
 
 
-def _make_files(group: list[OutputFile], output: Path, copy: bool) -> list[str]:
+def _make_files(group: list[OutputFile], output: Path, copy: bool) -> dict[str, int]:
     missing = {file.source.part: file for file in group if not _is_made(file, output / file.path, copy)}
-    kept = ["kept"] * (len(group) - len(missing))
-    made = ["written"] * len(missing)
+    counts = {"kept": len(group) - len(missing), "written": len(missing)}
     file = group[0]
     if file.source.is_frame:
         for part, data in extract_frames(file.source.path, list(missing)) if missing else ():
@@ -99,10 +96,10 @@ def _make_files(group: list[OutputFile], output: Path, copy: bool) -> list[str]:
         if missing:
             raise _changed(file)
     elif missing and not file.source.part and not copy and _link(file, output / file.path):
-        made = ["linked"]
+        return {"linked": 1}
     elif missing:
         _write_checked(file, output, output_bytes(file.source))
-    return kept + made
+    return counts
 
 
 def _is_made(file: OutputFile, path: Path, copy: bool) -> bool:

@@ -6,7 +6,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TypeVar, get_args
 
@@ -14,32 +14,15 @@ from nlcl_plugin.data.files import natural_key
 from nlcl_plugin.data.image_io import IMAGE_SUFFIXES, list_files
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.prepare import pairing, scan
-from nlcl_plugin.prepare.model import Collection, Drop, LabelledImage, SourceImage, Split, examples
-from nlcl_plugin.prepare.scan import VIDEO_SUFFIXES, find, split_below
+from nlcl_plugin.prepare.model import Collection, Drop, LabelledImage, Options, SourceImage, Split, examples
+from nlcl_plugin.prepare.scan import VIDEO_SUFFIXES, find, split_of
 
-
-@dataclass(frozen=True)
-class LayoutOptions:
-    """A user's options for a layout."""
-
-    rainy: str | None = None  # folders, for `two-folders` and `pairs`
-    clean: str | None = None
-    pair_by: str | None = None  # `stem`, `affix`, `regex`, `list` or `order`, for `pairs`
-    rainy_name: str = "{}"  # the forms of file names, for `affix`
-    clean_name: str = "{}"
-    rainy_regex: str | None = None  # finds the key of a path, for `regex`
-    clean_regex: str | None = None  # None: the same expression
-    list_file: str | None = None  # for `list` and `SPA-Data`
-    rain_side: str | None = None  # `left` or `right`, for `side-by-side`
-    paired_val: bool = False  # in `trainA/trainB`, valA and valB (testA and testB) contain pairs of equal names
-
-
-FindImages = Callable[[Path, LayoutOptions], Collection]
+FindImages = Callable[[Path, Options], Collection]
 _K = TypeVar("_K")
 _Groups = defaultdict[_K, tuple[pairing.Images, pairing.Images]]  # rainy and clean images of each
 
 
-def _two_folders(rainy: Path, options: LayoutOptions) -> Collection:
+def _two_folders(rainy: Path, options: Options) -> Collection:
     clean = Path(options.clean or "")
     one, other = rainy.resolve(), clean.resolve()
     if one.is_relative_to(other) or other.is_relative_to(one):
@@ -47,7 +30,7 @@ def _two_folders(rainy: Path, options: LayoutOptions) -> Collection:
     return Collection(_label_unpaired(find(rainy, "rainy/", videos=True), find(clean, "clean/", videos=True)))
 
 
-def _pairs(root: Path, options: LayoutOptions) -> Collection:
+def _pairs(root: Path, options: Options) -> Collection:
     rainy, clean = find(root), find(Path(options.clean or ""))
     regex, list_file = options.rainy_regex or "", Path(os.path.expanduser(options.list_file or ""))
     rules = {
@@ -62,7 +45,7 @@ def _pairs(root: Path, options: LayoutOptions) -> Collection:
     return Collection().add_pairs(rules[options.pair_by]())
 
 
-def _spa_data(root: Path, options: LayoutOptions) -> Collection:
+def _spa_data(root: Path, options: Options) -> Collection:
     own = sorted(path for path in root.glob("*.txt") if path.is_file())
     lists = [Path(os.path.expanduser(options.list_file))] if options.list_file else own
     if not lists:
@@ -72,7 +55,7 @@ def _spa_data(root: Path, options: LayoutOptions) -> Collection:
     for list_file in lists:
         pairs, drops = pairing.by_list(list_file, images, images)
         scenes = {clean: _spa_scene(rainy, clean) for rainy, clean in reversed(pairs)}
-        collection.add_pairs((pairs, drops), scan.split_of(list_file.name + "/x"), scenes.__getitem__)
+        collection.add_pairs((pairs, drops), split_of(list_file), scenes.__getitem__)
     used = {image.source.label for image in collection.images}  # one list may have what another does not
     collection.drops = [drop for drop in dict.fromkeys(collection.drops) if drop.label not in used]
     return collection
@@ -88,7 +71,7 @@ def _spa_scene(rainy: SourceImage, clean: SourceImage) -> str:
     return "/".join(folders[:2]) if of_video else clean.stem
 
 
-def _lhp_rain(root: Path, options: LayoutOptions) -> Collection:
+def _lhp_rain(root: Path, options: Options) -> Collection:
     collection = _siblings(("input",), ("gt", "target"), pairing.by_stem_or_order)(root, options)
     for image in collection.images:
         if image.twin and PurePosixPath(image.source.stem).name != PurePosixPath(image.twin.stem).name:
@@ -98,7 +81,7 @@ def _lhp_rain(root: Path, options: LayoutOptions) -> Collection:
     return collection
 
 
-def _gt_rain(root: Path, options: LayoutOptions) -> Collection:
+def _gt_rain(root: Path, options: Options) -> Collection:
     collection = Collection()
     scenes: _Groups[PurePosixPath] = defaultdict(lambda: ([], []))
     numbers: dict[SourceImage, int] = {}
@@ -113,11 +96,11 @@ def _gt_rain(root: Path, options: LayoutOptions) -> Collection:
             numbers |= dict.fromkeys((*rainy, *clean), 0)
         paired = pairing.pair_by_key(rainy, clean, numbers.get, numbers.get)
         # A place may be called Train Station: the folder above the scene's names the split.
-        collection.add_pairs(paired, split_below(root, str(scene.parent)), dict.fromkeys(clean, str(scene)).__getitem__)
+        collection.add_pairs(paired, split_of(root, str(scene.parent)), dict.fromkeys(clean, str(scene)).__getitem__)
     return collection
 
 
-def _rain100(root: Path, options: LayoutOptions) -> Collection:
+def _rain100(root: Path, options: Options) -> Collection:
     collection = Collection()
     groups: _Groups[tuple[tuple[str, ...], Split | None]] = defaultdict(lambda: ([], []))
     numbers: dict[SourceImage, int] = {}
@@ -129,25 +112,25 @@ def _rain100(root: Path, options: LayoutOptions) -> Collection:
             continue
         # In the new form rainy images are called norain too: the folder decides, if it has a role.
         base, word = (path.parts[:-1], found[1]) if place is None else (path.parts[:place], path.parts[place])
-        groups[base, split_below(root, str(path.parent))][word.lower() == "norain"].append(source)
+        groups[base, split_of(root, str(path.parent))][word.lower() == "norain"].append(source)
         numbers[source] = int(found[2])
     for (_, split), (rainy, clean) in groups.items():
         collection.add_pairs(pairing.pair_by_key(rainy, clean, numbers.get, numbers.get), split)
     return collection
 
 
-def _side_by_side(root: Path, options: LayoutOptions) -> Collection:
+def _side_by_side(root: Path, options: Options) -> Collection:
     if options.rain_side not in ("left", "right"):
         raise InputError("side-by-side: say which half is rainy with --rain-side left or --rain-side right")
     sides = ("left", "right") if options.rain_side == "left" else ("right", "left")
     collection = Collection()
     for source in find(root):
         rainy, clean = (replace(source, part=side) for side in sides)
-        collection.add_pairs(([(rainy, clean)], []), split_below(root, str(PurePosixPath(source.name).parent)))
+        collection.add_pairs(([(rainy, clean)], []), split_of(root, str(PurePosixPath(source.name).parent)))
     return collection
 
 
-def _train_a_train_b(root: Path, options: LayoutOptions) -> Collection:
+def _train_a_train_b(root: Path, options: Options) -> Collection:
     collection = Collection()
     for split in get_args(Split):
         rainy, clean = (
@@ -164,7 +147,7 @@ def _train_a_train_b(root: Path, options: LayoutOptions) -> Collection:
 def _siblings(rainy_names: tuple[str, ...], clean_names: tuple[str, ...], pair: pairing.Rule) -> FindImages:
     """Make the function of a layout of rainy and clean folders side by side, at any depth."""
 
-    def find_images(root: Path, options: LayoutOptions) -> Collection:
+    def find_images(root: Path, options: Options) -> Collection:
         collection = Collection()
         groups: _Groups[str] = defaultdict(lambda: ([], []))
         full: dict[SourceImage, SourceImage] = {}
@@ -183,7 +166,7 @@ def _siblings(rainy_names: tuple[str, ...], clean_names: tuple[str, ...], pair: 
                 pairs, drops = pair(*groups[base])
             except InputError as error:
                 raise InputError(f"{base or root}: {error}") from error
-            collection.add_pairs(([(full[o], full[b]) for o, b in pairs], drops), split_below(root, base))
+            collection.add_pairs(([(full[o], full[b]) for o, b in pairs], drops), split_of(root, base))
         return collection
 
     return find_images
@@ -215,13 +198,12 @@ LAYOUTS: dict[str, tuple[str, FindImages]] = {
 }
 
 
-def collect(layout: str, sources: list[str], options: LayoutOptions | None = None) -> Collection:
+def collect(layout: str, sources: list[str], options: Options) -> Collection:
     """Find the images of a dataset; nothing but names and lists is read.
 
     Raises:
         InputError: If a folder is missing, or nothing was found.
     """
-    options = options or LayoutOptions()
     description, find_images = LAYOUTS[layout]
     by_role = [path for path in (options.rainy, options.clean) if path]
     if layout in ("two-folders", "pairs"):

@@ -116,9 +116,19 @@ class ImageFacts:
 
 
 @dataclass(frozen=True)
-class SplitOptions:
-    """How images are divided and filtered. Bits are those of the perceptual hash, which has 128."""
+class Options:
+    """A user's options. Bits are those of the perceptual hash, which has 128."""
 
+    rainy: str | None = None  # folders, for `two-folders` and `pairs`
+    clean: str | None = None
+    pair_by: str | None = None  # `stem`, `affix`, `regex`, `list` or `order`, for `pairs`
+    rainy_name: str = "{}"  # the forms of file names, for `affix`
+    clean_name: str = "{}"
+    rainy_regex: str | None = None  # finds the key of a path, for `regex`
+    clean_regex: str | None = None  # None: the same expression
+    list_file: str | None = None  # for `list` and `SPA-Data`
+    rain_side: str | None = None  # `left` or `right`, for `side-by-side`
+    paired_val: bool = False  # in `trainA/trainB`, valA and valB (testA and testB) contain pairs of equal names
     val_fraction: float | None = None  # of scenes. None: the dataset's own split, or else 0.1 of paired scenes
     val_split: Split | None = None  # the dataset's own split for validation. None: `val`, or `test` if there is none
     seed: int = 0

@@ -26,14 +26,14 @@ _ENDINGS = {".jpeg": ".jpg", ".tif": ".tiff"}
 
 
 def make_plan(
-    collection: Collection, facts: Facts, unreadable: Iterable[Drop] = (), options: model.SplitOptions | None = None
+    collection: Collection, facts: Facts, unreadable: Iterable[Drop] = (), options: model.Options | None = None
 ) -> Plan:
     """Decide which image goes where, from what `inspect` returns; equal input gives an equal plan.
 
     Raises:
         InputError: If nothing remains, training would lack one role, or splits contain the same images.
     """
-    options = options or model.SplitOptions()
+    options = options or model.Options()
     readable = [image for image in collection.images if image.source in facts]
     found = Collection(readable, list(collection.drops), list(collection.notes))
     _drop_broken_pairs(found, facts)
@@ -105,7 +105,7 @@ def _drop_broken_pairs(found: Collection, facts: Facts) -> None:
     found.drop(reasons)
 
 
-def _drop_near_duplicates(found: Collection, facts: Facts, options: model.SplitOptions) -> None:
+def _drop_near_duplicates(found: Collection, facts: Facts, options: model.Options) -> None:
     twins = {image.twin for image in found.images if image.twin}
     groups: dict[tuple[str, str], list[LabelledImage]] = defaultdict(list)
     for image in found.images:
@@ -145,7 +145,7 @@ def _merge_scenes(found: Collection, facts: Facts) -> None:
         found.images = [replace(image, scene=merged_scene(image.scene)) for image in found.images]
 
 
-def _split(found: Collection, options: model.SplitOptions) -> None:
+def _split(found: Collection, options: model.Options) -> None:
     given = {image.split for image in found.images}
     if given & {"val", "test"} and options.val_fraction is None:
         wanted = options.val_split or ("val" if "val" in given else "test")
@@ -223,7 +223,7 @@ def _files(images: list[LabelledImage], facts: Facts) -> list[OutputFile]:
     return sorted(files, key=lambda file: file.path)
 
 
-def _check_leaks(plan: Plan, options: model.SplitOptions) -> None:
+def _check_leaks(plan: Plan, options: model.Options) -> None:
     leaks = find_leaks(plan.files, options.leakage_bits)
     if leaks:
         text = f"{len(leaks)} validation images are in training too, or nearly: {_pairs(leaks)}"

@@ -20,17 +20,12 @@ def find(root: Path, prefix: str = "", *, videos: bool = False) -> list[SourceIm
     return [SourceImage(str(root / name), prefix + name) for name in names]
 
 
-def split_of(name: str) -> Split | None:
-    """The split that the folders of a path name, such as `GT-RAIN_train/x.png` or `validation/x.png`."""
-    for part in reversed(PurePosixPath(name).parts[:-1]):
+def split_of(root: Path, folder: str = "") -> Split | None:
+    """The split that a folder below a root, or else the root itself, names, as `GT-RAIN_train` and `validation` do."""
+    for part in (*reversed(PurePosixPath(folder).parts), root.resolve().name):
         if found := _SPLIT.search(part):
             return found[1].lower()  # type: ignore[return-value]
     return None
-
-
-def split_below(root: Path, folder: str) -> Split | None:
-    """The split that a folder below a root, or else the root itself, names."""
-    return split_of(f"{root.resolve().name}/{folder}/x")
 
 
 def below_role(source: SourceImage) -> str:

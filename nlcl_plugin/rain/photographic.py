@@ -15,10 +15,7 @@ from scipy.signal import fftconvolve
 MAX_LAYERS = 3  # distances, one layer each
 KINDS = 4  # different streaks per layer
 LENGTH = (3.0, 90.0)  # pixels between the points of half brightness: short exposure or far away, to long or near
-WIDTH = (
-    0.35,
-    4.0,
-)  # standard deviation across, pixels: sharp and far away, to near and out of focus
+WIDTH = (0.35, 4.0)  # standard deviation across, pixels: sharp and far away, to near and out of focus
 COVER = (0.003, 0.5)  # fraction of the pixels that streaks of one layer would cover if none overlapped
 PEAK = (0.04, 0.6)  # mean brightness of the streaks of one layer, at their middles
 SHAPE = (0.8, 4.0)  # of the gamma law of that brightness: a few bright streaks among faint ones, to nearly equal ones
@@ -61,18 +58,18 @@ def _layer(shape: tuple[int, int], angle: float, rng: np.random.Generator) -> np
     length = _between(LENGTH, depth)
     width = _between(WIDTH, 0.5 * depth + 0.5 * rng.random())
     taper, curvature = rng.uniform(*TAPER), rng.normal(0.0, CURVATURE)
-    streaks = _same_size(
-        [
-            streak(
-                length * rng.uniform(0.7, 1.3),
-                angle + rng.normal(0.0, ANGLE_JITTER),
-                width * rng.uniform(0.85, 1.2),
-                taper=taper,
-                curvature=curvature,
-            )
-            for _ in range(KINDS)
-        ]
-    )
+    kernels = [
+        streak(
+            length * rng.uniform(0.7, 1.3),
+            angle + rng.normal(0.0, ANGLE_JITTER),
+            width * rng.uniform(0.85, 1.2),
+            taper=taper,
+            curvature=curvature,
+        )
+        for _ in range(KINDS)
+    ]
+    radius = max(len(kernel) for kernel in kernels) // 2
+    streaks = np.stack([np.pad(kernel, radius - len(kernel) // 2) for kernel in kernels])
     # The points reach beyond the border by the longest streak, so that the border is as rainy as the middle.
     height, columns = (side + streaks.shape[-1] - 1 for side in shape)
     covered = 2.5 * width * length  # pixels of one streak: sqrt(2 pi) standard deviations wide
@@ -111,8 +108,3 @@ def streak(length: float, angle: float, width: float, *, taper: float, curvature
     relative = np.abs(along) / (length / 2)
     across = columns * cosine - rows * sine - curvature * length * relative**2
     return (0.5 ** (relative**taper) * np.exp(-(across**2) / (2 * width**2))).astype(np.float32)
-
-
-def _same_size(kernels: list[np.ndarray]) -> np.ndarray:
-    radius = max(len(kernel) for kernel in kernels) // 2
-    return np.stack([np.pad(kernel, radius - len(kernel) // 2) for kernel in kernels])

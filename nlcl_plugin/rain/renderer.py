@@ -16,6 +16,10 @@ from nlcl_plugin.losses import lay_rain
 
 MAX_RAIN = 0.8  # the brightest value of a rendered rain layer
 
+_MAX_ANGLE = 40.0  # degrees from the vertical, of the main angle
+_MAX_LAYERS = 4
+_DENSITY = (0.0006, 0.0022)  # drops per pixel of one layer
+_PEAK = (0.2, 0.55)  # brightness of one layer
 _STREAKS_PER_LAYER = 16  # different streaks that the drops of one layer choose from
 _LENGTH = (9.0, 25.0)  # pixels, before the scale of the layer
 _SCALE = (0.5, 1.6)
@@ -25,15 +29,7 @@ _ANGLE_JITTER = 3.0  # degrees
 _LINE_SIGMA = 0.5  # pixels: an anti-aliased line, one pixel wide, before it is blurred
 
 
-def render_rain(
-    shape: tuple[int, int],
-    rng: np.random.Generator,
-    *,
-    max_angle: float = 40.0,
-    layers: tuple[int, int] = (2, 4),
-    density: tuple[float, float] = (0.0006, 0.0022),
-    amplitude: tuple[float, float] = (0.2, 0.55),
-) -> np.ndarray:
+def render_rain(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     """Render one grey rain layer.
 
     All streaks of an image have one main angle, up to a jitter of some degrees. Each layer has its own scale, density
@@ -42,10 +38,6 @@ def render_rain(
     Args:
         shape: Height and width of the layer, pixels.
         rng: Source of all randomness; the same state gives the same layer.
-        max_angle: The main angle is uniform in ±`max_angle` degrees from the vertical; 0 to 90.
-        layers: Fewest and most layers, both inclusive.
-        density: Range of the number of drops per pixel of one layer.
-        amplitude: Range of the peak brightness of one layer, in [0, 1].
 
     Returns:
         A float32 array of this shape with values in [0, 0.8].
@@ -57,11 +49,11 @@ def render_rain(
     """
     height, width = shape
     rain = np.zeros((height, width), np.float32)
-    main_angle = rng.uniform(-max_angle, max_angle)
-    for _ in range(rng.integers(layers[0], layers[1] + 1)):
+    main_angle = rng.uniform(-_MAX_ANGLE, _MAX_ANGLE)
+    for _ in range(rng.integers(2, _MAX_LAYERS + 1)):
         scale = rng.uniform(*_SCALE)
-        count = rng.poisson(rng.uniform(*density) * height * width)
-        peak = rng.uniform(*amplitude)
+        count = rng.poisson(rng.uniform(*_DENSITY) * height * width)
+        peak = rng.uniform(*_PEAK)
         streaks = [
             np.float32(peak * rng.uniform(*_BRIGHTNESS))
             * _streak(

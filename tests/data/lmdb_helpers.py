@@ -19,11 +19,6 @@ def create_in_small_batches(arguments):
     sys.exit(create_script.main(arguments))
 
 
-def create(root, output, log=lambda line: None, **options):
-    """Make an LMDB in silence."""
-    return lmdb_create.create_lmdb(root, output, progress=False, log=log, **options)
-
-
 def noise(size, seed=0, channels=3, dtype=np.uint8):
     shape = (*size, channels) if channels > 1 else size
     return np.random.default_rng(seed).integers(0, np.iinfo(dtype).max + 1, shape, dtype=dtype)

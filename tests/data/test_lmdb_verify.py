@@ -27,14 +27,14 @@ def root(tmp_path):
 @pytest.fixture
 def path(root, tmp_path):
     path = tmp_path / "x.lmdb"
-    create_lmdb(root, path, cut=Cut(25, 20), progress=False)
+    create_lmdb(root, path, cut=Cut(25, 20))
     yield path
     close_environment(path)
 
 
 def verify(path, against=None):
     close_environment(path)
-    return verify_lmdb(path, against=against, jobs=2, progress=False)
+    return verify_lmdb(path, against=against, jobs=2)
 
 
 def change(path, key, value):
@@ -53,7 +53,7 @@ class TestOurs:
     @pytest.mark.parametrize("cut", [None, Cut(25, 20)])
     def test_a_whole_one_has_no_faults_and_is_left_as_it_is(self, root, tmp_path, cut):
         path = tmp_path / "y.lmdb"
-        create_lmdb(root, path, cut=cut, progress=False)
+        create_lmdb(root, path, cut=cut)
         before = {item: (item.stat().st_mtime_ns, item.read_bytes()) for item in path.iterdir()}
         found = verify(path, root)
         assert found.faults == []
@@ -88,10 +88,9 @@ class TestOurs:
     def test_lists_that_differ_or_are_damaged(self, path, root):
         edit(path / "meta_info.txt", "b/001_s002.png (25,25,3) 1\n", "")
         assert "key 'b/001_s002' is in only one of meta_info.txt and keys.jsonl" in verify(path).faults
-        for name, content in (("skipped.jsonl", b"\x8e\n"), ("skipped.jsonl", b"1\n"), ("keys.jsonl", b"{}\n")):
-            (path / name).write_bytes(content)
-            with pytest.raises(InputError, match=rf"{name}: .*damaged"):
-                verify(path, against=root)
+        (path / "keys.jsonl").write_bytes(b"{}\n")
+        with pytest.raises(InputError, match=r"keys\.jsonl: .*damaged"):
+            verify(path, against=root)
 
     def test_sources_that_changed(self, root, path):
         (root / "b/001.png").write_bytes(with_opencv(noise((41, 55), seed=99), ".png"))

@@ -143,7 +143,7 @@ class TestOptions:
         [
             ({"phase": "val"}, "phase: got 'val', expected 'train'"),
             ({"dataroot_rain": None}, "dataroot_rain: it is missing, expected .*basicsr bank.*rendered: 1"),
-            ({"dataroot_rain": "nowhere.lmdb"}, r"dataroot_rain: nowhere\.lmdb: no such folder"),
+            ({"dataroot_rain": "nowhere.lmdb"}, r"nowhere\.lmdb: no such folder"),
             ({"renderer": "fog"}, "renderer: got 'fog': Input should be 'demo' or 'photograph'"),
             ({"renderer": "photograph"}, "renderer: photograph renders nothing with rendered: 0; set rendered"),
             ({"gain": [2, 1]}, r"gain must be \[low, high\] .* received \[2\.0, 1\.0\]"),

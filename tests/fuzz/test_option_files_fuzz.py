@@ -49,8 +49,8 @@ def folder(tmp_path_factory):
     for path in (rain / "rainy").glob("rainy_*"):
         path.unlink()
     for kind in ("rainy", "clean"):
-        create_lmdb(rain / kind, rain / f"{kind}.lmdb", progress=False)
-    create_lmdb(rain / "rainy", root / "datasets" / "nlcl_demo_rain.lmdb", progress=False)
+        create_lmdb(rain / kind, rain / f"{kind}.lmdb")
+    create_lmdb(rain / "rainy", root / "datasets" / "nlcl_demo_rain.lmdb")
     models = root / "experiments" / "nlcl_quickstart" / "models"
     models.mkdir(parents=True)
     weights = ResidualUNet(num_feat=4, num_block=1).state_dict()

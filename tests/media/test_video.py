@@ -253,18 +253,14 @@ class TestWhatIsBesideThePictures:
                 b"Regen"
             ]
 
-    def test_covers_data_chapters_and_timecodes_of_mp4_are_kept(self, tmp_path):
+    def test_chapters_are_kept_and_data_is_left_out_and_said(self, tmp_path):
         path = tmp_path / "a.mp4"
         chapter = {"id": 0, "start": 0, "end": 200, "time_base": Fraction(1, 1000), "metadata": {"title": "Regen"}}
         with av.open(str(path), "w") as output:
             output.set_chapters([chapter])
             pictures = output.add_stream("libx264", rate=25)
-            pictures.width, pictures.height, pictures.metadata["timecode"] = 64, 48, "01:00:00:05"
-            data, cover = output.add_data_stream("bin_data"), output.add_stream("png")
-            cover.width, cover.height, cover.pix_fmt, cover.disposition = 64, 48, "rgb24", 1024
-            cover.codec_context.time_base = Fraction(1, 90000)
-            (image,) = cover.encode(av.VideoFrame.from_ndarray(picture(3), format="rgb24"))
-            output.mux(image)
+            pictures.width, pictures.height = 64, 48
+            data = output.add_data_stream("bin_data")
             for number in range(COUNT):
                 output.mux(pictures.encode(av.VideoFrame.from_ndarray(picture(number), format="rgb24")))
             output.mux(pictures.encode(None))
@@ -274,21 +270,9 @@ class TestWhatIsBesideThePictures:
                 packet.pts = packet.dts = number
                 output.mux(packet)
         target, video, _ = copy(path)
-        assert video.notes == []
-
-        def contents(path):
-            with av.open(str(path)) as container:
-                streams = [(stream.type, int(stream.disposition)) for stream in container.streams]
-                rest = [
-                    (float(packet.pts * packet.time_base) if packet.pts is not None else None, bytes(packet))
-                    for packet in container.demux()
-                    if packet.size and (packet.stream.type == "data" or packet.stream.disposition == 1024)
-                ]
-                code = container.streams.video[0].metadata["timecode"]
-                return sorted(streams), sorted(rest, key=repr), container.chapters(), code
-
-        assert contents(target) == contents(path)
-        assert contents(target)[2] == [chapter]
+        assert video.notes == ["its data cannot be copied into this container and is left out"]
+        with av.open(str(target)) as container:
+            assert container.chapters() == [chapter]
 
 
 class TestWhatIsRefused:

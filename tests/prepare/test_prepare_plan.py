@@ -8,7 +8,7 @@ import pytest
 from prepare_helpers import main, names, rain, records, scene, write_image, write_pair
 
 from nlcl_plugin.data.image_io import to_float
-from nlcl_plugin.prepare import SplitOptions, make_plan, similarity
+from nlcl_plugin.prepare import Options, make_plan, similarity
 from nlcl_plugin.prepare.model import Collection, ImageFacts, LabelledImage, OutputFile, SourceImage
 from nlcl_plugin.prepare.plan import output_names
 from nlcl_plugin.prepare.similarity import BITS, dhash, find_alike, find_near_duplicates
@@ -36,7 +36,7 @@ def made_up(scenes=20, per_scene=3):
 
 @pytest.mark.parametrize(("seed", "fraction"), [(0, 0.05), (1, 0.3), (2, 0.5)])
 def test_splits_and_halves_never_share_a_scene(seed, fraction):
-    plan = make_plan(*made_up(), options=SplitOptions(val_fraction=fraction, seed=seed))
+    plan = make_plan(*made_up(), options=Options(val_fraction=fraction, seed=seed))
     scenes = {
         key: {file.scene for file in plan.files if (file.split, file.role) == key}
         for key in itertools.product(("train", "val"), ("rainy", "clean"))
@@ -47,8 +47,8 @@ def test_splits_and_halves_never_share_a_scene(seed, fraction):
     assert sum(map(len, parts)) == len(set.union(*parts)) == 20
     # Nothing is lost silently.
     assert len(plan.drops) + len({file.source for file in plan.files}) == 80
-    assert plan == make_plan(*made_up(), options=SplitOptions(val_fraction=fraction, seed=seed))
-    assert plan != make_plan(*made_up(), options=SplitOptions(val_fraction=fraction, seed=seed + 1))
+    assert plan == make_plan(*made_up(), options=Options(val_fraction=fraction, seed=seed))
+    assert plan != make_plan(*made_up(), options=Options(val_fraction=fraction, seed=seed + 1))
 
 
 def test_scenes_that_share_a_file_count_as_one():
@@ -56,7 +56,7 @@ def test_scenes_that_share_a_file_count_as_one():
     sources = list(facts)
     facts[sources[0]] = facts[sources[4]]  # the clean images of scenes 0 and 1
     for seed in range(8):
-        plan = make_plan(collection, facts, options=SplitOptions(val_fraction=0.5, seed=seed))
+        plan = make_plan(collection, facts, options=Options(val_fraction=0.5, seed=seed))
         splits = {file.split for file in plan.files if file.source.name.split("/")[1][:2] in ("0_", "1_", "0.", "1.")}
         assert len(splits) == 1
     assert any("count as one" in note for note in plan.notes)

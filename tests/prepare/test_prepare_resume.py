@@ -2,11 +2,9 @@
 
 import errno
 import os
-import random
-import time
 
 import pytest
-from prepare_helpers import main, records, run_tool, start, tree, write_pair
+from prepare_helpers import main, records, tree, write_pair
 
 from nlcl_plugin.data.folder_lock import locked
 from nlcl_plugin.prepare import inspection
@@ -20,27 +18,6 @@ def command(tmp_path):
             write_pair(tmp_path / "s" / "in" / f"{seed}_{drop}.png", tmp_path / "s" / "gt" / f"{seed}.png", seed, drop)
     output = ["--output", str(tmp_path / "out")]
     return [str(tmp_path / "s"), "--layout", "Outdoor-Rain", "--copy", "--keep-twins", *output]
-
-
-def test_killed_runs_are_finished_by_the_next(command, tmp_path):
-    """Kill runs at random moments; the next run of each gives what an undisturbed one gives."""
-    assert main(command) == 0
-    whole = tree(tmp_path / "out")
-    rng = random.Random(0)
-    unfinished = 0
-    for number in range(3):
-        output = tmp_path / f"killed{number}"
-        alive, kill = start(run_tool, [*command[:-1], str(output)])
-        # A time alone would miss the writing on a busy machine: so many files, and a moment more.
-        wanted = rng.randrange(len(whole))
-        while alive() and sum(1 for _ in output.rglob("*")) < wanted:
-            time.sleep(0.0005)
-        time.sleep(rng.uniform(0, 0.002))
-        kill()
-        unfinished += not (output / "manifest.jsonl").exists()
-        assert main([*command[:-1], str(output)]) == 0
-        assert tree(output) == whole
-    assert unfinished
 
 
 def test_every_step_may_be_the_last(command, tmp_path, monkeypatch):

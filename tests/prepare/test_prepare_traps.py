@@ -5,7 +5,7 @@ import pytest
 from layout_trees import PAIRED, UNPAIRED
 from prepare_helpers import main, rain, records, scene, write_image, write_pair
 
-from nlcl_plugin.prepare import LayoutOptions, collect
+from nlcl_plugin.prepare import Options, collect
 
 
 def run(layout, source, output, *options):
@@ -23,7 +23,7 @@ def test_every_file_is_used_or_named(layout, tmp_path):
         (folder / f"film{number}.mp4").write_bytes(b"")
         (folder / f"anim{number}.gif").write_bytes(b"GIF89a")
     options = dict(zip(arguments[::2], arguments[1::2], strict=True)) if layout == "two-folders" else {}
-    choices = LayoutOptions(
+    choices = Options(
         rainy=str(options["--rainy"]) if options else None,
         clean=str(options["--clean"]) if options else None,
         rain_side="right",

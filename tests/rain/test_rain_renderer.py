@@ -1,25 +1,8 @@
-import math
-
 import numpy as np
 import pytest
 
 from nlcl_plugin.rain.photographic import render_photographic_rain
 from nlcl_plugin.rain.renderer import MAX_RAIN, _stamp, _streak, blend, render_rain
-
-
-def _naive_streak(length, angle, blur):
-    """A slow, obvious reference: distance of each pixel centre to the segment."""
-    sigma = math.sqrt(0.5**2 + blur**2)
-    radius = math.ceil(length / 2 + 3 * sigma)
-    out = np.zeros((2 * radius + 1, 2 * radius + 1))
-    dx, dy = math.sin(math.radians(angle)), math.cos(math.radians(angle))
-    for row in range(-radius, radius + 1):
-        for column in range(-radius, radius + 1):
-            t = min(max(column * dx + row * dy, -length / 2), length / 2)
-            out[row + radius, column + radius] = math.exp(
-                -((column - t * dx) ** 2 + (row - t * dy) ** 2) / (2 * sigma**2)
-            )
-    return out
 
 
 @pytest.mark.parametrize(("render", "highest"), [(render_rain, MAX_RAIN), (render_photographic_rain, 1)])
@@ -39,13 +22,6 @@ def test_border_is_as_rainy_as_the_middle():
     inner = mean[24:72, 24:72].mean()
     rim = np.concatenate([mean[:4].ravel(), mean[-4:].ravel(), mean[:, :4].ravel(), mean[:, -4:].ravel()]).mean()
     assert rim == pytest.approx(inner, rel=0.15)
-
-
-@pytest.mark.parametrize(("length", "angle", "blur"), [(9.0, 0.0, 0.3), (14.3, 31.0, 0.6), (6.0, -40.0, 0.45)])
-def test_streak_equals_the_naive_distance_to_a_segment(length, angle, blur):
-    streak = _streak(length, angle, blur)
-    assert streak.max() == 1.0
-    np.testing.assert_allclose(streak, _naive_streak(length, angle, blur), atol=1e-4)
 
 
 @pytest.mark.parametrize("centre", [(0, 0), (-3, 4), (11, 12), (-40, 5), (5, 60), (50, 50)])

@@ -32,7 +32,8 @@ def folders(tmp_path):
         (tmp_path / name).mkdir()
     for i in range(3):
         clean = (scene(i) * 255).round().astype(np.uint8)
-        layer = render_rain((56, 56), np.random.default_rng(i), amplitude=(0.25, 0.28))
+        layer = render_rain((56, 56), np.random.default_rng(i))
+        layer *= 0.28 / layer.max()
         rain = np.repeat((layer * 255).round().astype(np.uint8)[..., None], 3, 2)
         for name, image in (("clean", clean), ("rain", rain), ("rainy", clean + rain), ("dry", 0 * rain)):
             cv2.imwrite(str(tmp_path / name / f"{i}.png"), image)

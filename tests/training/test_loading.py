@@ -126,7 +126,7 @@ def test_a_fault_of_a_validation_set_is_found_at_the_start(folder, capfd, how, m
     options = tiny_options()
     if how == "lmdb":
         for name in ("val_rainy", "val_clean"):
-            create_lmdb(name, f"{name}.lmdb", progress=False, log=lambda line: None)
+            create_lmdb(name, f"{name}.lmdb")
         roots = {"dataroot_lq": "val_rainy.lmdb", "dataroot_gt": "val_clean.lmdb"}
         options["datasets"]["val"].update(**roots, io_backend={"type": "lmdb"})
     assert cli.main(["train", "-opt", str(write_options(folder, options))]) == 2

@@ -118,7 +118,7 @@ def folders(tmp_path_factory):
     root.mkdir(parents=True)
     make_folders(root, photograph)
     for kind in ("rainy", "clean"):
-        create_lmdb(root / kind, root / f"{kind}.lmdb", cut=Cut(480, 240), progress=False)
+        create_lmdb(root / kind, root / f"{kind}.lmdb", cut=Cut(480, 240))
     make_pairs(paired)
     return {False: unpaired, True: paired}
 

@@ -31,7 +31,7 @@ def measure(folder, arguments):
     """Yield the rows of this part."""
     for name, seed in (("rainy", 0), ("clean", 1)):
         _write_photographs(folder / name, seed)
-        create_lmdb(folder / name, folder / f"{name}.lmdb", cut=Cut(480, 240), jobs=JOBS, progress=False)
+        create_lmdb(folder / name, folder / f"{name}.lmdb", cut=Cut(480, 240), jobs=JOBS)
         images = LmdbImages(folder / f"{name}.lmdb")
         (folder / f"{name}_480").mkdir()
         for key in images.names:
@@ -185,7 +185,7 @@ threading.Thread(target=watch, daemon=True).start()
 start = time.perf_counter()
 """
 OURS = """
-create_lmdb(root, output, jobs=jobs, progress=False, log=lambda line: None)
+create_lmdb(root, output, jobs=jobs)
 """
 STOCK = """
 make_lmdb_from_imgs(str(root), output, names, [name.split(".")[0] for name in names],

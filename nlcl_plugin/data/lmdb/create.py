@@ -1,4 +1,4 @@
-"""Make an LMDB of images, in BasicSR's layout, whole and checked before it has its name.
+"""Make an LMDB of images, in BasicSR's layout, whole before it has its name.
 
 It is built in `X.lmdb.building`. A batch of images goes into `data.mdb`, and only when it is on the disk, its lines go
 into `keys.jsonl`: what that file lists is there. `build.json` has the plan, the images and settings that decide the
@@ -8,12 +8,11 @@ result; a run with the same plan continues where a kill has stopped the one befo
 from __future__ import annotations
 
 import bisect
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +35,7 @@ from nlcl_plugin.data.lmdb.keys import (
 )
 from nlcl_plugin.data.lmdb.store import check_length, close_environment
 from nlcl_plugin.data.parallel import map_in_order
-from nlcl_plugin.data.progress import ProgressBar
-from nlcl_plugin.errors import InputError, writing_to
+from nlcl_plugin.errors import InputError, print_line, writing_to
 
 # A kill loses a batch at most; a batch, and its copy in the transaction, are in memory.
 BATCH_BYTES = 64 << 20
@@ -71,11 +69,6 @@ class BuildReport:
     skipped: list[Skipped] = field(default_factory=list)  # the files that could not be read
     already_made: bool = False  # whether there was nothing to do
 
-    @property
-    def exit_code(self) -> int:
-        """Of a command: 0, or 3 if images were skipped."""
-        return 3 if self.skipped else 0
-
 
 @dataclass(frozen=True)
 class Recipe:
@@ -85,11 +78,11 @@ class Recipe:
     sources: list[SourceFile]  # the images, sorted by name
     encode: Callable[[SourceFile], list[Value]]  # makes the values of one, in any thread; an `InputError` leaves it out
     plan: dict[str, Any]  # all that decides the result
+    batch_images: int  # how many images a kill may lose
     numbered: bool = False  # whether images are cut into sub-images, whose keys have numbers
     jobs: int = 1  # the number of threads
     strict: bool = False  # raise the error of an unreadable image instead of skipping it
     title: str = "encoding"  # of the progress bar
-    batch_images: int | None = None  # how many images a kill may lose; None for `BATCH_IMAGES`
     # Gets the folder when all values are in it, to add files (see `_FILES`) or to refuse it by an error.
     finish: Callable[[Path], object] = lambda folder: None
 
@@ -102,8 +95,6 @@ def create_lmdb(
     jobs: int = 1,
     strict: bool = False,
     overwrite: bool = False,
-    progress: bool = True,
-    log: Callable[[str], object] = print,
 ) -> BuildReport:
     """Make an LMDB in BasicSR's layout of all images below a folder.
 
@@ -116,8 +107,6 @@ def create_lmdb(
         jobs: The number of threads.
         strict: Raise the error of an unreadable image instead of skipping it.
         overwrite: Build it again if it exists; the new one replaces it when it is complete.
-        progress: Whether to show progress: a bar on a terminal, a line per minute elsewhere.
-        log: Gets a line if an unfinished run is continued or given up.
 
     Raises:
         InputError: If no image can be read, an image changes meanwhile, the LMDB cannot be written, or its name is
@@ -134,16 +123,15 @@ def create_lmdb(
         sources=sources,
         encode=encode,
         plan={"format": 1, "cut": None if cut is None else asdict(cut), **digest_of(sources)},
+        batch_images=BATCH_IMAGES,
         numbered=cut is not None,
         jobs=jobs,
         strict=strict,
     )
-    return build_lmdb(recipe, os.path.expanduser(output), overwrite=overwrite, progress=progress, log=log)
+    return build_lmdb(recipe, os.path.expanduser(output), overwrite=overwrite)
 
 
-def build_lmdb(
-    recipe: Recipe, output: str, *, overwrite: bool, progress: bool, log: Callable[[str], object]
-) -> BuildReport:
+def build_lmdb(recipe: Recipe, output: str, *, overwrite: bool) -> BuildReport:
     """Make an LMDB by a recipe; see `create_lmdb` for the rest."""
     target = check_output(recipe.root, output)
     folder = target.with_name(f"{target.name}.building")
@@ -158,15 +146,15 @@ def build_lmdb(
         if target.exists():
             if not overwrite:
                 return _already_made(target, recipe)
-            if (foreign := _foreign(target)) or not (target / "data.mdb").is_file():
-                found = f"contains {foreign[0]}" if foreign else "has no data.mdb"
-                raise InputError(f"{target}: {found}, so it is not an LMDB to replace; choose another --output")
+            if foreign := _foreign(target):
+                found = f"contains {foreign[0]}, so it is not an LMDB to replace"
+                raise InputError(f"{target}: {found}; choose another --output")
         folder.mkdir(exist_ok=True)
-        with _opened(folder, recipe.plan, log) as environment:
+        with _opened(folder, recipe.plan) as environment:
             start = _resume(folder, [source.name for source in recipe.sources])
             if start:
-                log(f"{folder}: continued at image {start + 1} of {len(recipe.sources)}")
-            for batch in _encode(recipe, recipe.sources[start:], progress):
+                print_line(f"{folder}: continued at image {start + 1} of {len(recipe.sources)}")
+            for batch in _encode(recipe, recipe.sources[start:]):
                 _commit(environment, folder, batch)
         report = _count(folder)
         if not report.values:
@@ -175,7 +163,6 @@ def build_lmdb(
                 f"{recipe.root}: none of its {len(recipe.sources)} images can be read; the first, "
                 f"{report.skipped[0].source}, {report.skipped[0].reason}"
             )
-        _check_values(folder, report.values, progress)
         with written_whole(folder / META_FILE) as file:
             for record in read_records(folder):
                 file.write(f"{record.key}.png ({record.h},{record.w},{record.c}) 1\n".encode("ascii"))
@@ -199,25 +186,16 @@ def check_output(root: str, output: str) -> Path:
     if Path(output).suffix != ".lmdb":
         raise InputError(f"{output}: expected a name that ends in .lmdb, by which readers know it; correct --output")
     target = Path(os.path.realpath(output))  # of a link, the folder itself: that is what is renamed
-    if os.path.exists(target) and not os.path.isdir(target):
-        raise InputError(f"{output}: is a file, expected a folder to be made; choose another --output")
     if Path(os.path.realpath(root)).is_relative_to(target):
         raise InputError(f"{output}: the images of {root} are in it; choose another --output")
     return target
 
 
 def read_skipped(folder: Path) -> list[Skipped]:
-    """Return the images that were left out of an LMDB, as they could not be read.
-
-    Raises:
-        InputError: If the file that lists them is damaged.
-    """
+    """Return the images that were left out of an LMDB, as they could not be read."""
     path = folder / SKIPPED_FILE
-    try:
-        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []  # a line without an end is torn
-        return [Skipped(**parse_record(line)) for line in lines]
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{path}: is damaged ({error}); build the LMDB again") from error
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []  # a line without an end is torn
+    return [Skipped(**json.loads(line)) for line in lines]
 
 
 def remove(folder: Path) -> None:
@@ -253,13 +231,13 @@ def _read_plan(folder: Path) -> dict[str, Any] | None:
 
 
 @contextmanager
-def _opened(folder: Path, plan: dict[str, Any], log: Callable[[str], object]) -> Iterator[lmdb.Environment]:
+def _opened(folder: Path, plan: dict[str, Any]) -> Iterator[lmdb.Environment]:
     """Open an unfinished LMDB for writing: that of a stopped run of the same plan, or a new one."""
     remove_leftovers(folder)
     resumed = _read_plan(folder) == plan
     if not resumed:
         if (folder / _BUILD_FILE).exists():
-            log(f"{folder}: was begun with other images or settings; it is built anew")
+            print_line(f"{folder}: was begun with other images or settings; it is built anew")
         _empty(folder)
     # No lock file: no other run is at work, and where it does not fit on a disk, writing to it kills the process.
     with lmdb.open(os.fsencode(folder), map_size=FIRST_MAP_BYTES, meminit=False, lock=False) as environment:
@@ -302,7 +280,7 @@ class _Batch:
     bytes: int = 0
 
 
-def _encode(recipe: Recipe, sources: list[SourceFile], progress: bool) -> Iterator[_Batch]:
+def _encode(recipe: Recipe, sources: list[SourceFile]) -> Iterator[_Batch]:
     def encode(source: SourceFile) -> list[Value] | InputError:
         try:
             return recipe.encode(source)
@@ -315,8 +293,7 @@ def _encode(recipe: Recipe, sources: list[SourceFile], progress: bool) -> Iterat
                 path = os.path.join(recipe.root, source.name)
                 raise InputError(f"{path}: changed while the LMDB was being made; run again when it is at rest")
 
-    results = map_in_order(encode, sources, jobs=recipe.jobs, title=recipe.title, progress=progress)
-    limit = BATCH_IMAGES if recipe.batch_images is None else recipe.batch_images
+    results = map_in_order(encode, sources, jobs=recipe.jobs, title=recipe.title)
     batch = _Batch()
     for source, result in zip(sources, results, strict=True):
         if isinstance(result, InputError):
@@ -329,7 +306,7 @@ def _encode(recipe: Recipe, sources: list[SourceFile], progress: bool) -> Iterat
             batch.values.append((record, value.data))
             batch.bytes += record.bytes
         batch.images += 1
-        if batch.bytes >= BATCH_BYTES or batch.images >= limit:
+        if batch.bytes >= BATCH_BYTES or batch.images >= recipe.batch_images:
             yield batch
             batch = _Batch()
     yield batch
@@ -368,9 +345,8 @@ def _already_made(target: Path, recipe: Recipe) -> BuildReport:
             f"{target}: exists, and is not made of these images with these settings; choose another --output, or give "
             "--overwrite to replace it"
         )
-    report = replace(_count(target), already_made=True)
-    if recipe.strict and report.skipped:
-        raise InputError(f"{report.skipped[0].source}: {report.skipped[0].reason}")
+    report = _count(target)
+    report.already_made = True
     return report
 
 
@@ -382,17 +358,3 @@ def _count(folder: Path) -> BuildReport:
         report.bytes += record.bytes
         last = record.source
     return report
-
-
-def _check_values(folder: Path, total: int, progress: bool) -> None:
-    """Read every value back from the disk."""
-    with (
-        lmdb.open(os.fsencode(folder), readonly=True, lock=False, readahead=False) as environment,
-        environment.begin(buffers=True) as transaction,
-    ):
-        whole = environment.stat()["entries"] == total
-        for record in ProgressBar(read_records(folder), "checking", total, unit="file", shown=progress):
-            value = transaction.get(record.key.encode())
-            whole = whole and value is not None and hashlib.sha256(value).hexdigest() == record.sha256
-    if not whole:
-        raise InputError(f"{folder}: does not read back as it was written; remove this folder and run again")

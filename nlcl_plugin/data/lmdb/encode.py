@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import struct
 from dataclasses import dataclass, field
-
-import cv2
-import numpy as np
 
 from nlcl_plugin.data.image_io import decode_raw, decode_stored, encode_png
 from nlcl_plugin.data.lmdb.keys import Box
@@ -63,16 +59,16 @@ class Value:
 def encode_image(data: bytes, source: str, cut: Cut | None = None) -> list[Value]:
     """Make the values of an image file: the image, or its sub-images.
 
-    A PNG that is not cut and that EXIF does not turn stays as it is, once it has proved to be whole. All else is
-    decoded and becomes PNG: grey and 16-bit stay so, floats become 16-bit, alpha is dropped, and the EXIF orientation
-    is applied. Readers drop the alpha of a PNG as well, so both ways show the same picture.
+    A PNG that is not cut and has no EXIF stays as it is, once it has proved to be whole. All else is decoded and
+    becomes PNG: grey and 16-bit stay so, floats become 16-bit, alpha is dropped, and the EXIF orientation is applied.
+    Readers drop the alpha of a PNG as well, so both ways show the same picture.
 
     Raises:
         InputError: If it cannot be decoded; see `decode_raw`.
     """
-    if data.startswith(_PNG_START) and len(data) > 24:
-        width, height = struct.unpack(">II", data[16:24])
-        if (cut is None or cut.leaves_whole(height, width)) and not _is_turned(data):
+    if data.startswith(_PNG_START) and b"eXIf" not in data:  # which may say that the picture is to be turned
+        width, height = (int.from_bytes(data[start : start + 4], "big") for start in (16, 20))
+        if cut is None or cut.leaves_whole(height, width):
             return [Value(data, shape_of(data, source))]
     image = decode_raw(data, source, keep_grey=True)
     height, width = image.shape[:2]
@@ -86,22 +82,10 @@ def encode_image(data: bytes, source: str, cut: Cut | None = None) -> list[Value
 
 
 def shape_of(data: bytes, source: str) -> tuple[int, int, int]:
-    """Decode an image as it is stored, to see its shape and that it is whole.
-
-    Returns:
-        Height, width and channels, alpha included, as BasicSR's `meta_info.txt` has them.
+    """Decode an image to see that it is whole; returns its height, width and channels, alpha included.
 
     Raises:
         InputError: If it cannot be decoded.
     """
     image = decode_stored(data, source)
     return (image.shape[0], image.shape[1], 1 if image.ndim == 2 else image.shape[2])
-
-
-def _is_turned(data: bytes) -> bool:
-    # The four letters may also be in the pixels by chance: what counts is whether the decoder turns the image.
-    if b"eXIf" not in data:
-        return False
-    flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
-    seen, stored = (decode_stored(data, "", f) for f in (flags, flags | cv2.IMREAD_IGNORE_ORIENTATION))
-    return not np.array_equal(seen, stored)

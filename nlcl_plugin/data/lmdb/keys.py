@@ -25,17 +25,11 @@ _SAFE = frozenset(range(0x21, 0x7F)) - set(b".=")
 
 
 def keys_of(names: list[str]) -> list[str]:
-    """Make a key for each image of a folder, in ASCII and without dots and blanks, as stock readers need it.
+    """Make a key for each path below a folder, in ASCII and without dots and blanks, as stock readers need it.
 
     A key is the name without its ending, with its sub-folders. Every other byte, and `=`, becomes `=` and two hex
     digits; where names differ in their endings alone, these are kept (`a==png`, `a==jpg`); a name too long for LMDB
     is cut, and its hash put behind `=~`. So different names always get different keys.
-
-    Args:
-        names: Paths below the folder, with forward slashes and endings, all different.
-
-    Returns:
-        The keys, in the same order.
     """
     stems = [os.path.splitext(name)[0] for name in names]
     counts = Counter(stems)
@@ -128,15 +122,12 @@ def read_records(folder: str | os.PathLike[str]) -> Iterator[Record]:
     """Yield the records in the `keys.jsonl` of an LMDB's folder.
 
     Raises:
-        InputError: If the file cannot be read.
+        InputError: If a line is damaged.
     """
     path = Path(folder) / KEYS_FILE
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                try:
-                    yield from_line(line)
-                except ValueError as error:
-                    raise InputError(f"{path}: line {number} is damaged ({error}); build the LMDB again") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); build the LMDB again") from error
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                yield from_line(line)
+            except ValueError as error:
+                raise InputError(f"{path}: line {number} is damaged ({error}); build the LMDB again") from error

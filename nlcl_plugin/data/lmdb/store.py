@@ -47,17 +47,7 @@ class SharedEnvironment:
         self.path = os.path.realpath(path)
 
     def get(self, key: bytes) -> bytes | None:
-        """Read a value.
-
-        Args:
-            key: Its key.
-
-        Returns:
-            The value, or None if there is no such key.
-
-        Raises:
-            InputError: If the LMDB cannot be opened.
-        """
+        """Read the value of a key; None if there is no such key."""
         with _lock:
             return _read(_environment(self.path), key)
 
@@ -75,9 +65,6 @@ def _read(environment: lmdb.Environment, key: bytes) -> bytes | None:
 
 def open_environment(path: str | os.PathLike[str]) -> SharedEnvironment:
     """Open an LMDB for reading, or return the environment that this process has open.
-
-    Returns:
-        The environment; ask it with `open_environment(path).get(key)`.
 
     Raises:
         InputError: If it cannot be opened, or its data file is cut short.
@@ -178,13 +165,7 @@ class LmdbImages(ImageSource):
             )
 
     def read(self, name: str) -> bytes:
-        """Read an encoded image.
-
-        Args:
-            name: The image's key.
-
-        Returns:
-            The content of the image file.
+        """Read the encoded image of a key.
 
         Raises:
             InputError: If the key is missing or has no content.

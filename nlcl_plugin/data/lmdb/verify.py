@@ -33,24 +33,11 @@ class Verification:
 
 
 def verify_lmdb(
-    path: str | os.PathLike[str],
-    *,
-    against: str | os.PathLike[str] | None = None,
-    jobs: int = 1,
-    progress: bool = True,
+    path: str | os.PathLike[str], *, against: str | os.PathLike[str] | None = None, jobs: int = 1
 ) -> Verification:
-    """Check counts, that every value decodes, its size and hash, and its picture if the sources are given.
+    """Check counts, that every value decodes, its size and hash, and its picture `against` the folder of the sources.
 
     Nothing is changed. Hashes, sources and the parts of cut images are known from `keys.jsonl` alone.
-
-    Args:
-        path: The LMDB.
-        against: The folder that it is made of.
-        jobs: The number of threads.
-        progress: Whether to show progress: a bar on a terminal, a line per minute elsewhere.
-
-    Returns:
-        What was found.
 
     Raises:
         InputError: If the LMDB cannot be opened, there is no such folder, or the sources of the values are not known.
@@ -89,7 +76,7 @@ def verify_lmdb(
     found.hashed = len(listed.keys() & known.keys())
     # Sub-images of one image are neighbours, so that it is decoded once.
     groups = [list(group) for _, group in groupby(images.names, lambda key: known[key].source if key in known else key)]
-    for compared, faults in map_in_order(check, groups, jobs=jobs, title="verifying", progress=progress):
+    for compared, faults in map_in_order(check, groups, jobs=jobs, title="verifying"):
         found.compared += compared
         found.faults += faults
     return found

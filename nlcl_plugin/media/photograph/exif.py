@@ -16,7 +16,7 @@ from PIL import Image
 EXIF, GPS = 0x8769, 0x8825  # tags of directories inside
 TEXTS = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x013C, 0x8298)  # description, maker, date, copyright …
 RESOLUTION = (0x011A, 0x011B, 0x0128)  # across, down, and their unit
-_ORIENTATION, _INTEROP, _WIDTH, _HEIGHT = 0x0112, 0xA005, 0xA002, 0xA003
+_ORIENTATION, _INTEROP = 0x0112, 0xA005
 _SHORT, LONG = 3, 4  # types of numbers
 
 # What speaks of other parts of the file, which are not written again: thumbnails, more XMP, depth, gain maps, videos.
@@ -25,12 +25,6 @@ _OF_PARTS = re.compile(
 )
 _XMP_ORIENTATION = re.compile(rb"(tiff:Orientation\s*(?:=\s*[\"']|>\s*))[1-8](?=\s*[\"'<])")
 _ANY_ORIENTATION = re.compile(rb"(?<!/)\b\w+:Orientation\b")
-_SIDES = {
-    b"tiff:ImageWidth": b"tiff:ImageLength",
-    b"tiff:ImageLength": b"tiff:ImageWidth",
-    b"exif:PixelXDimension": b"exif:PixelYDimension",
-    b"exif:PixelYDimension": b"exif:PixelXDimension",
-}
 
 
 def orientation_of(block: bytes) -> int:
@@ -48,22 +42,16 @@ def orientation_of(block: bytes) -> int:
 def set_upright(block: bytes) -> bytes | None:
     """Mark a photograph as the right way up, after its pixels were turned by `turned`.
 
-    The orientation becomes 1, width and height change places where the turn changed them, and the thumbnail, which
-    shows the photograph as it was, is cut off. The block keeps its length; None if it is broken.
+    The orientation becomes 1, and the thumbnail, which shows the photograph as it was, is cut off. The block keeps its
+    length; None if it is broken.
     """
     changed = bytearray(block)
     try:
         order, (first,) = _order(block), _unpack(block, "I", 4)
-        sideways = orientation_of(block) >= 5
         for tag, at in entries(block):
             if tag == _ORIENTATION:
                 # The type, the count, and the value in the first two of four bytes.
                 struct.pack_into(order + "HIHH", changed, at + 2, _SHORT, 1, 1, 0)
-            elif tag == EXIF and sideways:
-                places = dict(entries(block, _number(block, at)))
-                if _WIDTH in places and _HEIGHT in places:
-                    width, height = (slice(places[tag] + 2, places[tag] + 12) for tag in (_WIDTH, _HEIGHT))
-                    changed[width], changed[height] = block[height], block[width]
         (count,) = _unpack(block, "H", first)
         struct.pack_into(order + "I", changed, first + 2 + 12 * count, 0)
     except struct.error:
@@ -71,16 +59,14 @@ def set_upright(block: bytes) -> bytes | None:
     return bytes(changed)
 
 
-def xmp_upright(packet: bytes, orientation: int) -> bytes | None:
-    """Mark a photograph as the right way up in its XMP: orientation 1, and width and height as the turn leaves them.
+def xmp_upright(packet: bytes) -> bytes | None:
+    """Mark a photograph as the right way up in its XMP.
 
     None if the packet would not hold for the new file, or has a form that cannot be changed here.
     """
     changed, found = _XMP_ORIENTATION.subn(rb"\g<1>1", packet)
     if b"\0" in packet or _OF_PARTS.search(packet) or found != len(_ANY_ORIENTATION.findall(packet)):
         return None
-    if orientation >= 5:
-        changed = re.sub(b"|".join(_SIDES), lambda side: _SIDES[side[0]], changed)
     return changed
 
 
@@ -112,10 +98,9 @@ def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
-def entries(block: bytes, directory: int | None = None) -> Iterator[tuple[int, int]]:
-    """The tags of a directory, by default the first, and where their entries begin."""
-    if directory is None:
-        (directory,) = _unpack(block, "I", 4)
+def entries(block: bytes) -> Iterator[tuple[int, int]]:
+    """The tags of the first directory, and where their entries begin."""
+    (directory,) = _unpack(block, "I", 4)
     (count,) = _unpack(block, "H", directory)
     for at in range(directory + 2, directory + 2 + 12 * count, 12):
         yield _unpack(block, "HHII", at)[0], at

@@ -41,7 +41,7 @@ def kept(chunks: list[Chunk]) -> list[Chunk]:
 
 
 def profile_of(chunks: list[Chunk]) -> bytes | None:
-    """The colour profile; a broken one is a `ValueError`."""
+    """The colour profile; a broken one is a `ValueError` or a `zlib.error`."""
     packed = dict(chunks).get(b"iCCP")
     return None if packed is None else _unpacked(packed.partition(b"\0")[2][1:])
 
@@ -54,17 +54,14 @@ def xmp_of(chunks: list[Chunk]) -> bytes | None:
     packet = text[len(_XMP) + 2 :].split(b"\0", 2)[-1]  # behind the language and the translated keyword
     try:
         return _unpacked(packet) if text[len(_XMP) :][:1] == b"\1" else packet
-    except ValueError:
+    except (ValueError, zlib.error):
         return text
 
 
 def _unpacked(packed: bytes) -> bytes:
     unpacker = zlib.decompressobj()
-    try:
-        content = unpacker.decompress(packed, _LARGEST)
-    except zlib.error:
-        content = b""
-    if not content or not unpacker.eof:
+    content = unpacker.decompress(packed, _LARGEST)
+    if not unpacker.eof:
         raise ValueError("the colour profile is broken")
     return content
 

@@ -86,8 +86,6 @@ def read_photograph(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXEL
             that is not supported.
     """
     source = os.fspath(path)
-    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
-        raise InputError(f"{source}: is not a file, expected an image; correct the path")
     data = read_bytes(path)
     try:
         return _decode(data, source, max_pixels)
@@ -118,7 +116,7 @@ def _decode(data: bytes, source: str, max_pixels: int) -> Photograph:
     exif = set_upright(header.exif) if header.exif else None
     if header.exif and not exif:
         header.notes.append("its broken EXIF is dropped")
-    xmp = xmp_upright(header.xmp, header.orientation) if header.xmp else None
+    xmp = xmp_upright(header.xmp) if header.xmp else None
     if header.xmp and not xmp:
         header.notes.append("its XMP, which is broken or speaks of other parts of the file, is dropped")
     return Photograph(
@@ -209,8 +207,6 @@ def _png(data: bytes) -> _Header:
     )
     if head[9] == 3:
         header.notes.append("its palette becomes RGB")
-    if head[9] == 0 and b"tRNS" in found:  # which OpenCV ignores
-        header.notes.append("its one transparent grey becomes opaque")
     return header
 
 
@@ -220,7 +216,6 @@ def _jpeg(data: bytes) -> _Header:
     header.settings |= {
         "tables": [list(table) for _, table in sorted(image.quantization.items())],
         "subsampling": JpegImagePlugin.get_sampling(image),
-        "progressive": bool(image.info.get("progressive")),
     }
     if "mp" in image.info:  # stereo pairs, or what a phone needs for high dynamic range
         header.notes.append("only the first of its pictures is kept")
@@ -282,7 +277,7 @@ def _ppm(data: bytes) -> _Header:
 
 
 def _pillow(image: Image.Image) -> _Header:
-    header = _Header(
+    return _Header(
         image.height,
         image.width,
         pictures=getattr(image, "n_frames", 1),
@@ -290,10 +285,3 @@ def _pillow(image: Image.Image) -> _Header:
         exif=image.info.get("exif") or None,
         xmp=image.info.get("xmp") or None,
     )
-    try:
-        across, down = (round(float(value)) for value in image.info.get("dpi", (0, 0)))
-    except (TypeError, ValueError, OverflowError, ZeroDivisionError):
-        across = down = 0
-    if 0 < across < 1 << 16 and 0 < down < 1 << 16:
-        header.settings["dpi"] = (across, down)
-    return header

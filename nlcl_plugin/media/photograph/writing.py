@@ -87,7 +87,7 @@ def _png(pixels: np.ndarray, like: Photograph) -> bytes:
 
 
 def _jpeg(pixels: np.ndarray, like: Photograph) -> bytes:
-    options: dict[str, Any] = {"progressive": like.settings.get("progressive", False), "quality": _QUALITY}
+    options: dict[str, Any] = {"quality": _QUALITY}
     tables = like.settings.get("tables")
     if tables and sum(tables[0]) < _TABLE_SUM:
         options["qtables"] = tables
@@ -96,7 +96,7 @@ def _jpeg(pixels: np.ndarray, like: Photograph) -> bytes:
         options["subsampling"] = sampling if sampling in (0, 1, 2) else 0
     if like.exif and len(like.exif) <= _LONGEST_EXIF:
         options["exif"] = b"Exif\0\0" + like.exif
-    return _save(pixels, "JPEG", icc_profile=like.icc, xmp=like.xmp or b"", **_dpi(like), **options)
+    return _save(pixels, "JPEG", icc_profile=like.icc, xmp=like.xmp or b"", **options)
 
 
 def _webp(pixels: np.ndarray, like: Photograph) -> bytes:
@@ -158,7 +158,7 @@ def _with_directories(tiff: bytes, directories: dict[int, dict[int, Any]]) -> by
 def _bmp(pixels: np.ndarray, like: Photograph) -> bytes:
     if pixels.shape[2] == 4:  # Pillow writes a header that says nothing of alpha
         return _opencv(pixels, ".bmp")
-    return _save(pixels, "BMP", **_dpi(like))
+    return _save(pixels, "BMP")
 
 
 def _ppm(pixels: np.ndarray, like: Photograph) -> bytes:
@@ -173,7 +173,3 @@ def _save(pixels: np.ndarray, kind: str, **options: Any) -> bytes:
 
 def _opencv(pixels: np.ndarray, ending: str, options: Sequence[int] = ()) -> bytes:
     return encode(ending, pixels[..., [0] if pixels.shape[2] == 1 else [2, 1, 0, 3][: pixels.shape[2]]], options)
-
-
-def _dpi(like: Photograph) -> dict[str, Any]:
-    return {"dpi": like.settings["dpi"]} if "dpi" in like.settings else {}
