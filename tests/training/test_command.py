@@ -327,38 +327,6 @@ def test_usage_version_and_a_missing_option_file(capsys):
 
 
 # stock BasicSR --------------------------------------------------------------------------------------------------------
-def test_options_of_a_stock_model_train_and_test(folder, capsys):
-    stock = tiny_options(model_type="SRModel", network_g={"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3})
-    stock["network_g"].update(num_feat=8, num_block=2, upscale=1, img_range=255.0, rgb_mean=[0.4488, 0.4371, 0.4040])
-    for key in ("decomposition", "network_d", "network_s"):
-        del stock[key]
-    pairs = {"type": "PairedImageDataset", "dataroot_gt": "val_clean", "dataroot_lq": "val_rainy", "name": "generated"}
-    training = {"gt_size": 32, "use_hflip": True, "use_rot": True, "num_worker_per_gpu": 1, "batch_size_per_gpu": 2}
-    stock["datasets"] = {"train": {**pairs, **training}, "val": pairs}
-    stock["train"] = {"total_iter": 6, "ema_decay": 0.999, "optim_g": {"type": "Adam", "lr": 1e-4}}
-    stock["train"]["scheduler"] = {"type": "MultiStepLR", "milestones": [4], "gamma": 0.5}
-    stock["train"]["pixel_opt"] = {"type": "L1Loss", "loss_weight": 1.0, "reduction": "mean"}
-    stock["val"] = {"val_freq": 3.0, "metrics": {"psnr": {"type": "calculate_psnr", "crop_border": 2}}}
-    stock["logger"].update(save_checkpoint_freq=5e3, use_tb_logger=True, wandb={"project": None, "resume_id": None})
-    stock.update(path={"pretrain_network_g": None}, dist_params={"backend": "nccl", "port": 29500})
-    write_options(folder, stock)
-    assert cli.main(TRAIN) == 0
-    log = capsys.readouterr().err
-    assert "warning" not in log
-    assert "Best psnr: " in log
-    models = folder / "experiments/tiny/models"
-    assert json.loads((models / "best.json").read_text())["iter"] in (3, 6)
-
-    del stock["train"]
-    stock["datasets"] = {"test_1": pairs}
-    stock["val"].update(save_img=True, suffix=None)
-    stock["path"]["pretrain_network_g"] = str(models / "net_g_latest.pth")
-    write_options(folder, stock)
-    assert cli.main(["test", "-opt", "options.yml"]) == 0
-    assert "psnr" in capsys.readouterr().err
-    assert len(list((folder / "results/tiny/visualization/generated").iterdir())) == 2
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("start_method", ["fork", "spawn"])
 def test_someones_own_script_uses_the_stock_pipeline(folder, start_method):

@@ -108,10 +108,9 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch, data):
-    """The current folder of a run, without BasicSR's logger of the run before, and a VGG that needs no download."""
+    """The current folder of a run, and a VGG that needs no download."""
     (tmp_path / "data").symlink_to(data)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("basicsr.utils.logger.initialized_logger", {})
     layers = [size if size == "M" else size // 16 for size in torchvision.models.vgg.cfgs["E"]]
     vgg = lambda pretrained: SimpleNamespace(features=torchvision.models.vgg.make_layers(layers))  # noqa: E731
     monkeypatch.setattr(basicsr.archs.vgg_arch.vgg, "vgg19", vgg)
@@ -127,18 +126,28 @@ def run(folder, options):
 PSNR = {"psnr": {"type": "calculate_psnr", "crop_border": 0, "test_y_channel": True}}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", TRAIN)
-def test_stock_files_train_and_validate_without_a_gpu(folder, name):
+def one_by_default(names, default):
+    return [pytest.param(name, marks=() if name == default else pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("name", one_by_default(TRAIN, "ECBSR_x2"))
+def test_stock_files_train_and_validate_without_a_gpu(folder, capsys, name):
     model, scale, networks, train, (training, validation) = TRAIN[name]
     schedule = {"type": "MultiStepLR", "milestones": [2], "gamma": 0.5}
     options = {
         **{"model_type": model, "scale": scale, "datasets": {"train": training, "val": {**validation, "name": "Vid4"}}},
         **{f"network_{label}": network for label, network in zip("gd", networks, strict=False)},
         **{"train": {"total_iter": 3, "optim_g": ADAM, "scheduler": schedule, **train}},
-        **{"val": {"val_freq": 2, "save_img": False, "metrics": PSNR}, "logger": {"save_checkpoint_freq": 2}},
+        **{"val": {"val_freq": 2.0, "save_img": False, "metrics": PSNR}, "path": {"pretrain_network_g": None}},
+        **{"dist_params": {"backend": "nccl", "port": 29500}},
+        "logger": {"save_checkpoint_freq": 2, "use_tb_logger": True, "wandb": {"project": None, "resume_id": None}},
     }
     assert run(folder, options) == [0, 0]
+    log = capsys.readouterr().err
+    assert "unknown option" not in log
+    assert "Best psnr: " in log
+    best = json.loads((folder / "experiments/tiny/models/best.json").read_text())
+    assert best["iter"] in (2, 3)
     assert (folder / "experiments/tiny/models/net_g_latest.pth").is_file()
     lines = (folder / "experiments/tiny/metrics.jsonl").read_text().splitlines()
     reached = [json.loads(line)["metrics"]["psnr"] for line in lines]
@@ -146,8 +155,7 @@ def test_stock_files_train_and_validate_without_a_gpu(folder, name):
     assert all(5 < psnr < 60 for psnr in reached)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", TEST)
+@pytest.mark.parametrize("name", one_by_default(TEST, "ESRGAN_x4_woGT"))
 def test_stock_files_test_without_a_gpu(folder, name):
     model, network, dataset, more = TEST[name]
     metrics = {} if dataset["type"] == "SingleImageDataset" else {"metrics": PSNR}
