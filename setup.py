@@ -55,7 +55,6 @@ setup(
         "pydantic>=2",
         "safetensors>=0.4",
         "filelock>=4",  # torch brings it anyway
-        "psutil",
         "scipy",  # BasicSR brings it anyway
         "scikit-image>=0.22",  # the demo's photographs are inside its wheel
         "tifffile",  # scikit-image brings it anyway
@@ -72,7 +71,6 @@ setup(
             "mypy",
             "import-linter",
             "types-PyYAML",
-            "types-psutil",
             "types-tqdm",
             "scikit-dimension",
         ]

@@ -120,10 +120,7 @@ def test_ones_own_architecture_trains_derains_and_is_exported(folder, capsys):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("mine.py", "give --import mine"),
-        (os.path.join("archs", "my_arch.py"), "give --import archs.my_arch"),
-        (os.path.join(os.sep, "home", "my.py"), "give --import NAME in the folder that contains NAME.py"),
-        (".mine", "expected the name of a module"),
+        (os.path.join("archs", "my_arch.py"), "expected the name of a module, such as archs.mine, not its file"),
         ("mine", "there is no module 'mine'"),
         ("archs.absent", "there is no module 'archs.absent'"),
     ],
@@ -160,6 +157,23 @@ def test_each_tool_is_its_command(repository, tool, command):
     script = repository / "tools" / f"{tool}.py"
     done = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith(f"usage: basicsr {command} ")
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("lmdb create --input in --output x.lmdb --crop 0", "--crop: expected a whole number from 1 to 65535"),
+        (
+            "prepare in --output out --val-fraction 1.5",
+            "--val-fraction: expected a number from 0 to 1, but received 1.5",
+        ),
+        ("derain in --output out --batch many", "--batch: expected a whole number from 1, but received many"),
+    ],
+)
+def test_numbers_have_a_range(capsys, command, words):
+    with pytest.raises(SystemExit, match="2"):
+        main(command.split())
+    assert words in capsys.readouterr().err
 
 
 def test_a_shell_completes_every_command(capsys):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nlcl_plugin.errors import InputError
+from nlcl_plugin.errors import InputError, writing_to
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,10 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     except (ValueError, AttributeError, TypeError) as error:
         raise InputError(f"{source}: is no released generator ({error}); give latest_net_Back.pth") from error
     layer = released_layer(converted) or ("rain" if "Rain" in source.name else "image")
-    try:
-        with written_whole(target) as file:
-            torch.save({"params": converted, "about": official_about(layer)}, file)
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written ({error.strerror}); give another OUTPUT") from error
+    with writing_to(target), written_whole(target) as file:
+        torch.save({"params": converted, "about": official_about(layer)}, file)
     print(f"{target}: {len(converted)} tensors for LayerGenerator(layer: {layer})")
     return 0

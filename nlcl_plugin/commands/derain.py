@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from nlcl_plugin.commands.numbers import number
 from nlcl_plugin.errors import InputError, escape
 
 
@@ -82,16 +83,6 @@ def _kinds(text: str | None) -> tuple[str, ...]:
     return wanted
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1, but received {text}")
-    return int(text)
-
-
-def _pixels(text: str) -> int:
-    return 0 if text == "0" else _count(text)
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
     add = parser.add_argument
@@ -106,16 +97,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: %(default)s)")
     add("--amp", action="store_true", help="bfloat16: less time where the processor has it, off by some grey levels")
     text = "look for rain in a copy that is no longer, and take what is found out of the photograph; 0: any size"
-    add("--longest-side", type=_pixels, metavar="PIXELS", help=f"{text} (default: what the weights say, else 0)")
+    add("--longest-side", type=number(0), metavar="PIXELS", help=f"{text} (default: what the weights say, else 0)")
     text = "factor on the rain that is taken out, up to 10: above 1 more rain goes, and more structure"
     add("--strength", type=float, metavar="FACTOR", help=f"{text} (default: what the weights say, else 1)")
     text = "take more, the more of an image has rain"
     add("--adaptive", action=argparse.BooleanOptionalAction, help=f"{text} (default: what the weights say, else not)")
-    add("--batch", type=_count, default=1, help="images or frames of one size at once, for GPUs (default: %(default)s)")
-    add("--jobs", type=_count, default=4, help="threads that read and write images (default: %(default)s)")
+    add(
+        "--batch",
+        type=number(1),
+        default=1,
+        help="images or frames of one size at once, for GPUs (default: %(default)s)",
+    )
+    add("--jobs", type=number(1), default=4, help="threads that read and write images (default: %(default)s)")
     add("--save", metavar="KIND,...", help="also save pictures into DIR/_KIND: rain, montage, heatmap")
     add("--metrics", action="store_true", help="NIQE before and after, in metrics.csv and metrics.json")
     add("--reference", metavar="DIR", help="ground truth of the same names: also PSNR and SSIM")
     add("--overwrite", action="store_true", help="replace what other weights, settings or programs made")
-    add("--max-pixels", type=_count, default=200_000_000, help="refuse larger images (default: %(default)s)")
+    add("--max-pixels", type=number(1), default=200_000_000, help="refuse larger images (default: %(default)s)")
     add("-0", "--null", action="store_true", help="names on standard input end with NUL, not with a newline")

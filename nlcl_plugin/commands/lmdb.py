@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from nlcl_plugin.commands.numbers import number
 from nlcl_plugin.errors import InputError, escape
 
 if TYPE_CHECKING:
@@ -40,23 +41,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = create.add_argument
     add("--input", required=True, metavar="DIR", help="folder of images, searched to its depth")
     add("--output", required=True, metavar="X.lmdb", help="LMDB to make")
-    add("--crop", type=int, metavar="N", help="cut into squares of this side (BasicSR: 480)")
-    add("--step", type=int, metavar="N", help="from one square to the next (default: half of --crop)")
-    add("--threshold", type=int, metavar="N", help="what may be left over at the edges (default: 0)")
-    add("--jobs", type=int, default=2, metavar="N", help="threads (default: %(default)s)")
+    add("--crop", type=number(1, 65535), metavar="N", help="cut into squares of this side (BasicSR: 480)")
+    add("--step", type=number(1, 65535), metavar="N", help="from one square to the next (default: half of --crop)")
+    add("--threshold", type=number(0, 65535), metavar="N", help="what may be left over at the edges (default: 0)")
+    add("--jobs", type=number(1, 256), default=2, metavar="N", help="threads (default: %(default)s)")
     add("--strict", action="store_true", help="an unreadable image ends the run")
     add("--overwrite", action="store_true", help="replace an LMDB that is there, when the new one is whole")
     verify = actions.add_parser("verify", help="check one", description=VERIFY, formatter_class=raw)
     add = verify.add_argument
     add("lmdb", metavar="X.lmdb", help="LMDB to check")
     add("--against", metavar="DIR", help="folder of the images that it is made of")
-    add("--jobs", type=int, default=2, metavar="N", help="threads (default: %(default)s)")
+    add("--jobs", type=number(1, 256), default=2, metavar="N", help="threads (default: %(default)s)")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
-    if not 1 <= arguments.jobs <= 256:
-        raise InputError(f"--jobs: received {arguments.jobs}, expected a number from 1 to 256")
     return _create(arguments) if arguments.action == "create" else _verify(arguments)
 
 
@@ -83,10 +82,6 @@ def _create(arguments: argparse.Namespace) -> int:
 def _cut(arguments: argparse.Namespace) -> Cut | None:
     from nlcl_plugin.data.lmdb.encode import Cut
 
-    for name, low in (("crop", 1), ("step", 1), ("threshold", 0)):
-        value = getattr(arguments, name)
-        if value is not None and not low <= value <= 65535:
-            raise InputError(f"--{name}: received {value}, expected a number from {low} to 65535")
     if arguments.crop is None:
         if arguments.step is not None or arguments.threshold is not None:
             raise InputError("--step and --threshold say how to cut; give --crop too, or remove them")

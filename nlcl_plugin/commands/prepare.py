@@ -24,6 +24,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nlcl_plugin.commands.numbers import number
 from nlcl_plugin.errors import InputError, escape
 
 if TYPE_CHECKING:
@@ -106,17 +107,6 @@ def _check(arguments: argparse.Namespace) -> None:
         arguments.layout = "pairs"
     elif arguments.pair_by is not None and arguments.layout != "pairs":
         raise InputError(f"--pair-by goes without --layout {arguments.layout}, which pairs by itself; remove one")
-    for name, low, high in (
-        ("val_fraction", 0, 1),
-        ("every", 1, None),
-        ("jobs", 1, 256),
-        ("near_duplicates", 0, 128),
-        ("leakage_bits", 0, 128),
-    ):
-        value = getattr(arguments, name)
-        if value is not None and not (low <= value and (high is None or value <= high)):
-            wanted = f"from {low} to {high}" if high is not None else f"of at least {low}"
-            raise InputError(f"--{name.replace('_', '-')}: received {value}, expected a number {wanted}")
     for name, layouts in _ONLY_FOR.items():
         if getattr(arguments, name) not in (None, False) and arguments.layout not in layouts:
             raise InputError(f"--{name.replace('_', '-')}: is for {' and '.join(layouts)} only; remove it")
@@ -160,22 +150,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--rain-side", choices=("left", "right"), help="side-by-side: which half is rainy")
     add("--paired-val", action="store_true", help="trainA/trainB: valA and valB are pairs of equal names")
     add("--scene", metavar="REGEX", help="its groups, or all it finds in a path, name the scene")
-    add("--val-fraction", type=float, metavar="X", help="fraction of scenes (default: own split, or 0.1 of pairs)")
+    add(
+        "--val-fraction",
+        type=number(0, 1, float),
+        metavar="X",
+        help="fraction of scenes (default: own split, or 0.1 of pairs)",
+    )
     add("--val-split", choices=("val", "test"), help="which of the dataset's own splits is for validation")
     add("--seed", type=int, default=0, help="seed of the split (default: %(default)s)")
     add("--keep-twins", action="store_true", help="train on both images of a pair")
     add(
         "--near-duplicates",
-        type=int,
+        type=number(0, 128),
         metavar="BITS",
         help="drop images this near to another, of 128 (default: frames, 6)",
     )
     add(
-        "--leakage-bits", type=int, default=4, metavar="BITS", help="how near is the same (default: %(default)s of 128)"
+        "--leakage-bits",
+        type=number(0, 128),
+        default=4,
+        metavar="BITS",
+        help="how near is the same (default: %(default)s of 128)",
     )
     add("--allow-leakage", action="store_true", help="continue when training and validation contain the same images")
-    add("--every", type=int, default=15, metavar="N", help="videos: the sharpest of every N frames (default: 15)")
+    add("--every", type=number(1), default=15, metavar="N", help="videos: the sharpest of every N frames (default: 15)")
     add("--copy", action="store_true", help="copy files instead of linking them")
     add("--strict", action="store_true", help="an unreadable image ends the run, twins in unpaired training too")
     add("--dry-run", action="store_true", help="print the plan and change nothing")
-    add("--jobs", type=int, default=2, metavar="N", help="threads (default: %(default)s)")
+    add("--jobs", type=number(1, 256), default=2, metavar="N", help="threads (default: %(default)s)")

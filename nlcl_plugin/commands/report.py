@@ -13,15 +13,14 @@ from __future__ import annotations
 
 import argparse
 
-from nlcl_plugin.errors import InputError, escape
+from nlcl_plugin.commands.numbers import number
+from nlcl_plugin.errors import escape
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     from nlcl_plugin.report import write_report
 
-    if arguments.images < 0:
-        raise InputError(f"--images: expected a number from 0, but received {arguments.images}")
     page = write_report(arguments.experiment, arguments.output, images=arguments.images, which=arguments.checkpoint)
     print(escape(f"{page}: {page.stat().st_size / 1e6:.1f} MB"))
     return 0
@@ -32,6 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("experiment", metavar="EXPERIMENT", help="folder of a training")
     add("--output", metavar="FILE.html", help="the page (default: EXPERIMENT/report.html)")
-    add("--images", type=int, default=3, metavar="N", help="images of each validation set; 0 for none (default: 3)")
+    add(
+        "--images",
+        type=number(0),
+        default=3,
+        metavar="N",
+        help="images of each validation set; 0 for none (default: 3)",
+    )
     text = "weights that derain them (default: the best in validation, else the newest)"
     add("--checkpoint", metavar="ITER|latest", help=text)

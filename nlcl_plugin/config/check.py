@@ -5,45 +5,30 @@ Unknown keys are refused in the blocks this package owns and in arguments of con
 
 from __future__ import annotations
 
-import functools
 import os
 import warnings
 from typing import Annotated, Any
 
 import torch
-from basicsr.models.stylegan2_model import StyleGAN2Model
-from basicsr.models.video_base_model import VideoBaseModel
-from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY
+from basicsr.utils.registry import MODEL_REGISTRY
 from pydantic import AfterValidator, BaseModel, create_model
 
 from nlcl_plugin.config.blocks import NetworkBlock, NetworkPathOptions, PathOptions, StockTrainOptions, TopOptions
-from nlcl_plugin.config.check_datasets import KNOWN, check_channels, check_dataset, check_dataset_keys
-from nlcl_plugin.config.check_parts import (
-    check_metric,
-    check_network,
-    check_stock_limits,
-    registered,
-    stock_blocks,
-    try_out,
-)
-from nlcl_plugin.config.option_files import FOLDERS
+from nlcl_plugin.config.check_datasets import check_dataset, check_dataset_keys
+from nlcl_plugin.config.check_parts import check_loss, check_metric, check_network, registered
 from nlcl_plugin.config.rehearsal import silence
-from nlcl_plugin.config.schema import check_known, check_numbers, check_schema, keys_in_source
-from nlcl_plugin.config.train_options import STAGE_ONE, LossBlock
+from nlcl_plugin.config.schema import check_known, check_schema, keys_in_source
+from nlcl_plugin.config.train_options import LossBlock
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.networks.weights import newest_checkpoint
 
 
-@silence()
-def check_options(options: dict[str, Any], *, is_train: bool) -> dict[str, int]:
-    """Check all values in one pass over the file, and build each network, loss, optimizer and schedule once.
+def check_options(options: dict[str, Any], *, is_train: bool) -> None:
+    """Check all values in one pass over the file; nothing is built.
 
     Args:
         options: Options as read, without nulls; a block `train.nlcl_opt` that the model ignores is taken out.
         is_train: Train or test.
-
-    Returns:
-        The number of parameters of each network, by its key, except those whose arguments the model fills in.
 
     Raises:
         InputError: In one line, naming the key, what was received and what to do.
@@ -52,15 +37,11 @@ def check_options(options: dict[str, Any], *, is_train: bool) -> dict[str, int]:
         check_schema(TopOptions, options, "")
     model = registered(MODEL_REGISTRY, "model_type", options["model_type"])
     refuse = hasattr(model, "train_options")  # is ours
-    for key, block in options.items():
-        if isinstance(block, dict):
-            check_numbers(key, block)
-    sizes: dict[str, int] = {}
-    checked: Any = check_schema(_schema(options, model, sizes, is_train), options, "", try_out)
+    checked: Any = check_schema(_schema(options, model, is_train), options, "", check_loss)
     read = set() if refuse else keys_in_source(model)
     _check_unknown("", checked, read, refuse=refuse)
     for key in ("path", "val", "logger", "dist_params"):
-        _check_unknown(f"{key}.", getattr(checked, key), set(FOLDERS) if key == "path" else set(), refuse=refuse)
+        _check_unknown(f"{key}.", getattr(checked, key), set(), refuse=refuse)
     for name, metric in options.get("val", {}).get("metrics", {}).items():
         check_metric(f"val.metrics.{name}", metric, refuse=refuse)
     _check_names_of_datasets(options["datasets"], is_train=is_train)
@@ -70,27 +51,20 @@ def check_options(options: dict[str, Any], *, is_train: bool) -> dict[str, int]:
         if checked.scale != 1:
             kept = f"{options['model_type']} keeps the size of images"
             raise InputError(f"scale: {kept}: expected 1, but received {checked.scale}")
-        _warn_of_unused_optimizers(options.get("train", {}))
     else:
         for key in ("longest_side", "adaptive"):
             if getattr(checked, key) and any(name != "train" for name in options["datasets"]):
                 warnings.warn(f"{key}: {options['model_type']} validates and tests without it", stacklevel=3)
-        check_stock_limits(model, options)
         if is_train:
             known = {*StockTrainOptions.model_fields, "nlcl_opt", *read}
             check_known("train.", options["train"], known, refuse=False)
-    return sizes
 
 
-def _schema(options: dict[str, Any], model: Any, sizes: dict[str, int], is_train: bool) -> type[BaseModel]:
+def _schema(options: dict[str, Any], model: Any, is_train: bool) -> type[BaseModel]:
     """The schema of a whole file, which depends on its model and networks."""
     labels = [key.removeprefix("network_") for key in options if key.startswith("network_")]
-    networks: dict[str, Any] = {
-        f"network_{label}": (
-            Annotated[NetworkBlock, AfterValidator(functools.partial(check_network, sizes, f"network_{label}"))], ...
-        )
-        for label in labels
-    }  # fmt: skip
+    network = Annotated[NetworkBlock, AfterValidator(check_network)]
+    networks: dict[str, Any] = {f"network_{label}": (network, ...) for label in labels}
     weights: dict[str, Any] = {
         f"{key}{label}": (field.annotation, None)
         for key, field in NetworkPathOptions.model_fields.items()
@@ -111,18 +85,13 @@ def _stock_train_schema(options: dict[str, Any], model: Any) -> type[BaseModel]:
         for key, block in train.items()
         if key.endswith("_opt") and key != "nlcl_opt" and isinstance(block, dict) and "type" in block
     }
-    takes_addon = hasattr(model, "addon_options")
-    if ("nlcl_opt" in train or takes_addon) and "optim_p" in train and "optim_p" not in keys_in_source(model):
-        raise InputError("train.optim_p: nothing reads it in this model; it goes into train.nlcl_opt.optim_p")
-    if takes_addon:
+    if hasattr(model, "addon_options"):
         blocks["nlcl_opt"] = (model.addon_options | None, None)
     elif train.pop("nlcl_opt", None) is not None:
         ready = f"NLCL{model.__name__}"
         advice = f"use {ready}" if ready in MODEL_REGISTRY else "give it to a class with NLCLMixin"
-        if issubclass(model, VideoBaseModel | StyleGAN2Model):
-            advice = "it compares an image with what it was made from, which no step of this model does: take it out"
         warnings.warn(f"train.nlcl_opt: {model.__name__} ignores it; {advice}", stacklevel=4)
-    return create_model("StockTrain", __base__=StockTrainOptions, **blocks, **stock_blocks(model))
+    return create_model("StockTrain", __base__=StockTrainOptions, **blocks)
 
 
 def _check_unknown(where: str, block: BaseModel | None, known: set[str], *, refuse: bool) -> None:
@@ -139,14 +108,6 @@ def _check_names_of_datasets(datasets: dict[str, Any], *, is_train: bool) -> Non
         raise InputError("datasets.train is missing: training needs a dataset of this name")
     if not datasets:
         raise InputError("datasets is empty: name at least one dataset test")
-
-
-def _warn_of_unused_optimizers(train: dict[str, Any]) -> None:
-    """Not refused, as `--force_yml train:gan_opt=~` on a whole file leaves its optimizer behind."""
-    users = {"optim_d": ("gan_opt",), "optim_p": ("layer_opt", "location_opt"), "optim_s": ("restorer_opt",)}
-    for key, blocks in {"optim_g": STAGE_ONE, **users}.items():
-        if key in train and not any(block in train for block in blocks):
-            warnings.warn(f"train.{key}: is not used, as there is no {' or '.join(blocks)}", stacklevel=3)
 
 
 @silence()
@@ -171,9 +132,3 @@ def check_data(options: dict[str, Any], *, planned: str | None = None) -> None:
             paths[key] = newest_checkpoint(os.path.expanduser(value), key)
     for name, dataset in options["datasets"].items():
         check_dataset(f"datasets.{name}", dataset, planned=planned)
-    model = MODEL_REGISTRY.get(options["model_type"])
-    labels = "grsd" if hasattr(model, "train_options") else "g"
-    for key in [f"network_{label}" for label in labels if f"network_{label}" in options]:
-        cls = registered(ARCH_REGISTRY, key, options[key]["type"])
-        if model.__module__.startswith(KNOWN) and cls.__module__.startswith(KNOWN):
-            check_channels(key, options[key], options["datasets"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,8 +12,8 @@ import torch
 from basicsr.utils.registry import DATASET_REGISTRY
 
 from nlcl_plugin.config.blocks import DatasetOptions
-from nlcl_plugin.config.check_parts import build_once, registered
-from nlcl_plugin.config.schema import check_known, keys_in_source
+from nlcl_plugin.config.check_parts import registered
+from nlcl_plugin.config.schema import build_once, check_known, keys_in_source
 from nlcl_plugin.data.image_dataset import ImageDataset
 from nlcl_plugin.data.image_io import decode_raw, decode_stored, read_bytes
 from nlcl_plugin.data.image_sources import is_lmdb, open_source
@@ -33,8 +32,6 @@ def check_dataset_keys(where: str, dataset: dict[str, Any], *, training: bool) -
         f"{where}.", dataset, {*DatasetOptions.model_fields, *(cls.OPTION_KEYS if ours else keys_in_source(cls))},
         refuse=ours,
     )  # fmt: skip
-    if training and dataset.get("use_shuffle") is False:
-        warnings.warn(f"{where}.use_shuffle: is not read; training always shuffles", stacklevel=2)
     if training and dataset.get("batch_size_per_gpu") is None:
         raise InputError(f"{where}.batch_size_per_gpu is missing: expected a whole number of at least 1")
     if dataset.get("prefetch_mode") == "cuda" and not torch.cuda.is_available():
@@ -104,20 +101,6 @@ def _check_images(where: str, dataset: dict[str, Any], paths: Sequence[str | dic
                 raise InputError(
                     f"{where}: {files[0]} is {width}×{height} and {files[1]} {wide}×{high}; {rule}: mend the pair or "
                     "take it out"
-                )
-
-
-def check_channels(key: str, network: dict[str, Any], datasets: dict[str, Any]) -> None:
-    """Check the channels that a network is made for against those of the images of datasets that we know."""
-    for argument in {"num_in_ch", "in_chans"} & set(network):
-        for name, dataset in datasets.items():
-            paired = dataset["type"] in ("PairedImageDataset", "SingleImageDataset")
-            channels = 1 if paired and dataset.get("color") == "y" else 3
-            known = paired or _is_ours(DATASET_REGISTRY.get(dataset["type"]))
-            if known and network[argument] != channels:
-                raise InputError(
-                    f"{key}.{argument}: expected {channels}, the channels of the images of datasets.{name}, but "
-                    f"received {network[argument]!r}"
                 )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nlcl_plugin.config.blocks import DatasetOptions
+from nlcl_plugin.config.blocks import DatasetOptions, LoggerOptions
 from nlcl_plugin.config.plain_yaml import dump, parse
 from nlcl_plugin.config.schema import suggest
 from nlcl_plugin.data.files import write_whole
@@ -186,14 +186,9 @@ def run_name(options: dict[str, Any], *, debug: bool) -> str:
 
 
 def complete(options: dict[str, Any], *, root: str, is_train: bool, auto_resume: bool, debug: bool) -> None:
-    """Add, in place, what BasicSR's own parser adds: phases, folders and the number of GPUs.
+    """Add to checked options, in place, what BasicSR's own parser adds: phases, folders and the number of GPUs.
 
-    Args:
-        options: Checked options.
-        root: Folder that gets `experiments/`, `results/` and `tb_logger/`.
-        is_train: Train or test.
-        auto_resume: Whether to resume from the newest state.
-        debug: Whether to shorten all intervals, as BasicSR does.
+    `root` gets `experiments/`, `results/` and `tb_logger/`; `debug` shortens all intervals, as BasicSR does.
     """
     name = run_name(options, debug=debug)
     options.update(name=name, is_train=is_train, auto_resume=auto_resume, root_path=root)
@@ -206,17 +201,13 @@ def complete(options: dict[str, Any], *, root: str, is_train: bool, auto_resume:
             del options["datasets"][key]
         else:
             _complete_dataset(key, dataset, options)
-    paths = options.setdefault("path", {})
-    for key in [key for key in paths if key in FOLDERS]:
-        warnings.warn(f"path.{key}: is not read, as folders follow from the name of the run", stacklevel=2)
-        del paths[key]
+    paths = options["path"] = {key: value for key, value in options.get("path", {}).items() if key not in FOLDERS}
     folder = os.path.join(root, "experiments" if is_train else "results", name)
     paths.update(log=folder, visualization=os.path.join(folder, "visualization"))
     paths["experiments_root" if is_train else "results_root"] = folder
     if is_train:
         paths.update({key: os.path.join(folder, key) for key in ("models", "training_states")})
-        defaults = {"print_freq": 100, "save_checkpoint_freq": 5000, "use_tb_logger": False}
-        options["logger"] = {**defaults, **options.get("logger", {})}
+        options["logger"] = {**LoggerOptions().model_dump(exclude_none=True), **options.get("logger", {})}
         if "debug" in name:
             options["logger"].update(print_freq=1, save_checkpoint_freq=8)
             if "val" in options:
@@ -226,10 +217,7 @@ def complete(options: dict[str, Any], *, root: str, is_train: bool, auto_resume:
 
 
 def _complete_dataset(name: str, dataset: dict[str, Any], options: dict[str, Any]) -> None:
-    for key, value in (("phase", name.split("_")[0]), ("scale", options["scale"])):
-        if dataset.get(key, value) != value:
-            warnings.warn(f"datasets.{name}.{key}: is not read; {value!r} is filled in", stacklevel=3)
-        dataset[key] = value
+    dataset.update(phase=name.split("_")[0], scale=options["scale"])
     dataset.setdefault("name", name)
     dataset.setdefault("io_backend", {"type": "disk"})
     dataset.setdefault("manual_seed", options.get("manual_seed"))

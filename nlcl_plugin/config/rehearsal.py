@@ -1,4 +1,4 @@
-"""One training step on noise before anything is written, so that what doesn't fit shows at once.
+"""The model built and one training step on noise before anything is written, so that what doesn't fit shows at once.
 
 A wrong feature tap, a crop too small for the search, a checkpoint of another network, a loss where another is meant.
 """
@@ -19,10 +19,9 @@ from nlcl_plugin.errors import InputError, TrainingStoppedError
 
 
 def rehearse(opt: dict[str, Any], *, full: bool = False) -> dict[str, int]:
-    """Build our model from a copy of the options and, for training, take a step of each stage with a batch of noise.
+    """Build the model from a copy of the options and, for training, take a step of each stage with a batch of noise.
 
-    Models with `NLCLMixin` are only built, which tries out what the mixin adds, and stock models not even that: what
-    their batches contain is unknown.
+    All models but ours are only built, as what their batches contain is unknown.
 
     Args:
         opt: Complete, checked options.
@@ -35,24 +34,23 @@ def rehearse(opt: dict[str, Any], *, full: bool = False) -> dict[str, int]:
         InputError: If the model cannot be built or take a step.
         TrainingStoppedError: If a step is not finite.
     """
-    model_class = MODEL_REGISTRY.get(opt["model_type"])
-    ours, addon = (hasattr(model_class, name) for name in ("train_options", "addon_options"))
-    if not ours and not (addon and opt["is_train"] and opt["train"].get("nlcl_opt")):
-        return {}
+    steps = opt["is_train"] and hasattr(MODEL_REGISTRY.get(opt["model_type"]), "train_options")
     trial = copy.deepcopy(opt)
     trial["dist"] = False
-    if ours and opt["is_train"]:
+    if steps:
         trial["train"]["compile"] = False  # takes a minute, and would be done twice
         trial["train"]["min_mean_rain"] = 0  # noise has no rain
     trial["num_gpu"] = min(trial["num_gpu"], 1)
-    what = "a training step" if opt["is_train"] else "the model"
+    what = "a training step" if steps else "the model"
     try:
         with silence():
             model = build_model(trial)
-            if ours and opt["is_train"]:
+            if steps:
                 _take_a_step(model, trial, full)
     except (InputError, TrainingStoppedError):
         raise
+    except KeyError as error:
+        raise InputError(f"{what} with these options fails: {error} is missing or unknown") from error
     except Exception as error:
         reason = " ".join(str(error).split())[:400]
         raise InputError(f"{what} with these options fails: {type(error).__name__}: {reason}") from error

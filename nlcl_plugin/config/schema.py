@@ -5,11 +5,10 @@ from __future__ import annotations
 import difflib
 import inspect
 import json
-import math
 import re
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -17,9 +16,6 @@ from pydantic import BaseModel, ValidationError
 from nlcl_plugin.errors import InputError
 
 T = TypeVar("T", bound=BaseModel)
-
-# The last part of a key that can only be a number, in blocks without a schema.
-NUMBERS = ("lr", "iter", "weight", "size", "gpu", "decay", "freq")
 
 _MESSAGES = {  # pydantic's, in the words of an option file
     "bool_type": "expected true or false",
@@ -41,7 +37,7 @@ def check_schema(schema: type[T], block: Any, block_name: str, context: Any = No
         schema: The schema.
         block: The block.
         block_name: Its name, for messages; empty for the whole file.
-        context: Called with each `Built` block by its validator.
+        context: Called with each `LossBlock` by its validator.
 
     Returns:
         The values.
@@ -72,6 +68,28 @@ def join_message(where: str, message: str) -> str:
     return f"{where}{message}" if message[:1] in (".", ":") else f"{where}: {message}"
 
 
+def build_once(where: str, make: Callable[[], Any]) -> Any:
+    """Build something, so that what its constructor refuses is named by its block.
+
+    Returns:
+        What was built.
+
+    Raises:
+        InputError: If it was refused.
+    """
+    try:
+        return make()
+    except InputError as error:  # ours name the key
+        named = not where or str(error).startswith(where)
+        raise error if named else InputError(join_message(where, f".{error}")) from error
+    except KeyError as error:
+        raise InputError(f"{where}.{error.args[0] if error.args else '?'} is missing or unknown") from error
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        kind = "" if isinstance(error, ValueError | AssertionError) and reason else f"{type(error).__name__}: "
+        raise InputError(f"{where}: {kind}{reason}") from error
+
+
 def _whole_numbers(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _whole_numbers(entry) for key, entry in value.items()}
@@ -98,20 +116,6 @@ def check_known(where: str, block: dict[str, Any], known: Iterable[str], *, refu
             if refuse:
                 raise InputError(message)
             warnings.warn(message, stacklevel=2)
-
-
-def check_numbers(where: str, block: Any) -> None:
-    """Refuse text such as `1,5` or `2e-4x` where only a number is possible, and NaN and infinity anywhere."""
-    if isinstance(block, dict):
-        for key, value in block.items():
-            if isinstance(value, str) and key.rpartition("_")[2] in NUMBERS:
-                raise InputError(f"{where}.{key}: expected a number, but received the text {value!r}")
-            check_numbers(f"{where}.{key}", value)
-    elif isinstance(block, list):
-        for i, value in enumerate(block):
-            check_numbers(f"{where}.{i}", value)
-    elif isinstance(block, float) and not math.isfinite(block):
-        raise InputError(f"{where}: expected a finite number, but received {block!r}")
 
 
 def keys_in_source(cls: type) -> set[str]:

@@ -22,12 +22,6 @@ class Built(BaseModel):
 
     type: str = Field(description="Name in the registry.")
 
-    @model_validator(mode="after")
-    def _try_out(self, info: ValidationInfo) -> Built:
-        if info.context is not None:  # the check of an option file, which builds once what a block names
-            info.context(self)
-        return self
-
     def build_options(self) -> dict[str, Any]:
         """What BasicSR's `build_*` functions take."""
         return {"type": self.type, **(self.model_extra or {})}
@@ -45,6 +39,12 @@ class OptimizerOptions(Built):
 
 class LossBlock(Built):
     """A loss of BasicSR's registry; `type` and the loss's own arguments."""
+
+    @model_validator(mode="after")
+    def _check_arguments(self, info: ValidationInfo) -> LossBlock:
+        if info.context is not None:  # the check of an option file, which knows the registry
+            info.context(self)
+        return self
 
 
 class LossOptions(LossBlock):

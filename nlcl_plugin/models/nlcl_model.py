@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from basicsr.utils import get_root_logger
 from pydantic import BaseModel as OptionsModel
 from torch import Tensor, nn
 
+from nlcl_plugin.config.schema import build_once
 from nlcl_plugin.config.train_options import OptimizerOptions, TrainOptions
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.inference.any_size import infer, run_adjusted, run_padded
@@ -95,7 +97,7 @@ class NLCLModel(ValidationMixin, BaseModel):
             if label == "p":
                 options["in_channels"] = LayerEmbeddings.in_channels(self.train_opt, nets)
             with own_random_stream(self._seed, label):
-                net = build_network(options)
+                net = build_once(key, partial(build_network, options))
             if self.is_train and self.train_opt.channels_last:
                 net.to(memory_format=torch.channels_last)
             if self.is_train and self.train_opt.compile:

@@ -203,8 +203,6 @@ def verify(path: Path, opt: dict[str, Any]) -> None:
         if found != expected:
             raise InputError(f"{file}: torn or changed: its SHA-256 is not the one in {sums.name}")
     iteration = _load_state(path)["iter"]
-    if path.stem.isdigit() and int(path.stem) != iteration:
-        raise InputError(f"{path}: changed: it is of iteration {iteration}; give it its own name again")
     if not sealed:
         for file in _networks(opt, iteration) or [Path(opt["path"]["models"]) / f"net_g_{iteration}.pth"]:
             load_plain(file)

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import time
 import uuid
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
@@ -17,20 +16,9 @@ import torch
 import torch.distributed as dist
 
 from nlcl_plugin.data.folder_lock import locked
-from nlcl_plugin.errors import InputError, rank_in_environment
+from nlcl_plugin.errors import InputError
 
 T = TypeVar("T")
-
-_NEEDED = {
-    "pytorch": (
-        ("RANK", "WORLD_SIZE", "MASTER_ADDR"),
-        "start with `torchrun --nproc_per_node=N -m nlcl_plugin train -opt ... --launcher pytorch`",
-    ),
-    "slurm": (
-        ("SLURM_PROCID", "SLURM_NTASKS"),
-        "start with `srun python -m nlcl_plugin train -opt ... --launcher slurm`, as tools/slurm_train.sh does",
-    ),
-}
 
 
 def check_launcher(launcher: str) -> None:
@@ -53,41 +41,29 @@ def get_dist_info() -> tuple[int, int]:
 def join_process_group(
     launcher: str, parameters: dict[str, Any], *, local_rank: int | None = None, on_gpu: bool = True
 ) -> None:
-    """Join the process group of a launcher.
+    """Join the process group of a launcher, `pytorch` or `slurm`; an `InputError` if the processes don't meet.
 
-    Args:
-        launcher: `pytorch` or `slurm`.
-        parameters: `dist_params`: `backend` (NCCL by default; gloo where there is no GPU), `port` of the first host
-            where the environment names none, and `timeout` of collectives in seconds.
-        local_rank: The process's number on its host, if it was an argument; LOCAL_RANK in the environment wins.
-        on_gpu: Whether the run uses GPUs.
-
-    Raises:
-        InputError: If the launcher's environment is missing, a parameter is wrong, or the processes don't find each
-            other.
+    `parameters` are checked `dist_params`. LOCAL_RANK in the environment wins over `local_rank`, which was an argument
+    of the process.
     """
     from basicsr.utils.dist_util import init_dist
 
     from nlcl_plugin.config.blocks import DistOptions
-    from nlcl_plugin.config.schema import check_schema
 
-    names, advice = _NEEDED[launcher]
-    missing = [name for name in names if name not in os.environ]
-    if missing:
-        raise InputError(f"--launcher {launcher}: not set: {', '.join(missing)}; {advice}")
-    check_schema(DistOptions, parameters, "dist_params")
-    given = {key: parameters[key] for key in DistOptions.model_fields if parameters.get(key) is not None}
-    given.setdefault("backend", "nccl")
+    given = DistOptions(**parameters).model_dump(include=set(DistOptions.model_fields), exclude_none=True)
     if given["backend"] == "nccl" and not (on_gpu and torch.cuda.is_available() and dist.is_nccl_available()):
         given["backend"] = "gloo"
-        if rank_in_environment() == "0":
-            warnings.warn("dist_params.backend: nccl needs GPUs, and this run has none; gloo is used", stacklevel=2)
     if local_rank is not None:
         os.environ.setdefault("LOCAL_RANK", str(local_rank))
     try:
         init_dist(launcher, **given)
     except InputError:  # which is a ValueError
         raise
+    except KeyError as error:
+        command = {"pytorch": "torchrun", "slurm": "srun"}[launcher]
+        raise InputError(
+            f"--launcher {launcher}: {error} is not set; start with {command} (docs/many_gpus.md)"
+        ) from error
     except (RuntimeError, ValueError, AssertionError) as error:  # wrong variables, an unknown host, a port in use
         reason = " ".join(str(error).split())[:300]
         raise InputError(

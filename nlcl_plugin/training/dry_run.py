@@ -17,24 +17,13 @@ from nlcl_plugin.training.launch import dry_run
 from nlcl_plugin.training.loaders import TrainingBatches
 
 
-def check(
-    option_file: str, *, force_yml: list[str] | None = None, root: str | None = None, full: bool = False
-) -> list[str]:
+def check(option_file: str, *, force_yml: list[str] | None = None, full: bool = False) -> list[str]:
     """Check an option file as `train` does, or, without a `train` block, as `test` does.
 
-    Args:
-        option_file: A YAML option file, ours or stock BasicSR's.
-        force_yml: Overrides, items `block:key=value`.
-        root: Folder that would get `experiments/` and `results/`; the current folder by default.
-        full: Rehearse with the crops of the training, which takes its memory.
-
-    Returns:
-        What would be done: a heading, and a line for each thing that matters.
-
-    Raises:
-        InputError: If a run would end in one before its first iteration.
+    Returns what would be done: a heading, and a line for each thing that matters. An `InputError` if a run would end in
+    one before its first iteration.
     """
-    options, sizes, planned = dry_run(option_file, force_yml=force_yml, root=root, full=full)
+    options, sizes, planned = dry_run(option_file, force_yml=force_yml, full=full)
     networks = {key: block["type"] for key, block in options.items() if key.startswith("network_")}
     counts = {key: f"{sizes[key]:,} parameters" if key in sizes else "not used" for key in networks}
     weights = {key: path for key, path in options["path"].items() if key.startswith(("pretrain_network", "resume_s"))}
@@ -81,20 +70,19 @@ def _dataset(name: str, block: dict[str, Any], planned: str | None) -> str:
 
 def _losses(train: dict[str, Any]) -> list[str]:
     lines = [_loss(key, block) for key, block in train.items() if key.endswith("_opt") and "type" in block]
-    for outer, defaults in (
-        ("nlcl_opt", {"layer_opt": {"type": "AsymmetricNLCLLoss"}}),
-        ("restorer_opt", {"pixel_opt": {"type": "L1Loss"}}),
+    for outer, key, default in (
+        ("nlcl_opt", "layer_opt", "AsymmetricNLCLLoss"),
+        ("restorer_opt", "pixel_opt", "L1Loss"),
     ):
-        for key, block in {**defaults, **train[outer]}.items() if outer in train else ():
-            if key.endswith("_opt"):
-                within = train[outer] if outer == "nlcl_opt" else {}
-                lines.append(_loss(f"{outer}.{key}", {**defaults.get(key, {}), **block}, within))
+        blocks = {key: {"type": default}, **train[outer]} if outer in train else {}
+        if outer == "nlcl_opt" and blocks:
+            lines.append(_loss(outer, {"type": "all of its losses", **blocks}))
+        lines += [_loss(f"{outer}.{name}", block) for name, block in blocks.items() if name.endswith("_opt")]
     return lines
 
 
-def _loss(key: str, block: dict[str, Any], within: dict[str, Any] | None = None) -> str:
-    weight = block.get("loss_weight", block.get("perceptual_weight", 1.0)) * (within or {}).get("loss_weight", 1.0)
-    ramp = (within or block).get("ramp_iter", 0)
+def _loss(key: str, block: dict[str, Any]) -> str:
+    weight, ramp = block.get("loss_weight", block.get("perceptual_weight", 1.0)), block.get("ramp_iter", 0)
     return f"{key}: {block['type']} × {weight:g}" + (f", rising from 0 over {ramp:,} iterations" if ramp else "")
 
 

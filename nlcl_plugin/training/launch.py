@@ -30,24 +30,12 @@ def start(
 ) -> dict[str, Any]:
     """Read, complete and check the options; join the process group; seed; make demo data if it is asked for.
 
-    Args:
-        option_file: A YAML option file, ours or stock BasicSR's.
-        is_train: Train or test.
-        launcher: `none`, `pytorch` (torchrun) or `slurm`.
-        auto_resume: Resume from the newest training state.
-        debug: BasicSR's debug mode: short intervals, `debug_` before the name.
-        force_yml: Overrides, items `block:key=value`.
-        root: Folder that gets `experiments/`, `results/` and `tb_logger/`; the current folder by default.
-        local_rank: This process's number on its host, if the launcher gave it as an argument.
-
-    Returns:
-        The options as BasicSR's `build_*` functions want them.
-
-    Raises:
-        InputError: If anything the user gave is wrong.
+    The arguments are those of `basicsr train`; `root`, the current folder by default, gets `experiments/`, `results/`
+    and `tb_logger/`. Returns the options as BasicSR's `build_*` functions want them; an `InputError` if anything the
+    user gave is wrong.
     """
     check_launcher(launcher)
-    options, _ = read(option_file, force_yml, is_train=is_train)
+    options = _read(option_file, force_yml, is_train=is_train)
     options["dist"] = launcher != "none"
     if options["dist"]:
         on_gpu = options.get("num_gpu") != 0
@@ -68,24 +56,24 @@ def start(
 
 
 def dry_run(
-    option_file: str, *, force_yml: list[str] | None = None, root: str | None = None, full: bool = False
+    option_file: str, *, force_yml: list[str] | None = None, full: bool = False
 ) -> tuple[dict[str, Any], dict[str, int], str | None]:
     """Do what `start` does without writing anything; a file with a `train` block is one that trains.
 
     `full` rehearses with the crops of the training. Returns the options; the number of parameters of each network; the
     folder of demo data that would be made, if any. An `InputError` if anything the user gave is wrong.
     """
-    options, sizes = read(option_file, force_yml)
+    options = _read(option_file, force_yml)
     options.update(dist=False, rank=0, world_size=1)
     seedless = options.get("manual_seed") is None
     if seedless:
         options["manual_seed"] = 0
     demo = options.get("demo_data") or None
     planned = demo if demo and not demo_data_is_made(demo) else None
-    complete(options, root=root or os.getcwd(), is_train="train" in options, auto_resume=False, debug=False)
+    complete(options, root=os.getcwd(), is_train="train" in options, auto_resume=False, debug=False)
     check_data(options, planned=planned)
     try:
-        sizes.update(rehearse(options, full=full))
+        sizes = rehearse(options, full=full)
     except TrainingStoppedError as error:
         raise InputError(f"the first training step would stop the training: {error}") from error
     if seedless:
@@ -93,18 +81,13 @@ def dry_run(
     return options, sizes, planned
 
 
-def read(
-    option_file: str, force_yml: list[str] | None, *, is_train: bool | None = None
-) -> tuple[dict[str, Any], dict[str, int]]:
-    """Read an option file, set what the command line sets, and check all values; a wrong one is an `InputError`.
-
-    Without `is_train` the file decides: it trains if it has a `train` block. Returns the options, and the number of
-    parameters of each network.
-    """
+def _read(option_file: str, force_yml: list[str] | None, *, is_train: bool | None = None) -> dict[str, Any]:
+    """The checked options of a file, with those of the command line; by default it trains if it has a `train` block."""
     options = load_yaml(option_file)
     override(options, force_yml or [])
     options = without_nulls(options)
-    return options, check_options(options, is_train="train" in options if is_train is None else is_train)
+    check_options(options, is_train="train" in options if is_train is None else is_train)
+    return options
 
 
 def _draw_seed(earlier: str) -> int:

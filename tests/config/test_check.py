@@ -6,12 +6,9 @@ import warnings
 
 import pytest
 import torch
-from basicsr.models.sr_model import SRModel
-from basicsr.utils.registry import MODEL_REGISTRY
 from conftest import photograph
 from training_helpers import make_folders, tiny_options, write_options
 
-from nlcl_plugin import cli
 from nlcl_plugin.config.check import check_data
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.training.launch import start
@@ -72,29 +69,28 @@ OURS = [
     ("num_gpu=64", "num_gpu: expected auto or at most"),
     ("manual_seed=2024-01-02", "manual_seed: expected a whole number, but received '2024-01-02'"),
     ("decomposition=both", "decomposition: input should be 'residual' or 'two_branch', but received 'both'"),
+    ("dist_params={timeout: 0}", "dist_params.timeout: input should be greater than 0"),
     ("dist_params={backnd: nccl}", "dist_params.backnd: unknown option; did you mean 'backend'?"),
     ("network_d=~", "network_d is missing"),
-    ("network_d:num_in_ch=1", "network_d.num_in_ch: expected 3, the channels of the images of datasets.train"),
+    ("network_d:num_in_ch=1", "a training step with these options fails: .* to have 1 channels, but got 3"),
     ("network_g:type=LayerGenrator", "network_g.type: no arch is named 'LayerGenrator'; did you mean 'LayerGen"),
     ("network_g:num_feet=1", "network_g.num_feet: unknown option; did you mean 'num_feat'?"),
     ("network_g:num_feat=a", "network_g: TypeError: "),
-    ("network_s:num_feat=60000", "network_s: ResidualUNet has .* parameters with these options, .* GiB of memory"),
     ("train:amp=fp8", "train.amp: input should be 'bf16' or 'fp16', but received 'fp8'"),
     ("train:accumulate=3", "train.accumulate: a batch of 2 images has no 3 equal parts"),
     ("train:accumulate=true", "train.accumulate: expected a whole number, but received True"),
     ("train:grad_clip=0", "train.grad_clip: input should be greater than 0"),
     ("train:grad_clip=.inf", "train.grad_clip: expected a finite number, but received inf"),
-    ("train:ema_decay='0.9'", "train.ema_decay: expected a number, but received the text '0.9'"),
-    ("train:total_iter=many", "train.total_iter: expected a number, but received the text 'many'"),
+    ("train:ema_decay='0.9'", "train.ema_decay: expected a number, but received '0.9'"),
+    ("train:total_iter=many", "train.total_iter: expected a whole number, but received 'many'"),
     ("train:optim_s=~", "train: restorer_opt needs optim_s"),
     ("train:optim_g:lr=fast", "train.optim_g.lr: expected a number"),
     ("train:optim_g:type=Adan", "train.optim_g.type: torch.optim has no 'Adan'; did you mean Adam"),
     ("train:optim_g:betas=0.9", "train.optim_g: Adam refuses its arguments"),
     ("train:restorer_opt:start_iter=6", "train: restorer_opt.start_iter .* must be below total_iter"),
     ("train:gan_opt:gan_tipe=x", "train.gan_opt.gan_tipe: unknown option; did you mean 'gan_type'?"),
-    ("train:gan_opt:gan_type=magic", "train.gan_opt: "),
+    ("train:gan_opt:gan_type=magic", "fails: NotImplementedError: GAN type magic is not implemented"),
     ("train:relay_opt={type: GANLoss, gan_type: lsgan}", "a training step with these options fails"),
-    (f"train:layer_opt={{type: {NLCL}, temperature: -1}}", "train.layer_opt: temperatures must be positive"),
     (f"train:layer_opt={{type: {NLCL}, sampling: {{patchsize: 3}}}}", "train.layer_opt.sampling.patchsize: unknown"),
     ("train:scheduler:type=Linear", "train.scheduler.type: no schedule is named 'Linear'"),
     ("train:scheduler:decay_form=1", "train.scheduler: LinearDecayLR refuses its arguments"),
@@ -127,25 +123,19 @@ ADDED = [
     ("scale=2", "scale: is 2, but network_g enlarges by 1"),
     ("train:nlcl_opt:los_weight=1", "train.nlcl_opt.los_weight: unknown option; did you mean 'loss_weight'?"),
     ("train:nlcl_opt:loss_weight=-1", "train.nlcl_opt.loss_weight: input should be greater than or equal to 0"),
-    ("train:nlcl_opt:layer_opt:temperature=0", "train.nlcl_opt.layer_opt: temperatures must be positive"),
+    ("train:nlcl_opt:layer_opt:temperature=0", "the model with these options fails: ValueError: temperatures must be"),
     ("train:nlcl_opt:layer_opt:sampling:num_image_patches=400", "train.nlcl_opt with crops of 32 pixels: "),
     ("train:nlcl_opt:features:modules=[]", "train.nlcl_opt.features: name at least one of the generator's modules"),
     ("train:nlcl_opt:features:modules=[haed]", "ResidualUNet has no module 'haed'; did you mean 'head'?"),
     ("train:nlcl_opt:features={source: discriminator, modules: [conv0]}", "net_d, which NLCLSRModel lacks"),
     ("train:nlcl_opt:features={source: encoder}", "network_e is missing: train.nlcl_opt needs an encoder"),
-    ("train:optim_p={type: Adam, lr: 1e-4}", "train.optim_p: nothing reads it .* into train.nlcl_opt.optim_p"),
-    ("train:pixel_opt:reduction=all", "train.pixel_opt: .*Unsupported reduction"),
-    ("train:optim_g=~", "train.optim_g: field required"),
-    ("train:optim_g:type=Adan", "train.optim_g: NotImplementedError: .*Adan"),
-    ("train:scheduler:type=Linear", "train.scheduler: NotImplementedError: .*Linear"),
-    ("train:scheduler:milestones=5", "train.scheduler: "),
-    ("network_g={type: EDSR, num_in_ch: 1, num_out_ch: 1, num_feat: 4}", "network_g.num_in_ch: expected 3, .* 1$"),
+    ("train:pixel_opt:reduction=all", "the model with these options fails: ValueError: Unsupported reduction"),
+    ("train:optim_g=~", "the model with these options fails: 'optim_g' is missing"),
+    ("train:scheduler:type=Linear", "fails: NotImplementedError: Scheduler Linear is not implemented"),
+    ("network_g={type: EDSR, num_in_ch: 1, num_out_ch: 1, num_feat: 4}", "network_g .EDSR. takes no images"),
 ]
-VAL = "datasets:val={type: PairedImageDataset, dataroot_lq: val_rainy, dataroot_gt: val_clean}"
 OTHERS = [
-    (["model_type=VideoRecurrentModel", VAL, "val={save_img: true}"], "val.save_img: BasicSR's video models save no"),
-    (["model_type=StyleGAN2Model", VAL, "train:optim_d={type: Adam, lr: 1.0}"], "datasets.val: StyleGAN2Model valid"),
-    (["train:optim_g:type=AdamW"], "train.optim_g: NotImplementedError: "),
+    (["train:optim_g:type=AdamW"], "the model with these options fails: NotImplementedError: optimizer AdamW"),
     (["datasets:train:num_worker_per_gpu=1", "datasets:train:prefetch_mode=cpu",
       "datasets:train:persistent_workers=true"], "datasets.train: prefetch_mode: cpu .* hangs for ever"),
 ]  # fmt: skip
@@ -167,27 +157,19 @@ def test_fault_is_named(begin, folder, options, entries, match):
     assert sorted(folder.rglob("*")) == before
 
 
-UNUSED = {"layer_opt": None, "optim_d": {"type": "Adam", "lr": 1e-3}}
-
-
 @pytest.mark.parametrize(
-    ("options", "entry", "match"),
+    ("entry", "match"),
     [
-        (tiny_options(train={**tiny_options()["train"], **UNUSED}), "train:gan_opt=~", "train.optim_d: is not used"),
-        (tiny_options(), "train:restorer_opt=~", "train.optim_s: is not used, as there is no restorer_opt"),
-        (tiny_options(), "datasets:train:use_shuffle=false", "datasets.train.use_shuffle: is not read; training"),
-        (tiny_options(), "datasets:val:phase=train", "datasets.val.phase: is not read; 'val' is filled in"),
-        (PAIRED, "train:pixl_opt={type: L1Loss}", "train.pixl_opt: unknown option; did you mean"),
-        (PAIRED, "path={pretrain_netwrk_g: x}", "path.pretrain_netwrk_g: unknown option; did you mean 'pretrain_net"),
-        (PAIRED, "path={models: elsewhere}", "path.models: is not read, as folders follow from the name of the run"),
-        (PAIRED, "model_type=SwinIRModel", "train.nlcl_opt: SwinIRModel ignores it; use NLCLSwinIRModel"),
-        (PAIRED, "model_type=EDVRModel", "train.nlcl_opt: EDVRModel ignores it; .*: take it out"),
+        ("train:pixl_opt={type: L1Loss}", "train.pixl_opt: unknown option; did you mean"),
+        ("train:optim_p={type: Adam, lr: 1e-4}", "train.optim_p: unknown option"),
+        ("path={pretrain_netwrk_g: x}", "path.pretrain_netwrk_g: unknown option; did you mean 'pretrain_net"),
+        ("path={models: elsewhere}", "path.models: unknown option"),
+        ("model_type=SwinIRModel", "train.nlcl_opt: SwinIRModel ignores it; use NLCLSwinIRModel"),
     ],
-)  # fmt: skip
-def test_what_nothing_reads_is_warned_about(begin, options, entry, match):
-    more = ["train:relay_opt=~", "train:fidelity_opt={type: L1Loss}"] if "gan_opt" in entry else []
+)
+def test_what_nothing_reads_is_warned_about(begin, entry, match):
     with pytest.warns(UserWarning, match=match.replace("?", r"\?")):
-        begin(options, entry, *more)
+        begin(PAIRED, entry)
 
 
 def test_files_without_faults_come_back_complete_without_warnings_or_a_trace(begin, folder):
@@ -245,31 +227,3 @@ def test_a_resumed_run_has_the_drawn_seed_of_its_own_name(begin, folder):
     finally:
         shutil.rmtree(folder / "experiments")
     assert seeds == [11, 22]
-
-
-class OwnSetup(SRModel):
-    def setup_optimizers(self):
-        self.optimizer_g = torch.optim.SGD(self.net_g.parameters(), self.opt["train"]["rate"])
-        self.optimizers.append(self.optimizer_g)
-
-
-class OwnSchedule(SRModel):
-    def setup_schedulers(self):
-        decay = self.opt["train"]["scheduler"]["decay"]
-        self.schedulers = [torch.optim.lr_scheduler.ExponentialLR(each, decay) for each in self.optimizers]
-
-
-@pytest.mark.parametrize(
-    ("model", "changes"),
-    [
-        (OwnSetup, {"rate": 0.1, "optim_g": {"algorithm": "any"}}),
-        (OwnSchedule, {"scheduler": {"decay": 0.9}}),
-    ],
-)
-def test_what_a_model_class_makes_itself_is_left_to_it(tmp_path, folder, monkeypatch, model, changes):
-    monkeypatch.chdir(folder)
-    monkeypatch.setitem(MODEL_REGISTRY._obj_map, model.__name__, model)
-    options = {**STOCK, "model_type": model.__name__, "train": {**STOCK["train"], **changes}}
-    path = str(write_options(tmp_path, options))
-    assert start(path, is_train=True, root=str(tmp_path))["model_type"] == model.__name__
-    assert cli.main(["check", "-opt", path]) == 0

@@ -62,10 +62,11 @@ def test_what_would_be_trained_on_what(folder, capsys):
     assert "which is there: it would be kept under another name; --auto_resume continues from iteration 12" in out
 
 
-def test_a_stock_model_with_layer_contrast_shows_both_weights_together(folder, capsys):
+def test_a_stock_model_with_layer_contrast_shows_both_weights(folder, capsys):
     code, out, err = check(folder, PAIRED, capsys)
     assert (code, err) == (0, "")
-    assert "nlcl_opt.layer_opt: AsymmetricNLCLLoss × 0.25" in out
+    assert "nlcl_opt: all of its losses × 0.5" in out
+    assert "nlcl_opt.layer_opt: AsymmetricNLCLLoss × 0.5" in out
     assert re.search(r"network_p: ProjectionHeads, \d+ parameters", out)
 
 

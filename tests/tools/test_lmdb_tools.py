@@ -72,7 +72,6 @@ def test_unreadable_images_and_the_first_faults_are_listed(tools, folder, tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--crop", "0"], "--crop: received 0"),
         (["--threshold", "0"], "give --crop too"),
         (["--input", "nowhere"], "no such folder"),
     ],

@@ -13,7 +13,6 @@ BY_REGEX = ["--pair-by", "regex", "--rainy", "PAIR", "--clean", "PAIR", "--rainy
         (["MISSING", "--layout", "GT-RAIN"], "error: MISSING: this is not there"),
         (["SOURCE", "--layout", "GT-RAIN", "--pair-by", "stem"], "remove one"),
         (["--layout", "two-folders", "--rainy", "SOURCE", "--clean", "SOURCE/clean"], "one lies in the other"),
-        (["SOURCE", "--layout", "GT-RAIN", "--val-fraction", "1.5"], "--val-fraction: received 1.5"),
         (["SOURCE", "--layout", "GT-RAIN", "--output", "SOURCE/out"], "overlaps"),
         (["PAIR", "--layout", "GT-RAIN", "--output", "FILE"], "FILE: is no folder to write to"),
         (["SOURCE", "--layout", "GT-RAIN", "--list", "x.txt"], "--list: is for pairs and SPA-Data only"),

@@ -139,8 +139,8 @@ def test_slurm_without_hosts_is_an_error_in_one_line(tmp_path, bare, script):
 @pytest.mark.parametrize(
     ("launcher", "message"),
     [
-        ("pytorch", "--launcher pytorch: not set: RANK, WORLD_SIZE, MASTER_ADDR; start with `torchrun"),
-        ("slurm", "--launcher slurm: not set: SLURM_PROCID, SLURM_NTASKS; start with `srun"),
+        ("pytorch", "--launcher pytorch: .*RANK.* not set"),
+        ("slurm", "--launcher slurm: 'SLURM_PROCID' is not set; start with srun"),
     ],
 )
 def test_a_launcher_that_did_not_start_this_is_refused(bare, launcher, message):
@@ -148,22 +148,12 @@ def test_a_launcher_that_did_not_start_this_is_refused(bare, launcher, message):
         join_process_group(launcher, {})
 
 
-@pytest.mark.parametrize(
-    ("parameters", "message"),
-    [
-        ({"backend": "nccll"}, "nccll.*check dist_params"),
-        ({"backend": 1}, "dist_params.backend: expected a text"),
-        ({"port": 70000}, "dist_params.port: .*65536"),
-        ({"timeout": 0}, "dist_params.timeout: .*greater than 0"),
-        ({"timeout": True}, "dist_params.timeout: expected a number"),
-    ],
-)
-def test_wrong_parameters_are_refused(bare, parameters, message):
+def test_an_unknown_backend_is_refused(bare):
     for name, value in {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost"}.items():
         bare.setenv(name, value)
     bare.setenv("MASTER_PORT", str(free_port()))
-    with pytest.raises(InputError, match=message):
-        join_process_group("pytorch", parameters)
+    with pytest.raises(InputError, match=r"nccll.*check dist_params"):
+        join_process_group("pytorch", {"backend": "nccll"})
 
 
 @pytest.mark.parametrize(("name", "launcher"), [("WORLD_SIZE", "pytorch"), ("SLURM_STEP_NUM_TASKS", "slurm")])
@@ -185,9 +175,8 @@ def test_several_processes_without_a_launcher_are_refused(bare, name, launcher):
 )
 def test_local_rank_is_the_argument_unless_a_variable_says_otherwise(bare, before, behind, variable, expected):
     bare.setattr("nlcl_plugin.training.launch.check_launcher", lambda launcher: None)
-    bare.setattr(
-        "nlcl_plugin.training.launch.read", lambda *_, **__: ({"dist_params": {"backend": "gloo", "port": 1234}}, {})
-    )
+    parameters = {"backend": "gloo", "port": 1234}
+    bare.setattr("nlcl_plugin.training.launch._read", lambda *_, **__: {"dist_params": parameters})
     bare.setattr("basicsr.utils.dist_util.init_dist", lambda *_, **options: seen.append(options) or sys.exit())
     for name, value in {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "LOCAL_RANK": variable}.items():
         if value:
@@ -195,7 +184,7 @@ def test_local_rank_is_the_argument_unless_a_variable_says_otherwise(bare, befor
     seen = []
     with pytest.raises(SystemExit):
         cli.main([*before, *TRAIN, "pytorch", *behind])
-    assert seen == [{"backend": "gloo", "port": 1234}]
+    assert seen == [parameters]
     assert os.environ["LOCAL_RANK"] == expected
 
 
@@ -317,14 +306,3 @@ def test_written_options_start_the_same_run_again(folder, monkeypatch):
     option_files.write_options("complete.yml", remembered, comment="train -opt options.yml")
     assert option_files.load_yaml("complete.yml") == remembered
     assert option_files.plain_options(start("complete.yml", is_train=True)) == remembered
-
-
-def test_changes_of_options_are_listed_with_their_place():
-    before = {"train": {"optim_g": {"lr": 2e-4, "betas": [0.5, 0.9]}, "ema": 0}, "scale": 1}
-    now = {"train": {"optim_g": {"lr": 1e-4, "betas": [0.5, 0.9]}, "amp": "bf16"}, "scale": {"x": 1}}
-    assert option_files.difference(before, now) == [
-        "train.optim_g.lr: 0.0002 → 0.0001",
-        "train.ema: removed, 0",
-        "train.amp: added, 'bf16'",
-        "scale: 1 → {'x': 1}",
-    ]
