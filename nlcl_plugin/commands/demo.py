@@ -15,6 +15,7 @@ import argparse
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from nlcl_plugin.commands.numbers import number
 from nlcl_plugin.errors import InputError
 
 
@@ -42,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     text = "network file or folder of a training to offer beside real and demo; repeatable"
     add("--weights", action="append", default=[], metavar="W", help=text)
-    add("--port", type=int, help="where to listen (default: the first free one from 7860)")
+    add("--port", type=number(1, 65535), help="where to listen (default: the first free one from 7860)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: %(default)s)")
     text = "refuse larger photographs (default: %(default)s)"
-    add("--max-pixels", type=int, default=50_000_000, metavar="PIXELS", help=text)
+    add("--max-pixels", type=number(1), default=50_000_000, metavar="PIXELS", help=text)

@@ -18,7 +18,7 @@ from nlcl_plugin.config.check_datasets import check_dataset, check_dataset_keys
 from nlcl_plugin.config.check_parts import check_loss, check_metric, check_network, registered
 from nlcl_plugin.config.rehearsal import silence
 from nlcl_plugin.config.schema import check_known, check_schema, keys_in_source
-from nlcl_plugin.config.train_options import LossBlock
+from nlcl_plugin.config.train_options import STAGE_ONE, LossBlock
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.networks.weights import newest_checkpoint
 
@@ -51,6 +51,7 @@ def check_options(options: dict[str, Any], *, is_train: bool) -> None:
         if checked.scale != 1:
             kept = f"{options['model_type']} keeps the size of images"
             raise InputError(f"scale: {kept}: expected 1, but received {checked.scale}")
+        _warn_of_unused_optimizers(options.get("train", {}))
     else:
         for key in ("longest_side", "adaptive"):
             if getattr(checked, key) and any(name != "train" for name in options["datasets"]):
@@ -97,6 +98,14 @@ def _stock_train_schema(options: dict[str, Any], model: Any) -> type[BaseModel]:
 def _check_unknown(where: str, block: BaseModel | None, known: set[str], *, refuse: bool) -> None:
     if block is not None:
         check_known(where, block.model_extra or {}, {*type(block).model_fields, *known}, refuse=refuse)
+
+
+def _warn_of_unused_optimizers(train: dict[str, Any]) -> None:
+    """Not refused, as `--force_yml train:gan_opt=~` on a whole file leaves its optimizer behind."""
+    users = {"optim_d": ("gan_opt",), "optim_p": ("layer_opt", "location_opt"), "optim_s": ("restorer_opt",)}
+    for key, blocks in {"optim_g": STAGE_ONE, **users}.items():
+        if key in train and not any(block in train for block in blocks):
+            warnings.warn(f"train.{key}: is not used, as there is no {' or '.join(blocks)}", stacklevel=3)
 
 
 def _check_names_of_datasets(datasets: dict[str, Any], *, is_train: bool) -> None:

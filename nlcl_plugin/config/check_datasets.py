@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,6 +33,8 @@ def check_dataset_keys(where: str, dataset: dict[str, Any], *, training: bool) -
         f"{where}.", dataset, {*DatasetOptions.model_fields, *(cls.OPTION_KEYS if ours else keys_in_source(cls))},
         refuse=ours,
     )  # fmt: skip
+    if training and dataset.get("use_shuffle") is False:
+        warnings.warn(f"{where}.use_shuffle: is not read; training always shuffles", stacklevel=2)
     if training and dataset.get("batch_size_per_gpu") is None:
         raise InputError(f"{where}.batch_size_per_gpu is missing: expected a whole number of at least 1")
     if dataset.get("prefetch_mode") == "cuda" and not torch.cuda.is_available():

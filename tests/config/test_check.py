@@ -158,18 +158,20 @@ def test_fault_is_named(begin, folder, options, entries, match):
 
 
 @pytest.mark.parametrize(
-    ("entry", "match"),
+    ("options", "entry", "match"),
     [
-        ("train:pixl_opt={type: L1Loss}", "train.pixl_opt: unknown option; did you mean"),
-        ("train:optim_p={type: Adam, lr: 1e-4}", "train.optim_p: unknown option"),
-        ("path={pretrain_netwrk_g: x}", "path.pretrain_netwrk_g: unknown option; did you mean 'pretrain_net"),
-        ("path={models: elsewhere}", "path.models: unknown option"),
-        ("model_type=SwinIRModel", "train.nlcl_opt: SwinIRModel ignores it; use NLCLSwinIRModel"),
+        (tiny_options(), "train:restorer_opt=~", "train.optim_s: is not used, as there is no restorer_opt"),
+        (tiny_options(), "datasets:train:use_shuffle=false", "datasets.train.use_shuffle: is not read; training"),
+        (PAIRED, "train:pixl_opt={type: L1Loss}", "train.pixl_opt: unknown option; did you mean"),
+        (PAIRED, "train:optim_p={type: Adam, lr: 1e-4}", "train.optim_p: unknown option"),
+        (PAIRED, "path={pretrain_netwrk_g: x}", "path.pretrain_netwrk_g: unknown option; did you mean 'pretrain_net"),
+        (PAIRED, "path={models: elsewhere}", "path.models: unknown option"),
+        (PAIRED, "model_type=SwinIRModel", "train.nlcl_opt: SwinIRModel ignores it; use NLCLSwinIRModel"),
     ],
 )
-def test_what_nothing_reads_is_warned_about(begin, entry, match):
+def test_what_nothing_reads_is_warned_about(begin, options, entry, match):
     with pytest.warns(UserWarning, match=match.replace("?", r"\?")):
-        begin(PAIRED, entry)
+        begin(options, entry)
 
 
 def test_files_without_faults_come_back_complete_without_warnings_or_a_trace(begin, folder):
