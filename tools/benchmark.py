@@ -1,6 +1,6 @@
 """Measure this package side by side with what it is to beat, in one run, as ratios.
 
-Usage: python tools/benchmark.py PART [--rounds N] [--json FILE] [--plot FILE]
+Usage: python tools/benchmark.py PART [--rounds N] [--json FILE]
 
   search   the exact non-local search against the loop of the released code
   step     a training step in the paper's setting against the released code's; switches that make it faster
@@ -28,9 +28,9 @@ import tempfile
 from pathlib import Path
 
 import torch
-from benchmarks.report import KEYS, plot, table
+from benchmarks.report import KEYS, table
 
-from nlcl_plugin.data.files import written_whole
+from nlcl_plugin.data.files import write_whole
 from nlcl_plugin.errors import exit_code_of
 
 PARTS = ("search", "step", "infer", "startup", "data", "scaling")  # each a module of `benchmarks`
@@ -53,10 +53,7 @@ def _measure(argv) -> int:
             rows.append(dict.fromkeys(KEYS) | row)
     print("", *table(rows), sep="\n")
     if arguments.json:
-        with written_whole(arguments.json) as file:
-            file.write((json.dumps(rows, indent=2) + "\n").encode())
-    if arguments.plot:
-        plot(rows, arguments.plot)
+        write_whole(arguments.json, (json.dumps(rows, indent=2) + "\n").encode())
     return 0
 
 
@@ -69,7 +66,6 @@ def _parser() -> argparse.ArgumentParser:
         part.add_argument(
             "--json", metavar="FILE", help="also write the rows here: part, case, ratio and what is known"
         )
-        part.add_argument("--plot", metavar="FILE", help="also draw the ratios, as a PNG")
         part.add_argument("--folder", metavar="DIR", help="where temporary files go (default: the system's place)")
         part.add_argument("--rounds", type=int, default=module.ROUNDS, help="(default: %(default)s)")
         if hasattr(module, "add_arguments"):

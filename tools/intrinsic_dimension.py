@@ -14,6 +14,7 @@ Exit codes: 0 done, 1 a fault of this software, 2 bad usage or input, 3 done but
 import argparse
 import itertools
 import sys
+from dataclasses import fields
 
 from studies.intrinsic_dimension.report import as_markdown, write_dimension_report
 from studies.intrinsic_dimension.sources import difference_source, folder_source, network_source
@@ -31,17 +32,7 @@ def main(argv=None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    settings = Settings(
-        patch_sizes=tuple(arguments.patch_size),
-        ks=tuple(arguments.k),
-        num_patches=arguments.num_patches,
-        num_queries=arguments.num_queries,
-        search_size=arguments.search_size,
-        grey=arguments.grey,
-        remove_mean=arguments.remove_mean,
-        flat=arguments.flat,
-        seed=arguments.seed,
-    )
+    settings = Settings(**{field.name: getattr(arguments, field.name) for field in fields(Settings)})
     layers, skipped = study(itertools.chain(*_sources(arguments)), settings)
     known = calibrate(settings)
     files = write_dimension_report(arguments.out, layers, known, settings, skipped)
@@ -61,19 +52,16 @@ def _sources(arguments: argparse.Namespace) -> list:
         raise InputError("--rainy goes with --networks: networks need rainy images, and those need networks")
     if networks and len(arguments.networks) > 2:
         raise InputError(f"--networks: expected one for B and at most one for R, received {len(arguments.networks)}")
-    limit = arguments.limit
-    if limit is not None and limit < 1:
-        raise InputError(f"--limit: received {limit}, expected at least 1")
     names = [entry[0] for entry in (*arguments.image, *arguments.rain, *arguments.difference)]
     names += [f"{arguments.label} {layer}".strip() for layer in ("B", "R") if networks]
     if len(set(names)) < len(names):
         raise InputError(f"layers must have different names, received {', '.join(names)}; rename one or set --label")
     sources = []
     if networks:
-        sources.append(network_source(arguments.networks, arguments.rainy, label=arguments.label, limit=limit))
-    sources += [folder_source(name, folder, rain=False, limit=limit) for name, folder in arguments.image]
-    sources += [folder_source(name, folder, rain=True, limit=limit) for name, folder in arguments.rain]
-    sources += [difference_source(*entry, limit=limit) for entry in arguments.difference]
+        sources.append(network_source(arguments.networks, arguments.rainy, label=arguments.label))
+    sources += [folder_source(name, folder, rain=False) for name, folder in arguments.image]
+    sources += [folder_source(name, folder, rain=True) for name, folder in arguments.rain]
+    sources += [difference_source(*entry) for entry in arguments.difference]
     if not sources:
         raise InputError("there is nothing to measure: give --image, --rain, --difference, or networks with --rainy")
     return sources
@@ -97,9 +85,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--rainy", metavar="FOLDER", help="rainy images that they split into B and R")
     add("--label", default="", metavar="TEXT", help="put before the names B and R")
     add("--out", required=True, metavar="DIR", help="folder for the results")
-    sizes = {"type": int, "nargs": "+"}
-    add("--patch-size", default=_DEFAULT.patch_sizes, help="sides of patches (default: %(default)s)", **sizes)
-    add("--k", default=_DEFAULT.ks, help="numbers of neighbours (default: %(default)s)", **sizes)
+    for flag, name, text in (("patch-size", "patch_sizes", "sides of patches"), ("k", "ks", "numbers of neighbours")):
+        text += " (default: %(default)s)"
+        add(f"--{flag}", dest=name, type=int, nargs="+", default=getattr(_DEFAULT, name), help=text)
     for name, text in (
         ("num-patches", "random patches per image"),
         ("num-queries", "queries per image"),
@@ -113,8 +101,6 @@ def _parser() -> argparse.ArgumentParser:
             help=f"{text} (default: %(default)s)",
         )
     add("--flat", type=float, default=_DEFAULT.flat, help="deviation up to which a patch is flat (default: 1/255)")
-    add("--limit", type=int, metavar="N", help="the first N images of each folder only")
-    add("--grey", action="store_true", help="mean of the channels instead of RGB")
     add("--remove-mean", action="store_true", help="subtract from each patch its mean in each channel")
     return parser
 

@@ -13,14 +13,13 @@ from nlcl_plugin.errors import exit_code_of
 def main() -> int:
     parser = argparse.ArgumentParser(description="Makes small unpaired rain data from photographs in scikit-image.")
     parser.add_argument("--root", default="datasets/demo", help="folder to make (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of all randomness (default: %(default)s)")
     arguments = parser.parse_args()
-    return exit_code_of(lambda: _run(arguments))
+    return exit_code_of(lambda: _run(arguments.root))
 
 
-def _run(arguments: argparse.Namespace) -> int:
-    make_demo_data(arguments.root, seed=arguments.seed)
-    print(f"demo data is in {arguments.root}")
+def _run(root: str) -> int:
+    make_demo_data(root)
+    print(f"demo data is in {root}")
     return 0
 
 

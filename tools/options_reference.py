@@ -26,7 +26,7 @@ from nlcl_plugin.config import blocks as option_blocks
 from nlcl_plugin.config.addon_options import AddonOptions
 from nlcl_plugin.config.check_parts import FILLED_IN
 from nlcl_plugin.config.train_options import Built, OptimizerOptions, TrainOptions
-from nlcl_plugin.data.files import written_whole
+from nlcl_plugin.data.files import write_whole
 from nlcl_plugin.errors import exit_code_of
 from nlcl_plugin.models.optimization import BASICSR_SCHEDULERS, linear_decay
 from nlcl_plugin.rain.variation import RainVariation
@@ -274,17 +274,13 @@ def _mixed() -> str:
 
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description="Writes the reference of all options, as Markdown.")
-    parser.add_argument("--output", metavar="FILE", help="file to write; by default the text is printed")
+    parser.add_argument("--output", metavar="FILE", required=True, help="file to write")
     arguments = parser.parse_args(argv)
     return exit_code_of(lambda: _write(arguments.output))
 
 
-def _write(output: str | None) -> int:
-    if output is None:
-        print(reference(), end="")
-    else:
-        with written_whole(output) as file:
-            file.write(reference().encode())
+def _write(output: str) -> int:
+    write_whole(output, reference().encode())
     return 0
 
 

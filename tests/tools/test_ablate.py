@@ -66,16 +66,6 @@ def test_changes_merge_in_order_and_null_switches_off(write, tmp_path):
     assert (plain.place, other.place) == ("photos/plain/seed_0", "photos/other/seed_0")
 
 
-def test_a_grid_becomes_all_its_combinations(write):
-    arm = {"grid": {"train:relay_opt:loss_weight": [1, 2], "decomposition": ["residual", "two_branch"]}}
-    path = write(tiny_study(arms={"a": arm}, compare=[]))
-    found = trainings(read_study(path, {}), path)
-    assert [training.arm for training in found] == [
-        f"a-loss_weight={weight},decomposition={kind}" for weight in (1, 2) for kind in ("residual", "two_branch")
-    ]
-    assert found[3].options["train"]["relay_opt"]["loss_weight"] == 2
-
-
 def test_a_training_is_known_by_its_options_and_data_not_by_where_the_study_lies(write, tmp_path):
     path = write(tiny_study(set={"datasets": {"train": {"meta_info_file": "${here}/list.txt"}}}))
     moved = tmp_path / "moved" / path.name

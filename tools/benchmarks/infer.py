@@ -2,7 +2,7 @@
 
 import torch
 from benchmarks import own_process
-from benchmarks.machine import alternate, measure_rates, ratios, spread
+from benchmarks.machine import alternate, convolution_rate, ratios, spread
 
 from nlcl_plugin.archs import LayerGenerator
 from nlcl_plugin.inference.any_size import infer
@@ -16,7 +16,6 @@ EXACT = 1e-5  # what rounding may change, in [0, 1]
 def add_arguments(part):
     part.add_argument("--size", choices=SIZES, nargs="+", default=list(SIZES), help="(default: all)")
     part.add_argument("--device", default="cpu", help="(default: %(default)s)")
-    part.add_argument("--compile", action="store_true", help="also torch.compile of the plain generator")
 
 
 def measure(folder, arguments):
@@ -49,14 +48,10 @@ def _times(size, arguments):
         "bands": lambda: infer(net, image),
         "bands, bfloat16": lambda: _autocast(net, image),
     }
-    if arguments.compile:
-        compiled = torch.compile(net)
-        sides["compiled, without the time to compile"] = lambda: compiled(image)
     with torch.no_grad():
         found = {way: (work() if not way.startswith("both") else None) for way, work in sides.items()}
         times = alternate(sides, arguments.rounds, device)
-    rates = measure_rates(device)
-    floor = flops(net, image) / rates.convolution
+    floor = flops(net, image) / convolution_rate(device)
     if float((found["bands"] - found["plain"]).abs().max()) > EXACT:
         raise RuntimeError(f"bands of rows differ from the whole image at {size}")
     for way, seconds in times.items():

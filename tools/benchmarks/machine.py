@@ -3,7 +3,6 @@
 import os
 import time
 from statistics import median
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,39 +11,19 @@ import torch.nn.functional as F
 clock = time.process_time if os.environ.get("NLCL_BENCHMARK_CLOCK") == "cpu" else time.perf_counter
 
 
-class Rates(NamedTuple):
-    """Measured rates.
-
-    Attributes:
-        product: FLOP/s of an fp32 matrix product.
-        convolution: FLOP/s of an fp32 3×3 convolution of 32 channels, that of the generators.
-        copy: Bytes/s of a copy that leaves the cache, read and written.
-    """
-
-    product: float
-    convolution: float
-    copy: float
-
-    def __str__(self):
-        return (
-            f"{self.product / 1e9:.0f} GFLOP/s in products, {self.convolution / 1e9:.0f} GFLOP/s in 3×3 convolutions, "
-            f"{self.copy / 1e9:.1f} GB/s in copies"
-        )
-
-
-def measure_rates(device="cpu"):
-    """Rates of the machine as it is now, each the best of several tries: what else it does only lowers them."""
-    side, size = (1024, 256) if device == "cpu" else (8192, 1024)
+def product_rate(device="cpu"):
+    """FLOP/s of an fp32 matrix product now, the best of several tries: what else the machine does only lowers it."""
+    side = 1024 if device == "cpu" else 8192
     left = torch.rand(side, side, device=device)
+    return 2 * side**3 / _best(lambda: left @ left, device)
+
+
+def convolution_rate(device="cpu"):
+    """The same of an fp32 3×3 convolution of 32 channels, that of the generators."""
+    size = 256 if device == "cpu" else 1024
     image, weight = torch.rand(1, 32, size, size, device=device), torch.rand(32, 32, 3, 3, device=device)
-    source = torch.rand(16 << 20 if device == "cpu" else 256 << 20, device=device)
-    target = torch.empty_like(source)
     with torch.no_grad():
-        return Rates(
-            2 * side**3 / _best(lambda: left @ left, device),
-            2 * 9 * 32 * 32 * size**2 / _best(lambda: F.conv2d(image, weight, padding=1), device),
-            2 * source.numel() * 4 / _best(lambda: target.copy_(source), device),
-        )
+        return 2 * 9 * 32 * 32 * size**2 / _best(lambda: F.conv2d(image, weight, padding=1), device)
 
 
 def _best(work, device, tries=5):

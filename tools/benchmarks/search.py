@@ -4,7 +4,7 @@ from statistics import median
 
 import skimage.data
 import torch
-from benchmarks.machine import measure_rates, ratios, seconds, spread
+from benchmarks.machine import product_rate, ratios, seconds, spread
 from benchmarks.own_process import call, peak_mb, reset_peak, resident_mb
 from benchmarks.reference import loop_search
 
@@ -45,7 +45,7 @@ def _rows(channels, cases, search, device, rounds, loops):
     for count in range(rounds):
         if count < loops:
             loop.append(seconds(lambda: loop_search(image, centre, K, PATCH, search), device))
-        rates.append(measure_rates(device).product)
+        rates.append(product_rate(device))
         for case, ours in work.items():
             # Short ones several times, as a round of the loop is long.
             repeats = 1 + 16 // (case[0] * case[1])

@@ -7,7 +7,7 @@ from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
-from benchmarks.machine import alternate, measure_rates, ratios, seconds, spread
+from benchmarks.machine import alternate, convolution_rate, ratios, seconds, spread
 from benchmarks.own_process import call, peak_mb
 from benchmarks.reference import ReferenceStep, loop_search, masked_patch_nce, masked_supcon
 
@@ -154,7 +154,7 @@ def run_ours(device, crop, small, batch=1, switches=None, steps=3):
     return {
         "seconds": median(times),
         "search": sum(searching) / sum(times),
-        "floor": counter.get_total_flops() / measure_rates(device).convolution,
+        "floor": counter.get_total_flops() / convolution_rate(device),
         "peak_mb": peak,
     }
 

@@ -11,80 +11,19 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any
 
 import torch
-from pydantic import AfterValidator, BaseModel, Field
 from studies.plan import Training
 from tqdm import tqdm
 
-from nlcl_plugin.config.blocks import plain_name
 from nlcl_plugin.config.option_files import write_options
-from nlcl_plugin.data.files import parse_record, written_whole
+from nlcl_plugin.data.files import parse_record, write_whole
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.version import __version__
 
 RESULT = "result.json"
 STOPPED = 4  # exit code of a training that stopped itself: a result, if not the one hoped for
-
-
-def _plain_name(name: str) -> str:
-    if not plain_name(name).isprintable():
-        raise ValueError("expected a name that files can have")
-    return name
-
-
-Number = Annotated[float, Field(ge=-1e6, le=1e6)]  # NaN is none
-Name = Annotated[str, AfterValidator(_plain_name)]  # of a validation set; pictures are named by it
-
-
-class Before(BaseModel):
-    """A figure of rainy images and of derained ones."""
-
-    rainy: Number
-    derained: Number
-
-
-class Values(Before):
-    """The same, of what the best classical filter makes of them, and of derained clean images."""
-
-    baseline: Number
-    clean: Number
-
-
-class Pairs(BaseModel):
-    """Figures of a validation set with ground truth, of `summary.json`."""
-
-    images: int = Field(ge=1, le=10**9)
-    baseline: Name
-    psnr: Values
-    ssim: Values
-
-
-class Photographs(BaseModel):
-    """The same of a set without."""
-
-    images: int = Field(ge=1, le=10**9)
-    niqe: Before | None
-    split_error: Number
-
-
-class Begun(BaseModel):
-    """`begun.json`: a training that may be unfinished."""
-
-    digest: str
-    minutes: Number = 0.0
-
-
-class Result(Begun):
-    """`result.json`: what a training reached."""
-
-    outcome: Literal["done", "stopped"]
-    figures: dict[Name, Pairs]
-    photographs: dict[Name, Photographs] = {}
-
-
-_Record = TypeVar("_Record", bound=Begun)
 
 
 def run_all(found: list[Training], folder: Path, jobs: int) -> list[str]:
@@ -140,20 +79,20 @@ def run_all(found: list[Training], folder: Path, jobs: int) -> list[str]:
 def result_of(training: Training, folder: Path) -> dict[str, Any] | None:
     """The result of a training if it was run with just these options, else None."""
     file = folder / training.place / RESULT
-    result = _read(file, Result)
-    return result.model_dump() if result is not None and result.digest == training.digest else None
+    result = _read(file)
+    return result if result is not None and result["digest"] == training.digest else None
 
 
-def _read(file: Path, kind: type[_Record]) -> _Record | None:
+def _read(file: Path) -> dict[str, Any] | None:
     """A record of a training, None if there is none."""
     if not file.is_file():
         return None
     try:
-        return kind.model_validate(parse_record(file.read_bytes()))
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
+        record = parse_record(file.read_bytes())
+        return {**record, "digest": str(record["digest"]), "minutes": float(record["minutes"])}
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"{file}: is damaged ({reason}); restore it, or remove its folder to run this training again"
+            f"{file}: is damaged ({error}); restore it, or remove its folder to run this training again"
         ) from error
 
 
@@ -162,13 +101,13 @@ def _run_one(
 ) -> str | None:
     place = folder / training.place
     begun = place / "begun.json"
-    known = _read(begun, Begun)
-    if place.exists() and (known is None or known.digest != training.digest):
+    known = _read(begun)
+    if place.exists() and (known is None or known["digest"] != training.digest):
         shutil.rmtree(place)  # ours, with other options
         known = None
     place.mkdir(parents=True, exist_ok=True)
     write_options(str(place / "options.yml"), training.options)
-    before = known.minutes if known else 0.0
+    before = known["minutes"] if known else 0.0
     _write(begun, {"digest": training.digest, "minutes": before})
     does = ["train", "-opt", "options.yml", "--auto_resume"] if training.trains else ["test", "-opt", "options.yml"]
     command = [sys.executable, "-m", "nlcl_plugin", *does]
@@ -207,8 +146,7 @@ def _run_one(
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    with written_whole(path) as file:
-        file.write(json.dumps(content, indent=2).encode())
+    write_whole(path, json.dumps(content, indent=2).encode())
 
 
 def _environment(slot: int, jobs: int) -> dict[str, str]:

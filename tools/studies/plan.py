@@ -26,7 +26,6 @@ class Arm(_Block):
 
     options: str | None = Field(None, description="Option file instead of the study's, relative to the study file.")
     set: dict[str, Any] = Field({}, description="Options to change, merged as by `_base_`.")
-    grid: dict[str, list[Any]] = Field({}, description="block:key to values; the arm becomes one for each combination.")
     datasets: list[str] | None = Field(None, description="Those that it is run on, if not all.")
     test: bool = Field(False, description="Nothing is trained: `options` and `set` make an option file for testing.")
     parts: dict[str, dict[str, Any]] = Field(
@@ -93,7 +92,7 @@ def read_study(path: Path, folders: dict[str, Path]) -> Study:
         folders: Folders of data that replace those of the file.
 
     Returns:
-        The study. Grids are expanded; its folders are absolute.
+        The study; its folders are absolute.
 
     Raises:
         InputError: If something is missing, unknown or does not fit together.
@@ -107,8 +106,8 @@ def read_study(path: Path, folders: dict[str, Path]) -> Study:
     if unknown:
         raise InputError(f"--data: {', '.join(sorted(unknown))} is none of the study's: {', '.join(study.data)}")
     data = {name: str(Path(folders.get(name, folder)).expanduser().resolve()) for name, folder in study.data.items()}
-    arms = dict(one for name, arm in study.arms.items() for one in _expanded(name, arm))
-    study = study.model_copy(update={"data": data, "arms": arms})
+    study = study.model_copy(update={"data": data})
+    arms = study.arms
     for name in (study.name, *study.datasets, *arms, *(part for arm in arms.values() for part in arm.parts)):
         if not NAME.fullmatch(name):
             raise InputError(f"{path}: {name!r} names folders, so it may hold letters, digits and _.=,+- only")
@@ -121,22 +120,6 @@ def read_study(path: Path, folders: dict[str, Path]) -> Study:
             if dataset not in study.datasets:
                 raise InputError(f"{path}: arms.{name}.datasets: there is no dataset {dataset!r}")
     return study
-
-
-def _expanded(name: str, arm: Arm) -> list[tuple[str, Arm]]:
-    """The arms of a grid."""
-    if not arm.grid:
-        return [(name, arm)]
-    arms = []
-    for values in itertools.product(*arm.grid.values()):
-        changes = arm.set
-        for keys, value in zip(arm.grid, values, strict=True):
-            for key in reversed(keys.split(":")):
-                value = {key: value}
-            changes = merged(changes, value, name)
-        label = ",".join(f"{keys.split(':')[-1]}={value}" for keys, value in zip(arm.grid, values, strict=True))
-        arms.append((f"{name}-{label}", arm.model_copy(update={"set": changes, "grid": {}})))
-    return arms
 
 
 def trainings(study: Study, path: Path) -> list[Training]:

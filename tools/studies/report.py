@@ -16,7 +16,7 @@ from studies.execute import result_of
 from studies.pictures import show_photographs
 from studies.plan import Study, Training
 
-from nlcl_plugin.data.files import written_whole
+from nlcl_plugin.data.files import write_whole, written_whole
 from nlcl_plugin.version import __version__
 
 MEASURES = ("psnr", "ssim")
@@ -79,10 +79,8 @@ def write_study_report(study: Study, found: list[Training], folder: Path, *, out
         links = [f"![PSNR of each training]({picture.relative_to(page.parent)})"] if pictures else []
         for title, sheet in show_photographs(study.show, results, folder, picture).items():
             links += ["", f"![{title}: rainy, then {', '.join(study.show)}]({sheet.relative_to(page.parent)})"]
-        with written_whole(page) as file:
-            file.write(("\n".join(lines + links) + "\n").encode())
-    with written_whole(folder / "report.json") as file:
-        file.write((json.dumps(record, indent=2) + "\n").encode())
+        write_whole(page, ("\n".join(lines + links) + "\n").encode())
+    write_whole(folder / "report.json", (json.dumps(record, indent=2) + "\n").encode())
     return "\n".join(lines)
 
 
@@ -214,14 +212,7 @@ def _difference(arms: dict[str, dict[int, Figures]], first: str, second: str) ->
 
 
 def interval(values: list[float]) -> dict[str, float]:
-    """Mean of values and half the width of its 95 % interval (Student's t); infinite for a single value.
-
-    Args:
-        values: Differences.
-
-    Returns:
-        `mean` and `half`.
-    """
+    """`mean` of values and `half` the width of its 95 % interval (Student's t); infinite for a single value."""
     if not values:
         return {"mean": math.nan, "half": math.inf}
     if len(values) == 1:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from studies.intrinsic_dimension.study import CHOICES, Key, LayerResult, Settings, known_alike
 
-from nlcl_plugin.data.files import written_whole
-from nlcl_plugin.errors import InputError
+from nlcl_plugin.data.files import write_whole
+from nlcl_plugin.errors import writing_to
 
 NAME = "intrinsic_dimension"
 Layers = dict[str, LayerResult]
@@ -25,35 +25,18 @@ _TITLES = {"random": "random patches of an image", "neighbours": "non-local neig
 def write_dimension_report(
     folder: str, layers: Layers, known: Known, settings: Settings, skipped: list[str]
 ) -> list[Path]:
-    """Write all files.
-
-    Args:
-        folder: Where to; made if it is missing.
-        layers: Of `study`.
-        known: Of `calibrate`.
-        settings: Of both.
-        skipped: What was skipped.
-
-    Returns:
-        The files.
-
-    Raises:
-        InputError: If they cannot be written.
-    """
+    """Write what `study` and `calibrate` found into a folder, which is made if it is missing; returns the files."""
     contents = {
         ".json": json.dumps(as_json(layers, known, settings, skipped), indent=1, allow_nan=False).encode() + b"\n",
         ".md": (as_markdown(layers, known, settings) + "\n").encode(),
         ".png": as_plot(layers, known, settings),
     }
     files = []
-    try:
+    with writing_to(folder, advice="choose another folder"):
         Path(folder).mkdir(parents=True, exist_ok=True)
         for ending, content in contents.items():
             files.append(Path(folder) / f"{NAME}{ending}")
-            with written_whole(files[-1]) as file:
-                file.write(content)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written to ({error.strerror}); choose another folder") from error
+            write_whole(files[-1], content)
     return files
 
 
@@ -80,7 +63,7 @@ def as_json(layers: Layers, known: Known, settings: Settings, skipped: list[str]
                     {
                         **key._asdict(),
                         **summary(values),
-                        "known_dimension_alike": _alike(key, values, known, settings),
+                        "known_dimension_alike": _alike(key, values, known),
                         "sets_left_out": layer.sets_left_out.get(key, 0),
                         "per_image": [value if math.isfinite(value) else None for value in values],
                     }
@@ -104,10 +87,10 @@ def as_json(layers: Layers, known: Known, settings: Settings, skipped: list[str]
 
 def as_markdown(layers: Layers, known: Known, settings: Settings) -> str:
     """Tables: estimates of each choice of points and patch size, degenerate patches, known dimensions."""
-    values = f"{'grey' if settings.grey else 'RGB'} values{', mean removed' if settings.remove_mean else ''}"
+    removed = ", mean removed" if settings.remove_mean else ""
     lines = [
-        f"Mean over images ± standard deviation; {values}. In brackets: the known dimension at which the same",
-        "estimator, on as many points chosen in the same way, gives this value.",
+        f"Mean over images ± standard deviation; RGB values{removed}. In brackets: the known dimension at which the",
+        "same estimator, on as many points chosen in the same way, gives this value.",
     ]
     for choice in CHOICES:
         columns = _columns(choice, settings)
@@ -117,7 +100,7 @@ def as_markdown(layers: Layers, known: Known, settings: Settings) -> str:
             for name, layer in layers.items():
                 rows = [layer.values.get(Key(choice, method, size, k), []) for method, k in columns]
                 cells = [
-                    _cell(Key(choice, method, size, k), row, known, settings)
+                    _cell(Key(choice, method, size, k), row, known)
                     for (method, k), row in zip(columns, rows, strict=True)
                 ]
                 lines.append(_row([name, str(summary(rows[0])["images"]), *cells]))
@@ -216,20 +199,19 @@ def _label(method: str, k: int | None) -> str:
     return f"{'MLE' if method == 'mle' else 'TwoNN'}{'' if k is None else f' {k}'}"
 
 
-def _alike(key: Key, values: list[float], known: Known, settings: Settings) -> str | None:
+def _alike(key: Key, values: list[float], known: Known) -> str | None:
     mean = summary(values)["mean"]
     if mean is None:
         return None
-    channels = 1 if settings.grey else 3
-    return known_alike(mean, known[key._replace(patch_size=0)], channels * key.patch_size**2)
+    return known_alike(mean, known[key._replace(patch_size=0)], 3 * key.patch_size**2)
 
 
-def _cell(key: Key, values: list[float], known: Known, settings: Settings) -> str:
+def _cell(key: Key, values: list[float], known: Known) -> str:
     figures = summary(values)
     if figures["mean"] is None:
         return "–"
     spread = "" if figures["sd"] is None else f" ± {figures['sd']:.1f}"
-    return f"{figures['mean']:.1f}{spread} ({_alike(key, values, known, settings)})"
+    return f"{figures['mean']:.1f}{spread} ({_alike(key, values, known)})"
 
 
 def _head(titles: list[str]) -> list[str]:

@@ -20,19 +20,19 @@ Read = Callable[[str], list[LayerPicture]]  # the layers of a file; raises an In
 Pictures = Iterator[LayerPicture | InputError]
 
 
-def folder_source(name: str, folder: str, *, rain: bool, limit: int | None) -> Pictures:
-    """Images of a folder and all below it as they are; with a `limit` the first ones only."""
-    return _pictures(list_images(folder)[:limit], lambda file: [LayerPicture(name, rain, file, _read(folder, file))])
+def folder_source(name: str, folder: str, *, rain: bool) -> Pictures:
+    """Images of a folder and all below it as they are."""
+    return _pictures(list_images(folder), lambda file: [LayerPicture(name, rain, file, _read(folder, file))])
 
 
-def difference_source(name: str, rainy: str, clean: str, *, limit: int | None) -> Pictures:
+def difference_source(name: str, rainy: str, clean: str) -> Pictures:
     """Rain as rainy minus clean images of equal names (except the ending).
 
     Raises:
         InputError: If a rainy image has no partner.
     """
     partners = {os.path.splitext(file)[0]: file for file in list_images(clean)}
-    files = list_images(rainy)[:limit]
+    files = list_images(rainy)
     for file in files:
         if os.path.splitext(file)[0] not in partners:
             raise InputError(f"{rainy}/{file}: has no partner of this name in {clean}; give pairs of equal names")
@@ -49,14 +49,13 @@ def difference_source(name: str, rainy: str, clean: str, *, limit: int | None) -
     return _pictures(files, difference)
 
 
-def network_source(weights: list[str], folder: str, *, label: str, limit: int | None) -> Pictures:
+def network_source(weights: list[str], folder: str, *, label: str) -> Pictures:
     """Layers "LABEL B" and "LABEL R" of rainy images by trained networks.
 
     Args:
         weights: A network for B and, unless R is to be O - B, one for R; files or folders as for `basicsr derain`.
         folder: Rainy images.
         label: Before the names of the layers.
-        limit: Take the first ones only.
 
     Raises:
         InputError: If there is no image, or a network cannot be loaded.
@@ -71,7 +70,7 @@ def network_source(weights: list[str], folder: str, *, label: str, limit: int | 
         layers = (("B", False, image), ("R", True, rain))
         return [LayerPicture(f"{label} {layer}".strip(), is_rain, file, values) for layer, is_rain, values in layers]
 
-    return _pictures(list_images(folder)[:limit], split)
+    return _pictures(list_images(folder), split)
 
 
 def _pictures(files: list[str], read: Read) -> Pictures:
