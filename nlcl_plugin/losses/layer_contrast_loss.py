@@ -69,8 +69,17 @@ def layer_contrast(
     Raises:
         ValueError: If the shapes don't fit or a layer has fewer than two patches.
     """
-    _check_embeddings(image, rain)
+    if image.dim() != 3 or rain.dim() != 3 or image.shape[0] != rain.shape[0] or image.shape[2] != rain.shape[2]:
+        raise ValueError(
+            "expected embeddings (B, N_image, D) and (B, N_rain, D), but received "
+            f"{tuple(image.shape)} and {tuple(rain.shape)}"
+        )
     n_image, n_rain = image.shape[1], rain.shape[1]
+    if min(n_image, n_rain) < 2:
+        raise ValueError(
+            "a layer needs at least two patches, as each is the other's positive, but received "
+            f"{n_image} (image) and {n_rain} (rain)"
+        )
     with torch.autocast(image.device.type, enabled=False):
         dtype = torch.promote_types(image.dtype, torch.float32)
         image, rain = image.to(dtype), rain.to(dtype)
@@ -270,7 +279,9 @@ class AsymmetricNLCLLoss(nn.Module):
         Raises:
             ValueError: If the numbers of taps differ or are zero, or the shapes don't fit.
         """
-        _check_taps(image_embeddings, rain_embeddings)
+        taps = len(image_embeddings), len(rain_embeddings)
+        if taps[0] != taps[1] or not taps[0]:
+            raise ValueError(f"expected two lists with one entry per tap each, but received {taps[0]} and {taps[1]}")
         if image_references is not None and rain_references is not None:
             return self._compared(image_embeddings, rain_embeddings, image_references, rain_references)
         if image_references is not None or rain_references is not None:
@@ -322,21 +333,3 @@ class AsymmetricNLCLLoss(nn.Module):
             for image, rain in zip(image_embeddings, rain_embeddings, strict=True)
         ]
         return self.loss_weight * sum(floors) / len(floors)
-
-
-def _check_taps(first: Sequence[Tensor], second: Sequence[Tensor]) -> None:
-    if not first or len(first) != len(second):
-        raise ValueError(f"expected two lists with one entry per tap each, but received {len(first)} and {len(second)}")
-
-
-def _check_embeddings(image: Tensor, rain: Tensor) -> None:
-    if image.dim() != 3 or rain.dim() != 3 or image.shape[0] != rain.shape[0] or image.shape[2] != rain.shape[2]:
-        raise ValueError(
-            "expected embeddings (B, N_image, D) and (B, N_rain, D), but received "
-            f"{tuple(image.shape)} and {tuple(rain.shape)}"
-        )
-    if min(image.shape[1], rain.shape[1]) < 2:
-        raise ValueError(
-            "a layer needs at least two patches, as each is the other's positive, but received "
-            f"{image.shape[1]} (image) and {rain.shape[1]} (rain)"
-        )

@@ -58,8 +58,6 @@ def location_contrast(
     kept = max(1, (n - 1) // 2) if num_negatives is None else num_negatives
     if not 1 <= kept <= n - 1:
         raise ValueError(f"num_negatives must be in [1, {n - 1}] for {n} places, but received {kept}")
-    if all_keys is not None and negatives != "random":
-        raise ValueError(f"keys of other images go with negatives: random, but received {negatives!r}")
     with torch.autocast(queries.device.type, enabled=False):
         dtype = torch.promote_types(queries.dtype, torch.float32)
         queries, keys = queries.to(dtype), keys.detach().to(dtype)

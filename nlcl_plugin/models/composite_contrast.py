@@ -32,7 +32,7 @@ class Compared(NamedTuple):
 def compare_composites(
     derained: Tensor, composite: Tensor, clean: Tensor, options: CompositePatches, random: BatchRandom
 ) -> Compared:
-    """Collect anchors, positives and negatives.
+    """Collect anchors, positives and negatives for the loss; only the anchors have gradients.
 
     Args:
         derained: Image layers of the composites (B, 3, H, W).
@@ -40,9 +40,6 @@ def compare_composites(
         clean: The clean images (B, 3, H, W), RGB in [0, 1].
         options: How many patches, and from where.
         random: Where places are drawn from.
-
-    Returns:
-        What the loss compares. Only the anchors have gradients.
     """
     size, p = (clean.shape[-2], clean.shape[-1]), options.patch_size
     clean_grey, laid = (x.detach().mean(dim=1, keepdim=True) for x in (clean, composite - clean))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
+from nlcl_plugin.config.schema import suggest
 from nlcl_plugin.errors import InputError
 
 
@@ -32,9 +32,8 @@ class ModuleFeatures:
         known = dict(net.named_modules())
         for name in modules:
             if name not in known or not name:
-                close = difflib.get_close_matches(name, known, n=1)
-                hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(dict(net.named_children()))}"
-                raise InputError(f"{where}: {type(net).__name__} has no module {name!r}; {hint}")
+                hint = suggest(name, known) or f"; it has {', '.join(dict(net.named_children()))}"
+                raise InputError(f"{where}: {type(net).__name__} has no module {name!r}{hint}")
         self.net = net
         self.modules = {name: known[name] for name in modules}
         self.where = where

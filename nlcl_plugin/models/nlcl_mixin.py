@@ -51,19 +51,10 @@ class AddedContrast:
     def __call__(
         self, heads: nn.Module, output: Tensor, inputs: Tensor, random: BatchRandom
     ) -> tuple[Tensor, OrderedDict[str, Tensor]]:
-        """Compare the layers; call it, and its backward pass, within `frozen`.
+        """Sum of the losses, and each as it is logged; call it, and its backward pass, within `frozen`.
 
-        Args:
-            heads: Projection heads, two per tap with location contrast (its own first), else one.
-            output: The image layer B (B, C, H, W), RGB in [0, 1].
-            inputs: What it was made from (B, C, h, w); it is resized to the size of the output (bicubic).
-            random: Where places are drawn from.
-
-        Returns:
-            The sum of the losses, and each by itself without gradient, as it is logged.
-
-        Raises:
-            InputError: If input and output are not images with the same channels.
+        Heads are two per tap with location contrast (its own first), else one. Inputs (B, C, h, w) are resized to the
+        size of the output (bicubic).
         """
         if output.dim() != 4 or inputs.dim() != 4 or output.shape[:2] != inputs.shape[:2]:
             raise InputError(
@@ -107,14 +98,13 @@ class NLCLMixin:
     option file `model_type: MyNLCLModel`, a block `train.nlcl_opt` (see `AddonOptions`) and `network_p`. Without the
     block the model is the stock one.
 
-    The loss is computed when `net_g` has run, on a copy of its output that nothing else depends on; its gradient is
-    added to the output's own when the model's backward pass reaches it. So `net_g` still has one backward pass, in
-    which distributed training adds up gradients once; a step in which the model does not train `net_g` does not train
-    the heads; and the model's own code stays as it is, whatever its losses. With weight 0 nothing is computed.
+    The loss is computed when `net_g` has run, on a copy of its output; its gradient is added to the output's own when
+    the model's backward pass reaches it. So `net_g` still has one backward pass, in which distributed training adds up
+    gradients once, and a step that does not train `net_g` does not train the heads. With weight 0 nothing is computed.
 
-    `net_p` (projection heads) and `net_e` (the encoder, if that gives the features) are initialised apart from the
-    global random numbers, and are the last entry of `optimizers` and `schedulers`: a training state of the stock
-    model can be resumed, with fresh heads. One with heads needs this class.
+    `net_p` (projection heads) and `net_e` (the encoder, if that gives the features) are the last entry of `optimizers`
+    and `schedulers`: a training state of the stock model can be resumed, with fresh heads. One with heads needs this
+    class.
 
     Args:
         opt: BasicSR's option dict, with `network_p` (its `in_channels` is filled in) and, with `source: encoder`,
@@ -170,7 +160,7 @@ class NLCLMixin:
             raise InputError(f"train.nlcl_opt with crops of {side} pixels{kind}: {reason}") from error
 
     def _image_channels(self, side: int) -> int:
-        """Channels of the images that net_g takes, 3 or 1; found with a pass for outputs of so many pixels a side."""
+        """Channels of the images that net_g takes, 3 or 1, by a pass for outputs of so many pixels a side."""
         net = self.get_bare_model(self.net_g)  # type: ignore[attr-defined]
         scale = int(self.opt.get("scale", 1))
         for channels in (3, 1):
@@ -223,8 +213,6 @@ class NLCLMixin:
         return net
 
     def _setup_nlcl_optimizer(self, train: dict[str, Any]) -> None:
-        if self.nlcl_opt.optim_p is None and "optim_g" not in train:
-            raise InputError("train.nlcl_opt.optim_p is missing, and train.optim_g, whose options are the default")
         options = self.nlcl_opt.optim_p or OptimizerOptions.model_validate(train["optim_g"])
         parameters = [p for net in self.nlcl_nets.values() for p in net.parameters()]
         self.optimizer_p = build_optimizer(options, parameters, "train.nlcl_opt.optim_p")
@@ -234,11 +222,7 @@ class NLCLMixin:
             self.schedulers.append(build_scheduler(scheduler, self.optimizer_p, int(train["total_iter"])))
 
     def optimize_parameters(self, current_iter: int) -> None:
-        """Take the model's own step of an iteration, counted from 1, with the losses added.
-
-        Raises:
-            InputError: If the model does not run `net_g`, or on something else than images.
-        """
+        """Take the model's own step of an iteration, counted from 1, with the losses added."""
         if self.contrast is None:
             super().optimize_parameters(current_iter)  # type: ignore[misc]
             return

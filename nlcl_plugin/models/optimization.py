@@ -31,11 +31,7 @@ AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def build_optimizer(options: OptimizerOptions, parameters: list[Any], where: str) -> Optimizer:
-    """Build an optimizer of `torch.optim` for parameters or parameter groups.
-
-    Raises:
-        InputError: If there is none of this name, or its arguments are wrong, with the option's name (`where`).
-    """
+    """Build an optimizer of `torch.optim`; `where` is the option's name, for messages."""
     cls = getattr(torch.optim, options.type, None)
     if not inspect.isclass(cls) or not issubclass(cls, Optimizer):
         raise InputError(f"{where}.type: torch.optim has no {options.type!r}; did you mean Adam or AdamW?")
@@ -46,11 +42,7 @@ def build_optimizer(options: OptimizerOptions, parameters: list[Any], where: str
 
 
 def build_scheduler(options: Built, optimizer: Optimizer, total_iter: int) -> LRScheduler:
-    """Build a schedule of an optimizer's iterations: `LinearDecayLR`, BasicSR's, or one of `torch.optim.lr_scheduler`.
-
-    Raises:
-        InputError: If there is none of this name, or its arguments are wrong.
-    """
+    """Build a schedule of iterations: `LinearDecayLR`, one of BasicSR, or one of `torch.optim.lr_scheduler`."""
     name, arguments = options.type, options.model_extra or {}
     if name not in SCHEDULERS:
         raise InputError(f"train.scheduler.type: no schedule is named {name!r}; use {', '.join(SCHEDULERS)}")
@@ -106,13 +98,10 @@ class Stepper:
     """Backward passes and optimizer steps in a precision, as `UnpairedIteration` takes them.
 
     Args:
-        amp: `bf16`, `fp16` (with loss scaling) or None for full precision.
+        amp: `bf16`, `fp16` (with loss scaling: a step whose gradients overflow is left out, and that is no fault) or
+            None for full precision.
         grad_clip: Largest gradient norm of an optimizer's parameters together, None for no limit.
         device: Where the networks are.
-
-    Attributes:
-        scales: Whether losses are scaled; then a step whose gradients overflow is left out, and that is no fault.
-        clips: Whether gradients are clipped; their norms are then logged.
     """
 
     def __init__(self, amp: str | None, grad_clip: float | None, device: torch.device) -> None:
@@ -183,12 +172,7 @@ def own_random_stream(seed: int, label: str) -> Iterator[None]:
 
 
 def load_pretrained(model: Any, net: nn.Module, label: str, param_key: str | None) -> None:
-    """Load `path.pretrain_network_{label}` of a BasicSR model into a network, if the option is given.
-
-    Raises:
-        InputError: If the file has no weights under that key (see `networks.weights.weights_key`), or others than
-            the network's.
-    """
+    """Load `path.pretrain_network_{label}` of a BasicSR model into a network, if the option is given."""
     paths = model.opt["path"]
     file, strict = paths.get(f"pretrain_network_{label}"), paths.get(f"strict_load_{label}", True)
     if file is not None:

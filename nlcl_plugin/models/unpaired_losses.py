@@ -134,27 +134,15 @@ class UnpairedLosses:
         return total, losses, Layers(image.detach(), rain.detach())
 
     def discriminator(self, image: Tensor, clean: Tensor) -> Tensor:
-        """What the discriminator minimises: clean photographs are real, image layers are not.
-
-        Args:
-            image: Image layers B (B, 3, H, W), without gradient.
-            clean: Clean images C of the same shape.
-        """
+        """What the discriminator minimises: clean photographs are real, image layers (without gradient) are not."""
         real, fake = _full(self.nets["d"](torch.cat((clean, image)))).chunk(2)
         return 0.5 * (self.cri_gan(real, True, is_disc=True) + self.cri_gan(fake, False, is_disc=True))
 
 
 def measure_dimensions(image: Tensor, rain: Tensor, random: BatchRandom) -> dict[str, Tensor]:
-    """Measure the intrinsic dimensions of the layers of a part of a batch, each image by itself.
+    """Measure the intrinsic dimensions of the layers, each image by itself; means over the images, by `DIMENSIONS`.
 
-    Args:
-        image: Image layers B (B, 3, H, W).
-        rain: Rain layers R (B, C, H, W).
-        random: Where query patches are drawn from.
-
-    Returns:
-        Means over the images, by `DIMENSIONS`: both dimensions, 0 for a layer without texture, and the logarithm of
-        their ratio within its limits, 0 where it is unknown.
+    Dimensions of a layer without texture count as 0, and so does the logarithm of a ratio that is unknown.
     """
     seeds = random.each(lambda n: torch.randint(2**62, (n,), generator=random.generator), torch.device("cpu"))
     found = []

@@ -29,7 +29,7 @@ PAIRED_METRICS = {
     "psnr": {"type": "calculate_psnr", "crop_border": 0, "test_y_channel": False},
     "ssim": {"type": "calculate_ssim", "crop_border": 0, "test_y_channel": False},
 }
-BLIND_METRICS = {"niqe": {"type": "calculate_niqe", "crop_border": 0, "better": "lower"}}
+BLIND_METRICS = {"niqe": {"type": "calculate_niqe", "crop_border": 0}}
 TB_IMAGES, TB_WIDTH = 3, 256  # pictures of a dataset for TensorBoard at each validation, and pixels of each image
 
 _Derained = tuple[str, dict[str, float], dict[str, np.ndarray]]  # path, metrics, pictures
@@ -50,10 +50,7 @@ class ValidationMixin:
         self.nondist_validation(dataloader, current_iter, tb_logger, save_img)
 
     def nondist_validation(self, dataloader: DataLoader, current_iter: int, tb_logger: Any, save_img: bool) -> None:
-        """Derain every image of a dataset, save pictures and log the metrics; TensorBoard gets a few small pictures.
-
-        Arguments are BasicSR's; `current_iter` is the name of the test in testing.
-        """
+        """Derain every image of a dataset, save pictures and log the metrics; TensorBoard gets a few small pictures."""
         dataset: Any = dataloader.dataset
         name = dataset.opt["name"]
         rank, processes = (self.opt["rank"], self.opt["world_size"]) if self.opt["dist"] else (0, 1)

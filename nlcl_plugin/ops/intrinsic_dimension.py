@@ -31,6 +31,7 @@ from nlcl_plugin.ops.patch_sets import gather_patches, patch_deviation, textured
 
 FLAT = 1 / 255
 """Standard deviation up to which a patch counts as flat: one step of 8 bits."""
+LARGEST_RATIO = 4.0  # of the layers' dimensions; beyond, the estimates are too rough to follow
 
 
 @torch.no_grad()
@@ -41,17 +42,16 @@ def intrinsic_dimension(points: Tensor, *, method: str = "mle", k: int | tuple[i
     would make every estimate 0.
 
     Args:
-        points: One set (N, D) or sets of equal size (B, N, D), floating point and finite. Memory grows with B N².
+        points: One set (N, D) or sets of equal size (B, N, D), finite. Memory grows with B N².
         method: `mle` or `two_nn`.
         k: Neighbours of each point for `mle`: a number of at least 2, or a range (k1, k2), both inclusive, over which
             the estimates are averaged as in Levina and Bickel. Not used by `two_nn`.
 
     Returns:
-        The estimates, () for one set or (B,), of the dtype of the points (float32 for half precision). NaN for a set
+        The estimates, () for one set or (B,), float64 for points of that type, else float32. NaN for a set
         with too few distinct points, infinite where all neighbours of all points are at one distance.
 
     Raises:
-        TypeError: If the points are no floating-point tensor.
         ValueError: If a shape, the method or ``k`` is wrong, a value is not finite, or a set has not more than ``k``
             points (`two_nn`: fewer than 3).
 
@@ -64,8 +64,6 @@ def intrinsic_dimension(points: Tensor, *, method: str = "mle", k: int | tuple[i
         >>> round(intrinsic_dimension(plane, method="two_nn").item(), 1)
         2.1
     """
-    if not points.is_floating_point():
-        raise TypeError(f"points must be a floating-point tensor, got {points.dtype}")
     if points.ndim not in (2, 3) or 0 in points.shape[1:]:
         raise ValueError(f"points must be (N, D) or (B, N, D), got shape {tuple(points.shape)}")
     if not bool(points.isfinite().all()):
@@ -84,15 +82,8 @@ def intrinsic_dimension(points: Tensor, *, method: str = "mle", k: int | tuple[i
 def nearest_distances(points: Tensor, k: int) -> Tensor:
     """Distances of each point to its nearest neighbours among the distinct points of its set.
 
-    A point that equals an earlier one is a repeat: it is nobody's neighbour and has none.
-
-    Args:
-        points: Sets (B, N, D), floating point and finite.
-        k: Number of neighbours, from 1 to N - 1.
-
-    Returns:
-        L2 distances (B, N, k), float64, nearest first; never 0. NaN in the rows of repeats, infinite where a set has
-        not so many distinct points.
+    For sets (B, N, D) distances (B, N, k), float64, nearest first; never 0, infinite where a set has not so many
+    distinct points. A point that equals an earlier one is a repeat: nobody's neighbour, with NaN in its own row.
     """
     points = points.double()
     # Directly, as a product of matrices loses small distances.
@@ -105,14 +96,9 @@ def nearest_distances(points: Tensor, k: int) -> Tensor:
 
 
 def mle_dimension(distances: Tensor, k: int | tuple[int, int]) -> Tensor:
-    """Levina-Bickel estimate from distances to neighbours, inverses averaged over the points.
+    """Levina and Bickel's estimates (B,), float64, from distances of `nearest_distances` (B, N, K), for 2 <= k <= K.
 
-    Args:
-        distances: Of `nearest_distances` (B, N, K).
-        k: Neighbours taken, from 2 to K: a number, or an inclusive range over which estimates are averaged.
-
-    Returns:
-        Estimates (B,), float64; NaN for sets without so many distinct points.
+    Of an inclusive range the mean of the estimates; NaN for sets without so many distinct points.
     """
     low, high = (k, k) if isinstance(k, int) else k
     logs = distances[..., :high].log()
@@ -124,23 +110,15 @@ def mle_dimension(distances: Tensor, k: int | tuple[int, int]) -> Tensor:
     return (1 / inverse).mean(-1).masked_fill(short, math.nan)
 
 
-def two_nn_dimension(distances: Tensor, discard: float = 0.1) -> Tensor:
-    """TwoNN estimate from distances to neighbours.
-
-    Args:
-        distances: Of `nearest_distances` (B, N, K), K at least 2.
-        discard: Fraction of the largest ratios to leave out; the largest one in any case, as its -log(1 - F) is
-            infinite.
-
-    Returns:
-        Estimates (B,), float64; NaN for sets of fewer than 3 distinct points.
-    """
+def two_nn_dimension(distances: Tensor) -> Tensor:
+    """TwoNN's estimates (B,), float64, from distances of `nearest_distances`; NaN below 3 distinct points."""
     near = distances[..., :2]
     # NaN, the ratio of repeats, is sorted behind all others.
     x = (near[..., 1].log() - near[..., 0].log()).sort(-1).values
     x = x.masked_fill(x < 1e-12, 0.0)  # equal distances differ by rounding
     count = (~near[..., 0].isnan()).sum(-1).double()
-    kept = (count * (1 - discard)).floor().minimum(count - 1)
+    # Without the largest tenth, and the largest one in any case, whose -log(1 - F) is infinite.
+    kept = (count * 0.9).floor().minimum(count - 1)
     rank = torch.arange(1, x.shape[-1] + 1, device=x.device, dtype=torch.float64)
     used = rank <= kept[:, None]
     y = -torch.log1p(-rank / count[:, None].clamp(min=1))
@@ -169,9 +147,8 @@ def layer_dimensions(
     of its patches (see :func:`intrinsic_dimension`); the inverses are averaged over all sets of the batch. Sets that
     lie for the most part in flat areas, with no more than k // 4 distinct patches, are left out.
 
-    ``k`` and all else are the same for both layers: the estimate depends on them, so only numbers that were measured
-    alike can be compared. Windows of overlapping patches lie on a surface of two coordinates, row and column, bent by
-    the image's detail and blurred by its noise: values are low, and only their order means something.
+    Windows of overlapping patches lie on a surface of two coordinates, row and column, bent by the image's detail and
+    blurred by its noise: values are low, and only the order of those that were measured alike means something.
 
     Args:
         image_layer: B (B, 3, H, W) in [0, 1], finite.
@@ -215,44 +192,23 @@ def layer_dimensions(
 
 
 def neighbour_sets(image: Tensor, queries: Tensor, *, patch_size: int, search_size: int, k: int) -> Tensor:
-    """Patches of the non-local neighbours of queries in one image, as sets of points.
-
-    Args:
-        image: (1, C, H, W), finite.
-        queries: Integer centres (Q, 2).
-        patch_size: Side of a patch in pixels.
-        search_size: Side of the window of candidate centres in pixels.
-        k: Neighbours of each query, itself included.
-
-    Returns:
-        (Q, k, C * patch_size * patch_size), nearest first.
-    """
+    """Patches of the neighbours of queries (Q, 2) in an image (1, C, H, W): (Q, k, C * patch_size²), nearest first."""
     centres, _ = nonlocal_neighbours(image, queries[None], patch_size=patch_size, search_size=search_size, k=k)
     return gather_patches(image, centres.flatten(1, 2), patch_size).view(len(queries), k, -1)
 
 
-def dimension_ratio(d_image: float, d_rain: float, *, limit: float = 4.0) -> float:
-    """How many times the image layer's dimension is the rain layer's, within limits.
+def dimension_ratio(d_image: float, d_rain: float) -> float:
+    """How many times the image layer's dimension is the rain layer's, as of `layer_dimensions`.
 
     Meant for temperatures of the contrastive losses, image over rain (ours).
 
-    Args:
-        d_image: Of `layer_dimensions`.
-        d_rain: Of `layer_dimensions`.
-        limit: Largest ratio, at least 1; the smallest is its inverse.
-
     Returns:
-        The ratio in [1 / limit, limit]; 1 where either is unknown (NaN), 0 or both are infinite.
-
-    Raises:
-        ValueError: If the limit is below 1.
+        The ratio in [1/4, 4]; 1 where either is unknown (NaN), 0 or both are infinite.
 
     Example:
         >>> dimension_ratio(6.0, 4.0), dimension_ratio(1.0, 20.0), dimension_ratio(5.0, float("nan"))
         (1.5, 0.25, 1.0)
     """
-    if not limit >= 1:
-        raise ValueError(f"limit must be at least 1, got {limit}")
     if not (d_image > 0 and d_rain > 0) or (math.isinf(d_image) and math.isinf(d_rain)):
         return 1.0
-    return min(max(d_image / d_rain, 1 / limit), limit)
+    return min(max(d_image / d_rain, 1 / LARGEST_RATIO), LARGEST_RATIO)

@@ -12,11 +12,10 @@ def patch_deviation(images: Tensor, patch_size: int) -> Tensor:
 
     Args:
         images: (B, C, H, W).
-        patch_size: Side of a patch in pixels, from 1 to the shorter side of the image.
+        patch_size: Side of a patch in pixels.
 
     Returns:
-        (B, H - patch_size + 1, W - patch_size + 1), float64, off by less than 1e-6 of the largest value; the patch at
-        (i, j) has its first pixel there.
+        (B, H - patch_size + 1, W - patch_size + 1), float64, by the patches' first pixels.
 
     Raises:
         ValueError: If the image is smaller than a patch.
@@ -47,21 +46,19 @@ def _box_mean(values: Tensor, size: int) -> Tensor:
     return values
 
 
-def textured_centres(deviation: Tensor, num: int, patch_size: int, *, generator: torch.Generator | None) -> Tensor:
+def textured_centres(allowed: Tensor, num: int, patch_size: int, *, generator: torch.Generator | None) -> Tensor:
     """Draw different patch centres of one image from those that are allowed.
 
     Args:
-        deviation: Whether the patch with its first pixel there may be drawn, (H', W'), as of `patch_deviation` compared
-            with a threshold.
+        allowed: Whether the patch with its first pixel there may be drawn (H', W').
         num: Number of centres.
         patch_size: Side of a patch in pixels.
         generator: Source of the randomness; torch's global one when None.
 
     Returns:
-        Centres (n, 2) as (row, column), int64, in random order and all different: ``num``, or all there are if those
-        are fewer. Same device as ``deviation``.
+        Centres (n, 2) as (row, column), int64, in random order: ``num``, or all there are if those are fewer.
     """
-    places = deviation.nonzero()
+    places = allowed.nonzero()
     # A generator draws on its own device only: with a CPU generator a run gets the same centres on any device.
     order = torch.randperm(len(places), generator=generator, device=generator.device if generator else None)
     return places[order[:num].to(places.device)] + patch_size // 2

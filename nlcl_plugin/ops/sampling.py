@@ -15,31 +15,16 @@ def gather_at(features: Tensor, centres: Tensor, image_size: tuple[int, int]) ->
     Args:
         features: Output of a layer (B, C, h, w); gradients flow back to it.
         centres: Integer image positions (B, N, 2) as (row, column).
-        image_size: Height and width (H, W) of the image, each at least 1.
+        image_size: Height and width (H, W) of the image.
 
     Returns:
         Feature vectors (B, N, C), of the dtype of ``features``.
-
-    Raises:
-        TypeError: If ``centres`` is not integer.
-        ValueError: If a shape or the image size is wrong.
 
     Example:
         >>> features = torch.arange(4.0).view(1, 1, 2, 2)  # a layer at half the resolution
         >>> gather_at(features, torch.tensor([[[0, 3], [2, 1]]]), (4, 4)).tolist()
         [[[1.0], [2.0]]]
     """
-    if centres.is_floating_point() or centres.is_complex() or centres.dtype == torch.bool:
-        raise TypeError(f"centres must be integer (row, column) positions, got {centres.dtype}")
-    if features.ndim != 4 or 0 in features.shape:
-        raise ValueError(f"features must be a non-empty (B, C, h, w) tensor, got shape {tuple(features.shape)}")
-    if centres.ndim != 3 or centres.shape[0] != features.shape[0] or centres.shape[2] != 2:
-        raise ValueError(
-            f"centres must have shape (B, N, 2) with B = {features.shape[0]} as the features have, "
-            f"got {tuple(centres.shape)}"
-        )
-    if len(image_size) != 2 or min(image_size) < 1:
-        raise ValueError(f"image_size must be (height, width), each at least 1, got {tuple(image_size)}")
     centres = centres.to(features.device, torch.int64)
     rows, columns = (
         torch.div(centres[..., axis] * size, full, rounding_mode="floor").clamp(0, size - 1)
@@ -56,7 +41,6 @@ def random_centres(
     patch_size: int,
     *,
     generator: torch.Generator | None = None,
-    device: torch.device | str | None = None,
 ) -> Tensor:
     """Draw patch centres uniformly from those whose whole patch is inside the image.
 
@@ -67,32 +51,25 @@ def random_centres(
         batch: Number of images B.
         num: Number of centres per image N; they are independent, so one may come twice.
         image_size: Height and width (H, W) of the image in pixels.
-        patch_size: Side of a patch in pixels, at least 1.
-        generator: Source of the randomness; torch's global one when not given.
-        device: Device of the result; that of ``generator`` when not given, else torch's default.
+        patch_size: Side of a patch in pixels.
+        generator: Source of the randomness, on whose device the result is; torch's global one when not given.
 
     Returns:
         Centres (B, N, 2) as (row, column), int64; rows from ``p // 2`` to ``H - p + p // 2``, columns likewise.
 
     Raises:
-        ValueError: If the image is smaller than the patch, or a number is negative.
+        ValueError: If the image is smaller than the patch.
 
     Example:
         >>> random_centres(1, 2, (16, 16), 16).tolist()  # a single patch fits
         [[[8, 8], [8, 8]]]
     """
-    if patch_size < 1 or batch < 0 or num < 0:
-        raise ValueError(
-            f"patch_size must be at least 1, batch and num at least 0, got {patch_size}, {batch} and {num}"
-        )
     height, width = image_size
     if min(height, width) < patch_size:
         raise ValueError(f"an image of {height} x {width} pixels is smaller than the patch_size {patch_size}")
-    source = device if generator is None else generator.device
+    source = None if generator is None else generator.device
     axes = [
         torch.randint(size - patch_size + 1, (batch, num), generator=generator, device=source) + patch_size // 2
         for size in (height, width)
     ]
-    centres = torch.stack(axes, -1)
-    # A generator draws on its own device only: with a CPU generator a run gets the same centres on any device.
-    return centres if device is None else centres.to(device)
+    return torch.stack(axes, -1)
