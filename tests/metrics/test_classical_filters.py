@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from studies.all_filters import all_filters
 
 from nlcl_plugin.data.image_io import to_uint8
 from nlcl_plugin.errors import InputError
@@ -23,7 +24,7 @@ def naive_opening(image, kernel):
 def test_filters_keep_shape_type_range_and_input_and_darken_what_they_should():
     image, flat = np.random.default_rng(0).random((17, 23, 3), np.float32), np.full((16, 18, 3), 0.4, np.float32)
     before = image.copy()
-    for name, function in FILTERS.items():
+    for name, function in all_filters().items():
         result = function(image[:, ::-1, ::-1])
         assert (result.shape, result.dtype) == (image.shape, np.float32), name
         assert 0 <= result.min() <= result.max() <= 1, name

@@ -17,6 +17,8 @@ from nlcl_plugin.data.lmdb.encode import Cut
 from nlcl_plugin.data.lmdb.store import LmdbImages
 from nlcl_plugin.data.sampler import SampleIndex
 from nlcl_plugin.data.unpaired_image_dataset import UnpairedImageDataset
+from nlcl_plugin.rain.photographic import render_photographic_rain
+from nlcl_plugin.rain.renderer import render_rain
 
 ROUNDS = 7
 PHOTOGRAPHS = 10  # a folder, rainy and clean
@@ -34,6 +36,7 @@ def measure(folder, arguments):
         (folder / f"{name}_480").mkdir()
         for key in images.names:
             (folder / f"{name}_480" / f"{key}.png").write_bytes(images.read(key))
+    yield from _rendering(arguments.rounds)
     yield from _reading(folder, arguments.rounds)
     yield from _converting(folder, arguments.rounds)
     yield from _memory(folder)
@@ -51,6 +54,23 @@ def _write_photographs(folder, seed):
         image = cv2.resize(source[top : top + height, left : left + width], (1920, 1080), interpolation=cv2.INTER_CUBIC)
         noisy = np.clip(np.rint(image + rng.normal(0, 2, image.shape)), 0, 255)
         write_image(folder / f"{number}.png", noisy.astype(np.uint8))
+
+
+def _rendering(rounds):
+    """The renderer of photographic rain against the demo's, on the same seeds."""
+    for side in (96, 256):
+        times = {render_photographic_rain: [], render_rain: []}
+        for _ in range(rounds):
+            for render, seconds in times.items():
+                start = time.perf_counter()
+                for seed in range(SAMPLES):
+                    render((side, side), np.random.default_rng(seed))
+                seconds.append((time.perf_counter() - start) / SAMPLES)
+        ours, demo = times.values()
+        ratio = median(a / b for a, b in zip(demo, ours, strict=True))
+        case = f"photographic rain of {side} × {side} pixels, against the demo's renderer"
+        text = f"{case}: {ratio:.2f} × ({1000 * median(ours):.1f} against {1000 * median(demo):.1f} ms)"
+        yield {"part": "data", "case": case, "ratio": ratio, "text": text}
 
 
 def _reading(folder, rounds):
