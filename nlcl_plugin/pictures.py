@@ -1,4 +1,4 @@
-"""Every picture that people look at is drawn here: strips, grids, heat maps, faint layers, pictures inside a page.
+"""Every picture that people look at is drawn here: grids, heat maps, faint layers, pictures inside a page.
 
 All images are (H, W, 3), uint8 RGB, unless stated otherwise.
 """
@@ -41,13 +41,9 @@ class EmbeddedPicture(NamedTuple):
 
 
 def fit(image: np.ndarray, width: int, height: int | None = None, *, enlarge: bool = True) -> np.ndarray:
-    """Resize an image to the largest size within a width and, if one is given, a height.
+    """Resize an image to the largest size within a width and, if one is given, a height, in pixels.
 
-    Args:
-        image: The image.
-        width: Pixels.
-        height: Pixels; any if it is None.
-        enlarge: Whether smaller images are enlarged too, pixel by pixel; else they are returned as they are.
+    Smaller images are enlarged pixel by pixel or, without `enlarge`, returned as they are.
     """
     rows, columns = image.shape[:2]
     scale = min(width / columns, math.inf if height is None else height / rows)
@@ -55,12 +51,6 @@ def fit(image: np.ndarray, width: int, height: int | None = None, *, enlarge: bo
         return image
     size = max(1, round(columns * scale)), max(1, round(rows * scale))
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST)
-
-
-def strip(images: Sequence[np.ndarray], gap: int = 0) -> np.ndarray:
-    """Put images of equal height side by side, with so many white pixels between them."""
-    white = np.full((images[0].shape[0], gap, 3), 255, np.uint8)
-    return np.concatenate([part for image in images for part in (image, white)][:-1], axis=1)
 
 
 def grid(

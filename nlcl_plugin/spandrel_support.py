@@ -26,13 +26,10 @@ _RELEASED_KEYS = {"gen.0.weight", "gen.17.conv.0.weight"}  # of released weights
 
 
 class _Arch(spandrel.Architecture[nn.Module]):
-    """One of our networks, whose arguments follow from the shapes of its weights.
+    """One of our networks, which is recognized by names of its weights (`keys`).
 
-    Args:
-        network: Its class.
-        keys: Names of weights by which it is recognized.
-        tiling: Whether spandrel's users may run it in tiles.
-        arguments: Returns its arguments besides `num_in_ch`, `num_out_ch` and `num_feat`.
+    Its arguments follow from the weights' shapes; `arguments` returns those besides `num_in_ch`, `num_out_ch` and
+    `num_feat`.
     """
 
     def __init__(

@@ -3,7 +3,7 @@ import pytest
 from conftest import photograph
 
 from nlcl_plugin.data import read_image
-from nlcl_plugin.pictures import Cell, brightened, fit, grid, heat_map, save_montage, strip
+from nlcl_plugin.pictures import Cell, brightened, fit, grid, heat_map, save_montage
 
 
 def test_pictures_fit_their_box_and_keep_their_proportions():
@@ -28,11 +28,7 @@ def test_a_grid_has_its_pictures_where_columns_and_rows_are(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["one.png"]
 
 
-def test_strips_and_heat_maps():
-    image = photograph(20, 40)
-    joined = strip([image, image], gap=4)
-    np.testing.assert_array_equal(joined[:, 44:], image)
-    assert (joined[:, 40:44] == 255).all()
+def test_heat_maps():
     rain = np.zeros((2, 2, 3), np.float32)
     rain[0] = 0.3
     assert (heat_map(rain)[0] == 255).all()

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nlcl_plugin.archs.precision import full_precision
+from nlcl_plugin.archs.common import full_precision, start_small
 from nlcl_plugin.archs.residual_unet_arch import ResidualBlock, UNetLayers
 
 
@@ -18,19 +18,12 @@ class ContextUNet(UNetLayers):
     layers, which give a scale and a shift per channel. As every pixel depends on every other, there are no tiles: the
     image is in memory at once. For large photographs use `longest_side`.
 
+    Arguments and shapes are those of `ResidualUNet`, and:
+
     Args:
-        num_in_ch: Channels of the input.
-        num_out_ch: Channels of the residual: `num_in_ch`, or 1 for a grey residual that is subtracted from all.
-        num_feat: Channels at full size; doubled at each of the two lower levels.
-        num_block: Residual blocks at the lowest level before the statistics; the other levels have one each way.
+        num_block: Residual blocks at the lowest level before the statistics.
         num_late: Residual blocks at the lowest level after the statistics.
         num_stat: Features whose statistics are taken.
-
-    Raises:
-        ValueError: If `num_out_ch` does not fit.
-
-    Shape:
-        Input (B, num_in_ch, H, W), RGB in [0, 1], any size; output of the same shape, not clipped.
 
     Example:
         >>> net = ContextUNet()
@@ -56,12 +49,9 @@ class ContextUNet(UNetLayers):
         self.channels = (*[wider] * num_late, wide, num_feat)  # of what is scaled and shifted, in its order
         self.film = nn.Linear(128, 2 * sum(self.channels))
         # Start near a ResidualUNet, so that the weights of one are a start (`strict_load_g: false`).
-        with torch.no_grad():
-            self.film.weight.mul_(0.05)
-            self.film.bias.zero_()
-            for block in late:
-                block.conv2.weight.mul_(0.05)
-                block.conv2.bias.zero_()  # type: ignore[union-attr]
+        start_small(self.film, 0.05)
+        for block in late:
+            start_small(block.conv2, 0.05)
 
     def forward(self, x: Tensor) -> Tensor:
         """Restore images (B, num_in_ch, H, W) in [0, 1]; same shape, not clipped."""

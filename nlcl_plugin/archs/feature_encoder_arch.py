@@ -16,9 +16,6 @@ class FeatureEncoder(nn.Module):
         num_feat: Channels of the first level; doubled at each further one up to four times that.
         num_level: Levels; each but the first has half the size of the one before.
 
-    Raises:
-        ValueError: If `num_level` is below 1.
-
     Shape:
         Input (B, num_in_ch, H, W), RGB in [0, 1]; output a list of features (B, C, h, w), one entry a level.
 
@@ -30,8 +27,6 @@ class FeatureEncoder(nn.Module):
 
     def __init__(self, num_in_ch: int = 3, num_feat: int = 32, num_level: int = 3) -> None:
         super().__init__()
-        if num_level < 1:
-            raise ValueError(f"num_level must be at least 1, but received {num_level}")
         widths = [num_in_ch, *(num_feat * min(2**level, 4) for level in range(num_level))]
         self.levels = nn.ModuleList(
             nn.Conv2d(before, width, 3, stride=1 if level == 0 else 2, padding=1)
@@ -39,14 +34,7 @@ class FeatureEncoder(nn.Module):
         )
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Features of all levels.
-
-        Args:
-            x: Images (B, num_in_ch, H, W), RGB in [0, 1].
-
-        Returns:
-            One (B, C, h, w) a level, the finest first.
-        """
+        """Features of images, a level each, the finest first."""
         features = []
         out = 2 * x - 1
         for level in self.levels:

@@ -7,14 +7,15 @@ The `residual` output is ours.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from nlcl_plugin.archs.precision import full_precision
+from nlcl_plugin.archs.common import FeatureTaps, full_precision, start_small
 
 LAYERS = ("image", "rain", "residual")
 
@@ -37,7 +38,7 @@ def _instance_norm(x: Tensor) -> Tensor:
     return F.instance_norm(x) if x.shape[-1] * x.shape[-2] > 1 else x * 0
 
 
-class LayerGenerator(nn.Module):
+class LayerGenerator(FeatureTaps):
     """Estimate the image layer B (or the rain layer R) of a rainy image O.
 
     Instance norm has no running statistics, so cutting an image into tiles changes the result: run it on whole
@@ -87,6 +88,7 @@ class LayerGenerator(nn.Module):
         self.layer = layer
         self.num_feat = num_feat
         self.num_block = num_block
+        self.step_channels = [num_feat] * (num_block + 2)
         self.checkpointing = checkpointing
         self.head = nn.Conv2d(num_in_ch, num_feat, 3, padding=1)
         self.blocks = nn.ModuleList(_ResidualBlock(num_feat) for _ in range(num_block))
@@ -95,94 +97,36 @@ class LayerGenerator(nn.Module):
         self.last = nn.Conv2d(num_feat, num_out_ch, 3, padding=1)
         if layer == "residual":
             # R starts small but with a gradient (softplus(-2) / 10 = 0.013): R = 0 exactly is a trap.
-            with torch.no_grad():
-                self.last.weight.mul_(0.05)
-                self.last.bias.zero_()  # type: ignore[union-attr]
+            start_small(self.last, 0.05)
 
-    def tap_channels(self, taps: Sequence[int]) -> list[int]:
-        """Channels of the given feature taps.
+    def steps(self) -> list[Callable[[Tensor], Tensor]]:
+        """The first convolution, the residual blocks and the tail: feature taps 0 to `num_block` + 1."""
+        blocks: list[Callable[[Tensor], Tensor]] = list(self.blocks)
+        if self.checkpointing and torch.is_grad_enabled():
+            blocks = [partial(checkpoint, block, use_reentrant=False) for block in blocks]
+        return [self.head, *blocks, self._tail]
 
-        Args:
-            taps: 0 is the first convolution, i the output of residual block i, `num_block` + 1 the tail.
+    def _tail(self, out: Tensor) -> Tensor:
+        return self.tail2(F.relu(_instance_norm(self.tail1(out))))
 
-        Returns:
-            One channel count per tap.
-
-        Raises:
-            ValueError: If a tap does not exist.
-        """
-        self._check_taps(taps)
-        return [self.num_feat] * len(taps)
-
-    def forward(
-        self, x: Tensor, taps: Sequence[int] | None = None, features_only: bool = False
-    ) -> Tensor | tuple[Tensor, list[Tensor]] | list[Tensor]:
-        """Estimate the layer.
-
-        Args:
-            x: Rainy image (B, num_in_ch, H, W), RGB in [0, 1].
-            taps: Also return the features at these taps (see `tap_channels`), in the given order.
-            features_only: Return only the features and stop at the deepest tap.
-
-        Returns:
-            The layer; with `taps` a pair (layer, features); with `features_only` the features.
-        """
-        wanted = tuple(taps or ())
-        self._check_taps(wanted)
-        deepest = max(wanted, default=-1) if features_only else self.num_block + 1
-        found: dict[int, Tensor] = {}
-        out = self.head(2 * x - 1)
-        for index in range(self.num_block + 2):
-            if index > deepest:
-                break
-            if 1 <= index <= self.num_block:
-                block = self.blocks[index - 1]
-                again = self.checkpointing and torch.is_grad_enabled()
-                out = checkpoint(block, out, use_reentrant=False) if again else block(out)
-            elif index == self.num_block + 1:
-                out = self.tail2(F.relu(_instance_norm(self.tail1(out))))
-            if index in wanted:
-                found[index] = out
-        features = [found[tap] for tap in wanted]
-        if features_only:
-            return features
-        layer = self.to_layer(full_precision(self.last, out), x)
-        return layer if taps is None else (layer, features)
+    def result(self, out: Tensor, x: Tensor) -> Tensor:
+        """Make the layer of the last features and the rainy image."""
+        return self.to_layer(full_precision(self.last, out), x)
 
     def to_layer(self, y: Tensor, x: Tensor) -> Tensor:
-        """Make the layer of what the last convolution puts out.
-
-        Args:
-            y: Its output (B, num_out_ch, H, W).
-            x: The rainy image, as given to `forward`.
-
-        Returns:
-            The layer.
-        """
+        """Make the layer of what the last convolution puts out (B, num_out_ch, H, W) and the rainy image."""
         if self.layer == "image":
             return (y + 1) / 2
         if self.layer == "rain":
             return y / 2
         return x - F.softplus(10 * y - 2) / 10
 
-    def _check_taps(self, taps: Sequence[int]) -> None:
-        wrong = [tap for tap in taps if not 0 <= tap <= self.num_block + 1]
-        if wrong:
-            raise ValueError(f"generator taps must be in [0, {self.num_block + 1}], but received {wrong}")
-
 
 def convert_official_state_dict(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rename the parameters of a released generator (`latest_net_{Back,Rain}.pth`) to those of `LayerGenerator()`.
 
-    Args:
-        state_dict: The released state dict, keys `gen.0.weight` to `gen.18.bias`.
-
-    Returns:
-        The state dict of `LayerGenerator()`; the image network wants `layer="image"`, the rain network
-        `layer="rain"`.
-
     Raises:
-        ValueError: If a key or a shape is not one of the released generator's.
+        ValueError: If a key (`gen.0.weight` to `gen.18.bias`) or a shape is not one of the released generator's.
     """
     renamed = {"gen.0": "head", "gen.17.conv.0": "tail1", "gen.17.conv.3": "tail2", "gen.18": "last"}
     for i in range(16):
@@ -194,10 +138,9 @@ def convert_official_state_dict(state_dict: dict[str, Tensor]) -> dict[str, Tens
         module, _, parameter = key.rpartition(".")
         name = f"{renamed.get(module)}.{parameter}"
         if name not in expected or not isinstance(value, Tensor) or value.shape != expected[name].shape:
-            kind = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"type {type(value).__name__}"
             raise ValueError(
-                f"not a released NLCL generator: unexpected entry {key!r} of {kind}; "
-                "expected latest_net_Back.pth or latest_net_Rain.pth"
+                f"not a released NLCL generator: unexpected entry {key!r}; expected latest_net_Back.pth or "
+                "latest_net_Rain.pth"
             )
         converted[name] = value
     missing = sorted(set(expected) - set(converted))

@@ -19,9 +19,6 @@ class ProjectionHeads(nn.Module):
         in_channels: Channels of each tap.
         num_feat: Size of the embeddings and of the hidden layer.
 
-    Raises:
-        ValueError: If `in_channels` is empty.
-
     Shape:
         Input: a list of (B, N_i, C_i), one entry a tap; output: a list of (B, N_i, num_feat) of unit length.
 
@@ -34,8 +31,6 @@ class ProjectionHeads(nn.Module):
 
     def __init__(self, in_channels: Sequence[int], num_feat: int = 256) -> None:
         super().__init__()
-        if not in_channels:
-            raise ValueError("in_channels is empty: give the channels of at least one feature tap")
         self.in_channels = list(in_channels)
         self.heads = nn.ModuleList(
             nn.Sequential(nn.Linear(channels, num_feat), nn.ReLU(), nn.Linear(num_feat, num_feat))
@@ -43,17 +38,7 @@ class ProjectionHeads(nn.Module):
         )
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Project and normalise.
-
-        Args:
-            features: A list of (B, N_i, C_i), one entry a head.
-
-        Returns:
-            A list of (B, N_i, num_feat), each vector of unit length.
-
-        Raises:
-            ValueError: If the number of entries is not the number of heads.
-        """
+        """Project and normalise; a ValueError if the number of entries is not that of the heads."""
         if len(features) != len(self.heads):
             raise ValueError(f"expected features of {len(self.heads)} taps, but received {len(features)}")
         projected = [head(x) for head, x in zip(self.heads, features, strict=True)]

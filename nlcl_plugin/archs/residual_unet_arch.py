@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nlcl_plugin.archs.precision import full_precision
+from nlcl_plugin.archs.common import full_precision, start_small
 
 
 class ResidualBlock(nn.Module):
@@ -42,9 +41,7 @@ class UNetLayers(nn.Module):
         self.dec1 = ResidualBlock(num_feat)
         self.last = nn.Conv2d(num_feat, num_out_ch, 3, padding=1)
         # Start near the identity, so that the first steps already learn what to subtract.
-        with torch.no_grad():
-            self.last.weight.mul_(0.1)
-            self.last.bias.zero_()  # type: ignore[union-attr]
+        start_small(self.last, 0.1)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The features of the three levels, from full size down."""
@@ -77,6 +74,7 @@ class ResidualUNet(UNetLayers):
         Input (B, num_in_ch, H, W), RGB in [0, 1], any size; output of the same shape, not clipped.
 
     Example:
+        >>> import torch
         >>> net = ResidualUNet()
         >>> tuple(net(torch.rand(1, 3, 37, 50)).shape)
         (1, 3, 37, 50)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nlcl_plugin.archs.precision import full_precision
+from nlcl_plugin.archs.common import full_precision, start_small
 
 
 class _ChannelNorm(nn.Module):
@@ -96,10 +96,8 @@ class SimpleGateUNet(nn.Module):
         if num_out_ch not in (1, num_in_ch):
             raise ValueError(f"num_out_ch must be 1 or {num_in_ch}, but received {num_out_ch}")
         if len(enc_blocks) != len(dec_blocks):
-            raise ValueError(
-                f"enc_blocks and dec_blocks must have as many levels, but received {len(enc_blocks)} and "
-                f"{len(dec_blocks)}"
-            )
+            counts = f"{len(enc_blocks)} and {len(dec_blocks)}"
+            raise ValueError(f"enc_blocks and dec_blocks must have as many levels, but received {counts}")
         widths = [num_feat * 2**level for level in range(len(enc_blocks) + 1)]
 
         def blocks(count: int, width: int) -> nn.Sequential:
@@ -115,9 +113,7 @@ class SimpleGateUNet(nn.Module):
         self.decoders = nn.ModuleList(map(blocks, dec_blocks, reversed(widths[:-1])))
         self.last = nn.Conv2d(num_feat, num_out_ch, 3, padding=1)
         # Start near the identity, so that the first steps already learn what to subtract.
-        with torch.no_grad():
-            self.last.weight.mul_(0.1)
-            self.last.bias.zero_()  # type: ignore[union-attr]
+        start_small(self.last, 0.1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Restore images (B, num_in_ch, H, W) in [0, 1]; same shape, not clipped."""

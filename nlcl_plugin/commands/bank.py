@@ -14,6 +14,7 @@ Exit codes: 0 done, 2 bad usage or input, 3 done but unreadable images were skip
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 from nlcl_plugin.errors import escape
@@ -22,17 +23,18 @@ from nlcl_plugin.errors import escape
 def run(arguments: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     from nlcl_plugin.inference.derain import ImageDerainer
-    from nlcl_plugin.inference.rain_bank import extract_rain_bank, read_facts
+    from nlcl_plugin.inference.rain_bank import BANK_FILE, SHEET_FILE, extract_rain_bank
 
     which = {"label": arguments.label, "order": ("r", "g"), "take_newest": arguments.newest}
     network = ImageDerainer(arguments.weights, device=arguments.device, **which)
     report = extract_rain_bank(network, arguments.input, arguments.output, overwrite=arguments.overwrite)
-    facts = read_facts(arguments.output)
+    bank = Path(arguments.output).expanduser()
+    facts = json.loads((bank / BANK_FILE).read_bytes())
     made = "already made" if report.already_made else "extracted"
     lines = [
         f"{arguments.output}: {report.values} rain layers, {report.bytes / 1e6:.1f} MB; {made}",
         f"mean R {facts['mean_rain']:.4f}, brightest {facts['max_rain']:.2f}",
-        f"Picture: {Path(arguments.output) / 'rain_bank.png'}",
+        f"Picture: {bank / SHEET_FILE}",
     ]
     lines += [f"{len(report.skipped)} could not be read and were skipped:"] if report.skipped else []
     lines += [f"  {one.source}: {one.reason}" for one in report.skipped]

@@ -22,20 +22,19 @@ from nlcl_plugin.errors import escape
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
-    from nlcl_plugin.inference.derainer import PLAIN, check_settings, load_derainer
+    from nlcl_plugin.inference.derainer import PLAIN, load_derainer
     from nlcl_plugin.inference.export import CHECKED_SHAPES, export
 
-    kind = arguments.format or Path(arguments.output).suffix.removeprefix(".")
-    derainer = load_derainer(arguments.weights, label=arguments.label, take_newest=arguments.newest)
-    noted = {key: getattr(arguments, key) for key in ("license", *PLAIN) if getattr(arguments, key) is not None}
-    check_settings(noted)
+    output = Path(arguments.output).expanduser()
+    settings = {key: getattr(arguments, key) for key in PLAIN if getattr(arguments, key) is not None}
+    derainer = load_derainer(arguments.weights, label=arguments.label, take_newest=arguments.newest, **settings)
+    noted = {**settings, "license": arguments.license or derainer.about["license"]}
     derainer = replace(derainer, about={**derainer.about, **noted})
-    print(escape(f"{derainer.source}: exporting {derainer.about['network']['type']} as {kind}"), flush=True)
-    done = export(derainer, arguments.output, kind, half=arguments.half, opset=arguments.opset)
-    opset = f", opset {arguments.opset}" if kind == "onnx" else ""
+    print(escape(f"{derainer.source}: exporting {derainer.about['network']['type']} to {output}"), flush=True)
+    difference = export(derainer, output, half=arguments.half, opset=arguments.opset)
     sizes = ", ".join(f"{batch}×{height}×{width}" for batch, _, height, width in CHECKED_SHAPES)
-    print(escape(f"{done.path}: {kind}{opset}, {done.precision}, {done.path.stat().st_size / 1e6:.2f} MB"))
-    print(f"Differs from PyTorch in float32 by at most {done.difference:.1e} (allowed {done.tolerance:.0e}) on {sizes}")
+    print(escape(f"{output}: {output.stat().st_size / 1e6:.2f} MB"))
+    print(f"Differs from PyTorch in float32 by at most {difference:.1e} on {sizes}")
     return 0
 
 
@@ -45,8 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("weights", metavar="WEIGHTS", help="network file, or folder of a training")
     add("--label", choices=("g", "r", "s"), help="which network of the folder")
     add("--newest", action="store_true", help="of a folder the newest network, not the best in validation")
-    add("--format", choices=("onnx", "safetensors"), help="default: by the ending of --output")
-    add("--output", required=True, metavar="FILE", help="file to write: .onnx or .safetensors")
+    add("--output", required=True, metavar="FILE", help="file to write: .onnx, or the weights as .safetensors")
     add("--half", action="store_true", help="float16 inside (float32 in and out)")
     add("--opset", type=int, default=18, metavar="N", help="of ONNX (default: %(default)s)")
     add("--license", metavar="TEXT", help="licence of the weights, to note in the file")

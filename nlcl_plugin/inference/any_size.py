@@ -16,25 +16,25 @@ TILE = 1024  # pixels; a tile's feature maps take tens of megabytes
 
 
 @torch.no_grad()
-def infer(net: nn.Module, image: Tensor, *, window: int = 1) -> Tensor:
-    """Run a network on one image; equal to `net(image)` up to rounding.
+def infer(net: nn.Module, images: Tensor, *, window: int = 1) -> Tensor:
+    """Run a network whose output has the size of its input; equal to `net(images)` up to rounding.
 
-    A `LayerGenerator` runs in bands of rows with two feature maps. A network that declares its receptive field
-    (`reach`, `tile_multiple`) runs in tiles. Any other runs on the whole image.
+    With a single image a `LayerGenerator` runs in bands of rows, and a network that declares its receptive field
+    (`reach`, `tile_multiple`) in tiles.
 
     Args:
-        net: A network whose output has the size of its input, on the image's device.
-        image: (1, C, H, W), RGB in [0, 1].
+        net: The network, on the device of the images.
+        images: (B, C, H, W), RGB in [0, 1].
         window: What the network needs height and width to be a multiple of.
 
     Returns:
-        The output (1, C, H, W), not clipped.
+        The output (B, C, H, W), not clipped.
     """
-    if isinstance(net, LayerGenerator) and window == 1:
-        return stream_generator(net, image)
-    if hasattr(net, "reach") and window == 1:
-        return run_tiled(net, image, reach=net.reach, multiple=net.tile_multiple, tile=TILE)  # type: ignore[arg-type]
-    return run_padded(net, image, window)
+    if len(images) == 1 and isinstance(net, LayerGenerator):
+        return stream_generator(net, images)
+    if len(images) == 1 and hasattr(net, "reach"):
+        return run_tiled(net, images, reach=net.reach, multiple=net.tile_multiple, tile=TILE)  # type: ignore[arg-type]
+    return run_padded(net, images, window)
 
 
 def run_adjusted(
@@ -46,20 +46,13 @@ def run_adjusted(
     strength: float = 1.0,
     adaptive: bool = False,
 ) -> Tensor:
-    """Run a network as its settings say (ours); without them this is `net(images)`.
+    """Run a network from rainy images O (B, 3, H, W) to B, or R, with the settings of a `Derainer` (ours).
 
-    Args:
-        net: From O to B, or to R; its output has the size of its input.
-        images: Rainy images O (B, 3, H, W).
-        makes_rain: Whether the network makes R.
-        longest_side: Pixels; 0 for no limit. Of larger images R is found in a copy of this size, enlarged, and
-            subtracted: streaks are wide in large photographs, wider than networks know them. With `strength` 1 finer
-            detail than the copy's cannot be damaged.
-        strength: Factor on R; see `inference.adaptive.strengthen`.
-        adaptive: Another factor, which follows how much of an image has rain; see `inference.adaptive`.
+    Streaks are wide in large photographs, wider than networks know them: of images larger than `longest_side` R is
+    found in a copy and enlarged. With `strength` 1 finer detail than the copy's cannot be damaged.
 
     Returns:
-        R, or O - R, at the size of the images.
+        R if the network makes it, else O - R; without settings `net(images)`.
     """
     size = images.shape[-2:]
     smaller = 0 < longest_side < max(size)
@@ -81,28 +74,27 @@ def run_adjusted(
     return rain if makes_rain else images - rain
 
 
-def run_padded(net: Callable[[Tensor], Tensor], images: Tensor, multiple: int, scale: int = 1) -> Tensor:
+def run_padded(net: Callable[[Tensor], Tensor], images: Tensor, multiple: int) -> Tensor:
     """Run a network on images (B, C, H, W) that are mirrored at the right and bottom to a size it takes.
 
-    That is a multiple of `multiple`, such as the window size of a SwinIR; its output is `scale` times as large.
+    That is a multiple of `multiple`, such as the window size of a SwinIR. As many pixels of the output are cut off.
     """
     height, width = images.shape[-2:]
     bottom, right = -height % multiple, -width % multiple
     # A mirror image is no larger than the image; the rare tiny one is continued by its edge.
     mode = "reflect" if bottom < height and right < width else "replicate"
-    return net(F.pad(images, (0, right, 0, bottom), mode=mode))[..., : scale * height, : scale * width]
+    output = net(F.pad(images, (0, right, 0, bottom), mode=mode))
+    return output[..., : output.shape[-2] - bottom, : output.shape[-1] - right]
 
 
-def run_tiled(
-    net: Callable[[Tensor], Tensor], images: Tensor, *, reach: int, multiple: int = 1, tile: int = 1024
-) -> Tensor:
+def run_tiled(net: Callable[[Tensor], Tensor], images: Tensor, *, reach: int, multiple: int, tile: int) -> Tensor:
     """Run a network whose output depends on nearby pixels only, in tiles that overlap by its receptive field (ours).
 
     Equal to `net(images)` up to rounding if `reach` and `multiple` are true of the network: its zero padding applies
     at the borders of the image only, as on the whole image.
 
     Args:
-        net: A network whose output has the size of its input.
+        net: A network whose output has the shape of its input.
         images: (B, C, H, W).
         reach: How many pixels away an input can change an output.
         multiple: Side of the pixel groups that the network's strides make: tiles begin at multiples of it.
@@ -113,16 +105,13 @@ def run_tiled(
     """
     height, width = images.shape[-2:]
     reach, tile = -(-reach // multiple) * multiple, tile // multiple * multiple
-    output: Tensor | None = None
+    output = torch.empty_like(images)
     for top in range(0, height, tile):
         for left in range(0, width, tile):
             above, before = max(top - reach, 0), max(left - reach, 0)
             bottom, right = min(top + tile, height), min(left + tile, width)
             made = net(images[..., above : bottom + reach, before : right + reach])
-            if output is None:
-                output = torch.empty((*made.shape[:-2], height, width), dtype=made.dtype, device=made.device)
             output[..., top:bottom, left:right] = made[
                 ..., top - above : bottom - above, left - before : right - before
             ]
-    assert output is not None
     return output

@@ -10,11 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nlcl_plugin.archs import LayerGenerator
 from nlcl_plugin.config.option_files import load_yaml
 from nlcl_plugin.data.image_io import SHORTEST_LIMIT
 from nlcl_plugin.errors import InputError
-from nlcl_plugin.inference.any_size import infer, run_adjusted, run_padded
+from nlcl_plugin.inference.any_size import infer, run_adjusted
 from nlcl_plugin.networks.about import KINDS
 from nlcl_plugin.networks.network_file import NetworkFile, build_with_weights, read_network_file
 from nlcl_plugin.networks.onnx_network import load_onnx
@@ -37,8 +36,15 @@ class Derainer:
     about: dict[str, Any]  # what it is; see `networks.about.describe`
     source: Path  # the file of its weights
     longest_side: int = 0  # pixels; the rain of larger images is found in a smaller copy. 0 for no limit
-    strength: float = 1.0  # factor on the rain that is subtracted
+    strength: float = 1.0  # factor in (0, 10] on the rain that is subtracted; see `inference.adaptive.strengthen`
     adaptive: bool = False  # take more where more of an image has rain; see `inference.adaptive`
+
+    def __post_init__(self) -> None:
+        if self.longest_side and self.longest_side < SHORTEST_LIMIT:
+            limits = f"0, or at least {SHORTEST_LIMIT} pixels"
+            raise InputError(f"longest_side: expected {limits}, but received {self.longest_side}")
+        if not 0 < self.strength <= STRONGEST:
+            raise InputError(f"strength: expected a number above 0, up to {STRONGEST}, but received {self.strength}")
 
     @property
     def window_size(self) -> int:
@@ -54,14 +60,11 @@ class Derainer:
     def __call__(self, rainy: Tensor) -> Tensor:
         """Derain; a single image in bands or tiles where the network allows it.
 
-        If a side is longer than `longest_side`, rain is found in a smaller copy; see `inference.any_size.run_adjusted`.
-
         Args:
             rainy: Rainy images O (B, 3, H, W), RGB in [0, 1], any size.
 
         Returns:
-            Their image layer B, same shape, not clipped: the network's output, or O - R of a network that makes R, with
-            R as `strength` and `adaptive` have it.
+            Their image layer B, same shape, not clipped.
 
         Raises:
             ShapeError: If the network does not keep the shape.
@@ -82,31 +85,16 @@ class Derainer:
 
     def _output_at(self, rainy: Tensor) -> Tensor:
         try:
-            if len(rainy) == 1 and (isinstance(self.net, LayerGenerator) or hasattr(self.net, "reach")):
-                output = infer(self.net, rainy, window=self.window_size)
-            else:
-                output = run_padded(self._whole, rainy, self.window_size)
-        except InputError:
-            raise
-        except (RuntimeError, ValueError, AssertionError, MemoryError) as error:  # such as more memory than there is
+            output = infer(self.net, rainy, window=self.window_size)
+        except Exception as error:  # more memory than there is, or whatever an architecture does on this size
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"{self.source}: the network fails on {tuple(rainy.shape)} ({reason})") from error
         if output.shape != rainy.shape and not (self.makes_rain and output.shape == rainy[:, :1].shape):
-            raise self._misfit(output, rainy)
+            raise ShapeError(
+                f"{self.source}: {self.about['network']['type']} makes {tuple(output.shape)} of {tuple(rainy.shape)}; "
+                "expected a network that keeps the shape; give another one"
+            )
         return output
-
-    def _whole(self, images: Tensor) -> Tensor:
-        output = self.net(images)
-        if isinstance(output, Tensor) and output.shape[-2:] == images.shape[-2:]:
-            return output
-        raise self._misfit(output, images)
-
-    def _misfit(self, output: Any, images: Tensor) -> ShapeError:
-        made = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        return ShapeError(
-            f"{self.source}: {self.about['network']['type']} makes {made} of {tuple(images.shape)}; expected a network "
-            "that keeps the shape; give another one"
-        )
 
 
 def load_derainer(
@@ -129,30 +117,33 @@ def load_derainer(
         order: Without a label: which of several to take, the first one that is there and was trained. By default the
             restorer, else `net_g`.
         take_newest: Of a folder, take the newest network in any case.
-        longest_side: Of images in which rain is looked for, in pixels (see `Derainer`); 0 for no limit. By default what
-            the weights say, else no limit.
-        strength: Factor in (0, 10] on the rain that is subtracted, down to what surrounds it. Networks that are unsure
-            of a streak take some of its brightness only; more than 1 takes more of it, and of what is taken in error.
-            By default what the weights say, else 1.
-        adaptive: Take more, the more of an image has rain (see `inference.adaptive`); by default what the weights say,
-            else not.
+        longest_side: As in `Derainer`; by default what the weights say, and so for the other two.
+        strength: As in `Derainer`.
+        adaptive: As in `Derainer`.
 
     Returns:
         The network, on the CPU. No code from a file is run.
 
     Raises:
-        InputError: If there is none, the file is torn or no network, its architecture is unknown or makes no layer, or
-            the weights don't fit.
+        InputError: If there is none, the file is torn or no network, its architecture is unknown or makes no layer, the
+            weights don't fit, or a setting is out of range.
     """
+    wanted = {"longest_side": longest_side, "strength": strength, "adaptive": adaptive}
+    asked = {key: value for key, value in wanted.items() if value is not None}
     path = find_weights(path)
     if not path.exists():
         names = " or ".join(PACKAGED)
         raise InputError(f"{path}: missing; give the weights: a network file, the folder of a training, or {names}")
     if path.suffix == ".onnx":
         graph, about = load_onnx(path)
-        return Derainer(graph, about, path, **_settings(about, longest_side, strength, adaptive))
-    labels = (label,) if label else order
-    file = _of_folder(path, labels, take_newest) if path.is_dir() else read_network_file(path, label=label, order=order)
+        return Derainer(graph, about, path, **{**_noted(about), **asked})
+    last = path / "last_checkpoint"  # names it, in a work folder of MMEngine
+    if last.is_file():
+        path /= Path(last.read_text(encoding="utf-8", errors="replace").strip()).name
+    if path.is_dir():
+        file = _of_folder(path, (label,) if label else order, take_newest)
+    else:
+        file = read_network_file(path, label=label, order=order)
     about, network = file.about, file.about["network"]["type"]
     if about["output"] is None:
         kind = KINDS.get(about["label"], "no generator")
@@ -161,36 +152,14 @@ def load_derainer(
     net = build_with_weights(about["network"], file.weights, where=where, source=file.path)
     if not all(value.isfinite().all() for value in net.state_dict().values()):
         raise InputError(f"{file.path}: contains weights that are not finite; give another checkpoint")
-    return Derainer(net, about, file.path, **_settings(about, longest_side, strength, adaptive))
+    return Derainer(net, about, file.path, **{**_noted(about), **asked})
 
 
-def _settings(about: dict[str, Any], *wanted: Any) -> dict[str, Any]:
-    """What is wanted of `PLAIN`, in its order, else what the weights say."""
-    said = {**PLAIN, **{key: about[key] for key in PLAIN if key in about}}
-    return check_settings(
-        {key: said[key] if value is None else value for key, value in zip(PLAIN, wanted, strict=True)}
-    )
-
-
-def check_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return settings, some of `PLAIN`, if they are in range.
-
-    Raises:
-        InputError: If `longest_side` is neither 0 nor at least `SHORTEST_LIMIT`, or `strength` is out of range.
-    """
-    pixels, strength = settings.get("longest_side", 0), settings.get("strength", 1.0)
-    if pixels and pixels < SHORTEST_LIMIT:
-        raise InputError(f"longest_side: expected 0, or at least {SHORTEST_LIMIT} pixels, but received {pixels}")
-    if not 0 < strength <= STRONGEST:
-        raise InputError(f"strength: expected a number above 0, up to {STRONGEST}, but received {strength}")
-    return settings
+def _noted(about: dict[str, Any]) -> dict[str, Any]:
+    return {key: about[key] for key in PLAIN if key in about}
 
 
 def _of_folder(folder: Path, labels: tuple[str, ...], take_newest: bool) -> NetworkFile:
-    last = folder / "last_checkpoint"  # names it, in a work folder of MMEngine
-    if last.is_file():
-        name = Path(last.read_text(encoding="utf-8", errors="replace").strip()).name
-        return read_network_file(folder / name, label=labels[0] if len(labels) == 1 else None, order=labels)
     models = folder / "models" if (folder / "models").is_dir() else folder
     for label in labels:
         found = saved_networks(models, label)

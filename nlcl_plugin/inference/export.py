@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import safetensors.torch
@@ -28,22 +28,11 @@ from nlcl_plugin.networks.network_file import build_with_weights
 from nlcl_plugin.networks.onnx_network import OnnxNetwork
 from nlcl_plugin.networks.weights import safetensors_bytes
 
-SUFFIXES = {"onnx": ".onnx", "safetensors": ".safetensors"}
 OPSET = 18  # what torch's exporter is written for; others are converted
-# Largest difference to the network in PyTorch and full precision, in [0, 1]. Half precision: 2.5 of 255 steps.
-TOLERANCES = {"float32": 1e-4, "float16": 1e-2}
+# Largest difference to the network in PyTorch and full precision, in [0, 1].
+TOLERANCE, HALF_TOLERANCE = 1e-4, 1e-2
 CHECKED_SHAPES = ((1, 3, 37, 51), (2, 3, 50, 33), (1, 3, 64, 64), (2, 3, 1, 1))  # (B, C, H, W)
 _EXAMPLE = (2, 3, 21, 34)
-
-
-@dataclass(frozen=True)
-class Exported:
-    """An exported file."""
-
-    path: Path  # the file
-    precision: str  # `float32` or `float16`
-    difference: float  # largest difference to PyTorch in full precision on noise of `CHECKED_SHAPES`, in [0, 1]
-    tolerance: float  # the largest difference allowed
 
 
 class _Graph(nn.Module):
@@ -53,43 +42,40 @@ class _Graph(nn.Module):
         super().__init__()
         self.net = deepcopy(derainer.net).cpu().to(dtype)
         self.dtype = dtype
-        self.makes_rain = derainer.about["output"] == "rain"
+        self.makes_rain = derainer.makes_rain
 
     def forward(self, rainy: Tensor) -> Tensor:
         output: Tensor = self.net(rainy.to(self.dtype)).to(rainy.dtype)
         return rainy - output if self.makes_rain else output
 
 
-def export(
-    derainer: Derainer, output: str | os.PathLike[str], kind: str, *, half: bool = False, opset: int = OPSET
-) -> Exported:
+def export(derainer: Derainer, output: str | os.PathLike[str], *, half: bool = False, opset: int = OPSET) -> float:
     """Export a network; the file is written only if it makes what PyTorch makes.
 
     Args:
         derainer: The network.
-        output: The file, whose name ends as `SUFFIXES` says.
-        kind: `onnx` contains the graph, with sizes and batch left open; `safetensors` contains the weights.
+        output: The file: `.onnx` contains the graph, with sizes and batch left open, `.safetensors` the weights. Its
+            metadata contain `about` (see `networks.about.describe`) as JSON.
         half: Compute in float16, or keep the weights in it.
         opset: Of ONNX.
 
     Returns:
-        What was written; its metadata contain `about` (see `networks.about.describe`) as JSON.
+        The largest difference to PyTorch in full precision on noise of `CHECKED_SHAPES`, in [0, 1].
 
     Raises:
         InputError: If the name does not fit, a package is missing, the network cannot be exported, the result differs,
             or the file cannot be written.
     """
-    path = Path(os.path.expanduser(output))
-    if path.suffix != SUFFIXES.get(kind):
-        ending = SUFFIXES.get(kind) or " or ".join(SUFFIXES.values())
-        raise InputError(f"output: expected a name that ends in {ending}, but received {str(output)!r}")
+    path = Path(output).expanduser()
+    kind = path.suffix.removeprefix(".")
+    if kind not in ("onnx", "safetensors"):
+        raise InputError(f"output: expected a name that ends in .onnx or .safetensors, but received {str(output)!r}")
     network = derainer.about["network"]["type"]
     if kind != "safetensors" and derainer.window_size > 1:
         raise InputError(
             f"{derainer.source}: {network} has windowed attention, whose mask depends on the image's size by Python "
             f"code that a {kind} file cannot hold; export it as safetensors"
         )
-    precision = "float16" if half else "float32"
     examples = [torch.rand(shape, generator=torch.Generator().manual_seed(0)) for shape in CHECKED_SHAPES]
     whole = replace(derainer, **PLAIN)  # what a graph does
     expected = [whole(example) for example in examples]  # raises if the size is not kept
@@ -97,28 +83,22 @@ def export(
         try:
             content = _onnx(derainer, half, opset) if kind == "onnx" else _safetensors(derainer, half)
             run = _run_onnx(content) if kind == "onnx" else _run_safetensors(content, derainer)
-            differences = [_difference(run(one), wanted) for one, wanted in zip(examples, expected, strict=True)]
+            differences = [(run(one) - wanted).abs().max() for one, wanted in zip(examples, expected, strict=True)]
         except InputError:
             raise
         except Exception as error:  # whatever an architecture does that an exporter or a runtime does not know
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"{derainer.source}: {network} cannot be exported as {kind} ({reason})") from error
     difference = float(torch.stack(differences).max())  # NaN, if one is
-    if not difference <= TOLERANCES[precision]:
+    allowed = HALF_TOLERANCE if half else TOLERANCE
+    if not difference <= allowed:
         raise InputError(
-            f"{derainer.source}: {network} as {kind} in {precision} differs from PyTorch by {difference:.1e}, where "
-            f"{TOLERANCES[precision]:.0e} is allowed; nothing was written; export it "
-            + ("without half" if half else "in another format")
+            f"{derainer.source}: {network} as {kind} differs from PyTorch by {difference:.1e}, where {allowed:.0e} is "
+            f"allowed; nothing was written; export it {'without half' if half else 'in another format'}"
         )
     with writing_to(path, advice="give another file"):
         write_whole(path, content)
-    return Exported(path, precision, difference, TOLERANCES[precision])
-
-
-def _difference(found: Tensor, wanted: Tensor) -> Tensor:
-    if found.shape != wanted.shape:
-        raise ValueError(f"it makes {tuple(found.shape)}, expected {tuple(wanted.shape)}")
-    return (found - wanted).abs().max()
+    return difference
 
 
 @contextmanager
@@ -162,17 +142,7 @@ def _onnx(derainer: Derainer, half: bool, opset: int) -> bytes:
         del entry.metadata_props[:]  # the Python code that a node comes from, paths on this machine included
         entry.doc_string = ""
     model.producer_name, model.doc_string = "nlcl_plugin", "rainy to derained: RGB in [0, 1], any size, not clipped"
-    about = derainer.about
-    facts = {
-        "arch": about["network"]["type"],
-        "layer": about["network"].get("layer", about["output"]),
-        "input": "rainy: (batch, 3, height, width), RGB in [0, 1], any size",
-        "output": "derained: the same shape and range, not clipped",
-        "precision": "float16 inside, float32 in and out" if half else "float32",
-        **{key: about[key] for key in ("iter", "license", "format")},
-        **as_metadata(about),
-    }
-    onnx.helper.set_model_props(model, {key: str(value) for key, value in facts.items()})
+    onnx.helper.set_model_props(model, as_metadata(derainer.about))
     onnx.checker.check_model(model)
     return model.SerializeToString()
 

@@ -20,12 +20,12 @@ from nlcl_plugin.data.lmdb.store import close_environment, open_environment
 from nlcl_plugin.errors import InputError, escape
 from nlcl_plugin.inference.derain import ImageDerainer
 from nlcl_plugin.inference.derainer import PLAIN
-from nlcl_plugin.pictures import Cell, brightened, fit, grid, strip
+from nlcl_plugin.pictures import Cell, brightened, grid
 
 MIN_MEAN_RAIN = 0.001  # the same as the default of train.min_mean_rain
 SHOWN = 12  # pairs of the contact sheet
-_COLUMNS = 3  # pairs in a row
-_WIDTH, _HEIGHT, _GAP = 230, 200, 2  # the largest picture, and between two, pixels
+_COLUMNS = 6  # pictures in a row
+_WIDTH, _HEIGHT = 230, 200  # the largest picture, pixels
 BATCH_IMAGES = 16  # which a kill may lose; each may take a second
 _EQUAL = 1e-4  # channels that differ by less, in [0, 1], are one grey: O - B has rounding errors
 
@@ -84,22 +84,6 @@ def rain_of(network: ImageDerainer, image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
 
 
-def read_facts(bank: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read `rain_bank.json` of the LMDB in the folder `bank`: its origin and its figures.
-
-    Raises:
-        InputError: If it is missing or damaged.
-    """
-    path = Path(os.path.expanduser(bank)) / BANK_FILE
-    try:
-        facts: dict[str, Any] = json.loads(path.read_bytes())
-        if not all(isinstance(facts[key], float) for key in ("mean_rain", "max_rain")):
-            raise ValueError("mean_rain and max_rain are numbers")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); extract the bank again with --overwrite") from error
-    return facts
-
-
 def _list(images: ImageSource) -> list[SourceFile]:
     if not is_lmdb(images.root):
         return list_sources(images.root)
@@ -155,10 +139,8 @@ def _draw_sheet(pairs: list[tuple[str, np.ndarray, np.ndarray]], heading: str) -
     layers, factor = brightened([to_float(rain) for _, _, rain in pairs])
     cells = []
     for (name, rainy, rain), layer in zip(pairs, layers, strict=True):
-        name = name if len(name) <= 36 else f"…{name[-35:]}"
-        picture = strip([fit(half, _WIDTH, _HEIGHT) for half in (rainy, layer)], _GAP)
-        cells.append(Cell(picture, f"{escape(name)}   mean R {rain.mean() / 255:.4f}"))
+        name = name if len(name) <= 30 else f"…{name[-29:]}"
+        cells += [Cell(rainy, escape(name)), Cell(layer, f"mean R {rain.mean() / 255:.4f}")]
     rows = [cells[start : start + _COLUMNS] for start in range(0, len(cells), _COLUMNS)]
-    bright = "as it is" if factor == 1 else f"{factor:g} times as bright as it is"
-    heading = f"{heading}; left rainy, right the rain layer, {bright}"
-    return encode_png(grid(rows, 2 * _WIDTH + _GAP, _HEIGHT, heading=heading))
+    heading = f"{heading}; left rainy, right the rain layer, {factor:g} times as bright as it is"
+    return encode_png(grid(rows, _WIDTH, _HEIGHT, heading=heading))

@@ -2,10 +2,9 @@
 
 They are those of BasicSR's `calculate_psnr` and `calculate_ssim`, except:
 
-* PSNR is at most 100 dB, which is what equal images have: a customary value. The formula gives infinity there, and so
-  do BasicSR, scikit-image and torchmetrics, but JSON cannot hold it, and it would make a mean over images infinite and
-  a best figure final. All above 100 dB is capped too (less than one value in 150,000 is off by one level), so that no
-  images are better than equal ones.
+* PSNR is at most 100 dB, which is what equal images have (and those in which less than one value in 150,000 is off by
+  one level). The formula gives infinity there, as BasicSR does, but JSON cannot hold it, and it would make a mean over
+  images infinite and a best figure final.
 * Where a side is shorter than the 11 pixels of SSIM's window, the window is the largest odd one that fits, as
   scikit-image advises. BasicSR gives NaN, scikit-image raises an error.
 * Where `crop_border` leaves no pixel, both are NaN. A figure that an image does not have is NaN, here as for

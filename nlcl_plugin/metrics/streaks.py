@@ -14,10 +14,8 @@ ANGLES = range(-80, 100, 10)  # degrees from the vertical; lines of that length 
 PLAIN = 0.2  # excess, relative to the median, that is more than structure: clean photographs had up to 0.18
 
 
-def precision_recall(
-    rainy: np.ndarray, derained: np.ndarray, truth: np.ndarray, threshold: float = THRESHOLD
-) -> tuple[float, float]:
-    """Precision and recall of streak pixels: those where O - B is above a threshold, against those where O - G is.
+def precision_recall(rainy: np.ndarray, derained: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+    """Precision and recall of streak pixels: where O - B, in the mean over channels, is above `THRESHOLD`, or O - G is.
 
     PSNR hardly shows whether rain was found, as filling in well and noise count in it too.
 
@@ -25,7 +23,6 @@ def precision_recall(
         rainy: O, (H, W, 3), float in [0, 1].
         derained: B, of the same shape.
         truth: Ground truth G, of the same shape.
-        threshold: Of the mean over the channels, in [0, 1].
 
     Returns:
         The fraction of the found pixels that are rain, and the fraction of rainy pixels that are found, in [0, 1]; NaN
@@ -37,8 +34,8 @@ def precision_recall(
         >>> precision_recall(rainy, derained, truth)
         (0.5, 0.5)
     """
-    found = (rainy - derained).mean(axis=2) > threshold
-    rain = (rainy - truth).mean(axis=2) > threshold
+    found = (rainy - derained).mean(axis=2) > THRESHOLD
+    rain = (rainy - truth).mean(axis=2) > THRESHOLD
     hits = int((found & rain).sum())
     return _ratio(hits, int(found.sum())), _ratio(hits, int(rain.sum()))
 

@@ -13,9 +13,9 @@ from mmengine.logging import MMLogger
 from mmengine.model import BaseDataPreprocessor, BaseModel
 from mmengine.optim import OptimWrapperDict
 from mmengine.registry import MODELS
-from pydantic import ValidationError
 from torch import Tensor, nn
 
+from nlcl_plugin.config.schema import check_schema
 from nlcl_plugin.config.train_options import UnpairedOptions
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.inference.any_size import run_padded
@@ -28,32 +28,16 @@ from nlcl_plugin.networks.weights import weights_of
 
 # Arguments of NLCLDerain, and attributes, by the labels that the iteration uses.
 NAMES = {"g": "generator", "r": "rain_generator", "d": "discriminator", "p": "heads", "s": "restorer"}
-OPTIMIZERS = {"generator": "g", "discriminator": "d", "heads": "p", "restorer": "s"}
 
 
 class UnitRangePreprocessor(BaseDataPreprocessor):
     """Brings a batch to the device as the networks need it: RGB, (B, 3, H, W), float in [0, 1]."""
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
-        """Convert `lq` and `gt`, uint8 or float in [0, 1]: (B, 3, H, W) or, by `pseudo_collate`, a list of (3, H, W).
-
-        Raises:
-            InputError: If `lq` is missing, or `gt` in training, or images are of several sizes.
-        """
-        if not data.keys() >= ({"lq", "gt"} if training else {"lq"}):
-            raise InputError(
-                f"the dataset gives {', '.join(map(str, data))}, but NLCLDerain needs lq (rainy images)"
-                f"{' and gt (clean ones of other scenes)' if training else ''}"
-            )
+        """Convert `lq` and `gt`, uint8 or float in [0, 1]: (B, 3, H, W) or, as a list of (3, H, W)."""
         batch = dict(data)
         for key in {"lq", "gt"} & set(batch):
-            try:
-                images = batch[key] if isinstance(batch[key], Tensor) else torch.stack(batch[key])
-            except (TypeError, RuntimeError) as error:
-                raise InputError(
-                    f"{key}: expected tensors (3, H, W) of one size ({error}); crop training images in the dataset"
-                ) from error
-            images = self.cast_data(images)
+            images = self.cast_data(batch[key] if isinstance(batch[key], Tensor) else torch.stack(batch[key]))
             batch[key] = images.float() / 255 if images.dtype == torch.uint8 else images
         return batch
 
@@ -96,7 +80,7 @@ class NLCLDerain(BaseModel):
         data_preprocessor: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(data_preprocessor or {"type": "UnitRangePreprocessor"})
-        self.options = _checked(train_cfg)
+        self.options = check_schema(UnpairedOptions, ConfigDict(train_cfg).to_dict(), "model.train_cfg")
         self._configs = {"g": generator, "r": rain_generator, "d": discriminator, "p": heads, "s": restorer}
         nets: dict[str, nn.Module] = {}
         for label in needed_nets(self.options, decomposition):
@@ -113,7 +97,6 @@ class NLCLDerain(BaseModel):
             setattr(self, f"average_{NAMES[label]}", averages[label])
         if self.options.restorer_opt and self.options.restorer_opt.rounds:
             averages["t"] = self.rain_restorer = frozen_copy(nets["s"])
-        self._tried = False
         self.criteria = nn.ModuleList()  # here, so that `to` moves them to the device
         rank, processes = get_dist_info()
         self.iteration = UnpairedIteration(
@@ -156,14 +139,14 @@ class NLCLDerain(BaseModel):
         self.iteration.mean_rain = None if math.isnan(mean_rain) else mean_rain
         self.iteration.skipped_steps = int(skipped)
         try:
-            if not self._tried:
-                self._try(batch["lq"], batch["gt"])
+            if taken == 0 and "s" in self.iteration.nets:
+                self._try_restorer(batch["lq"])
             log = self.iteration(
                 batch["lq"],
                 batch["gt"],
                 batch.get("lq_path", []),
                 int(taken) + 1,
-                {OPTIMIZERS[name]: wrapper for name, wrapper in optim_wrapper.items()},
+                {label: optim_wrapper[name] for label, name in NAMES.items() if name in optim_wrapper},
                 WrapperStepper(optim_wrapper, self),
             )
         except ValueError as error:  # of networks, losses and searches that images are too small for
@@ -176,20 +159,16 @@ class NLCLDerain(BaseModel):
         return dict(log) if log is not None else {"skipped_steps": float(self.iteration.skipped_steps)}
 
     @torch.no_grad()
-    def _try(self, rainy: Tensor, clean: Tensor) -> None:
+    def _try_restorer(self, rainy: Tensor) -> None:
         """Refuse at the first iteration what would otherwise end stage 2, hours later."""
-        self._tried = True
         shape = tuple(rainy.shape)
-        if clean.shape != rainy.shape:
-            raise InputError(f"lq {shape} and gt {tuple(clean.shape)} must have one shape; crop both alike")
-        if "s" in self.iteration.nets:
-            try:
-                found = tuple(frozen_copy(bare(self.iteration.nets["s"]))(rainy).shape)
-            except (AttributeError, RuntimeError, TypeError, ValueError) as error:
-                raise InputError(f"model.restorer: {error}") from error
-            if found != shape:
-                raise InputError(f"model.restorer: makes {found} of images {shape}, but must keep their shape: "
-                                 "use scale or upscale 1 and as many channels out as in")  # fmt: skip
+        try:
+            found = tuple(frozen_copy(bare(self.iteration.nets["s"]))(rainy).shape)
+        except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+            raise InputError(f"model.restorer: {error}") from error
+        if found != shape:
+            raise InputError(f"model.restorer: makes {found} of images {shape}, but must keep their shape: "
+                             "use scale or upscale 1 and as many channels out as in")  # fmt: skip
 
     def forward(self, lq: Tensor, mode: str = "tensor", **data: Any) -> Any:
         """Derain images; `val_step` and `test_step` come here.
@@ -200,8 +179,6 @@ class NLCLDerain(BaseModel):
                 `result`, `rain` and the batch's other entries.
             **data: The other entries of the batch.
         """
-        if mode not in ("tensor", "predict"):
-            raise ValueError(f"mode must be tensor or predict, but received {mode!r}; train_step computes the losses")
         restoring = self.options.restores(max(1, int(self.progress[0])))
         label = "s" if restoring else "g"
         # Networks of windowed attention name their window by this argument.
@@ -247,12 +224,3 @@ class NLCLDerain(BaseModel):
         for average in self.iteration.averages.values():
             average.eval()
         return self
-
-
-def _checked(train_cfg: dict[str, Any]) -> UnpairedOptions:
-    try:
-        return UnpairedOptions.model_validate(ConfigDict(train_cfg).to_dict())
-    except ValidationError as error:
-        first = error.errors()[0]
-        reason = "unknown option" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
-        raise InputError(f"{'.'.join(map(str, ('model.train_cfg', *first['loc'])))}: {reason}") from error

@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
@@ -16,7 +17,6 @@ from nlcl_plugin.data.image_io import to_uint8
 from nlcl_plugin.errors import escape
 from nlcl_plugin.mm.checkpoints import WholeCheckpointHook
 from nlcl_plugin.mm.data import EndlessBatchSampler
-from nlcl_plugin.pictures import strip
 from nlcl_plugin.training.distributed import Agreement
 from nlcl_plugin.training.train import StopRequest
 
@@ -58,7 +58,7 @@ class LayerStripHook(Hook):
             self._shown += 1
             layers = [to_uint8(sample[key]) for key in ("lq", "result", "rain")]
             name = os.path.splitext(os.path.basename(sample.get("lq_path", f"image_{self._shown}")))[0]
-            runner.visualizer.add_image(escape(inner_name(name)), strip(layers), step=runner.iter)
+            runner.visualizer.add_image(escape(inner_name(name)), np.concatenate(layers, axis=1), step=runner.iter)
 
     after_test_iter = after_val_iter
 

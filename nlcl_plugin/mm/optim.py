@@ -16,13 +16,7 @@ from nlcl_plugin.errors import InputError
 from nlcl_plugin.models.optimization import Stepper
 from nlcl_plugin.models.unpaired_iteration import bare
 
-# Optimizers by name, and which networks of `NLCLDerain` each steps.
-NETWORKS = {
-    "generator": ("generator", "rain_generator"),
-    "discriminator": ("discriminator",),
-    "heads": ("heads",),
-    "restorer": ("restorer",),
-}
+NAMES = ("generator", "discriminator", "heads", "restorer")  # of optimizers, and of the networks that they step
 
 
 class Bf16OptimWrapper(OptimWrapper):
@@ -77,23 +71,21 @@ class NLCLOptimWrapperConstructor:
         if cfg.get("accumulative_counts", 1) != 1:
             raise InputError("optim_wrapper.accumulative_counts: not supported; use model.train_cfg.accumulate")
         default = cfg.pop("optimizer")
-        self.optimizers = {name: cfg.pop(name, default) for name in NETWORKS}
+        self.optimizers = {name: cfg.pop(name, default) for name in NAMES}
         self.wrapper = cfg
 
     def __call__(self, model: nn.Module) -> OptimWrapperDict:
         """Build the wrappers of those networks that the model has."""
         model = bare(model)
         wrappers: dict[str, Any] = {}
-        for name, networks in NETWORKS.items():
+        for name in NAMES:
+            networks = ("generator", "rain_generator") if name == "generator" else (name,)
             parameters = [p for net in networks if hasattr(model, net) for p in getattr(model, net).parameters()]
             if not parameters:
                 continue
-            try:
-                optimizer = OPTIMIZERS.build({**copy.deepcopy(self.optimizers[name]), "params": parameters})
-                wrapper = copy.deepcopy(self.wrapper)
-                wrappers[name] = OPTIM_WRAPPERS.build(wrapper, default_args={"optimizer": optimizer})
-            except (TypeError, ValueError, KeyError, AssertionError) as error:
-                raise InputError(f"optim_wrapper, {name}: {' '.join(str(error).split())}") from error
+            optimizer = OPTIMIZERS.build({**copy.deepcopy(self.optimizers[name]), "params": parameters})
+            wrapper = copy.deepcopy(self.wrapper)
+            wrappers[name] = OPTIM_WRAPPERS.build(wrapper, default_args={"optimizer": optimizer})
         first = next(iter(wrappers.values()))
         if hasattr(first, "loss_scaler"):
             # One scale for all networks: the heads learn from the generator's loss.

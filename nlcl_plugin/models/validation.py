@@ -22,7 +22,7 @@ from nlcl_plugin.data.progress import ProgressBar
 from nlcl_plugin.errors import InputError, escape
 from nlcl_plugin.metrics.niqe import niqe
 from nlcl_plugin.metrics.quality import finite_mean
-from nlcl_plugin.pictures import fit, strip
+from nlcl_plugin.pictures import fit
 
 # Computed when the option file names no metrics: these with ground truth, NIQE without.
 PAIRED_METRICS = {
@@ -123,7 +123,7 @@ class ValidationMixin:
         return values
 
     def _save_pictures(self, images: dict[str, np.ndarray], dataset: str, image: str, current_iter: Any) -> None:
-        layers = strip([images["lq"], images["result"], images["rain"]])
+        layers = np.concatenate([images["lq"], images["result"], images["rain"]], axis=1)
         folder = osp.join(self.opt["path"]["visualization"], dataset)
         if self.opt["is_train"]:
             imwrite(layers, osp.join(folder, image, f"{osp.basename(image)}_{current_iter}.png"))
@@ -191,7 +191,7 @@ def _raise_in_all(faults: list[Exception], processes: int) -> None:
 def _small(images: dict[str, np.ndarray]) -> np.ndarray:
     """Rainy, derained and rain side by side (H, W, 3), RGB, small enough to be logged again and again."""
     layers = [fit(images[key], TB_WIDTH, enlarge=False) for key in ("lq", "result", "rain")]
-    return cv2.cvtColor(strip(layers), cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(np.concatenate(layers, axis=1), cv2.COLOR_BGR2RGB)
 
 
 def _output_name(path: str, root: str | None, taken: set[str]) -> str:

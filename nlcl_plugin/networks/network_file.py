@@ -14,10 +14,11 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import safetensors
 import torch
+from pydantic import BaseModel, NonNegativeInt, PositiveInt, ValidationError
 from torch import Tensor, nn
 
 from nlcl_plugin.archs import LayerGenerator, convert_official_state_dict
@@ -32,7 +33,24 @@ _RELEASED = {  # SHA-256 of the last bias
     "00b4bfbf287b9bd232519c2365fac94c837b9d447365d7f654bab7bfa28c8020": "rain",
 }
 _OPENS_FILES = {"VGGFeatureExtractor", "DFDNet"}  # BasicSR's networks that load files while they are built
-_ENTRIES = {"format": int, "network": dict, "label": str, "window_size": int, "license": str}
+
+
+class _Network(BaseModel, strict=True):
+    type: str
+
+
+class _About(BaseModel, strict=True):
+    """The entries of `about` that must be right."""
+
+    format: int
+    network: _Network
+    label: str
+    output: Literal["image", "rain"] | None = None
+    window_size: PositiveInt
+    license: str
+    longest_side: NonNegativeInt = 0
+    strength: float = 1.0
+    adaptive: bool = False
 
 
 @dataclass(frozen=True)
@@ -125,18 +143,10 @@ def _checked(about: Any, path: Path) -> dict[str, Any]:
         raise InputError(
             f"{path}: is of format {about['format']}, but this version reads up to {FORMAT}; upgrade nlcl_plugin"
         )
-    if (
-        not isinstance(about, dict)
-        or not all(isinstance(about.get(key), kind) for key, kind in _ENTRIES.items())
-        or not isinstance(about["network"].get("type"), str)
-        or about.get("output") not in ("image", "rain", None)
-        or about["window_size"] < 1
-        or type(about.get("longest_side", 0)) is not int
-        or about.get("longest_side", 0) < 0
-        or type(about.get("strength", 1.0)) not in (int, float)
-        or type(about.get("adaptive", False)) is not bool
-    ):
-        raise InputError(f"{path}: its entry `about` is damaged, so that its network is unknown; save it again")
+    try:
+        _About.model_validate(about)
+    except ValidationError as error:
+        raise InputError(f"{path}: its entry `about` is damaged: its network is unknown; save it again") from error
     network = about["network"]
     if network["type"] in _OPENS_FILES or any("path" in str(key) and isinstance(network[key], str) for key in network):
         raise InputError(f"{path}: its network {network['type']} opens other files, which no network file may ask for")

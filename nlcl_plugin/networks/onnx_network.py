@@ -53,7 +53,7 @@ def load_onnx(path: Path) -> tuple[OnnxNetwork, dict[str, Any]]:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: torn, or no ONNX file of ours ({reason}); export it again") from error
     if text is None or names != [["rainy"], ["derained"]]:
-        raise InputError(f"{path}: is no export of ours; give a file of basicsr export --format onnx")
+        raise InputError(f"{path}: is no export of ours; give a file of basicsr export")
     return OnnxNetwork(session), {**about_from_json(text, path), "output": "image"}
 
 

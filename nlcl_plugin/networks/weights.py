@@ -14,7 +14,6 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from nlcl_plugin.data.files import write_whole
 from nlcl_plugin.errors import InputError
 
 PACKAGED = {file.stem: file for file in sorted((Path(__file__).parents[1] / "weights").glob("*.safetensors"))}
@@ -144,18 +143,10 @@ def newest_checkpoint(path: str, key: str) -> str:
     return str(newest(found))
 
 
-def save_safetensors(
-    path: str | os.PathLike[str], state_dict: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None
-) -> None:
-    """Write weights, and metadata as texts, as .safetensors, which other tools read without torch; whole or not."""
-    write_whole(path, safetensors_bytes(state_dict, metadata))
-
-
-def safetensors_bytes(state_dict: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> bytes:
-    """What `save_safetensors` writes."""
+def safetensors_bytes(state_dict: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """The content of a .safetensors file, which other tools read without torch, with weights and metadata."""
     # Contiguous and apart, as the format wants: weights may be channels-last or share memory.
     tensors = {
         name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state_dict.items()
     }
-    notes = {"format": "pt", **{key: str(value) for key, value in (metadata or {}).items()}}
-    return safetensors.torch.save(tensors, notes)
+    return safetensors.torch.save(tensors, {"format": "pt", **metadata})

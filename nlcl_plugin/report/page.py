@@ -58,7 +58,6 @@ def write_report(
     *,
     images: int = 3,
     which: str | None = None,
-    progress: bool = True,
 ) -> Path:
     """Write the report of a training, which may be running or interrupted, as one HTML file.
 
@@ -68,7 +67,6 @@ def write_report(
         images: How many images of each validation dataset are derained and shown, evenly spread.
         which: The weights that derain them: an iteration or `latest`; by default those that were best in validation,
             without one the newest.
-        progress: Whether to show progress: a bar on a terminal, a line per minute elsewhere.
 
     Returns:
         The file.
@@ -78,7 +76,7 @@ def write_report(
             file cannot be written. What only pictures need (weights, images) may be missing: the page then says so.
     """
     found = read_experiment(experiment)
-    page = render(found, _pictures(found, images, which, progress=progress))
+    page = render(found, _pictures(found, images, which))
     path = Path(os.path.expanduser(output)) if output is not None else found.folder / "report.html"
     with writing_to(path, advice="give another --output"):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -123,7 +121,7 @@ def render(experiment: Experiment, pictures: PagePictures) -> str:
     )
 
 
-def _pictures(experiment: Experiment, images: int, which: str | None, *, progress: bool) -> PagePictures:
+def _pictures(experiment: Experiment, images: int, which: str | None) -> PagePictures:
     result = PagePictures()
     if images == 0:
         return result
@@ -140,7 +138,7 @@ def _pictures(experiment: Experiment, images: int, which: str | None, *, progres
     for dataset, options in sets.items():
         try:
             found = split_examples(stages, options, images)
-            for example in ProgressBar(found, total=images, desc=dataset, unit="image", shown=progress, leave=False):
+            for example in ProgressBar(found, total=images, desc=dataset, unit="image", leave=False):
                 result.examples.append(_embedded(dataset, example))
                 if result.queries is None:
                     picture = embed(f"{dataset}: {example.name}", example.layers[0].image, side=_SLIDER)

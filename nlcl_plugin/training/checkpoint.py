@@ -29,7 +29,7 @@ from nlcl_plugin.data.files import json_text, remove_leftovers, sha256, sync_fol
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.models.validation import PAIRED_METRICS
 from nlcl_plugin.networks.about import as_metadata
-from nlcl_plugin.networks.weights import BEST_FILE, best_iteration, load_plain, numbered, save_safetensors, weights_of
+from nlcl_plugin.networks.weights import BEST_FILE, best_iteration, load_plain, numbered, safetensors_bytes, weights_of
 from nlcl_plugin.training.distributed import from_rank_zero, get_dist_info
 
 _SUM = re.compile(r"(?P<sum>[0-9a-f]{64}) [ *](?P<name>[^\0]+)")
@@ -63,7 +63,8 @@ def save_as_safetensors(opt: dict[str, Any], current_iter: int | str) -> None:
         elif path.stem.endswith(f"_{current_iter}") or not copy.exists():
             content = load_plain(path)
             notes = as_metadata(content["about"]) if "about" in content else {}
-            save_safetensors(copy, weights_of(content, path), {"iter": path.stem.rpartition("_")[2], **notes})
+            notes = {"iter": path.stem.rpartition("_")[2], **notes}
+            write_whole(copy, safetensors_bytes(weights_of(content, path), notes))
 
 
 @master_only

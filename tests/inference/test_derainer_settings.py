@@ -13,7 +13,7 @@ from derain_helpers import save_network
 from nlcl_plugin.archs import LayerGenerator, ResidualUNet
 from nlcl_plugin.data.image_io import read_image, write_image
 from nlcl_plugin.errors import InputError
-from nlcl_plugin.inference.adaptive import factor_of_amount, rain_amount, strengthen
+from nlcl_plugin.inference.adaptive import factor_of_amount, strengthen
 from nlcl_plugin.inference.derain import ImageDerainer
 from nlcl_plugin.inference.derainer import load_derainer
 from nlcl_plugin.inference.export import export
@@ -58,7 +58,7 @@ def test_an_exported_file_notes_it_and_the_caller_has_the_last_word(networks, tm
     derainer = load_derainer(networks / "net_s.pth")
     derainer.about["longest_side"] = 80
     path = tmp_path / f"net.{kind}"
-    export(replace(derainer, longest_side=1), path, kind)  # the graph itself works at any size
+    export(replace(derainer, longest_side=64), path)  # the graph itself works at any size
     assert load_derainer(path).longest_side == 80
     assert load_derainer(path, longest_side=0).longest_side == 0
     assert load_derainer(networks / "net_s.pth").longest_side == 0
@@ -157,7 +157,6 @@ def test_the_factor_follows_how_much_of_an_image_has_rain(channels):
     amounts = [amount_of(rain[0]) for rain in rains]
     assert amounts[1] < 0.7 < amounts[2] < amounts[3] < 0.9 < amounts[4]
     together = torch.cat(rains)
-    assert rain_amount(together).tolist() == pytest.approx(amounts)
     expected = [np.interp(amount, [0.7, 0.9], [1.25, 4.0]) for amount in amounts]
     assert factor_of_amount(together).tolist() == pytest.approx(expected)
     assert (expected[0], expected[-1]) == (1.25, 4.0)
@@ -174,7 +173,7 @@ def test_a_derainer_adapts_and_files_note_it(networks, tmp_path):
         torch.testing.assert_close(adaptive.rain(image), expected)
         torch.testing.assert_close(adaptive(image), image - expected)
     noted = replace(plain, about={**plain.about, "adaptive": True, "strength": 1.25, "longest_side": 64})
-    export(noted, tmp_path / "noted.safetensors", "safetensors")
+    export(noted, tmp_path / "noted.safetensors")
     loaded = load_derainer(tmp_path / "noted.safetensors")
     assert (loaded.adaptive, loaded.strength, loaded.longest_side) == (True, 1.25, 64)
     own = load_derainer(tmp_path / "noted.safetensors", adaptive=False, strength=1.0, longest_side=0)

@@ -176,7 +176,7 @@ def test_resuming_continues_as_if_nothing_happened(tmp_path, decomposition):
         ("residual", {}, {"is_train": False}, "is missing: give the checkpoint to test"),
         ("residual", {"consistency_opt": {"type": "MSELoss"}}, {}, "holds by construction"),
         ("residual", {"layer_opt": {"type": "AsymmetricNLCLLoss", "sampling": {"taps": [0, 99]}}}, {},
-         r"train.layer_opt.sampling.taps: discriminator taps must be in \[0, 8\]"),
+         r"train.layer_opt.sampling.taps: taps of PatchDiscriminator must be in \[0, 8\]"),
         ("residual", {"restorer_opt": {"start_iter": 0, "rounds": [2, 1]}, "optim_s": ADAM}, {}, "rounds must be"),
         ("two_branch", {"consistency_opt": None, "layer_opt": None}, {}, "two_branch nothing else trains net_r"),
     ],

@@ -1,7 +1,6 @@
 """Weights from and to files, ours and BasicSR's."""
 
 import collections
-import os
 
 import pytest
 import safetensors
@@ -37,13 +36,12 @@ def test_weights_come_back_from_safetensors_as_they_were(tmp_path):
         "e": torch.ones(2, dtype=torch.bfloat16, requires_grad=True),
     }
     path = tmp_path / "net.safetensors"
-    weights.save_safetensors(path, saved, {"iteration": 1000})
+    path.write_bytes(weights.safetensors_bytes(saved, {"iteration": "1000"}))
     back = load(path)
     assert set(back) == set(saved)
     assert all(torch.equal(back[name], saved[name]) and back[name].dtype == saved[name].dtype for name in saved)
     with safetensors.safe_open(path, "pt") as file:
         assert file.metadata() == {"format": "pt", "iteration": "1000"}
-    assert os.listdir(tmp_path) == ["net.safetensors"]
 
 
 HELD = {name: {"a": torch.full((1,), value)} for name, value in (("params", 1.0), ("params_ema", 2.0), ("own", 3.0))}

@@ -72,7 +72,7 @@ def copied(experiment, tmp_path):
 @pytest.fixture(scope="module")
 def page(experiment, tmp_path_factory):
     output = tmp_path_factory.mktemp("page") / "report.html"
-    return Page(write_report(experiment, output, images=5, which="latest", progress=False).read_text(encoding="utf-8"))
+    return Page(write_report(experiment, output, images=5, which="latest").read_text(encoding="utf-8"))
 
 
 def options_with(folder, change):
@@ -82,7 +82,7 @@ def options_with(folder, change):
 
 
 def report(folder, **settings):
-    return Page(write_report(folder, progress=False, **settings).read_text(encoding="utf-8"))
+    return Page(write_report(folder, **settings).read_text(encoding="utf-8"))
 
 
 # the page -------------------------------------------------------------------------------------------------------------
@@ -180,7 +180,7 @@ def test_a_browser_draws_every_chart_and_complains_of_nothing(page, experiment, 
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if program is None:
         pytest.skip("needs a Chromium")
-    path = write_report(experiment, tmp_path / "page.html", progress=False)
+    path = write_report(experiment, tmp_path / "page.html")
     command = [program, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
     done = subprocess.run([*command, path.as_uri()], capture_output=True, text=True, check=True, timeout=300)
     assert "CONSOLE" not in done.stderr

@@ -79,19 +79,17 @@ def check(run, path, tolerance):
     "name", [name if name == "residual" else pytest.param(name, marks=pytest.mark.slow) for name in BLOCKS]
 )
 def test_onnx_gives_what_pytorch_gives_at_any_size(weights, tmp_path, name):
-    done = exporting.export(load_derainer(weights / f"{name}.pth"), tmp_path / "net.onnx", "onnx")
+    assert 0 <= exporting.export(load_derainer(weights / f"{name}.pth"), tmp_path / "net.onnx") < 1e-5
     check(onnx_run(tmp_path / "net.onnx"), weights / f"{name}.pth", 1e-5)
     check(load_derainer(tmp_path / "net.onnx"), weights / f"{name}.pth", 1e-5)
     (tmp_path / "torn.onnx").write_bytes((tmp_path / "net.onnx").read_bytes()[:-99])
     with pytest.raises(InputError, match="torn, or no ONNX file"):
         load_derainer(tmp_path / "torn.onnx")
-    assert (done.precision, done.tolerance) == ("float32", 1e-4)
-    assert 0 <= done.difference < 1e-5
 
 
 @pytest.mark.parametrize("half", [False, True])
 def test_safetensors_are_weights_that_derain_again(weights, tmp_path, half):
-    exporting.export(load_derainer(weights / "rain.pth"), tmp_path / "net.safetensors", "safetensors", half=half)
+    exporting.export(load_derainer(weights / "rain.pth"), tmp_path / "net.safetensors", half=half)
     stored = safetensors.torch.load_file(tmp_path / "net.safetensors")
     assert {value.dtype for value in stored.values()} == {torch.float16 if half else torch.float32}
     assert load_derainer(tmp_path / "net.safetensors").about == load_derainer(weights / "rain.pth").about
@@ -104,7 +102,7 @@ def test_the_command_writes_a_whole_annotated_model(repository, weights, tmp_pat
     assert tool([str(weights / "unet.pth"), "--output", "net.onnx", *options]) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    assert "net.onnx: onnx, opset 20, float16, 0." in out
+    assert "net.onnx: 0." in out
     assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
     check(onnx_run(tmp_path / "net.onnx"), weights / "unet.pth", 1e-2)
     model = onnx.load(tmp_path / "net.onnx")
@@ -114,11 +112,8 @@ def test_the_command_writes_a_whole_annotated_model(repository, weights, tmp_pat
         assert value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
         shape = [one.dim_param or one.dim_value for one in value.type.tensor_type.shape.dim]
         assert shape == ["batch", 3, "height", "width"]
-    facts = {entry.key: entry.value for entry in model.metadata_props}
-    about = json.loads(facts.pop("nlcl_plugin"))
-    assert about == {**load_derainer(weights / "unet.pth").about, "license": "CC-BY-4.0"}
-    assert (facts["arch"], facts["iter"], facts["license"]) == ("ResidualUNet", "70", "CC-BY-4.0")
-    assert facts["precision"] == "float16 inside, float32 in and out"
+    (facts,) = model.metadata_props
+    assert json.loads(facts.value) == {**load_derainer(weights / "unet.pth").about, "license": "CC-BY-4.0"}
     assert str(repository).encode() not in model.SerializeToString()
 
 
@@ -137,7 +132,6 @@ def test_what_cannot_be_exported_is_one_line_and_writes_nothing(tool, capsys, we
 
     (tmp_path / "unet.pth").write_bytes((weights / "unet.pth").read_bytes())
     assert "expected a name that ends in .onnx or .safetensors, but received" in error("unet.pth", output="n")
-    assert "ends in .safetensors, but" in error("unet.pth", "--format", "safetensors")
     assert "no/n.safetensors: cannot be written" in error("unet.pth", output="no/n.safetensors")
     assert "opset: received 99, but the exporter makes 18" in error("unet.pth", "--opset", "99")
     block = {"type": "SwinIR", "window_size": 4, "depths": [1], "num_heads": [2], "embed_dim": 8, "img_size": 8}
@@ -154,5 +148,5 @@ def test_an_export_that_differs_is_not_written_and_an_existing_file_stays(weight
     differs = lambda rainy: derainer(rainy) + (error if rainy.shape[-1] == 1 else 0)  # noqa: E731  the last one compared
     monkeypatch.setattr(exporting, "_run_safetensors", lambda content, _: differs)
     with pytest.raises(InputError, match=f"differs from PyTorch by {shown}, where 1e-04 is allowed; nothing was"):
-        exporting.export(derainer, tmp_path / "net.safetensors", "safetensors")
+        exporting.export(derainer, tmp_path / "net.safetensors")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["before"]

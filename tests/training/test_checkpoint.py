@@ -8,6 +8,7 @@ import random
 import re
 import subprocess
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +17,6 @@ from malicious import write_malicious
 from training_helpers import torchrun
 
 from nlcl_plugin.errors import InputError
-from nlcl_plugin.networks.weights import save_safetensors
 from nlcl_plugin.training import checkpoint
 
 
@@ -335,7 +335,7 @@ def test_only_the_newest_and_the_best_are_copied_as_safetensors(opt):
     for iteration, best in ((1, 1), (2, 1), (3, 1), (4, 4), ("latest", 4)):
         save(opt, iteration)
         checkpoint.write_best(opt, {"metric": "psnr", "value": 1.0, "iter": best, "better": "higher"})
-        save_safetensors(os.path.join(opt["path"]["models"], "mine.safetensors"), {"a": torch.ones(1)})
+        Path(opt["path"]["models"], "mine.safetensors").write_bytes(b"")
         checkpoint.save_as_safetensors(opt, iteration)
         copies[iteration] = [name[6:-12] for name in files(opt) if name.startswith("net_g") and "safet" in name]
     assert copies == {1: ["1"], 2: ["1", "2"], 3: ["1", "3"], 4: ["4"], "latest": ["4", "latest"]}

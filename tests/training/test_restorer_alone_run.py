@@ -63,7 +63,7 @@ def test_it_starts_with_the_packaged_weights_and_a_report_shows_the_restorer(roo
     begin = ImageDerainer("real").derainer.net.state_dict()
     moved = [float((saved[name] - begin[name]).abs().max()) for name in begin]
     assert 0 < max(moved) <= 2.1e-3  # two steps of Adam, 1e-3 each
-    page = write_report("experiments/tiny", progress=False).read_text()
+    page = write_report("experiments/tiny").read_text()
     assert "restorer" in page
     assert "contains no net_" not in page
 
