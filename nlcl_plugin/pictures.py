@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -88,20 +88,15 @@ def grid(
     return np.asarray(canvas)
 
 
-def save_montage(path: str, rows: list[dict[str, np.ndarray]], captions: list[dict[str, str]] | None = None) -> None:
+def save_montage(path: str, rows: Sequence[Mapping[str, Cell | np.ndarray]]) -> None:
     """Save a grid with a row per image and a column per kind of picture.
 
     Args:
         path: PNG file; written whole or not at all. Without rows there is none.
         rows: For each image the pictures by title, the same titles in each row.
-        captions: For each row a line of text by title.
     """
     if rows:
-        texts = captions or [{} for _ in rows]
-        cells = [
-            [Cell(image, text.get(title, "")) for title, image in row.items()]
-            for row, text in zip(rows, texts, strict=True)
-        ]
+        cells = [[one if isinstance(one, Cell) else Cell(one) for one in row.values()] for row in rows]
         write_image(path, grid(cells, CELL_WIDTH, titles=list(rows[0])))
 
 

@@ -39,8 +39,6 @@ class ProjectionHeads(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Project and normalise; a ValueError if the number of entries is not that of the heads."""
-        if len(features) != len(self.heads):
-            raise ValueError(f"expected features of {len(self.heads)} taps, but received {len(features)}")
         projected = [head(x) for head, x in zip(self.heads, features, strict=True)]
         # In half precision unit vectors would be off by what a low temperature makes visible in the logits.
         return [F.normalize(z.to(torch.promote_types(z.dtype, torch.float32)), dim=-1) for z in projected]

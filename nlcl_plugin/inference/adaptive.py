@@ -21,18 +21,19 @@ FACTORS = (1.25, 4.0)  # on R up to the first amount, and from the second on
 THIN = 5  # pixels: what is thinner can be a rest of a streak
 
 
-def factor_of_amount(rain: Tensor) -> Tensor:
-    """The factor on R that follows from how much of each image has rain: from 1.25 to 4.
+def rain_amount(rain: Tensor) -> Tensor:
+    """How much of each image has rain: the fraction (B,) of cells in which more than `LEAST` of the pixels is found.
 
-    Args:
-        rain: What a network takes for rain, R (B, 1 or 3, H, W), of the whole image.
-
-    Returns:
-        One factor an image, (B,).
+    `rain` is what a network takes for rain, R (B, 1 or 3, H, W), of the whole image.
     """
-    found = (rain.mean(dim=1, keepdim=True) > SUSPECT).float()
-    amount = (F.adaptive_avg_pool2d(found, CELLS) > LEAST).float().mean(dim=(1, 2, 3))
-    return torch.from_numpy(np.interp(amount.cpu().numpy(), AMOUNTS, FACTORS)).to(rain)
+    found = (rain.mean(dim=1, keepdim=True) > SUSPECT).to(rain.dtype)
+    return (F.adaptive_avg_pool2d(found, CELLS) > LEAST).to(rain.dtype).mean(dim=(1, 2, 3))
+
+
+def factor_of_amount(rain: Tensor) -> Tensor:
+    """The factor (B,) on R (B, 1 or 3, H, W) of the whole image that follows from its amount: from 1.25 to 4."""
+    factors = np.interp(rain_amount(rain).float().cpu().numpy(), AMOUNTS, FACTORS)
+    return torch.from_numpy(factors).to(rain)
 
 
 def strengthen(rainy: Tensor, rain: Tensor, factor: Tensor, scale: float = 1.0) -> Tensor:

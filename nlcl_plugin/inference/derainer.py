@@ -17,7 +17,7 @@ from nlcl_plugin.inference.any_size import infer, run_adjusted
 from nlcl_plugin.networks.about import KINDS
 from nlcl_plugin.networks.network_file import NetworkFile, build_with_weights, read_network_file
 from nlcl_plugin.networks.onnx_network import load_onnx
-from nlcl_plugin.networks.weights import PACKAGED, best_or_newest, find_weights, newest, saved_networks
+from nlcl_plugin.networks.weights import PACKAGED, best_or_newest, find_weights
 
 # How a network derains unless its file or the caller says otherwise.
 PLAIN: dict[str, Any] = {"longest_side": 0, "strength": 1.0, "adaptive": False}
@@ -45,11 +45,6 @@ class Derainer:
             raise InputError(f"longest_side: expected {limits}, but received {self.longest_side}")
         if not 0 < self.strength <= STRONGEST:
             raise InputError(f"strength: expected a number above 0, up to {STRONGEST}, but received {self.strength}")
-
-    @property
-    def window_size(self) -> int:
-        """What sizes that the network itself takes are multiples of."""
-        return int(self.about["window_size"])
 
     @property
     def makes_rain(self) -> bool:
@@ -85,7 +80,7 @@ class Derainer:
 
     def _output_at(self, rainy: Tensor) -> Tensor:
         try:
-            output = infer(self.net, rainy, window=self.window_size)
+            output = infer(self.net, rainy, window=self.about["window_size"])
         except Exception as error:  # more memory than there is, or whatever an architecture does on this size
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"{self.source}: the network fails on {tuple(rainy.shape)} ({reason})") from error
@@ -162,8 +157,7 @@ def _noted(about: dict[str, Any]) -> dict[str, Any]:
 def _of_folder(folder: Path, labels: tuple[str, ...], take_newest: bool) -> NetworkFile:
     models = folder / "models" if (folder / "models").is_dir() else folder
     for label in labels:
-        found = saved_networks(models, label)
-        path = (newest(found) if found else None) if take_newest else best_or_newest(models, label)
+        path = best_or_newest(models, label, take_newest=take_newest)
         if path is not None:
             file = read_network_file(path, label=label)
             if label != "s" or len(labels) == 1 or _is_trained(file, models.parent / "options.yml"):

@@ -71,7 +71,7 @@ def export(derainer: Derainer, output: str | os.PathLike[str], *, half: bool = F
     if kind not in ("onnx", "safetensors"):
         raise InputError(f"output: expected a name that ends in .onnx or .safetensors, but received {str(output)!r}")
     network = derainer.about["network"]["type"]
-    if kind != "safetensors" and derainer.window_size > 1:
+    if kind != "safetensors" and derainer.about["window_size"] > 1:
         raise InputError(
             f"{derainer.source}: {network} has windowed attention, whose mask depends on the image's size by Python "
             f"code that a {kind} file cannot hold; export it as safetensors"

@@ -22,11 +22,8 @@ class OnnxNetwork(nn.Module):
 
     def forward(self, rainy: Tensor) -> Tensor:
         """Derain (B, 3, H, W), RGB in [0, 1]; the result is on the device of the input."""
-        try:
-            (derained,) = self.session.run(["derained"], {"rainy": rainy.float().cpu().numpy()})
-            return torch.from_numpy(derained).to(rainy)
-        except Exception as error:  # its own, of no common kind
-            raise RuntimeError(f"onnxruntime: {error}") from error
+        (derained,) = self.session.run(["derained"], {"rainy": rainy.float().cpu().numpy()})
+        return torch.from_numpy(derained).to(rainy)
 
 
 def load_onnx(path: Path) -> tuple[OnnxNetwork, dict[str, Any]]:

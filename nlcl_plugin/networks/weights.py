@@ -107,13 +107,14 @@ def best_iteration(models: str | os.PathLike[str]) -> int | None:
     return iteration if isinstance(iteration, int) else None
 
 
-def best_or_newest(models: str | os.PathLike[str], label: str) -> Path | None:
+def best_or_newest(models: str | os.PathLike[str], label: str, *, take_newest: bool = False) -> Path | None:
     """The saved file of a network, such as `g`, to make results with, in the folder `models` of a training.
 
     That of the best iteration if one is recorded and its file exists, else the newest, or None if there is no file.
     """
     found = saved_networks(models, label)
-    return found.get(str(best_iteration(models))) or (newest(found) if found else None)
+    best = None if take_newest else found.get(str(best_iteration(models)))
+    return best or (newest(found) if found else None)
 
 
 def find_weights(path: str | os.PathLike[str]) -> Path:

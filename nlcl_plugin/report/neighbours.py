@@ -40,7 +40,6 @@ class Queries(NamedTuple):
     """Query patches of an image."""
 
     patches: LayerPatches  # sizes and numbers
-    asked: bool  # whether the options ask for layer contrast; if not, `patches` contains its defaults
     picture: EmbeddedPicture
     size: tuple[int, ...]  # height and width of the image
     places: list[Box]
@@ -50,9 +49,11 @@ class Queries(NamedTuple):
 def find_queries(example: Example, options: dict[str, Any], picture: EmbeddedPicture) -> Queries | None:
     """Search the neighbours of a few random query patches in the layers of stage 1, as training does.
 
-    The queries are the same for the same image. None if the image is too small for them.
+    The queries are the same for the same image. None without layer contrast, or if the image is too small for them.
     """
     blocks = [block(options, "train", "layer_opt"), block(options, "train", "nlcl_opt", "layer_opt")]
+    if not any(blocks) and not block(options, "train", "nlcl_opt"):  # which has it by default
+        return None
     sampling = next((block(found, "sampling") for found in blocks if found), {})
     chosen = {key: sampling[key] for key in LayerPatches.model_fields if key in sampling}
     check_schema(LayerPatches, chosen, "the sampling of layer contrast")
@@ -67,8 +68,7 @@ def find_queries(example: Example, options: dict[str, Any], picture: EmbeddedPic
     in_image = _neighbourhoods("image layer B", layers.image, centres, patches, patches.num_image_patches)
     in_rain = _neighbourhoods("rain layer R", layers.rain, centres, patches, patches.num_rain_patches)
     places = [_box(centre.tolist(), side, f"query {n}") for n, centre in enumerate(centres[0], start=1)]
-    asked = any(blocks) or bool(block(options, "train", "nlcl_opt"))
-    return Queries(patches, asked, picture, size, places, [list(pair) for pair in zip(in_image, in_rain, strict=True)])
+    return Queries(patches, picture, size, places, [list(pair) for pair in zip(in_image, in_rain, strict=True)])
 
 
 def _neighbourhoods(name: str, layer: Tensor, queries: Tensor, patches: LayerPatches, k: int) -> list[Neighbourhood]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from os import path as osp
 from typing import Any
 
@@ -16,14 +16,14 @@ from nlcl_plugin.data.image_io import to_uint8
 from nlcl_plugin.data.progress import ProgressBar
 from nlcl_plugin.metrics.classical_filters import FILTERS, best_filter
 from nlcl_plugin.metrics.quality import psnr, ssim
-from nlcl_plugin.pictures import save_montage
+from nlcl_plugin.pictures import Cell, save_montage
 
 MAX_IMAGES = 100  # per summary, evenly spread: classical filters on thousands of photographs take hours
 SHOWN = 4  # rows of the picture
 NO_CHANGE = 0.001  # mean of |O - B|, in [0, 1], below which a network copies its input
 MOST_FROM_CLEAN = 0.5  # change of clean images over that of rainy ones, above which R is not only rain (ours)
 
-_Pictures = list[tuple[dict[str, np.ndarray], dict[str, str]]]  # rows: images and captions by column
+_Pictures = list[Mapping[str, Cell | np.ndarray]]  # rows, by column
 
 
 def summarise(model: Any, loaders: list[Any], folder: str, best: dict[str, Any] | None = None) -> dict[str, Any] | None:
@@ -50,7 +50,7 @@ def summarise(model: Any, loaders: list[Any], folder: str, best: dict[str, Any] 
             first = "psnr" in figures and not datasets
             pictures.append(osp.join(folder, "summary.png" if first else f"summary_{name}.png"))
             (datasets if "psnr" in figures else photographs)[name] = figures
-            save_montage(pictures[-1], [row for row, _ in rows], [captions for _, captions in rows])
+            save_montage(pictures[-1], rows)
     if not pictures:
         return None
     summary = {**next(iter(datasets.values()), {}), "datasets": datasets, "photographs": photographs}
@@ -138,7 +138,7 @@ def _without_pairs(model: Any, dataset: Any) -> tuple[dict[str, Any], _Pictures]
         "split_error": float(np.mean([*map(_split_error, shown)])),
         "images": len(dataset),
     }
-    return figures, [(_row(visuals), {}) for visuals in shown]
+    return figures, [_row(visuals) for visuals in shown]
 
 
 def _with_pairs(model: Any, dataset: Any) -> tuple[dict[str, Any], _Pictures] | None:
@@ -180,7 +180,8 @@ def _with_pairs(model: Any, dataset: Any) -> tuple[dict[str, Any], _Pictures] | 
             }
         )
         if len(rows) < SHOWN:
-            rows.append((row, {key: f"{scores[-1][key][0]:.1f} dB" for key in ("rainy", "derained")}))
+            captioned = {key: Cell(row[key], f"{scores[-1][key][0]:.1f} dB") for key in ("rainy", "derained")}
+            rows.append({**row, **captioned})
     means = {key: np.mean([score[key] for score in scores], axis=0).tolist() for key in scores[0]}
     figures = {
         "psnr": {key: decibels for key, (decibels, _) in means.items()},

@@ -168,7 +168,6 @@ def test_encoder_halves_each_level_and_sees_each_image_alone():
     ("call", "match"),
     [
         (lambda: PatchDiscriminator(num_feat=4)(torch.rand(1, 3, 8, 8)), "cannot judge 8×8 pixels"),
-        (lambda: ProjectionHeads([4, 6])([torch.rand(1, 2, 4)]), "features of 2 taps, but received 1"),
         (lambda: ResidualUNet(num_out_ch=2), "1 or 3, but received 2"),
         (lambda: ContextUNet(num_out_ch=2), "1 or 3, but received 2"),
         (lambda: SimpleGateUNet(num_out_ch=2), "1 or 3, but received 2"),

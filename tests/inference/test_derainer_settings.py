@@ -13,7 +13,7 @@ from derain_helpers import save_network
 from nlcl_plugin.archs import LayerGenerator, ResidualUNet
 from nlcl_plugin.data.image_io import read_image, write_image
 from nlcl_plugin.errors import InputError
-from nlcl_plugin.inference.adaptive import factor_of_amount, strengthen
+from nlcl_plugin.inference.adaptive import factor_of_amount, rain_amount, strengthen
 from nlcl_plugin.inference.derain import ImageDerainer
 from nlcl_plugin.inference.derainer import load_derainer
 from nlcl_plugin.inference.export import export
@@ -157,6 +157,7 @@ def test_the_factor_follows_how_much_of_an_image_has_rain(channels):
     amounts = [amount_of(rain[0]) for rain in rains]
     assert amounts[1] < 0.7 < amounts[2] < amounts[3] < 0.9 < amounts[4]
     together = torch.cat(rains)
+    assert rain_amount(together).tolist() == pytest.approx(amounts)
     expected = [np.interp(amount, [0.7, 0.9], [1.25, 4.0]) for amount in amounts]
     assert factor_of_amount(together).tolist() == pytest.approx(expected)
     assert (expected[0], expected[-1]) == (1.25, 4.0)

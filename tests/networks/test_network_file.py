@@ -111,7 +111,7 @@ def test_a_file_alone_derains(experiment, tmp_path, suffix):
     assert torch.equal(derainer(RAINY), net(RAINY))
     assert not derainer.net.training
     assert not any(p.requires_grad for p in derainer.net.parameters())
-    assert (derainer.source, derainer.about["iter"], derainer.window_size) == (path, 6, 1)
+    assert (derainer.source, derainer.about["iter"], derainer.about["window_size"]) == (path, 6, 1)
 
 
 def test_a_folder_gives_the_newest_restorer_that_was_trained(experiment, tmp_path):
