@@ -18,10 +18,13 @@ class ContextUNet(UNetLayers):
     layers, which give a scale and a shift per channel. As every pixel depends on every other, there are no tiles: the
     image is in memory at once. For large photographs use `longest_side`.
 
-    Arguments and shapes are those of `ResidualUNet`, and:
+    Shapes are those of `ResidualUNet`.
 
     Args:
-        num_block: Residual blocks at the lowest level before the statistics.
+        num_in_ch: Channels of the input.
+        num_out_ch: Channels of the residual: `num_in_ch`, or 1 for a grey residual that is subtracted from all.
+        num_feat: Channels at full size; doubled at each of the two lower levels.
+        num_block: Residual blocks at the lowest level before the statistics; the other levels have one each way.
         num_late: Residual blocks at the lowest level after the statistics.
         num_stat: Features whose statistics are taken.
 

@@ -24,7 +24,7 @@ class ResidualBlock(nn.Module):
 class UNetLayers(nn.Module):
     """The layers of `ResidualUNet`, whose arguments it takes, and its way down."""
 
-    def __init__(self, num_in_ch: int, num_out_ch: int, num_feat: int, num_block: int) -> None:
+    def __init__(self, num_in_ch: int = 3, num_out_ch: int = 3, num_feat: int = 16, num_block: int = 2) -> None:
         super().__init__()
         if num_out_ch not in (1, num_in_ch):
             raise ValueError(f"num_out_ch must be 1 or {num_in_ch}, but received {num_out_ch}")
@@ -81,9 +81,6 @@ class ResidualUNet(UNetLayers):
     """
 
     tile_multiple = 4  # pixels at the lowest level
-
-    def __init__(self, num_in_ch: int = 3, num_out_ch: int = 3, num_feat: int = 16, num_block: int = 2) -> None:
-        super().__init__(num_in_ch, num_out_ch, num_feat, num_block)
 
     @property
     def reach(self) -> int:

@@ -34,7 +34,7 @@ class UnitRangePreprocessor(BaseDataPreprocessor):
     """Brings a batch to the device as the networks need it: RGB, (B, 3, H, W), float in [0, 1]."""
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
-        """Convert `lq` and `gt`, uint8 or float in [0, 1]: (B, 3, H, W) or, as a list of (3, H, W)."""
+        """Convert `lq` and `gt`, uint8 or float in [0, 1]: (B, 3, H, W) or a list of (3, H, W)."""
         batch = dict(data)
         for key in {"lq", "gt"} & set(batch):
             images = self.cast_data(batch[key] if isinstance(batch[key], Tensor) else torch.stack(batch[key]))

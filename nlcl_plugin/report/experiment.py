@@ -53,15 +53,11 @@ class Experiment:
 
 
 def read_experiment(path: str | os.PathLike[str]) -> Experiment:
-    """Read the folder of a training, such as `experiments/NAME`; an InputError if it is none, or a file is broken."""
+    """Read the folder of a training, such as `experiments/NAME`; an InputError if it is none, or a log is broken."""
     folder, options = experiment_options(path)
     if not (folder / "losses.jsonl").is_file():
         raise InputError(f"{folder}: has no losses.jsonl, so no training began here; give a folder below experiments/")
     summary = folder / "summary.json"
-    try:
-        figures = parse_record(summary.read_bytes()) if summary.is_file() else {}
-    except ValueError as error:
-        raise InputError(f"{summary}: is no JSON of figures ({error}); move the file away") from error
     metrics = {(entry["iter"], str(entry.get("dataset"))): entry for entry in read_json_lines(folder / "metrics.jsonl")}
     written = max(file.stat().st_mtime for file in (folder / "losses.jsonl", *folder.glob("models/*")))
     return Experiment(
@@ -70,7 +66,7 @@ def read_experiment(path: str | os.PathLike[str]) -> Experiment:
         losses=read_json_lines(folder / "losses.jsonl"),
         metrics=list(metrics.values()),
         starts=read_json_lines(folder / STARTS),
-        summary=figures,
+        summary=parse_record(summary.read_bytes()) if summary.is_file() else {},
         written=datetime.datetime.fromtimestamp(written, datetime.timezone.utc),
     )
 
