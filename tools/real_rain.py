@@ -178,11 +178,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--rainy", metavar="DIR", help="folder of photographs with rain")
     add("--longest-side", type=int, metavar="PIXELS", help="as in basicsr derain (default: what the weights say)")
     add("--strength", type=float, metavar="FACTOR", help="as in basicsr derain (default: what the weights say)")
-    add(
-        "--adaptive",
-        action=argparse.BooleanOptionalAction,
-        help="as in basicsr derain (default: what the weights say)",
-    )
+    for flag in ("--adaptive", "--keep-colours"):
+        text = "as in basicsr derain (default: what the weights say)"
+        add(flag, action=argparse.BooleanOptionalAction, help=text)
     add("--side", type=int, default=320, help="side of the sheet's pictures in pixels (default: %(default)s)")
     return parser
 

@@ -42,6 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
         longest_side=arguments.longest_side,
         strength=arguments.strength,
         adaptive=arguments.adaptive,
+        keep_colours=arguments.keep_colours,
     )
     options = DerainOptions(
         output=output,
@@ -101,7 +102,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "factor on the rain that is taken out, up to 10: above 1 more rain goes, and more structure"
     add("--strength", type=float, metavar="FACTOR", help=f"{text} (default: what the weights say, else 1)")
     text = "take more, the more of an image has rain"
-    add("--adaptive", action=argparse.BooleanOptionalAction, help=f"{text} (default: what the weights say, else not)")
+    either, default = argparse.BooleanOptionalAction, "(default: what the weights say, else not)"
+    add("--adaptive", action=either, help=f"{text} {default}")
+    text = "leave the colours and the brightness of regions as they are"
+    add("--keep-colours", action=either, help=f"{text} {default}")
     add(
         "--batch",
         type=number(1),

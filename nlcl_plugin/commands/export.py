@@ -53,3 +53,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--strength", type=float, metavar="FACTOR", help="factor of basicsr derain on the rain, to note in the file")
     text = "whether basicsr derain takes more, the more of an image has rain, to note in the file"
     add("--adaptive", action=argparse.BooleanOptionalAction, help=text)
+    text = "whether basicsr derain leaves colours and brightness of regions as they are, to note in the file"
+    add("--keep-colours", action=argparse.BooleanOptionalAction, help=text)

@@ -13,6 +13,7 @@ from nlcl_plugin.inference.adaptive import factor_of_amount, strengthen
 from nlcl_plugin.inference.streamed_generator import stream_generator
 
 TILE = 1024  # pixels; a tile's feature maps take tens of megabytes
+COLOUR_CELL = 64  # pixels of the copy in which rain is found; see docs/real_rain.md for other sizes
 
 
 @torch.no_grad()
@@ -45,6 +46,7 @@ def run_adjusted(
     longest_side: int = 0,
     strength: float = 1.0,
     adaptive: bool = False,
+    keep_colours: bool = False,
 ) -> Tensor:
     """Run a network from rainy images O (B, 3, H, W) to B, or R, with the settings of a `Derainer` (ours).
 
@@ -56,7 +58,7 @@ def run_adjusted(
     """
     size = images.shape[-2:]
     smaller = 0 < longest_side < max(size)
-    if not smaller and strength == 1 and not adaptive:
+    if not smaller and strength == 1 and not adaptive and not keep_colours:
         return net(images)
     seen = images
     if smaller:
@@ -69,9 +71,19 @@ def run_adjusted(
         factor = factor * factor_of_amount(rain)
     if smaller:
         rain = F.interpolate(rain, size, mode="bicubic")
+    scale = max(size) / longest_side if smaller else 1.0
     if strength != 1 or adaptive:
-        rain = strengthen(images, rain, factor, scale=max(size) / longest_side if smaller else 1.0)
+        rain = strengthen(images, rain, factor, scale=scale)
+    if keep_colours:
+        rain = rain - low_frequencies(rain, round(scale * COLOUR_CELL))
     return rain if makes_rain else images - rain
+
+
+def low_frequencies(images: Tensor, side: int) -> Tensor:
+    """Images (B, C, H, W) without what is finer than about `side` pixels: means of such cells, interpolated."""
+    size = images.shape[-2:]
+    cells = F.interpolate(images, [max(1, round(length / side)) for length in size], mode="area")
+    return F.interpolate(cells, size, mode="bilinear")
 
 
 def run_padded(net: Callable[[Tensor], Tensor], images: Tensor, multiple: int) -> Tensor:

@@ -33,7 +33,8 @@ class ImageDerainer:
             photographs of real rain that come with the package (docs/model_card.md).
         device: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1` …
         amp: Run in bfloat16 where that is safe: less time where the processor has it, off by a few grey levels.
-        **load_options: `label`, `order`, `take_newest`, `longest_side`, `strength` and `adaptive` of `load_derainer`.
+        **load_options: `label`, `order`, `take_newest`, `longest_side`, `strength`, `adaptive` and `keep_colours` of
+            `load_derainer`.
 
     Raises:
         InputError: If the weights can't be used, the network does not keep the shape, or the device is not there.
@@ -95,6 +96,7 @@ def derain(
     amp: bool = False,
     strength: float | None = None,
     adaptive: bool | None = None,
+    keep_colours: bool | None = None,
     longest_side: int | None = None,
 ) -> _Images:
     """Remove the rain from images.
@@ -110,6 +112,8 @@ def derain(
             more structure. By default what the weights say, else 1.
         adaptive: Take more, the more of an image has rain (see `nlcl_plugin.inference.adaptive`). By default what the
             weights say, else not.
+        keep_colours: Leave the colours and the brightness of regions as they are, with the veil that rain lays over
+            them. By default what the weights say, else not.
         longest_side: Find the rain of larger images in a copy with this longest side, in pixels; 0 for any size. By
             default what the weights say, else 0.
 
@@ -124,7 +128,7 @@ def derain(
         >>> derain(np.zeros((9, 16, 3), np.uint8)).shape
         (9, 16, 3)
     """
-    settings = {"strength": strength, "adaptive": adaptive, "longest_side": longest_side}
+    settings = {"strength": strength, "adaptive": adaptive, "keep_colours": keep_colours, "longest_side": longest_side}
     return _derained(images, _network(weights, device=device, amp=amp, **settings))
 
 

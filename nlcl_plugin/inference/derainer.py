@@ -20,7 +20,7 @@ from nlcl_plugin.networks.onnx_network import load_onnx
 from nlcl_plugin.networks.weights import PACKAGED, best_or_newest, find_weights
 
 # How a network derains unless its file or the caller says otherwise.
-PLAIN: dict[str, Any] = {"longest_side": 0, "strength": 1.0, "adaptive": False}
+PLAIN: dict[str, Any] = {"longest_side": 0, "strength": 1.0, "adaptive": False, "keep_colours": False}
 STRONGEST = 10.0  # of `strength`: by then no bright rest is left where the network found rain
 
 
@@ -38,6 +38,7 @@ class Derainer:
     longest_side: int = 0  # pixels; the rain of larger images is found in a smaller copy. 0 for no limit
     strength: float = 1.0  # factor in (0, 10] on the rain that is subtracted; see `inference.adaptive.strengthen`
     adaptive: bool = False  # take more where more of an image has rain; see `inference.adaptive`
+    keep_colours: bool = False  # subtract R without its low frequencies: colours and brightness of regions stay
 
     def __post_init__(self) -> None:
         if self.longest_side and self.longest_side < SHORTEST_LIMIT:
@@ -101,6 +102,7 @@ def load_derainer(
     longest_side: int | None = None,
     strength: float | None = None,
     adaptive: bool | None = None,
+    keep_colours: bool | None = None,
 ) -> Derainer:
     """Load a network to derain with.
 
@@ -112,9 +114,10 @@ def load_derainer(
         order: Without a label: which of several to take, the first one that is there and was trained. By default the
             restorer, else `net_g`.
         take_newest: Of a folder, take the newest network in any case.
-        longest_side: As in `Derainer`; by default what the weights say, and so for the other two.
+        longest_side: As in `Derainer`; by default what the weights say, and so for the other three.
         strength: As in `Derainer`.
         adaptive: As in `Derainer`.
+        keep_colours: As in `Derainer`.
 
     Returns:
         The network, on the CPU. No code from a file is run.
@@ -123,7 +126,7 @@ def load_derainer(
         InputError: If there is none, the file is torn or no network, its architecture is unknown or makes no layer, the
             weights don't fit, or a setting is out of range.
     """
-    wanted = {"longest_side": longest_side, "strength": strength, "adaptive": adaptive}
+    wanted = dict(zip(PLAIN, (longest_side, strength, adaptive, keep_colours), strict=True))
     asked = {key: value for key, value in wanted.items() if value is not None}
     path = find_weights(path)
     if not path.exists():

@@ -32,7 +32,7 @@ def describe(
     Returns:
         `format`; `network` (the block); `label`; `output` (`image`, `rain`, or None for neither); `window_size` (sizes
         it takes are multiples of it); `values` (in and out); `iter`; `license`; `nlcl_plugin` (version). A file may
-        also have `longest_side`, `strength` and `adaptive` (see `inference.derainer.Derainer`).
+        also have `longest_side`, `strength`, `adaptive` and `keep_colours` (see `inference.derainer.Derainer`).
     """
     network = plain({**block, **_left_out(block, net)})
     return {

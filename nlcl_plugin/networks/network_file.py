@@ -51,6 +51,7 @@ class _About(BaseModel, strict=True):
     longest_side: NonNegativeInt = 0
     strength: float = 1.0
     adaptive: bool = False
+    keep_colours: bool = False
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ class TrainedStages:
             for label in [*self._stages, *(["r"] if self._own_rain else [])]
         }
         derainers = [network.derainer for network in self._networks.values()]
-        self.need_whole = any(derainer.longest_side or derainer.adaptive for derainer in derainers)
+        self.need_whole = any(one.longest_side or one.adaptive or one.keep_colours for one in derainers)
 
     def split(self, rainy: Tensor) -> list[StageLayers]:
         """Split an image O (3, H, W) into the layers of each stage; networks that fail raise an `InputError`."""

@@ -1,4 +1,4 @@
-"""How a network is used to derain: `longest_side`, `strength` and `adaptive`, noted by files or given."""
+"""How a network is used to derain: the settings of `PLAIN`, noted by files or given."""
 
 import math
 from dataclasses import replace
@@ -15,7 +15,7 @@ from nlcl_plugin.data.image_io import read_image, write_image
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.inference.adaptive import factor_of_amount, rain_amount, strengthen
 from nlcl_plugin.inference.derain import ImageDerainer
-from nlcl_plugin.inference.derainer import load_derainer
+from nlcl_plugin.inference.derainer import PLAIN, load_derainer
 from nlcl_plugin.inference.export import export
 from nlcl_plugin.rain.renderer import blend, render_rain
 
@@ -173,16 +173,39 @@ def test_a_derainer_adapts_and_files_note_it(networks, tmp_path):
         expected = strengthen(image, rain, torch.tensor([4 * strength]))
         torch.testing.assert_close(adaptive.rain(image), expected)
         torch.testing.assert_close(adaptive(image), image - expected)
-    noted = replace(plain, about={**plain.about, "adaptive": True, "strength": 1.25, "longest_side": 64})
+    settings = {"adaptive": True, "strength": 1.25, "longest_side": 64, "keep_colours": True}
+    noted = replace(plain, about={**plain.about, **settings})
     export(noted, tmp_path / "noted.safetensors")
     loaded = load_derainer(tmp_path / "noted.safetensors")
-    assert (loaded.adaptive, loaded.strength, loaded.longest_side) == (True, 1.25, 64)
-    own = load_derainer(tmp_path / "noted.safetensors", adaptive=False, strength=1.0, longest_side=0)
+    assert {key: getattr(loaded, key) for key in PLAIN} == settings
+    own = load_derainer(tmp_path / "noted.safetensors", **PLAIN)
     assert torch.equal(own(image), plain(image))
 
 
+@pytest.mark.parametrize("label", ["s", "r"])
+@pytest.mark.parametrize("longest_side", [0, 128])
+def test_colours_and_brightness_of_regions_stay(networks, label, longest_side):
+    image = torch.rand(2, 3, 128, 256)
+    file = networks / f"net_{label}.pth"
+    rain = load_derainer(file, longest_side=longest_side).rain(image)
+    kept = load_derainer(file, longest_side=longest_side, keep_colours=True)
+    side = 128 if longest_side else 64  # 64 pixels of the copy
+    means = rain.unflatten(-1, (-1, side)).unflatten(-3, (-1, side)).mean(dim=(-1, -3))
+    expected = rain - F.interpolate(means, image.shape[-2:], mode="bilinear")
+    torch.testing.assert_close(kept.rain(image), expected)
+    torch.testing.assert_close(kept(image), image - expected)
+    assert abs(float((kept(image) - image).mean())) < 0.01 * float(rain.mean())
+    assert (kept(image[..., :5, :5]) - image[..., :5, :5]).mean().abs() < 1e-6  # smaller than a cell
+
+
 def test_a_damaged_note_is_refused(networks, tmp_path):
-    for key, value in (("longest_side", "80"), ("longest_side", -1), ("adaptive", 1), ("strength", "1")):
+    for key, value in (
+        ("longest_side", "80"),
+        ("longest_side", -1),
+        ("adaptive", 1),
+        ("strength", "1"),
+        ("keep_colours", 1),
+    ):
         content = torch.load(networks / "net_s.pth")
         content["about"][key] = value
         torch.save(content, tmp_path / "net_s.pth")
@@ -208,5 +231,5 @@ def test_the_tool_takes_them_and_does_not_take_files_of_others_for_its_own(netwo
     assert "not of these weights and settings" in capsys.readouterr().err
     assert derain.main([*arguments, "--overwrite"]) == 0
     assert not np.array_equal(read_image(tmp_path / "out" / "a.png"), first)
-    for other in (["--longest-side", "70"], ["--strength", "2"], ["--adaptive"]):
+    for other in (["--longest-side", "70"], ["--strength", "2"], ["--adaptive"], ["--keep-colours"]):
         assert derain.main([*arguments, *other]) == 2
