@@ -61,7 +61,6 @@ def begin(folder, tmp_path, monkeypatch):
 NLCL = "AsymmetricNLCLLoss"
 OURS = [
     ("scale=2", "scale: NLCLModel keeps the size of images: expected 1"),
-    ("scale=0", "scale: input should be greater than or equal to 1"),
     ("name=../up", "name: must be a plain folder name"),
     ("train=~", "train: field required"),
     ("model_type=~", "model_type: field required"),
@@ -79,22 +78,16 @@ OURS = [
     ("network_g:num_feet=1", "network_g.num_feet: unknown option; did you mean 'num_feat'?"),
     ("network_g:num_feat=a", "network_g: TypeError: "),
     ("network_s:num_feat=60000", "network_s: ResidualUNet has .* parameters with these options, .* GiB of memory"),
-    ("train:amp=fp8", "train.amp: input should be 'bf16' or 'fp16', but received 'fp8'"),
     ("train:accumulate=3", "train.accumulate: a batch of 2 images has no 3 equal parts"),
-    ("train:accumulate=true", "train.accumulate: expected a whole number, but received True"),
-    ("train:grad_clip=0", "train.grad_clip: input should be greater than 0"),
     ("train:grad_clip=.inf", "train.grad_clip: expected a finite number, but received inf"),
     ("train:ema_decay='0.9'", "train.ema_decay: expected a number, but received the text '0.9'"),
-    ("train:total_iter=many", "train.total_iter: expected a number, but received the text 'many'"),
     ("train:optim_s=~", "train: restorer_opt needs optim_s"),
-    ("train:optim_g:lr=fast", "train.optim_g.lr: expected a number"),
     ("train:optim_g:type=Adan", "train.optim_g.type: torch.optim has no 'Adan'; did you mean Adam"),
     ("train:optim_g:betas=0.9", "train.optim_g: Adam refuses its arguments"),
     ("train:restorer_opt:start_iter=6", "train: restorer_opt.start_iter .* must be below total_iter"),
     ("train:gan_opt:gan_tipe=x", "train.gan_opt.gan_tipe: unknown option; did you mean 'gan_type'?"),
     ("train:gan_opt:gan_type=magic", "train.gan_opt: "),
     ("train:relay_opt={type: GANLoss, gan_type: lsgan}", "a training step with these options fails"),
-    (f"train:layer_opt={{type: {NLCL}, temperature: -1}}", "train.layer_opt: temperatures must be positive"),
     (f"train:layer_opt={{type: {NLCL}, sampling: {{patchsize: 3}}}}", "train.layer_opt.sampling.patchsize: unknown"),
     ("train:scheduler:type=Linear", "train.scheduler.type: no schedule is named 'Linear'"),
     ("train:scheduler:decay_form=1", "train.scheduler: LinearDecayLR refuses its arguments"),
@@ -119,14 +112,12 @@ OURS = [
     ("datasets:train:prefetch_mode=cuda", "datasets.train.prefetch_mode: cuda needs a GPU"),
     ("datasets:train:persistent_workers=true", "datasets.train: persistent_workers: needs num_worker_per_gpu"),
     ("datasets:train:io_backend={type: petrel}", "datasets.train.io_backend.type: input should be 'disk' or 'lmdb'"),
-    ("datasets:train:dataset_enlarge_ratio=0", "dataset_enlarge_ratio: input should be greater than 0"),
     ("datasets:val:dataroot_gt=rainy", "datasets.val.dataroot_lq: val_rainy and rainy: 5 images have no partner"),
     ("datasets:val:name=../x", "datasets.val.name: must be a plain folder name"),
 ]  # fmt: skip
 ADDED = [
     ("scale=2", "scale: is 2, but network_g enlarges by 1"),
     ("train:nlcl_opt:los_weight=1", "train.nlcl_opt.los_weight: unknown option; did you mean 'loss_weight'?"),
-    ("train:nlcl_opt:loss_weight=-1", "train.nlcl_opt.loss_weight: input should be greater than or equal to 0"),
     ("train:nlcl_opt:layer_opt:temperature=0", "train.nlcl_opt.layer_opt: temperatures must be positive"),
     ("train:nlcl_opt:layer_opt:sampling:num_image_patches=400", "train.nlcl_opt with crops of 32 pixels: "),
     ("train:nlcl_opt:features:modules=[]", "train.nlcl_opt.features: name at least one of the generator's modules"),
@@ -145,7 +136,6 @@ VAL = "datasets:val={type: PairedImageDataset, dataroot_lq: val_rainy, dataroot_
 OTHERS = [
     (["model_type=VideoRecurrentModel", VAL, "val={save_img: true}"], "val.save_img: BasicSR's video models save no"),
     (["model_type=StyleGAN2Model", VAL, "train:optim_d={type: Adam, lr: 1.0}"], "datasets.val: StyleGAN2Model valid"),
-    (["train:optim_g:type=AdamW"], "train.optim_g: NotImplementedError: "),
     (["datasets:train:num_worker_per_gpu=1", "datasets:train:prefetch_mode=cpu",
       "datasets:train:persistent_workers=true"], "datasets.train: prefetch_mode: cpu .* hangs for ever"),
 ]  # fmt: skip
@@ -252,24 +242,16 @@ class OwnSetup(SRModel):
         self.optimizer_g = torch.optim.SGD(self.net_g.parameters(), self.opt["train"]["rate"])
         self.optimizers.append(self.optimizer_g)
 
-
-class OwnSchedule(SRModel):
     def setup_schedulers(self):
         decay = self.opt["train"]["scheduler"]["decay"]
         self.schedulers = [torch.optim.lr_scheduler.ExponentialLR(each, decay) for each in self.optimizers]
 
 
-@pytest.mark.parametrize(
-    ("model", "changes"),
-    [
-        (OwnSetup, {"rate": 0.1, "optim_g": {"algorithm": "any"}}),
-        (OwnSchedule, {"scheduler": {"decay": 0.9}}),
-    ],
-)
-def test_what_a_model_class_makes_itself_is_left_to_it(tmp_path, folder, monkeypatch, model, changes):
+def test_what_a_model_class_makes_itself_is_left_to_it(tmp_path, folder, monkeypatch):
     monkeypatch.chdir(folder)
-    monkeypatch.setitem(MODEL_REGISTRY._obj_map, model.__name__, model)
-    options = {**STOCK, "model_type": model.__name__, "train": {**STOCK["train"], **changes}}
+    monkeypatch.setitem(MODEL_REGISTRY._obj_map, "OwnSetup", OwnSetup)
+    own = {"rate": 0.1, "optim_g": {"algorithm": "any"}, "scheduler": {"decay": 0.9}}
+    options = {**STOCK, "model_type": "OwnSetup", "train": {**STOCK["train"], **own}}
     path = str(write_options(tmp_path, options))
-    assert start(path, is_train=True, root=str(tmp_path))["model_type"] == model.__name__
+    assert start(path, is_train=True, root=str(tmp_path))["model_type"] == "OwnSetup"
     assert cli.main(["check", "-opt", path]) == 0

@@ -142,11 +142,6 @@ def test_released_weights_derain_as_they_come(shared_data, tmp_path):
     assert rain.net.layer == "rain"
 
 
-def write(path, block, net, label="g", **changes):
-    torch.save({"params": net.state_dict(), "about": {**describe(block, label, net=net), **changes}}, path)
-    return path
-
-
 # refusals -------------------------------------------------------------------------------------------------------------
 def refusal(path, **arguments):
     with pytest.raises(InputError) as caught:

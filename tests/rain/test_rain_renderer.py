@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nlcl_plugin.rain.photographic import render_photographic_rain
-from nlcl_plugin.rain.renderer import MAX_RAIN, _stamp, _streak, blend, render_rain
+from nlcl_plugin.rain.renderer import MAX_RAIN, _streak, blend, render_rain
 
 
 def _naive_streak(length, angle, blur):
@@ -46,19 +46,6 @@ def test_streak_equals_the_naive_distance_to_a_segment(length, angle, blur):
     streak = _streak(length, angle, blur)
     assert streak.max() == 1.0
     np.testing.assert_allclose(streak, _naive_streak(length, angle, blur), atol=1e-4)
-
-
-@pytest.mark.parametrize("centre", [(0, 0), (-3, 4), (11, 12), (-40, 5), (5, 60), (50, 50)])
-def test_stamp_is_cut_at_the_border_and_keeps_brighter_values(centre):
-    streak = _streak(9.0, 20.0, 0.3)
-    radius = streak.shape[0] // 2
-    canvas = np.full((12, 13), 0.5, np.float32)
-    _stamp(canvas, streak, *centre)
-    for y in range(12):
-        for x in range(13):
-            row, column = y - centre[0] + radius, x - centre[1] + radius
-            inside = 0 <= row < streak.shape[0] and 0 <= column < streak.shape[1]
-            assert canvas[y, x] == max(0.5, streak[row, column] if inside else 0.0)
 
 
 @pytest.mark.parametrize(("mode", "expected"), [("additive", [0.6, 0.9, 1.0]), ("screen", [0.52, 0.7, 0.94])])

@@ -72,19 +72,6 @@ def assert_trained_by_two(folder, codes, said):
 
 
 # torchrun -------------------------------------------------------------------------------------------------------------
-@pytest.mark.slow
-def test_the_old_launch_module_which_puts_the_local_rank_first(folder, environment):
-    launch = [sys.executable, "-m", "torch.distributed.launch", "--nproc_per_node=2", f"--master_port={free_port()}"]
-    process = begin(folder, [*launch, "-m", "nlcl_plugin", *TRAIN, "pytorch"], environment)
-    assert_trained_by_two(folder, *finish(process))
-
-
-@pytest.mark.slow
-def test_two_nodes_that_meet_at_an_endpoint(folder, environment):
-    meeting = ["--nnodes=2", "--nproc_per_node=1", "--rdzv_id=nlcl", "--rdzv_backend=c10d"]
-    command = [*TORCHRUN, *meeting, f"--rdzv_endpoint=localhost:{free_port()}", "-m", "nlcl_plugin", *TRAIN, "pytorch"]
-    nodes = [begin(folder, command, environment) for _ in range(2)]
-    assert_trained_by_two(folder, *finish(*nodes))
 
 
 # Slurm ----------------------------------------------------------------------------------------------------------------

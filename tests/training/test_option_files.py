@@ -6,10 +6,11 @@ import shutil
 import subprocess
 
 import pytest
-from conftest import photograph
+from conftest import REPOSITORY, photograph
 from training_helpers import make_folders, run
 
 from nlcl_plugin import cli
+from nlcl_plugin.config import check, option_files
 from nlcl_plugin.config.option_files import load_yaml
 
 SHORT_QUICKSTART = ["train:total_iter=6", "train:restorer_opt:start_iter=4", "val:val_freq=3", "logger:print_freq=2"]
@@ -80,3 +81,17 @@ def test_quickstart_reaches_what_is_promised(repository, tmp_path, seed):
     assert psnr["derained"] - psnr["rainy"] >= 7
     assert psnr["derained"] - psnr["baseline"] >= 0.5
     assert psnr["clean"] > 34
+
+
+TRAIN = sorted(set((REPOSITORY / "options").glob("*.yml")) - {REPOSITORY / "options" / "nlcl_test.yml"})
+
+
+@pytest.mark.parametrize("path", TRAIN, ids=lambda path: path.stem)
+def test_every_option_file_that_trains_has_options_that_the_command_takes(path, monkeypatch):
+    # What a dataset finds in its folders is not looked at: they need not be there.
+    monkeypatch.setattr(check, "check_dataset", lambda where, dataset, planned: None)
+    options = option_files.without_nulls(load_yaml(str(path)))
+    options.update(num_gpu=0, path={})  # nor are the weights of an earlier training
+    check.check_options(options, is_train=True)
+    option_files.complete(options, root=".", is_train=True, auto_resume=False, debug=False)
+    check.check_data(options)
