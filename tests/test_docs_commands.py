@@ -14,12 +14,9 @@ from pathlib import Path
 import cv2
 import pytest
 from conftest import SHARED_DATA, photograph
+from training_helpers import make_folders
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path += [
-    str(ROOT / "tests" / folder) for folder in ("data", "prepare", "training", "mm", "media")
-]  # for their helpers
-from training_helpers import make_folders  # noqa: E402
 
 PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))]
 

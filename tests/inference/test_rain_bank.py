@@ -9,6 +9,7 @@ import pytest
 import torch
 from basicsr.utils import FileClient, imfrombytes
 from conftest import photograph
+from extract_rain_layers import main as tool
 from training_helpers import make_folders
 
 from nlcl_plugin.archs import LayerGenerator
@@ -39,14 +40,6 @@ def root(tmp_path_factory):
     return root
 
 
-@pytest.fixture
-def tool(repository, monkeypatch):
-    monkeypatch.syspath_prepend(str(repository / "tools"))
-    import extract_rain_layers
-
-    return extract_rain_layers.main
-
-
 def network(weights, **which):
     return ImageDerainer(weights, device="cpu", **which)
 
@@ -73,7 +66,7 @@ def two_branch(folder, change=lambda net: None):
     return folder / "net_r.pth", net
 
 
-def test_the_command_extracts_what_the_averaged_network_takes_out(root, tmp_path, tool, capsys, monkeypatch):
+def test_the_command_extracts_what_the_averaged_network_takes_out(root, tmp_path, capsys, monkeypatch):
     rainy = tmp_path / "rainy"
     (rainy / "deep").mkdir(parents=True)
     for i in range(4):
@@ -150,7 +143,7 @@ def test_an_interrupted_run_is_gone_on_with(root, tmp_path, monkeypatch):
     assert all(np.array_equal(before[key], after[key]) for key in before)
 
 
-def test_a_rain_network_is_asked_for_the_rain_itself_in_colour(root, tmp_path, tool, capsys):
+def test_a_rain_network_is_asked_for_the_rain_itself_in_colour(root, tmp_path, capsys):
     _, net = two_branch(tmp_path)
     assert (
         tool([str(tmp_path / "net_r.pth"), "--input", str(root / "rainy"), "--output", str(tmp_path / "b.lmdb")]) == 0
@@ -173,7 +166,7 @@ def test_a_bank_without_rain_is_refused_and_leaves_nothing(root, tmp_path):
         assert sorted(tmp_path.iterdir()) == before
 
 
-def test_bad_usage_is_one_line(root, tmp_path, tool, capsys, monkeypatch):
+def test_bad_usage_is_one_line(root, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     two_branch(tmp_path)
     images = ["--input", str(root / "rainy"), "--output", "bank.lmdb"]

@@ -26,6 +26,7 @@ from nlcl_plugin.errors import InputError
 from nlcl_plugin.inference.derainer import load_derainer
 from nlcl_plugin.mm.checkpoints import WholeCheckpointHook, WholeFileBackend
 from nlcl_plugin.networks.weights import load_plain
+from nlcl_plugin.training.json_log import read_json_lines
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +76,7 @@ def test_both_doors_have_the_same_losses_in_both_stages(folder, trained, monkeyp
     monkeypatch.chdir(folder)
     options = training_helpers.write_options(folder, same_training_for_basicsr())
     assert main(["train", "-opt", str(options)]) == 0
-    lines = (folder / "experiments" / "tiny" / "losses.jsonl").read_text(encoding="utf-8").splitlines()
-    expected = {entry["iter"]: entry for entry in map(json.loads, lines)}
+    expected = {entry["iter"]: entry for entry in read_json_lines(folder / "experiments" / "tiny" / "losses.jsonl")}
     found = losses(trained)
     assert sorted(found) == sorted(expected) == list(range(1, 21))
     assert "l_layer" in found[10]

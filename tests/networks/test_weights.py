@@ -34,24 +34,6 @@ def test_weights_come_back_from_safetensors_as_they_were(tmp_path):
     assert os.listdir(tmp_path) == ["net.safetensors"]
 
 
-HELD = {name: {"a": torch.full((1,), value)} for name, value in (("params", 1.0), ("params_ema", 2.0), ("own", 3.0))}
-
-
-@pytest.mark.parametrize(
-    ("held", "keys", "expected"),
-    [
-        (("params", "params_ema", "own"), (), "params_ema"),
-        (("params", "params_ema", "own"), ("params",), "params"),
-        (("params", "params_ema", "own"), ("other", None), "params_ema"),
-        (("params", "own"), ("params_ema", "own"), "own"),  # an average that has none of its own: as its network
-        (("own",), ("params_ema", "own"), "own"),
-    ],
-)
-def test_weights_are_those_asked_for_else_the_average_else_the_network(tmp_path, held, keys, expected):
-    torch.save({name: HELD[name] for name in held}, tmp_path / "net.pth")
-    assert load(tmp_path / "net.pth", *keys) == HELD[expected]
-
-
 def test_files_without_weights_under_the_key_are_named_and_missing_or_torn_ones_told_apart(tmp_path):
     torch.save({"a": {}, "b": 1}, tmp_path / "net.pth")
     with pytest.raises(InputError, match=r"no weights under 'own' or .* but a, b; name their key in path"):

@@ -139,16 +139,6 @@ def test_a_tiny_difference_is_no_tie():
     assert_same_as_loop(features, queries, 8, 22, 16)
 
 
-def test_batch_is_the_same_as_image_by_image():
-    features = torch.cat([make_image("random"), make_image("8-bit tiles"), make_image("constant")])
-    queries = spread_queries(6, 26, 33, 5)
-    together = nonlocal_neighbours(features, queries, patch_size=5, search_size=12, k=9)
-    for b in range(6):
-        alone = nonlocal_neighbours(features[b : b + 1], queries[b : b + 1], patch_size=5, search_size=12, k=9)
-        assert torch.equal(together[0][b], alone[0][0])
-        assert torch.equal(together[1][b], alone[1][0])
-
-
 @pytest.mark.parametrize("name", ["random", "tiles", "half flat"])
 def test_small_blocks_change_nothing(name, monkeypatch):
     features, queries = make_image(name, channels=3), spread_queries(2, 26, 33, 6)

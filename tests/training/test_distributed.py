@@ -1,6 +1,5 @@
 """Training in two processes on the CPU: the same code as on many GPUs, over gloo."""
 
-import json
 import os
 import random
 import signal
@@ -11,6 +10,8 @@ import pytest
 import torch
 from conftest import photograph
 from training_helpers import TORCHRUN, make_folders, run, tiny_options, torchrun, write_options
+
+from nlcl_plugin.training.json_log import read_json_lines
 
 TEST = ["test", "-opt", "test.yml", "--launcher", "pytorch"]
 TRAIN = ["-m", "nlcl_plugin", "train", "-opt", "options.yml", "--launcher", "pytorch"]
@@ -47,8 +48,7 @@ def finish(process, code=0, timeout=120):
 
 
 def losses(folder):
-    path = folder / "experiments/tiny/losses.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return read_json_lines(folder / "experiments/tiny/losses.jsonl")
 
 
 def networks(folder):

@@ -63,17 +63,6 @@ def free_port():
         return server.getsockname()[1]
 
 
-def assert_trained_by_two(folder, codes, said):
-    assert set(codes) == {0}, "\n".join(said)
-    assert (folder / "experiments/tiny/models/net_g_latest.pth").is_file()
-    assert "world_size: 2" in "".join(said)
-    assert not list((folder / "experiments").glob("*archived*"))  # a second first process would have begun anew
-    assert "destroy_process_group" not in "".join(said)  # torch complains where it was not called
-
-
-# torchrun -------------------------------------------------------------------------------------------------------------
-
-
 # Slurm ----------------------------------------------------------------------------------------------------------------
 def write_scontrol(folder, script):
     tools = folder / "bin"
@@ -93,7 +82,12 @@ def test_slurm_finds_the_first_host_of_its_step(folder, environment):
     common = {"PATH": path, "MASTER_PORT": free_port(), "SLURM_STEP_NODELIST": "n[1-2];touch x", "SLURM_NODELIST": "n9"}
     command = [sys.executable, "-m", "nlcl_plugin", *TRAIN, "slurm"]
     processes = [begin(folder, command, environment, **slurm(rank, **common)) for rank in range(2)]
-    assert_trained_by_two(folder, *finish(*processes))
+    codes, said = finish(*processes)
+    assert set(codes) == {0}, "\n".join(said)
+    assert (folder / "experiments/tiny/models/net_g_latest.pth").is_file()
+    assert "world_size: 2" in "".join(said)
+    assert not list((folder / "experiments").glob("*archived*"))  # a second first process would have begun anew
+    assert "destroy_process_group" not in "".join(said)  # torch complains where it was not called
     assert (folder / "asked").read_text().splitlines() == ["show hostnames n[1-2];touch x"] * 2
     assert not (folder / "x").exists()
 
@@ -139,10 +133,8 @@ def test_a_launcher_that_did_not_start_this_is_refused(bare, launcher, message):
     ("parameters", "message"),
     [
         ({"backend": "nccll"}, "nccll.*check dist_params"),
-        ({"backend": 1}, "dist_params.backend: expected a text"),
         ({"port": 70000}, "dist_params.port: .*65536"),
         ({"timeout": 0}, "dist_params.timeout: .*greater than 0"),
-        ({"timeout": True}, "dist_params.timeout: expected a number"),
     ],
 )
 def test_wrong_parameters_are_refused(bare, parameters, message):
