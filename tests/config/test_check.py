@@ -8,7 +8,6 @@ import pytest
 import torch
 from basicsr.models.sr_model import SRModel
 from basicsr.utils.registry import MODEL_REGISTRY
-from conftest import photograph
 from training_helpers import make_folders, tiny_options, write_options
 
 from nlcl_plugin import cli
@@ -42,7 +41,7 @@ STOCK["model_type"] = "SRModel"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
-    make_folders(root, photograph)
+    make_folders(root)
     (root / "empty").mkdir()
     (root / "not.lmdb").mkdir()
     (root / "file.txt").write_text("text")

@@ -29,7 +29,7 @@ RESIDUAL = {"layer": "residual", "num_out_ch": 1, "num_feat": 8, "num_block": 1}
 def root(tmp_path_factory):
     """Folders of images, and the generators of a residual model with averages, as saved at 2 and at its end, 3."""
     root = tmp_path_factory.mktemp("bank")
-    make_folders(root, photograph)
+    make_folders(root)
     (root / "experiments/tiny/models").mkdir(parents=True)
     for name, iteration in (("2", 2), ("latest", 3)):
         torch.manual_seed(iteration)

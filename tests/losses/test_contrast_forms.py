@@ -103,5 +103,3 @@ def test_references_that_do_not_fit_are_refused():
         loss([anchors], [anchors], [good])
     with pytest.raises(ValueError, match=r"positives \(B, N, number, D\), but received \(1, 3, 4\)"):
         loss([anchors], [anchors], [bad], [good])
-    with pytest.raises(ValueError, match="form must be one of out, in, decoupled, single"):
-        anchor_losses(torch.zeros(2), torch.zeros(2), "inside")

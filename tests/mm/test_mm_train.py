@@ -16,8 +16,7 @@ import mmengine.runner
 import pytest
 import torch
 import training_helpers
-from conftest import photograph
-from mm_helpers import REPOSITORY, losses, train, write_config
+from mm_helpers import REPOSITORY, losses, train
 from mmengine.config import Config
 
 from nlcl_plugin.cli import main
@@ -32,7 +31,7 @@ from nlcl_plugin.training.json_log import read_json_lines
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mm")
-    training_helpers.make_folders(folder, photograph)
+    training_helpers.make_folders(folder)
     return folder
 
 
@@ -150,7 +149,7 @@ def test_a_training_killed_in_a_save_goes_on_and_ends_with_the_weights_of_one_th
 
 def in_process(folder, tmp_path, monkeypatch, *changes, config="tiny.py", launcher="none"):
     """Run the tool here; its exit code."""
-    write_config(folder)
+    (folder / "tiny.py").write_text(mm_helpers.CONFIG, encoding="utf-8")
     monkeypatch.chdir(folder)
     name = f"experiment_name={tmp_path.name}"  # MMEngine's loggers are told apart by it and the second
     arguments = ["--work-dir", str(tmp_path), "--launcher", launcher, "--cfg-options", name, *changes]

@@ -7,7 +7,6 @@ import pytest
 import safetensors
 import torch
 from basicsr.models.base_model import BaseModel
-from conftest import photograph
 from training_helpers import make_folders, tiny_options, write_options
 
 from nlcl_plugin.archs import LayerGenerator, ResidualUNet
@@ -26,7 +25,7 @@ GENERATOR = {"type": "LayerGenerator", "num_feat": 4, "num_block": 1}
 def experiment(tmp_path_factory):
     """A tiny training: saved in its first stage (at 2), at 4 and at its end (6), with averages and heads."""
     root = tmp_path_factory.mktemp("training")
-    make_folders(root, photograph)
+    make_folders(root)
     options = tiny_options(network_p={"type": "ProjectionHeads", "num_feat": 8})
     sampling = {"taps": [0, 1], "num_image_patches": 4, "num_rain_patches": 4, "patch_size": 8, "search_size": 16}
     options["train"]["layer_opt"] = {"type": "AsymmetricNLCLLoss", "sampling": sampling}

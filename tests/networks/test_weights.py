@@ -1,6 +1,5 @@
 """Weights from and to files, ours and BasicSR's."""
 
-import collections
 import os
 
 import pytest
@@ -45,15 +44,6 @@ def test_files_without_weights_under_the_key_are_named_and_missing_or_torn_ones_
         (tmp_path / name).unlink()
         with pytest.raises(InputError, match=f"{name}: missing"):
             load(tmp_path / name)
-
-
-def test_what_a_training_state_contains_keeps_its_types(tmp_path):
-    content = {"milestones": collections.Counter([3, 3]), "b": (1, [2.0, None, "x"]), "c": torch.arange(3)}
-    torch.save(content, tmp_path / "3.state")
-    loaded = weights.load_plain(tmp_path / "3.state")
-    assert type(loaded["milestones"]) is collections.Counter
-    assert (loaded["milestones"], loaded["b"]) == (content["milestones"], content["b"])
-    assert torch.equal(loaded["c"], content["c"])
 
 
 def test_the_best_network_is_taken_where_it_is_known_else_the_newest(tmp_path):

@@ -56,7 +56,8 @@ def spread_queries(batch, height, width, patch_size):
     return torch.cat([torch.tensor([corners] * batch), centres], 1)
 
 
-def make_image(name, channels=3, height=26, width=33, batch=2):
+def image_makers(channels=3, height=26, width=33, batch=2):
+    """What makes each image, by its name."""
     shape = (batch, channels, height, width)
     rows, columns = torch.arange(height)[:, None], torch.arange(width)
     tiles = (1, 1, -(-height // 4), -(-width // 6))
@@ -80,23 +81,14 @@ def make_image(name, channels=3, height=26, width=33, batch=2):
         # Details far below the level of the values, where |c|^2 - 2 c.q + |q|^2 in float32 would be noise only.
         "high level": lambda: 1e4 + torch.randint(0, 3, shape, generator=seeded()) / 64,
     }
-    return images[name]()
+    return images
 
 
-NAMES = [
-    "random",
-    "normal",
-    "constant",
-    "checkerboard",
-    "stripes",
-    "tiles",
-    "8-bit",
-    "4 levels",
-    "0 to 255",
-    "8-bit tiles",
-    "half flat",
-    "high level",
-]
+def make_image(name, **sizes):
+    return image_makers(**sizes)[name]()
+
+
+NAMES = list(image_makers())
 
 
 @pytest.mark.parametrize("include_query", [True, False])
@@ -123,7 +115,7 @@ def test_sizes_and_all_candidates(name, patch_size, search_size):
 
 @pytest.mark.parametrize("size", [(16, 40), (40, 16), (18, 17)])
 def test_image_smaller_than_the_window(size):
-    features = make_image("8-bit", 1, *size)
+    features = make_image("8-bit", channels=1, height=size[0], width=size[1])
     assert_same_as_loop(features, spread_queries(2, *size, 16), 16, 40, 1)
 
 

@@ -13,7 +13,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import photograph
 from derain_helpers import save_network
 from report import main as tool
 from report_helpers import Page
@@ -37,7 +36,7 @@ DATASET = "</script><script>hacked()</script>"
 def root(tmp_path_factory):
     """A finished training with contrast, dimensions and validations, on images and a dataset with hostile names."""
     root = tmp_path_factory.mktemp("report")
-    make_folders(root, photograph)
+    make_folders(root)
     for folder in ("val_rainy", "val_clean"):
         for path, name in zip(sorted((root / folder).iterdir()), NAMES, strict=True):
             path.rename(path.with_name(name))

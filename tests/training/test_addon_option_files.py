@@ -5,7 +5,7 @@ import sys
 
 import cv2
 import numpy as np
-from conftest import REPOSITORY, photograph
+from conftest import REPOSITORY
 from training_helpers import make_folders
 
 from nlcl_plugin import cli
@@ -29,7 +29,7 @@ def make_pairs(root, scale=1):
     """datasets/rain with training and validation pairs; rainy images so much smaller than clean ones."""
     folder = root / "datasets" / "rain"
     folder.mkdir(parents=True)
-    make_folders(folder, photograph)
+    make_folders(folder)
     for path in (folder / "rainy").iterdir():
         path.unlink()
     for split, rainy in (("clean", "rainy"), ("val_clean", "val_rainy")):

@@ -10,7 +10,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import photograph
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training_helpers import make_folders, run, states, tiny_options, write_options
 
@@ -30,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("interruptible")
 def finished(tmp_path_factory):
     """A training to 6 that validates at 2 and 4, started as users do."""
     root = tmp_path_factory.mktemp("finished")
-    make_folders(root, photograph)
+    make_folders(root)
     options = tiny_options(val={"val_freq": 2, "save_img": True})
     options["logger"].update(use_tb_logger=True, print_freq=1)
     write_options(root, options)

@@ -8,7 +8,6 @@ import time
 
 import pytest
 import torch
-from conftest import photograph
 from training_helpers import TORCHRUN, make_folders, run, tiny_options, torchrun, write_options
 
 from nlcl_plugin.training.json_log import read_json_lines
@@ -29,7 +28,7 @@ def options(**train):
 
 @pytest.fixture
 def folder(tmp_path):
-    make_folders(tmp_path, photograph, pairs=3)
+    make_folders(tmp_path, pairs=3)
     return tmp_path
 
 
@@ -82,7 +81,7 @@ def test_a_killed_run_goes_on_bit_for_bit(folder, tmp_path_factory, kills):
     resumed = 0
     for number in range(kills):
         other = tmp_path_factory.mktemp(f"killed{number}")
-        make_folders(other, photograph, pairs=3)
+        make_folders(other, pairs=3)
         write_options(other, opt)
         process = start(other)
         wanted = rng.randrange(1, 14)

@@ -9,7 +9,6 @@ import sys
 
 import pytest
 import torch
-from conftest import photograph
 from training_helpers import make_folders, tiny_options, write_options
 
 from nlcl_plugin import cli
@@ -32,7 +31,7 @@ def short_options(**changes):
 
 @pytest.fixture
 def folder(tmp_path):
-    make_folders(tmp_path, photograph)
+    make_folders(tmp_path)
     write_options(tmp_path, short_options())
     return tmp_path
 
