@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from basicsr.models.base_model import BaseModel
-from hostile import mutated
+from mutations import mutated
 
 from nlcl_plugin.archs import LayerGenerator, ResidualUNet
 from nlcl_plugin.errors import InputError

@@ -1,4 +1,4 @@
-"""A disk that is full or read-only, and names and links of the worst kind: an error in one line, and nothing lost.
+"""A disk that is full or read-only: an error in one line, and nothing lost.
 
 The disks are small ones in memory (tmpfs), which only root may mount; elsewhere these tests are skipped.
 """

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tifffile
 from conftest import photograph
-from hostile import mutated
+from mutations import mutated
 from PIL import Image, ImageCms, PngImagePlugin
 
 from nlcl_plugin.errors import InputError

@@ -1,4 +1,4 @@
-"""Byte mutations of files."""
+"""Damage to the bytes of a file."""
 
 import struct
 
