@@ -66,7 +66,6 @@ setup(
         "test": [
             "pytest",
             "pytest-xdist",
-            "hypothesis",
             "ruff",
             "mypy",
             "import-linter",

@@ -4,9 +4,8 @@ import signal
 import warnings
 from pathlib import Path
 
-import numpy as np
 import pytest
-from training_helpers import make_folders
+from training_helpers import make_folders, photograph  # noqa: F401  photograph is for the tests
 
 import nlcl_plugin  # noqa: F401  before any test imports BasicSR, which it mends
 
@@ -40,18 +39,7 @@ def interruptible():
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """The current folder, with images to train on."""
-    make_folders(tmp_path, photograph)
+    make_folders(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # the command sets it
     return tmp_path
-
-
-def photograph(height, width, seed=0):
-    """A smooth colourful image with edges and texture, uint8 RGB."""
-    rng = np.random.default_rng(seed)
-    rows, columns = np.mgrid[0:height, 0:width] / max(height, width)
-    phase = rng.uniform(0, 6, (3, 1, 1))
-    waves = 0.5 + 0.25 * np.sin(9 * rows + phase) + 0.15 * np.sin(23 * columns * (1 + rows) + 2 * phase)
-    waves[:, height // 3 : height // 2, width // 4 : width // 2] *= 0.5
-    noisy = waves + rng.normal(0, 0.02, waves.shape)
-    return (noisy.clip(0, 1).transpose(1, 2, 0) * 255).round().astype(np.uint8)

@@ -8,13 +8,11 @@ import sys
 
 import pytest
 import torch
-from conftest import photograph
 from training_helpers import tiny_options, write_options
 
 import nlcl_plugin
-from nlcl_plugin.cli import build_parser, main
+from nlcl_plugin.cli import main
 from nlcl_plugin.commands.prepare import LAYOUT_NAMES
-from nlcl_plugin.data.image_io import read_image, write_image
 from nlcl_plugin.prepare import LAYOUTS
 
 MINE = """
@@ -186,20 +184,3 @@ def test_a_shell_completes_every_command(capsys):
 
 def test_the_layouts_of_the_command_are_those_of_the_package():
     assert tuple(LAYOUTS) == LAYOUT_NAMES
-
-
-def test_every_command_says_what_it_does_in_one_line():
-    (action,) = (one for one in build_parser()._actions if hasattr(one, "_choices_actions"))
-    assert len(action._choices_actions) == 12
-    assert all(20 < len(choice.help) < 130 for choice in action._choices_actions)
-
-
-def test_derain_takes_what_the_command_takes(tmp_path):
-    image = photograph(64, 96)
-    write_image(tmp_path / "a.png", image)
-    commands = {"--strength": ("strength", 0.5), "--longest-side": ("longest_side", 64)}
-    for flag, (name, value) in commands.items():
-        folder = tmp_path / name
-        assert main(["derain", str(tmp_path / "a.png"), "--output", str(folder), flag, str(value)]) == 0
-        result = nlcl_plugin.derain(image, **{name: value})
-        assert abs(read_image(folder / "a.png") * 255 - result).max() <= 1

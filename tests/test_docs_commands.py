@@ -11,15 +11,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cv2
 import pytest
 from conftest import SHARED_DATA, photograph
+from training_helpers import make_folders
+
+from nlcl_plugin.data.image_io import write_image
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path += [
-    str(ROOT / "tests" / folder) for folder in ("data", "prepare", "training", "mm", "media")
-]  # for their helpers
-from training_helpers import make_folders  # noqa: E402
 
 PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))]
 
@@ -124,20 +122,15 @@ def run(folder, command):
     )  # fmt: skip
 
 
-def write(path, image):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    assert cv2.imwrite(str(path), image)
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """Two short trainings and the demo data, as the quickstart and the training of one's own photographs leave them."""
     folder = tmp_path_factory.mktemp("trained")
     (folder / "options").symlink_to(ROOT / "options")
     (folder / "datasets" / "rain").mkdir(parents=True)
-    make_folders(folder / "datasets" / "rain", photograph)
+    make_folders(folder / "datasets" / "rain")
     for number in range(8):  # a batch of nlcl_best.yml
-        write(folder / "datasets" / "rain" / "rainy" / "more" / f"{number}.png", photograph(48, 56, seed=number))
+        write_image(folder / "datasets" / "rain" / "rainy" / "more" / f"{number}.png", photograph(48, 56, seed=number))
     for name in ("nlcl_quickstart", "nlcl_small"):
         done = run(folder, runnable(f"basicsr train -opt options/{name}.yml"))
         assert done.returncode == 0, done.stderr[-3000:]
@@ -155,13 +148,13 @@ def workspace(tmp_path, trained):
     (tmp_path / "tools").symlink_to(ROOT / "tools")
     for name in ("datasets", "experiments"):
         shutil.copytree(trained / name, tmp_path / name)
-    make_folders(tmp_path, photograph)
+    make_folders(tmp_path)
     shutil.copytree(tmp_path / "datasets" / "rain", tmp_path / "datasets" / "rain100h")
     for name in ("rainy", "clean"):
         (tmp_path / "datasets" / "rain100h" / name).rename(tmp_path / "datasets" / "rain100h" / f"train_{name}")
-    write(tmp_path / "photographs" / "street.png", photograph(70, 90))
-    write(tmp_path / "holiday" / "sea" / "waves.png", photograph(50, 60, seed=1))
-    write(tmp_path / "a.jpg", photograph(50, 60, seed=2))
+    write_image(tmp_path / "photographs" / "street.png", photograph(70, 90))
+    write_image(tmp_path / "holiday" / "sea" / "waves.png", photograph(50, 60, seed=1))
+    write_image(tmp_path / "a.jpg", photograph(50, 60, seed=2))
     make(tmp_path / "clip.mp4")
     for name in ("yard.avi", "street.avi"):  # videos of a still scene
         write_clip(tmp_path / name, [photograph(120, 160)] * 12)

@@ -13,20 +13,15 @@ from nlcl_plugin.cli import build_parser
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def run(code, folder):
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 @pytest.mark.slow
 def test_the_loop_trains_where_there_is_no_framework_but_torch(repository, tmp_path):
     page = (repository / "docs" / "losses.md").read_text(encoding="utf-8")
     (loop,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     frameworks = {"basicsr", "mmengine", "torchvision", "cv2", "lmdb", "yaml", "pydantic", "skimage"}
     blocked = f"import sys, torch\nsys.modules.update(dict.fromkeys({frameworks!r}))\ntorch.manual_seed(0)\n"
-    lines = run(blocked + loop, tmp_path).split("\n")
-    losses = [float(line.split()[1]) for line in lines if line]
+    command = [sys.executable, "-c", blocked + loop]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    losses = [float(line.split()[1]) for line in done.stdout.splitlines()]
     assert len(losses) == 20
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
 

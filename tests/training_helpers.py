@@ -53,7 +53,18 @@ def write_options(folder, options, name="options.yml"):
     return path
 
 
-def make_folders(root, photograph, pairs=2):
+def photograph(height, width, seed=0):
+    """A smooth colourful image with edges and texture, uint8 RGB."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[0:height, 0:width] / max(height, width)
+    phase = rng.uniform(0, 6, (3, 1, 1))
+    waves = 0.5 + 0.25 * np.sin(9 * rows + phase) + 0.15 * np.sin(23 * columns * (1 + rows) + 2 * phase)
+    waves[:, height // 3 : height // 2, width // 4 : width // 2] *= 0.5
+    noisy = waves + rng.normal(0, 0.02, waves.shape)
+    return (noisy.clip(0, 1).transpose(1, 2, 0) * 255).round().astype(np.uint8)
+
+
+def make_folders(root, pairs=2, draw=photograph):
     """rainy/ (3 images), clean/ (5 other images, other names), val_rainy/ and val_clean/ (so many pairs)."""
     for seed, (folder, names) in enumerate(
         (
@@ -64,12 +75,23 @@ def make_folders(root, photograph, pairs=2):
     ):
         (root / folder).mkdir()
         for i, name in enumerate(names):
-            cv2.imwrite(str(root / folder / f"{name}.png"), photograph(48, 56, seed=10 * seed + i))
+            cv2.imwrite(str(root / folder / f"{name}.png"), draw(48, 56, seed=10 * seed + i))
     (root / "val_rainy").mkdir()
     for i in range(pairs):
         image = cv2.imread(str(root / "val_clean" / f"{i}.png")).astype(int)
         image[:, ::7] += 60
         cv2.imwrite(str(root / "val_rainy" / f"{i}.png"), image.clip(0, 255).astype(np.uint8))
+
+
+def check_alone(options, monkeypatch, *, is_train=True):
+    """Check options as the command does, but not what datasets find in their folders: these need not be there."""
+    from nlcl_plugin.config import check, option_files
+
+    monkeypatch.setattr(check, "check_dataset", lambda where, dataset, planned: None)
+    options = option_files.without_nulls(options)
+    check.check_options(options, is_train=is_train)
+    option_files.complete(options, root=".", is_train=is_train, auto_resume=False, debug=False)
+    check.check_data(options)
 
 
 def states(folder):

@@ -74,11 +74,8 @@ def test_restorers_take_any_size_and_start_near_the_identity(restorer, size, cha
 
 def test_a_context_unet_starts_from_the_weights_of_a_residual_unet():
     torch.manual_seed(0)
-    residual, context, x = (
-        ResidualUNet(num_feat=8, num_block=2),
-        ContextUNet(num_feat=8, num_block=2),
-        torch.rand(1, 3, 32, 32),
-    )
+    residual, context = (net(num_feat=8, num_block=2) for net in (ResidualUNet, ContextUNet))
+    x = torch.rand(1, 3, 32, 32)
     missing, unexpected = context.load_state_dict(residual.state_dict(), strict=False)
     assert not unexpected
     assert {name.split(".")[0] for name in missing} == {"stat", "mlp", "late", "film"}

@@ -6,7 +6,6 @@ import warnings
 
 import pytest
 import torch
-from conftest import photograph
 from training_helpers import make_folders, tiny_options, write_options
 
 from nlcl_plugin.config.check import check_data
@@ -39,7 +38,7 @@ STOCK["model_type"] = "SRModel"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
-    make_folders(root, photograph)
+    make_folders(root)
     (root / "empty").mkdir()
     (root / "not.lmdb").mkdir()
     (root / "file.txt").write_text("text")
@@ -58,7 +57,6 @@ def begin(folder, tmp_path, monkeypatch):
 NLCL = "AsymmetricNLCLLoss"
 OURS = [
     ("scale=2", "scale: NLCLModel keeps the size of images: expected 1"),
-    ("scale=0", "scale: input should be greater than or equal to 1"),
     ("name=../up", "name: must be a plain folder name"),
     ("train=~", "train: field required"),
     ("model_type=~", "model_type: field required"),
@@ -76,15 +74,10 @@ OURS = [
     ("network_g:type=LayerGenrator", "network_g.type: no arch is named 'LayerGenrator'; did you mean 'LayerGen"),
     ("network_g:num_feet=1", "network_g.num_feet: unknown option; did you mean 'num_feat'?"),
     ("network_g:num_feat=a", "network_g: TypeError: "),
-    ("train:amp=fp8", "train.amp: input should be 'bf16' or 'fp16', but received 'fp8'"),
     ("train:accumulate=3", "train.accumulate: a batch of 2 images has no 3 equal parts"),
-    ("train:accumulate=true", "train.accumulate: expected a whole number, but received True"),
-    ("train:grad_clip=0", "train.grad_clip: input should be greater than 0"),
     ("train:grad_clip=.inf", "train.grad_clip: expected a finite number, but received inf"),
     ("train:ema_decay='0.9'", "train.ema_decay: expected a number, but received '0.9'"),
-    ("train:total_iter=many", "train.total_iter: expected a whole number, but received 'many'"),
     ("train:optim_s=~", "train: restorer_opt needs optim_s"),
-    ("train:optim_g:lr=fast", "train.optim_g.lr: expected a number"),
     ("train:optim_g:type=Adan", "train.optim_g.type: torch.optim has no 'Adan'; did you mean Adam"),
     ("train:optim_g:betas=0.9", "train.optim_g: Adam refuses its arguments"),
     ("train:restorer_opt:start_iter=6", "train: restorer_opt.start_iter .* must be below total_iter"),
@@ -115,14 +108,12 @@ OURS = [
     ("datasets:train:prefetch_mode=cuda", "datasets.train.prefetch_mode: cuda needs a GPU"),
     ("datasets:train:persistent_workers=true", "datasets.train: persistent_workers: needs num_worker_per_gpu"),
     ("datasets:train:io_backend={type: petrel}", "datasets.train.io_backend.type: input should be 'disk' or 'lmdb'"),
-    ("datasets:train:dataset_enlarge_ratio=0", "dataset_enlarge_ratio: input should be greater than 0"),
     ("datasets:val:dataroot_gt=rainy", "datasets.val.dataroot_lq: val_rainy and rainy: 5 images have no partner"),
     ("datasets:val:name=../x", "datasets.val.name: must be a plain folder name"),
 ]  # fmt: skip
 ADDED = [
     ("scale=2", "scale: is 2, but network_g enlarges by 1"),
     ("train:nlcl_opt:los_weight=1", "train.nlcl_opt.los_weight: unknown option; did you mean 'loss_weight'?"),
-    ("train:nlcl_opt:loss_weight=-1", "train.nlcl_opt.loss_weight: input should be greater than or equal to 0"),
     ("train:nlcl_opt:layer_opt:temperature=0", "the model with these options fails: ValueError: temperatures must be"),
     ("train:nlcl_opt:layer_opt:sampling:num_image_patches=400", "train.nlcl_opt with crops of 32 pixels: "),
     ("train:nlcl_opt:features:modules=[]", "train.nlcl_opt.features: name at least one of the generator's modules"),
@@ -135,7 +126,6 @@ ADDED = [
     ("network_g={type: EDSR, num_in_ch: 1, num_out_ch: 1, num_feat: 4}", "network_g .EDSR. takes no images"),
 ]
 OTHERS = [
-    (["train:optim_g:type=AdamW"], "the model with these options fails: NotImplementedError: optimizer AdamW"),
     (["datasets:train:num_worker_per_gpu=1", "datasets:train:prefetch_mode=cpu",
       "datasets:train:persistent_workers=true"], "datasets.train: prefetch_mode: cpu .* hangs for ever"),
 ]  # fmt: skip

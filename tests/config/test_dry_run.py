@@ -5,20 +5,12 @@ import re
 
 import pytest
 import torch
-from conftest import photograph
 from test_check import PAIRED
-from training_helpers import make_folders, tiny_options, write_options
+from training_helpers import tiny_options, write_options
 
 from nlcl_plugin import cli
 from nlcl_plugin.archs import ResidualUNet
 from nlcl_plugin.config import rehearsal
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    make_folders(tmp_path, photograph)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def check(folder, options, capsys, *force_yml, full=False):

@@ -53,6 +53,18 @@ def some_images(count, size=(40, 56)):
     return files
 
 
+def write_lmdb(path, values, meta=None):
+    """Write BasicSR's layout by hand: values by key, and one meta line for each."""
+    environment = lmdb.open(str(path), map_size=1 << 26)
+    with environment.begin(write=True) as transaction:
+        for key, value in values.items():
+            transaction.put(key.encode(), value)
+    environment.close()
+    lines = [f"{key}.png (4,5,3) 1" for key in values] if meta is None else meta
+    (path / "meta_info.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return path
+
+
 def values(path):
     """Every value of an LMDB by its key, read without our code."""
     with lmdb.open(str(path), readonly=True, lock=False) as environment, environment.begin() as transaction:

@@ -2,11 +2,11 @@ import hashlib
 import json
 from itertools import combinations
 
-import cv2
 import numpy as np
 import pytest
 
 from nlcl_plugin.data import demo_data
+from nlcl_plugin.data import read_image as read
 from nlcl_plugin.data.demo_data import CROP_SIDE, PHOTOGRAPHS, TILE_SIDE, make_demo_data, plan_tiles
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.rain.renderer import blend, render_rain
@@ -37,10 +37,6 @@ def digests(root):
         for path in sorted(root.rglob("*"))
         if path.is_file()
     }
-
-
-def read(path):
-    return cv2.imread(str(path))[..., ::-1].astype(np.float32) / 255
 
 
 def test_folders_contain_the_promised_images(made):

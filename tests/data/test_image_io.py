@@ -1,12 +1,11 @@
 import io
 import os
-import stat
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from nlcl_plugin.data.image_io import (
     IMAGE_SUFFIXES,
@@ -107,9 +106,7 @@ class TestDecode:
         exif, buffer = Image.Exif(), io.BytesIO()
         exif[0x0112] = orientation
         Image.fromarray(stored).save(buffer, "JPEG", exif=exif)
-        upright = [lambda a: a, np.fliplr, lambda a: np.rot90(a, 2), np.flipud, np.transpose]
-        upright += [lambda a: np.rot90(a, -1), lambda a: np.rot90(a, 2).T, np.rot90]
-        expected = np.repeat(upright[orientation - 1](stored)[..., None], 3, axis=2)
+        expected = np.asarray(ImageOps.exif_transpose(Image.open(buffer)).convert("RGB"))
         image = decode_raw(buffer.getvalue(), "x.jpg")
         assert image.shape == expected.shape
         assert np.abs(image.astype(int) - expected).max() <= 2
@@ -165,15 +162,3 @@ class TestWriteImage:
     def test_lossless_kinds_come_back_equal(self, tmp_path, name):
         write_image(tmp_path / name, to_tensor(RGB))
         np.testing.assert_array_equal(decode_raw((tmp_path / name).read_bytes(), name), RGB)
-
-    def test_replaces_the_file_or_keeps_the_old_one_and_leaves_nothing_else(self, tmp_path, monkeypatch):
-        path = tmp_path / "a.png"
-        write_image(path, RGB)
-        write_image(path, RGB[::-1].astype(np.float32) / 255)
-        monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-        with pytest.raises(OSError, match="disk full"):
-            write_image(path, RGB)
-        np.testing.assert_array_equal(decode_raw(path.read_bytes(), "a"), RGB[::-1])
-        assert os.listdir(tmp_path) == ["a.png"]
-        (tmp_path / "plain").write_bytes(b"")
-        assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)

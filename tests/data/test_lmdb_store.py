@@ -4,26 +4,14 @@ import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
-import lmdb
 import pytest
+from lmdb_helpers import write_lmdb
 
 from nlcl_plugin.data.lmdb import store as lmdb_store
 from nlcl_plugin.data.lmdb.store import LmdbImages, close_environment
 from nlcl_plugin.errors import InputError
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-
-
-def write_lmdb(path, values, meta=None):
-    """Write BasicSR's layout by hand: values by key, and one meta line for each."""
-    environment = lmdb.open(str(path), map_size=1 << 26)
-    with environment.begin(write=True) as transaction:
-        for key, value in values.items():
-            transaction.put(key.encode(), value)
-    environment.close()
-    lines = [f"{key}.png (4,5,3) 1" for key in values] if meta is None else meta
-    (path / "meta_info.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    return path
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
 import io
+from types import SimpleNamespace
 
 from nlcl_plugin.data.progress import ProgressBar
 
@@ -20,24 +21,10 @@ def test_a_log_gets_lines_in_intervals_and_nothing_of_short_work():
     assert [line.split("|")[0].strip() for line in lines if line] == ["derain:  33%", "derain:  67%", "derain: 100%"]
 
 
-class Logger:
-    """What replaces standard error in some scripts: it can be written to, and no more."""
-
-    def __init__(self):
-        self.texts = []
-
-    def write(self, text):
-        self.texts.append(text)
-
-    def flush(self):
-        pass
-
-    def getvalue(self):
-        return "".join(self.texts)
-
-
 def test_a_logger_in_place_of_standard_error_is_no_terminal():
-    assert "100%" in run(Logger(), mininterval=0, delay=1e-9)
+    texts = []
+    logger = SimpleNamespace(write=texts.append, flush=lambda: None, getvalue=lambda: "".join(texts))
+    assert "100%" in run(logger, mininterval=0, delay=1e-9)
 
 
 def test_a_terminal_gets_a_bar_from_the_start_unless_it_is_switched_off():

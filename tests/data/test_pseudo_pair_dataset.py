@@ -5,7 +5,7 @@ import torch
 from torch.utils.data import DataLoader
 from unpaired_helpers import epoch_indices, pack, write_folder
 
-from nlcl_plugin.data.image_io import to_tensor, write_image
+from nlcl_plugin.data.image_io import read_image, to_tensor, write_image
 from nlcl_plugin.data.pseudo_pair_dataset import PseudoPairDataset
 from nlcl_plugin.data.sampler import SampleIndex
 from nlcl_plugin.errors import InputError
@@ -68,8 +68,7 @@ def whole(roots, **changes):
 
 
 def read(path):
-    image = cv2.imread(path, cv2.IMREAD_COLOR)
-    return to_tensor(np.ascontiguousarray(image[..., ::-1]))
+    return to_tensor(read_image(path))
 
 
 def many(dataset, epochs=40):

@@ -2,8 +2,8 @@
 
 import os
 
-import lmdb
 import numpy as np
+from lmdb_helpers import write_lmdb
 
 from nlcl_plugin.data.image_io import write_image
 from nlcl_plugin.data.sampler import EpochSampler
@@ -29,12 +29,8 @@ def write_folder(root, names, seed, size=(12, 17)):
 
 def pack(folder, names):
     """Put a folder's files into an LMDB in BasicSR's layout, by hand."""
-    path = folder.with_name(folder.name + ".lmdb")
-    with lmdb.open(str(path), map_size=1 << 24) as environment, environment.begin(write=True) as transaction:
-        for name in names:
-            transaction.put(os.path.splitext(name)[0].encode(), (folder / name).read_bytes())
-    (path / "meta_info.txt").write_text("".join(f"{name} (12,17,3) 1\n" for name in names), encoding="utf-8")
-    return path
+    values = {os.path.splitext(name)[0]: (folder / name).read_bytes() for name in names}
+    return write_lmdb(folder.with_name(folder.name + ".lmdb"), values)
 
 
 def make_roots(root):

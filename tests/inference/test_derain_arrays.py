@@ -4,16 +4,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import skimage.data
 import torch
 from derain_helpers import save_network
 
 import nlcl_plugin
 from nlcl_plugin.archs import ResidualUNet
 from nlcl_plugin.data.files import sha256
+from nlcl_plugin.data.image_io import to_uint8
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.inference.derain import ImageDerainer
 from nlcl_plugin.inference.derainer import load_derainer
+from nlcl_plugin.metrics import psnr
 from nlcl_plugin.networks.weights import PACKAGED, find_weights
+from nlcl_plugin.rain.photographic import render_photographic_rain
+from nlcl_plugin.rain.renderer import blend, render_rain
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.random((23, 31, 3), np.float32)
@@ -65,12 +70,6 @@ def test_weights_that_were_saved_again_are_loaded_again(tmp_path):
 
 
 def test_the_demo_weights_take_rendered_rain_out():
-    import skimage.data
-
-    from nlcl_plugin.data.image_io import to_uint8
-    from nlcl_plugin.metrics import psnr
-    from nlcl_plugin.rain.renderer import blend, render_rain
-
     clean = skimage.data.coffee()[:256, :384].astype(np.float32) / 255
     rainy = blend(clean, render_rain((256, 384), np.random.default_rng(3)))
     images = (rainy, nlcl_plugin.derain(rainy, "demo"), nlcl_plugin.derain(clean, "demo"))
@@ -80,12 +79,6 @@ def test_the_demo_weights_take_rendered_rain_out():
 
 
 def test_the_default_weights_take_rain_as_photographs_show_it_and_keep_clean_photographs():
-    import skimage.data
-
-    from nlcl_plugin.data.image_io import to_uint8
-    from nlcl_plugin.metrics import psnr
-    from nlcl_plugin.rain.photographic import render_photographic_rain
-
     clean = 0.7 * skimage.data.coffee()[:256, :384].astype(np.float32) / 255
     gains = []
     for seed in range(8):

@@ -198,21 +198,6 @@ def test_colours_and_brightness_of_regions_stay(networks, label, longest_side):
     assert (kept(image[..., :5, :5]) - image[..., :5, :5]).mean().abs() < 1e-6  # smaller than a cell
 
 
-def test_a_damaged_note_is_refused(networks, tmp_path):
-    for key, value in (
-        ("longest_side", "80"),
-        ("longest_side", -1),
-        ("adaptive", 1),
-        ("strength", "1"),
-        ("keep_colours", 1),
-    ):
-        content = torch.load(networks / "net_s.pth")
-        content["about"][key] = value
-        torch.save(content, tmp_path / "net_s.pth")
-        with pytest.raises(InputError, match="about` is damaged"):
-            load_derainer(tmp_path / "net_s.pth")
-
-
 def test_the_tool_takes_them_and_does_not_take_files_of_others_for_its_own(networks, tmp_path, capsys):
     import derain
 

@@ -7,14 +7,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from basicsr.models import build_model
-from basicsr.utils import FileClient, imfrombytes, make_exp_dirs
+from basicsr.utils import FileClient, imfrombytes
 from conftest import photograph
-from training_helpers import make_folders, tiny_options, write_options
+from extract_rain_layers import main as tool
+from training_helpers import make_folders
 
 from nlcl_plugin.archs import LayerGenerator
-from nlcl_plugin.config import option_files
-from nlcl_plugin.config.option_files import plain_options
 from nlcl_plugin.data import read_image
 from nlcl_plugin.data.lmdb import create as lmdb_create
 from nlcl_plugin.data.lmdb.store import LmdbImages, close_environment
@@ -23,37 +21,23 @@ from nlcl_plugin.inference import rain_bank
 from nlcl_plugin.inference.derain import ImageDerainer
 from nlcl_plugin.inference.rain_bank import extract_rain_bank
 from nlcl_plugin.networks.about import describe
-from nlcl_plugin.training.launch import start
+
+RESIDUAL = {"layer": "residual", "num_out_ch": 1, "num_feat": 8, "num_block": 1}
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """Folders of images, and a tiny trained experiment of a residual model with averages, saved at 2 and at the end."""
+    """Folders of images, and the generators of a residual model with averages, as saved at 2 and at its end, 3."""
     root = tmp_path_factory.mktemp("bank")
-    make_folders(root, photograph)
-    options = tiny_options()
-    for dataset in options["datasets"].values():
-        dataset.update({key: str(root / value) for key, value in dataset.items() if key.startswith("dataroot")})
-    opt = start(str(write_options(root, options)), is_train=True, root=str(root))
-    make_exp_dirs(opt)
-    option_files.write_options(str(root / "experiments/tiny/options.yml"), plain_options(opt))
-    model = build_model(opt)
-    for iteration in (1, 2, 3):
+    make_folders(root)
+    (root / "experiments/tiny/models").mkdir(parents=True)
+    for name, iteration in (("2", 2), ("latest", 3)):
         torch.manual_seed(iteration)
-        model.feed_data({"lq": torch.rand(2, 3, 32, 32), "gt": torch.rand(2, 3, 32, 32), "lq_path": ["a", "b"]})
-        model.optimize_parameters(iteration)
-        if iteration == 2:
-            model.save(0, 2)
-    model.save(-1, -1)
+        net, average = (LayerGenerator(**RESIDUAL) for _ in range(2))
+        about = describe({"type": "LayerGenerator", **RESIDUAL}, "g", net=net, iteration=iteration)
+        content = {"params": net.state_dict(), "params_ema": average.state_dict(), "about": about}
+        torch.save(content, root / f"experiments/tiny/models/net_g_{name}.pth")
     return root
-
-
-@pytest.fixture
-def tool(repository, monkeypatch):
-    monkeypatch.syspath_prepend(str(repository / "tools"))
-    import extract_rain_layers
-
-    return extract_rain_layers.main
 
 
 def network(weights, **which):
@@ -82,7 +66,7 @@ def two_branch(folder, change=lambda net: None):
     return folder / "net_r.pth", net
 
 
-def test_the_command_extracts_what_the_averaged_network_takes_out(root, tmp_path, tool, capsys, monkeypatch):
+def test_the_command_extracts_what_the_averaged_network_takes_out(root, tmp_path, capsys, monkeypatch):
     rainy = tmp_path / "rainy"
     (rainy / "deep").mkdir(parents=True)
     for i in range(4):
@@ -96,7 +80,7 @@ def test_the_command_extracts_what_the_averaged_network_takes_out(root, tmp_path
     assert "  broken.png: cannot be decoded" in printed
 
     weights = root / "experiments/tiny/models/net_g_latest.pth"
-    net = LayerGenerator(layer="residual", num_out_ch=1, num_feat=8, num_block=1)
+    net = LayerGenerator(**RESIDUAL)
     net.load_state_dict(torch.load(weights, weights_only=True)["params_ema"])
     total = pixels = 0
     client = FileClient("lmdb", db_paths=str(bank))  # BasicSR's own reader
@@ -158,7 +142,7 @@ def test_an_interrupted_run_is_gone_on_with(root, tmp_path, monkeypatch, capsys)
     assert all(np.array_equal(before[key], after[key]) for key in before)
 
 
-def test_a_rain_network_is_asked_for_the_rain_itself_in_colour(root, tmp_path, tool, capsys):
+def test_a_rain_network_is_asked_for_the_rain_itself_in_colour(root, tmp_path, capsys):
     _, net = two_branch(tmp_path)
     assert (
         tool([str(tmp_path / "net_r.pth"), "--input", str(root / "rainy"), "--output", str(tmp_path / "b.lmdb")]) == 0
@@ -181,7 +165,7 @@ def test_a_bank_without_rain_is_refused_and_leaves_nothing(root, tmp_path):
         assert sorted(tmp_path.iterdir()) == before
 
 
-def test_bad_usage_is_one_line(root, tmp_path, tool, capsys, monkeypatch):
+def test_bad_usage_is_one_line(root, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     two_branch(tmp_path)
     images = ["--input", str(root / "rainy"), "--output", "bank.lmdb"]

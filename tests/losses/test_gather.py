@@ -1,7 +1,6 @@
 """Rows of all processes and their gradients, in two real ones."""
 
-import subprocess
-import sys
+from training_helpers import torchrun
 
 GATHER = """
 import torch, torch.distributed as dist
@@ -21,7 +20,5 @@ dist.destroy_process_group()
 
 
 def test_rows_bring_the_gradients_of_all_processes_back_and_alter_no_other(tmp_path):
-    (tmp_path / "gather.py").write_text(GATHER)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "gather.py"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    done = torchrun(tmp_path, GATHER)
     assert done.returncode == 0, done.stderr

@@ -26,18 +26,6 @@ def supcon_out_by_loops(image, rain, temperature):
     return total / len(points)
 
 
-def weighted_by_loops(image, rain, t_image, t_rain, w_image, w_rain):
-    points = [*image, *rain]
-    n = len(image)
-    total = 0.0
-    for i, anchor in enumerate(points):
-        t, w = (t_image, w_image) if i < n else (t_rain, w_rain)
-        own = [j for j in (range(n) if i < n else range(n, len(points))) if j != i]
-        denominator = sum(torch.exp(anchor @ points[j] / t) for j in range(len(points)) if j != i)
-        total = total - w * sum(torch.log(torch.exp(anchor @ points[j] / t) / denominator) for j in own) / len(own)
-    return total / len(points)
-
-
 @pytest.mark.parametrize(("n_image", "n_rain"), [(2, 2), (8, 5), (3, 20)])
 def test_symmetric_form_equals_supcon_out_in_value_and_gradient(n_image, n_rain):
     image = embeddings(3, n_image, 6).requires_grad_()
@@ -51,21 +39,6 @@ def test_symmetric_form_equals_supcon_out_in_value_and_gradient(n_image, n_rain)
         torch.testing.assert_close(a, b, atol=1e-9, rtol=1e-7)
 
 
-def test_per_layer_temperatures_and_weights_apply_to_their_own_anchors():
-    image, rain = embeddings(2, 4, 5), embeddings(2, 7, 5, seed=1)
-    loss = AsymmetricNLCLLoss(
-        asymmetry="fixed", temperature_image=0.2, temperature_rain=0.05, weight_image=0.5, weight_rain=3.0
-    )
-    expected = sum(weighted_by_loops(image[b], rain[b], 0.2, 0.05, 0.5, 3.0) for b in range(2)) / 2
-    assert loss([image], [rain]).item() == pytest.approx(expected.item(), rel=1e-9)
-
-
-def test_fixed_asymmetry_with_equal_knobs_is_the_symmetric_loss():
-    image, rain = [embeddings(2, 4, 5)], [embeddings(2, 7, 5, seed=1)]
-    fixed = AsymmetricNLCLLoss(asymmetry="fixed", temperature_image=0.07, temperature_rain=0.07)
-    assert fixed(image, rain) == AsymmetricNLCLLoss()(image, rain)
-
-
 def test_gradcheck_in_double_precision():
     image, rain = embeddings(2, 3, 4).requires_grad_(), embeddings(2, 5, 4, seed=1).requires_grad_()
 
@@ -75,29 +48,10 @@ def test_gradcheck_in_double_precision():
     assert torch.autograd.gradcheck(function, (image, rain))
 
 
-def test_items_of_a_batch_do_not_touch_each_other():
-    image, rain = embeddings(4, 5, 6), embeddings(4, 9, 6, seed=1)
-    together = layer_contrast(image, rain)
-    alone = torch.cat([layer_contrast(image[i : i + 1], rain[i : i + 1]) for i in range(4)])
-    torch.testing.assert_close(together, alone)
-
-
 def test_taps_are_averaged_and_the_weight_multiplies():
     image, rain = [embeddings(1, 4, 5), embeddings(1, 4, 8)], [embeddings(1, 6, 5, seed=1), embeddings(1, 6, 8, seed=1)]
     each = [AsymmetricNLCLLoss()([a], [b]).item() for a, b in zip(image, rain, strict=True)]
     assert AsymmetricNLCLLoss(loss_weight=3.0)(image, rain).item() == pytest.approx(3 * sum(each) / 2)
-
-
-def test_floor_is_reached_by_two_separate_points_and_never_undercut():
-    image = torch.eye(4)[None, [0] * 8]
-    rain = -image[:, :1].expand(1, 128, 4)
-    value = layer_contrast(image, rain).item()
-    floor = layer_contrast_floor(8, 128)
-    assert floor == pytest.approx((8 * math.log(7) + 128 * math.log(127)) / 136)
-    assert value == pytest.approx(floor, abs=1e-5)
-    for seed in range(20):
-        a, b = embeddings(1, 8, 3, seed=seed), embeddings(1, 128, 3, seed=seed + 100)
-        assert layer_contrast(a, b).item() > floor
 
 
 def test_floor_of_the_module_follows_weights_and_taps():
@@ -107,20 +61,14 @@ def test_floor_of_the_module_follows_weights_and_taps():
     assert loss.floor(image, rain) == pytest.approx(expected)
 
 
-def test_autocast_computes_in_fp32():
-    image, rain = embeddings(2, 8, 16, dtype=torch.float32), embeddings(2, 16, 16, seed=1, dtype=torch.float32)
-    expected = AsymmetricNLCLLoss()([image], [rain])
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        value = AsymmetricNLCLLoss()([image], [rain])
-    assert value.dtype == torch.float32
-    assert value == expected
-
-
-def test_half_precision_embeddings_are_promoted():
+def test_half_precision_and_autocast_are_computed_in_fp32():
     image, rain = embeddings(2, 8, 16).bfloat16(), embeddings(2, 16, 16, seed=1).bfloat16()
-    value = AsymmetricNLCLLoss()([image], [rain])
-    assert value.dtype == torch.float32
-    assert value.item() == pytest.approx(AsymmetricNLCLLoss()([image.float()], [rain.float()]).item())
+    expected = AsymmetricNLCLLoss()([image.float()], [rain.float()])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = [AsymmetricNLCLLoss()([image.float()], [rain.float()])]
+    for value in (*found, AsymmetricNLCLLoss()([image], [rain])):
+        assert value.dtype == torch.float32
+        assert value == expected
 
 
 def test_compiled_loss_equals_eager():

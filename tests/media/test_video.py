@@ -116,6 +116,8 @@ KINDS = [
     ("a.mkv", {"pixels": "yuv444p"}),
     ("a.webm", {"codec": "libvpx-vp9"}),
     ("a.avi", {"codec": "mpeg4"}),
+    ("odd.mp4", {"codec": "libvpx-vp9", "size": (49, 65)}),
+    ("odd.avi", {"codec": "mjpeg", "pixels": "yuvj444p", "size": (49, 65)}),
     ("deep.mp4", {"codec": "libx265", "pixels": "yuv420p10le", "crf": "5"}),
     ("deep.webm", {"codec": "libsvtav1", "pixels": "yuv420p10le", "crf": "5"}),
 ]
@@ -135,10 +137,11 @@ class TestThereAndBack:
         assert (again.container, back[0].rgb.dtype) == (video.container, np.uint16 if video.deep else np.uint8)
         for old, new in zip(frames, back, strict=True):
             assert old.pts * video.time_base == new.pts * again.time_base
-            assert psnr(old.rgb, new.rgb) > 38
+            assert new.rgb.shape == old.rgb.shape == (*options.get("size", (48, 64)), 3)
+            assert psnr(old.rgb, new.rgb) > 36
         assert back[-1].duration * again.time_base == Fraction(1, 25)
         for old, new in zip(seen, by_opencv(target), strict=bool(seen)):
-            assert psnr(old, new) > 38
+            assert psnr(old, new) > 36
 
     @pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
     def test_variable_frame_rates_and_late_starts_are_kept(self, tmp_path, name):
@@ -152,14 +155,6 @@ class TestThereAndBack:
             assert video.deep == (pixels == "rgb48le")
             for old, new in zip(frames, read(target)[1], strict=True):
                 np.testing.assert_array_equal(new.rgb, old.rgb[::-1])
-
-    @pytest.mark.parametrize("name", ["a.mp4", "a.avi"])
-    def test_odd_sizes(self, tmp_path, name):
-        kind = {"codec": "mjpeg", "pixels": "yuvj444p"} if name == "a.avi" else {"codec": "libvpx-vp9"}
-        target, _, frames = copy(make(tmp_path / name, size=(49, 65), **kind))
-        for old, new in zip(frames, read(target)[1], strict=True):
-            assert new.rgb.shape == (49, 65, 3)
-            assert psnr(old.rgb, new.rgb) > 36
 
     @pytest.mark.parametrize(
         ("name", "options"),

@@ -51,12 +51,6 @@ param_scheduler = dict(_delete_=True, generator=falling(0, 10), discriminator=fa
 """
 
 
-def write_config(folder, more="", name="tiny.py"):
-    path = folder / name
-    path.write_text(CONFIG + more, encoding="utf-8")
-    return path
-
-
 def environment():
     """Of processes that train on the CPU, as MMEngine takes a GPU where there is one."""
     path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])

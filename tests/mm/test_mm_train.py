@@ -16,8 +16,7 @@ import mmengine.runner
 import pytest
 import torch
 import training_helpers
-from conftest import photograph
-from mm_helpers import REPOSITORY, losses, train, write_config
+from mm_helpers import REPOSITORY, losses, train
 from mmengine.config import Config
 
 from nlcl_plugin.cli import main
@@ -26,12 +25,13 @@ from nlcl_plugin.errors import InputError
 from nlcl_plugin.inference.derainer import load_derainer
 from nlcl_plugin.mm.checkpoints import WholeCheckpointHook, WholeFileBackend
 from nlcl_plugin.networks.weights import load_plain
+from nlcl_plugin.training.json_log import read_json_lines
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mm")
-    training_helpers.make_folders(folder, photograph)
+    training_helpers.make_folders(folder)
     return folder
 
 
@@ -75,8 +75,7 @@ def test_both_doors_have_the_same_losses_in_both_stages(folder, trained, monkeyp
     monkeypatch.chdir(folder)
     options = training_helpers.write_options(folder, same_training_for_basicsr())
     assert main(["train", "-opt", str(options)]) == 0
-    lines = (folder / "experiments" / "tiny" / "losses.jsonl").read_text(encoding="utf-8").splitlines()
-    expected = {entry["iter"]: entry for entry in map(json.loads, lines)}
+    expected = {entry["iter"]: entry for entry in read_json_lines(folder / "experiments" / "tiny" / "losses.jsonl")}
     found = losses(trained)
     assert sorted(found) == sorted(expected) == list(range(1, 21))
     assert "l_layer" in found[10]
@@ -150,7 +149,7 @@ def test_a_training_killed_in_a_save_goes_on_and_ends_with_the_weights_of_one_th
 
 def in_process(folder, tmp_path, monkeypatch, *changes, config="tiny.py", launcher="none"):
     """Run the tool here; its exit code."""
-    write_config(folder)
+    (folder / "tiny.py").write_text(mm_helpers.CONFIG, encoding="utf-8")
     monkeypatch.chdir(folder)
     name = f"experiment_name={tmp_path.name}"  # MMEngine's loggers are told apart by it and the second
     arguments = ["--work-dir", str(tmp_path), "--launcher", launcher, "--cfg-options", name, *changes]

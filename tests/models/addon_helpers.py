@@ -3,8 +3,7 @@
 import copy
 
 import torch
-
-import nlcl_plugin  # noqa: F401  before BasicSR, which it mends
+from model_helpers import build  # noqa: F401  for the tests
 
 ADAM = {"type": "Adam", "lr": 1e-3, "betas": [0.9, 0.99]}
 SAMPLING = {"num_queries": 2, "num_image_patches": 4, "num_rain_patches": 6, "patch_size": 4, "search_size": 10}
@@ -63,13 +62,6 @@ def stock(opt):
     opt["model_type"] = opt["model_type"].removeprefix("NLCL")
     del opt["train"]["nlcl_opt"], opt["network_p"], opt["network_e"]
     return opt
-
-
-def build(opt):
-    from basicsr.models import build_model
-
-    torch.manual_seed(0)
-    return build_model(copy.deepcopy(opt))
 
 
 def batch(current_iter=0, *, n=2, scale=1, size=16):

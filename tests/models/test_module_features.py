@@ -52,14 +52,6 @@ def test_a_network_that_holds_still_keeps_statistics_weights_and_modes():
     assert [name for name, p in net.named_parameters() if not p.requires_grad] == ["last.bias"]
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("frist", "modules: Net has no module 'frist'; did you mean 'first'?"),
-        ("unused", "modules: 'unused' does not run in a forward pass; name another module"),
-    ],
-)
-def test_a_module_without_features_is_named(name, message):
-    with pytest.raises(InputError) as caught:
-        ModuleFeatures(Net(), [name], "modules")(torch.rand(1, 3, 8, 8))
-    assert str(caught.value).startswith(message)
+def test_a_module_without_features_is_named():
+    with pytest.raises(InputError, match=r"^modules: 'unused' does not run in a forward pass; name another module"):
+        ModuleFeatures(Net(), ["unused"], "modules")(torch.rand(1, 3, 8, 8))

@@ -10,7 +10,6 @@ from addon_helpers import (
     DISCRIMINATOR,
     ENCODER,
     GENERATOR,
-    LAYER,
     LOCATION,
     SAMPLING,
     SWINIR,
@@ -298,16 +297,11 @@ def test_one_channel_models_train_with_the_losses(tmp_path, model, network, feat
 # faults ---------------------------------------------------------------------------------------------------------------
 VSR = {"network_g": {"type": "BasicVSR", "num_feat": 4, "num_block": 1}}
 FAULTS = [  # model, features, changes of the block, changes of the options, message
-    ("SRModel", DISCRIMINATOR, {}, {}, r"source: discriminator means net_d, which NLCLSRModel lacks; use generator"),
-    ("SRModel", {**GENERATOR, "modules": ["conv_frist"]}, {}, {}, "no module 'conv_frist'; did you mean 'conv_first'"),
     ("SwinIRModel", {**GENERATOR, "modules": ["layers.0"]}, {}, {}, r"'layers.0' returns \(1, 256, 8\)"),
-    ("SRModel", GENERATOR, {"layer_opt": {**LAYER, "sampling": {"patch_size": 17}}}, {}, "with crops of 16 pixels"),
     ("SRModel", GENERATOR, {"optim_p": {"type": "Adma", "lr": 0.1}}, {}, "optim_p.type: torch.optim has no 'Adma'"),
     ("SRModel", GENERATOR, {}, {"network_p": None}, "network_p is missing: train.nlcl_opt needs"),
-    ("SRModel", ENCODER, {}, {"network_e": None}, "network_e is missing: train.nlcl_opt needs"),
     ("SRModel", GENERATOR, {}, VSR, r"network_g \(BasicVSR\) takes no images \(B, 3 or 1, H, W\): .*; use a network"),
     ("SRModel", ENCODER, {}, {"network_g": MSR, "scale": 2}, "crops of 16 pixels of one channel: "),  # encoder of 3
-    ("SRModel", ENCODER, {}, {"scale": 2}, "scale: is 2, but network_g enlarges by 1"),
 ]  # fmt: skip
 
 

@@ -34,6 +34,7 @@ def weights(tmp_path, model, value):
         (["params_ema"], {}, (1, 1)),
         (["params", "params_ema"], {}, (1, 2)),
         (["params", "params_ema"], {"param_key_g": "params_ema"}, (2, 2)),
+        (["params", "generator"], {"param_key_g": "generator"}, (2, 2)),
         (["state_dict"], {"param_key_g": "state_dict"}, (1, 1)),
         (["params_ema", "generator"], {"param_key_g": "generator"}, (2, 1)),
     ],

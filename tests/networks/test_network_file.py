@@ -6,22 +6,16 @@ import os
 import pytest
 import safetensors
 import torch
-from basicsr.models import build_model
 from basicsr.models.base_model import BaseModel
-from basicsr.utils import make_exp_dirs
-from conftest import photograph
 from training_helpers import make_folders, tiny_options, write_options
 
 from nlcl_plugin.archs import LayerGenerator, ResidualUNet
+from nlcl_plugin.cli import main
 from nlcl_plugin.config import option_files
-from nlcl_plugin.config.option_files import plain_options
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.inference.derainer import load_derainer
 from nlcl_plugin.networks import weights
 from nlcl_plugin.networks.about import describe
-from nlcl_plugin.networks.network_file import read_network_file
-from nlcl_plugin.training import checkpoint
-from nlcl_plugin.training.launch import start
 
 RAINY = torch.rand(2, 3, 19, 26, generator=torch.Generator().manual_seed(0))
 GENERATOR = {"type": "LayerGenerator", "num_feat": 4, "num_block": 1}
@@ -31,27 +25,15 @@ GENERATOR = {"type": "LayerGenerator", "num_feat": 4, "num_block": 1}
 def experiment(tmp_path_factory):
     """A tiny training: saved in its first stage (at 2), at 4 and at its end (6), with averages and heads."""
     root = tmp_path_factory.mktemp("training")
-    make_folders(root, photograph)
-    options = tiny_options()
-    options["network_p"] = {"type": "ProjectionHeads", "num_feat": 8}
+    make_folders(root)
+    options = tiny_options(network_p={"type": "ProjectionHeads", "num_feat": 8})
     sampling = {"taps": [0, 1], "num_image_patches": 4, "num_rain_patches": 4, "patch_size": 8, "search_size": 16}
     options["train"]["layer_opt"] = {"type": "AsymmetricNLCLLoss", "sampling": sampling}
-    for dataset in options["datasets"].values():
-        dataset.update({key: str(root / value) for key, value in dataset.items() if key.startswith("dataroot")})
-    opt = start(str(write_options(root, options)), is_train=True, root=str(root))
-    make_exp_dirs(opt)
-    option_files.write_options(str(root / "experiments/tiny/options.yml"), plain_options(opt))
-    model = build_model(opt)
-    for iteration in range(1, 7):
-        torch.manual_seed(iteration)
-        model.feed_data({"lq": torch.rand(2, 3, 32, 32), "gt": torch.rand(2, 3, 32, 32), "lq_path": ["a", "b"]})
-        model.optimize_parameters(iteration)
-        if iteration in (2, 4):
-            model.save(0, iteration)
-            checkpoint.save_as_safetensors(opt, iteration)
-            checkpoint.seal(opt, iteration)
-    model.save(-1, -1)
-    checkpoint.save_as_safetensors(opt, "latest")
+    del options["datasets"]["val"], options["val"]
+    write_options(root, options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        assert main(["train", "-opt", "options.yml"]) == 0
     return root / "experiments/tiny"
 
 
@@ -142,11 +124,6 @@ def test_released_weights_derain_as_they_come(shared_data, tmp_path):
     assert rain.net.layer == "rain"
 
 
-def write(path, block, net, label="g", **changes):
-    torch.save({"params": net.state_dict(), "about": {**describe(block, label, net=net), **changes}}, path)
-    return path
-
-
 # refusals -------------------------------------------------------------------------------------------------------------
 def refusal(path, **arguments):
     with pytest.raises(InputError) as caught:
@@ -183,6 +160,10 @@ def test_networks_that_derain_nothing_are_refused(experiment, label, what):
     [
         ({"format": 2}, ": is of format 2, but this version reads up to 1; upgrade nlcl_plugin"),
         ({"network": {"num_feat": 4}}, ": its entry `about` is damaged"),
+        ({"longest_side": "80"}, ": its entry `about` is damaged"),
+        ({"longest_side": -1}, ": its entry `about` is damaged"),
+        ({"adaptive": 1}, ": its entry `about` is damaged"),
+        ({"strength": "1"}, ": its entry `about` is damaged"),
         ({"network": {**GENERATOR, "num_feats": 4}}, "unexpected keyword argument 'num_feats'"),
         ({"network": {**GENERATOR, "num_block": 2}}, ": does not fit the LayerGenerator that {name} is of ("),
         ({"network": {"type": "BasicVSR", "spynet_path": "a.pth"}}, ": its network BasicVSR opens other files"),
@@ -194,11 +175,3 @@ def test_what_a_file_says_is_not_believed(tmp_path, changes, message):
     path = tmp_path / "net.safetensors"
     path.write_bytes(weights.safetensors_bytes(net.state_dict(), {"nlcl_plugin": json.dumps(about)}))
     assert message.format(name=path.name) in refusal(path)
-
-
-def test_the_average_is_taken_and_halves_are_loaded_in_full(tmp_path):
-    net, average = (LayerGenerator(num_feat=4, num_block=1) for _ in range(2))
-    content = {"params": net.state_dict(), "params_ema": average.half().state_dict(), "about": describe(GENERATOR, "g")}
-    torch.save(content, tmp_path / "net.pth")
-    assert same(average.float(), read_network_file(tmp_path / "net.pth").weights)
-    assert next(load_derainer(tmp_path / "net.pth").net.parameters()).dtype == torch.float32

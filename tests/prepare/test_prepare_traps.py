@@ -83,16 +83,8 @@ def test_twins_among_unpaired_images_are_warned_of(tmp_path, capsys):
         write_image(rainy / f"a{seed}.png", rain(scene(seed, (160, 220)), seed))
     for seed in range(3, 9):
         write_image(clean / f"b{seed}.png", scene(seed, (160, 220)))
-    command = [
-        "--layout",
-        "two-folders",
-        "--output",
-        str(tmp_path / "out"),
-        "--rainy",
-        str(rainy),
-        "--clean",
-        str(clean),
-    ]
+    folders = ["--rainy", str(rainy), "--clean", str(clean)]
+    command = ["--layout", "two-folders", *folders, "--output", str(tmp_path / "out")]
     assert main(command) == 0
     text = capsys.readouterr().out
     assert "note: 3 rainy images of training" in text

@@ -14,19 +14,15 @@ from nlcl_plugin.rain.renderer import render_rain
 SIZE = (120, 160)
 
 
-def scene():
-    return skimage.data.coffee()[60:260, 100:340]
-
-
-def clip(count=21, shake=0.0, rain=True, seed=0):
+def clip(count=21, shake=0.0):
     """Frames of a crop that moves, under new rain in each, and the crops without rain."""
-    rng = np.random.default_rng(seed)
-    image, frames, truths = scene(), [], []
+    rng = np.random.default_rng(0)
+    image, frames, truths = skimage.data.coffee()[60:260, 100:340], [], []
     for _ in range(count):
         warp = np.float32([[1, 0, 40 + shake * rng.normal()], [0, 1, 40 + shake * rng.normal()]])
         flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
         crop = cv2.warpAffine(image, warp, SIZE[::-1], flags=flags)
-        layer = render_rain(SIZE, rng)[..., None] if rain else 0.0
+        layer = render_rain(SIZE, rng)[..., None]
         truths.append(crop)
         frames.append(to_uint8(np.clip(crop / 255 + 0.6 * layer, 0, 1)))
     return frames, truths

@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import importlib
 import json
 import math
 import re
@@ -14,7 +13,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import photograph
+from derain_helpers import save_network
+from report import main as tool
 from report_helpers import Page
 from training_helpers import make_folders, tiny_options, write_options
 
@@ -22,7 +22,6 @@ from nlcl_plugin import cli
 from nlcl_plugin.archs import LayerGenerator
 from nlcl_plugin.config.option_files import load_yaml
 from nlcl_plugin.data import read_image
-from nlcl_plugin.networks.about import describe
 from nlcl_plugin.report import curves, layers, write_report
 from nlcl_plugin.report.experiment import read_experiment
 from nlcl_plugin.report.neighbours import find_queries
@@ -37,7 +36,7 @@ DATASET = "</script><script>hacked()</script>"
 def root(tmp_path_factory):
     """A finished training with contrast, dimensions and validations, on images and a dataset with hostile names."""
     root = tmp_path_factory.mktemp("report")
-    make_folders(root, photograph)
+    make_folders(root)
     for folder in ("val_rainy", "val_clean"):
         for path, name in zip(sorted((root / folder).iterdir()), NAMES, strict=True):
             path.rename(path.with_name(name))
@@ -229,7 +228,6 @@ def test_without_validation_data_training_images_are_shown_with_the_newest_weigh
 
 def test_the_command_says_where_the_page_is_and_names_faults_in_one_line(copied, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    tool = importlib.import_module("report").main
     assert tool([str(copied), "--images", "0", "--output", "pages/tiny.html"]) == 0
     assert capsys.readouterr().out.startswith("pages/tiny.html: ")
     found = Page((tmp_path / "pages/tiny.html").read_text(encoding="utf-8"))
@@ -251,19 +249,17 @@ def test_the_command_says_where_the_page_is_and_names_faults_in_one_line(copied,
 
 # layers and neighbours ------------------------------------------------------------------------------------------------
 def test_the_layers_of_two_networks_need_not_add_up(copied):
-    torch.manual_seed(0)
     block = {"type": "LayerGenerator", "num_feat": 8, "num_block": 1}
     for label, layer in (("g", "image"), ("r", "rain")):
         net = LayerGenerator(layer=layer, num_feat=8, num_block=1)
-        about = describe({**block, "layer": layer}, label)
-        torch.save({"params": net.state_dict(), "about": about}, copied / f"models/net_{label}_9.pth")
+        net = save_network(copied / f"models/net_{label}_9.pth", net, label)
     two = {"network_g": {**block, "layer": "image"}, "network_r": {**block, "layer": "rain"}}
     options_with(copied, lambda o: (o.update(two, decomposition="two_branch"), o["train"].pop("restorer_opt")))
     stages = layers.TrainedStages(read_experiment(copied), "9")
     rainy = torch.rand(3, 24, 32)
     (found,) = stages.split(rainy)
     with torch.no_grad():
-        torch.testing.assert_close(found.rain, net.eval()(rainy[None])[0])
+        torch.testing.assert_close(found.rain, net(rainy[None])[0])
     shown = report(copied, which="9", images=1)
     assert re.search(r"^mean 0\.\d+", shown.text, re.MULTILINE)
 

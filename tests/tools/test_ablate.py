@@ -14,10 +14,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import photograph
 from studies.plan import read_study, trainings
 from studies.report import interval
-from training_helpers import make_folders, tiny_options
+from training_helpers import check_alone, make_folders, tiny_options
 
 from nlcl_plugin.archs import ResidualUNet
 
@@ -117,7 +116,7 @@ def test_intervals_equal_the_textbook():
 
 @pytest.mark.slow
 def test_a_study_runs_each_training_once_pools_parts_and_reports(write, tmp_path, capsys):
-    make_folders(tmp_path, photograph, pairs=1)
+    make_folders(tmp_path, pairs=1)
     base = tiny_options()
     base["train"].update(total_iter=2, restorer_opt={"start_iter": 1})
     arms = {"two": {"parts": {"a": {}, "b": {"train": {"optim_s": {"lr": 1e-2}}}}}, "broken": {"set": {"scale": "x"}}}
@@ -150,27 +149,19 @@ def test_a_study_runs_each_training_once_pools_parts_and_reports(write, tmp_path
 
 @pytest.mark.parametrize("name", ["models", "layer", pytest.param("layer_alone", marks=pytest.mark.slow), "results"])
 def test_every_training_of_our_own_studies_has_options_that_the_command_takes(repository, tmp_path, name, monkeypatch):
-    from nlcl_plugin.config import check as validate
-    from nlcl_plugin.config import option_files as options
-
     path = repository / "options" / "studies" / f"{name}.yml"
     for weights in ("back.pth", "rain.pth"):
         (tmp_path / weights).touch()
     study = read_study(path, {"weights": tmp_path} if name == "results" else {})
     found = {training.digest: training for training in trainings(study, path)}
     assert len(found) == len(trainings(study, path))  # no two are the same
-    # What a dataset finds in its folders is not looked at: they need not be there.
-    monkeypatch.setattr(validate, "check_dataset", lambda where, dataset, planned: None)
     for training in (one for one in found.values() if one.seed == study.seeds[0]):
-        opt = options.without_nulls(training.options)
-        validate.check_options(opt, is_train=training.trains)
-        options.complete(opt, root=".", is_train=training.trains, auto_resume=False, debug=False)
-        validate.check_data(opt)
+        check_alone(training.options, monkeypatch, is_train=training.trains)
 
 
 @pytest.mark.slow
 def test_an_interrupted_study_goes_on_where_it_was(repository, write, tmp_path):
-    make_folders(tmp_path, photograph, pairs=1)
+    make_folders(tmp_path, pairs=1)
     base = tiny_options()
     base["train"].update(total_iter=100_000, restorer_opt={"start_iter": 50_000})
     base["logger"] = {"print_freq": 1, "save_checkpoint_freq": 100_000}
@@ -199,7 +190,7 @@ def test_an_interrupted_study_goes_on_where_it_was(repository, write, tmp_path):
 
 @pytest.mark.slow
 def test_an_arm_may_test_given_weights_and_photographs_are_shown_beside_each_other(write, tmp_path, capsys):
-    make_folders(tmp_path, photograph, pairs=1)
+    make_folders(tmp_path, pairs=1)
     base = tiny_options()
     base["train"].update(total_iter=2, restorer_opt={"start_iter": 1})
     base["val"]["save_img"] = True

@@ -1,15 +1,10 @@
-import sys
-
+import convert_official_weights as tool
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY
 
 from nlcl_plugin.archs import LayerGenerator
 from nlcl_plugin.data.image_io import read_image
-
-sys.path.insert(0, str(REPOSITORY / "tools"))
-import convert_official_weights as tool
 
 
 def convert(source, target):

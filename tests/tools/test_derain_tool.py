@@ -8,9 +8,9 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import cv2
+import derain as tool
 import numpy as np
 import pytest
 import torch
@@ -22,10 +22,6 @@ import nlcl_plugin
 from nlcl_plugin.archs import ResidualUNet
 from nlcl_plugin.inference.derain import ImageDerainer
 from nlcl_plugin.networks.about import describe
-
-TOOL = Path(__file__).parents[2] / "tools" / "derain.py"
-sys.path.insert(0, str(TOOL.parent))
-import derain as tool  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +79,8 @@ def test_a_folder_keeps_its_tree_names_formats_and_depths(tmp_path, weights, run
     write(source / "a.png", scene())
     write(source / "deep/er/b.png", scene(top=65536))
     write(source / "deep/ü 1.jpg", scene(seed=5))
+    odd = os.fsdecode(b"two\nlines\xff.png")
+    (source / odd).write_bytes((source / "a.png").read_bytes())
     Image.fromarray(np.dstack([scene(), np.full((40, 56), 77, np.uint8)])).save(source / "alpha.png")
     assert run()[0] == 0
     assert np.array_equal(read(out / "a.png"), nlcl_plugin.derain(scene(), weights))
@@ -93,7 +91,7 @@ def test_a_folder_keeps_its_tree_names_formats_and_depths(tmp_path, weights, run
     assert (np.asarray(Image.open(out / "alpha.png"))[..., 3] == 77).all()
     made = [json.loads(line) for line in (out / "derain.jsonl").read_text(encoding="utf-8").splitlines()]
     assert {entry["network"]["type"] for entry in made} == {"ResidualUNet"}
-    assert sorted({entry["file"] for entry in made}) == ["a.png", "alpha.png", "deep/er/b.png", "deep/ü 1.jpg"]
+    assert sorted({entry["file"] for entry in made}) == ["a.png", "alpha.png", "deep/er/b.png", "deep/ü 1.jpg", odd]
 
 
 def test_a_broken_file_and_files_of_other_kinds_are_listed_and_stop_no_other(tmp_path, run):
@@ -256,7 +254,7 @@ def test_bad_arguments_end_in_one_line(tmp_path, run, monkeypatch, arguments, me
 def test_a_killed_run_leaves_whole_files_only_and_is_continued(tmp_path, weights, run):
     for number in range(12):
         write(tmp_path / f"in/{number:02}.png", scene(300, 400, seed=number))
-    command = [sys.executable, TOOL, tmp_path / "in", "--output", tmp_path / "out", "--weights", weights]
+    command = [sys.executable, tool.__file__, tmp_path / "in", "--output", tmp_path / "out", "--weights", weights]
     job = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not list((tmp_path / "out").glob("*.png")) and job.poll() is None:
         time.sleep(0.01)

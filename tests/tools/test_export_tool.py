@@ -8,6 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 from basicsr.archs.swinir_arch import SwinIR
+from export import main as tool
 
 from nlcl_plugin.archs import ContextUNet, LayerGenerator, ResidualUNet, SimpleGateUNet
 from nlcl_plugin.errors import InputError
@@ -54,15 +55,6 @@ def save(path, block, net, label="s"):
     return path
 
 
-@pytest.fixture
-def tool(repository, monkeypatch):
-    monkeypatch.syspath_prepend(str(repository / "tools"))
-    monkeypatch.delitem(sys.modules, "export", raising=False)
-    import export
-
-    return export.main
-
-
 def onnx_run(path, dtype=np.float32):
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return lambda rainy: torch.from_numpy(session.run(None, {"rainy": rainy.numpy().astype(dtype)})[0])
@@ -96,7 +88,7 @@ def test_safetensors_are_weights_that_derain_again(weights, tmp_path, half):
     check(load_derainer(tmp_path / "net.safetensors"), weights / "rain.pth", 1e-2 if half else 0)
 
 
-def test_the_command_writes_a_whole_annotated_model(repository, weights, tmp_path, tool, capsys, monkeypatch):
+def test_the_command_writes_a_whole_annotated_model(repository, weights, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = ["--half", "--license", "CC-BY-4.0", "--opset", "20"]
     assert tool([str(weights / "unet.pth"), "--output", "net.onnx", *options]) == 0
@@ -118,7 +110,7 @@ def test_the_command_writes_a_whole_annotated_model(repository, weights, tmp_pat
 
 
 # refusals -------------------------------------------------------------------------------------------------------------
-def test_what_cannot_be_exported_is_one_line_and_writes_nothing(tool, capsys, weights, tmp_path, monkeypatch):
+def test_what_cannot_be_exported_is_one_line_and_writes_nothing(capsys, weights, tmp_path, monkeypatch):
     out = tmp_path / "out"
     out.mkdir()
 

@@ -1,18 +1,18 @@
 """The study of intrinsic dimension as a command, on real folders and real networks."""
 
-import importlib
 import json
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from derain_helpers import save_network
+from intrinsic_dimension import main as tool
 from studies.intrinsic_dimension.sources import network_source
 from studies.intrinsic_dimension.study import known_alike
 
 from nlcl_plugin.archs import LayerGenerator
 from nlcl_plugin.data.image_io import read_image, to_tensor
-from nlcl_plugin.networks.about import describe
 from nlcl_plugin.rain.renderer import render_rain
 
 SMALL = ["--patch-size", "4", "6", "--k", "8", "16"]
@@ -40,11 +40,6 @@ def folders(tmp_path):
     return tmp_path
 
 
-@pytest.fixture
-def tool():
-    return importlib.import_module("intrinsic_dimension").main
-
-
 def read(folder):
     return json.loads((folder / "intrinsic_dimension.json").read_text())
 
@@ -53,7 +48,7 @@ def estimates(layer):
     return {(e["choice"], e["method"], e["patch_size"], e["k"]): e for e in layer["estimates"]}
 
 
-def test_folders_and_differences(tool, folders, capsys):
+def test_folders_and_differences(folders, capsys):
     layers = ["--image", "clean", folders / "clean", "--rain", "rain", folders / "rain"]
     layers += ["--difference", "difference", folders / "rainy", folders / "clean"]
     assert tool([*map(str, layers), "--out", str(folders / "out"), *SMALL]) == 0
@@ -72,7 +67,7 @@ def test_folders_and_differences(tool, folders, capsys):
     assert cv2.imread(str(folders / "out" / "intrinsic_dimension.png")).std() > 5
 
 
-def test_degenerate_images_are_named_and_left_out(tool, folders, capsys):
+def test_degenerate_images_are_named_and_left_out(folders, capsys):
     half = cv2.imread(str(folders / "clean" / "0.png"))
     half[:, 28:] = 7
     (folders / "some").mkdir()
@@ -92,14 +87,13 @@ def test_degenerate_images_are_named_and_left_out(tool, folders, capsys):
 
 
 def test_layers_of_networks_are_what_the_networks_make(folders):
-    torch.manual_seed(0)
     (folders / "models").mkdir()
-    nets = {}
-    for label, layer in (("g", "image"), ("r", "rain")):
-        block = {"type": "LayerGenerator", "num_feat": 8, "num_block": 1, "layer": layer}
-        nets[label] = LayerGenerator(num_feat=8, num_block=1, layer=layer).eval()
-        content = {"params": nets[label].state_dict(), "about": describe(block, label)}
-        torch.save(content, folders / "models" / f"net_{label}_5.pth")
+    nets = {
+        label: save_network(
+            folders / "models" / f"net_{label}_5.pth", LayerGenerator(num_feat=8, num_block=1, layer=layer), label
+        )
+        for label, layer in (("g", "image"), ("r", "rain"))
+    }
     weights = [str(folders / "models" / f"net_{label}_5.pth") for label in nets]
     found = list(network_source(weights, str(folders / "rainy"), label="my"))
     assert [(one.layer, one.rain, one.image) for one in found[:3]] == [
@@ -121,7 +115,7 @@ def test_layers_of_networks_are_what_the_networks_make(folders):
         (["--rain", "a", "dry"], "a: no image has enough patches that are not flat"),
     ],
 )
-def test_wrong_usage_is_refused_in_one_line(tool, folders, capsys, monkeypatch, arguments, message):
+def test_wrong_usage_is_refused_in_one_line(folders, capsys, monkeypatch, arguments, message):
     monkeypatch.chdir(folders)
     assert tool([*arguments, "--out", "out"]) == 2
     error = capsys.readouterr().err.splitlines()[-1]

@@ -6,6 +6,8 @@ import resource
 import cv2
 import numpy as np
 import pytest
+from create_lmdb import main as create
+from verify_lmdb import main as verify
 
 from nlcl_plugin.data.lmdb.store import close_environment
 
@@ -20,22 +22,17 @@ def folder(tmp_path):
     return root
 
 
-@pytest.fixture
-def tools(repository, monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(str(repository / "tools"))
-    import create_lmdb
-    import verify_lmdb
-
+@pytest.fixture(autouse=True)
+def current_folder(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    yield create_lmdb.main, verify_lmdb.main
+    yield
     close_environment(tmp_path / "x.lmdb")
 
 
 COMMAND = ["--input", "in", "--output", "x.lmdb"]
 
 
-def test_make_check_and_repeat(tools, folder, capsys):
-    create, verify = tools
+def test_make_check_and_repeat(folder, capsys):
     cut = ["--crop", "130", "--step", "40"]
     assert create([*COMMAND, *cut, "--jobs", "3"]) == 0
     assert "x.lmdb: 6 images, 12 sub-images, " in capsys.readouterr().out
@@ -50,8 +47,7 @@ def test_make_check_and_repeat(tools, folder, capsys):
     assert verify(["x.lmdb"]) == 0
 
 
-def test_unreadable_images_and_the_first_faults_are_listed(tools, folder, tmp_path, capsys):
-    create, verify = tools
+def test_unreadable_images_and_the_first_faults_are_listed(folder, tmp_path, capsys):
     (folder / "2.jpg").write_bytes(b"x")
     assert create([*COMMAND, "--strict"]) == 2
     assert create([*COMMAND, "--crop", "60", "--step", "30"]) == 3
@@ -76,8 +72,7 @@ def test_unreadable_images_and_the_first_faults_are_listed(tools, folder, tmp_pa
         (["--input", "nowhere"], "no such folder"),
     ],
 )
-def test_bad_usage_is_one_line(tools, folder, tmp_path, capsys, arguments, words):
-    create, verify = tools
+def test_bad_usage_is_one_line(folder, tmp_path, capsys, arguments, words):
     assert create([*COMMAND, *arguments]) == 2
     error = capsys.readouterr().err
     assert words in error
@@ -87,14 +82,14 @@ def test_bad_usage_is_one_line(tools, folder, tmp_path, capsys, arguments, words
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_a_full_disk_is_one_line_and_the_run_continues_when_there_is_room(tools, folder, tmp_path, capsys):
+def test_a_full_disk_is_one_line_and_the_run_continues_when_there_is_room(folder, tmp_path, capsys):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     try:
-        assert tools[0](COMMAND) == 2
+        assert create(COMMAND) == 2
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: x.lmdb: cannot be written (")
     assert not (tmp_path / "x.lmdb").exists()
-    assert tools[0](COMMAND) == 0
+    assert create(COMMAND) == 0
     assert sorted(os.listdir(tmp_path)) == ["in", "x.lmdb"]

@@ -1,15 +1,15 @@
 """The option files of stock models with NLCL, run as they are except for sizes, length and folders."""
 
-import json
 import re
 import sys
 
 import cv2
 import numpy as np
-from conftest import REPOSITORY, photograph
+from conftest import REPOSITORY
 from training_helpers import make_folders
 
 from nlcl_plugin import cli
+from nlcl_plugin.training.json_log import read_json_lines
 
 SWINIR, ESRGAN = "mix_nlcl_swinir_derain", "mix_nlcl_esrgan"
 SHORT = [
@@ -29,7 +29,7 @@ def make_pairs(root, scale=1):
     """datasets/rain with training and validation pairs; rainy images so much smaller than clean ones."""
     folder = root / "datasets" / "rain"
     folder.mkdir(parents=True)
-    make_folders(folder, photograph)
+    make_folders(folder)
     for path in (folder / "rainy").iterdir():
         path.unlink()
     for split, rainy in (("clean", "rainy"), ("val_clean", "val_rainy")):
@@ -41,8 +41,7 @@ def make_pairs(root, scale=1):
 
 
 def losses(folder, name):
-    lines = (folder / "experiments" / name / "losses.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
+    return read_json_lines(folder / "experiments" / name / "losses.jsonl")
 
 
 def test_a_model_class_of_ones_own_trains_as_its_page_says(tmp_path, monkeypatch):

@@ -1,6 +1,5 @@
 """Training in two processes on the CPU: the same code as on many GPUs, over gloo."""
 
-import json
 import os
 import random
 import signal
@@ -9,8 +8,9 @@ import time
 
 import pytest
 import torch
-from conftest import photograph
 from training_helpers import TORCHRUN, make_folders, run, tiny_options, torchrun, write_options
+
+from nlcl_plugin.training.json_log import read_json_lines
 
 TEST = ["test", "-opt", "test.yml", "--launcher", "pytorch"]
 TRAIN = ["-m", "nlcl_plugin", "train", "-opt", "options.yml", "--launcher", "pytorch"]
@@ -28,7 +28,7 @@ def options(**train):
 
 @pytest.fixture
 def folder(tmp_path):
-    make_folders(tmp_path, photograph, pairs=3)
+    make_folders(tmp_path, pairs=3)
     return tmp_path
 
 
@@ -47,8 +47,7 @@ def finish(process, code=0, timeout=120):
 
 
 def losses(folder):
-    path = folder / "experiments/tiny/losses.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return read_json_lines(folder / "experiments/tiny/losses.jsonl")
 
 
 def networks(folder):
@@ -82,7 +81,7 @@ def test_a_killed_run_goes_on_bit_for_bit(folder, tmp_path_factory, kills):
     resumed = 0
     for number in range(kills):
         other = tmp_path_factory.mktemp(f"killed{number}")
-        make_folders(other, photograph, pairs=3)
+        make_folders(other, pairs=3)
         write_options(other, opt)
         process = start(other)
         wanted = rng.randrange(1, 14)

@@ -9,7 +9,6 @@ import sys
 
 import pytest
 import torch
-from conftest import photograph
 from training_helpers import make_folders, tiny_options, write_options
 
 from nlcl_plugin import cli
@@ -32,7 +31,7 @@ def short_options(**changes):
 
 @pytest.fixture
 def folder(tmp_path):
-    make_folders(tmp_path, photograph)
+    make_folders(tmp_path)
     write_options(tmp_path, short_options())
     return tmp_path
 
@@ -63,30 +62,6 @@ def free_port():
         return server.getsockname()[1]
 
 
-def assert_trained_by_two(folder, codes, said):
-    assert set(codes) == {0}, "\n".join(said)
-    assert (folder / "experiments/tiny/models/net_g_latest.pth").is_file()
-    assert "world_size: 2" in "".join(said)
-    assert not list((folder / "experiments").glob("*archived*"))  # a second first process would have begun anew
-    assert "destroy_process_group" not in "".join(said)  # torch complains where it was not called
-
-
-# torchrun -------------------------------------------------------------------------------------------------------------
-@pytest.mark.slow
-def test_the_old_launch_module_which_puts_the_local_rank_first(folder, environment):
-    launch = [sys.executable, "-m", "torch.distributed.launch", "--nproc_per_node=2", f"--master_port={free_port()}"]
-    process = begin(folder, [*launch, "-m", "nlcl_plugin", *TRAIN, "pytorch"], environment)
-    assert_trained_by_two(folder, *finish(process))
-
-
-@pytest.mark.slow
-def test_two_nodes_that_meet_at_an_endpoint(folder, environment):
-    meeting = ["--nnodes=2", "--nproc_per_node=1", "--rdzv_id=nlcl", "--rdzv_backend=c10d"]
-    command = [*TORCHRUN, *meeting, f"--rdzv_endpoint=localhost:{free_port()}", "-m", "nlcl_plugin", *TRAIN, "pytorch"]
-    nodes = [begin(folder, command, environment) for _ in range(2)]
-    assert_trained_by_two(folder, *finish(*nodes))
-
-
 # Slurm ----------------------------------------------------------------------------------------------------------------
 def write_scontrol(folder, script):
     tools = folder / "bin"
@@ -106,7 +81,12 @@ def test_slurm_finds_the_first_host_of_its_step(folder, environment):
     common = {"PATH": path, "MASTER_PORT": free_port(), "SLURM_STEP_NODELIST": "n[1-2];touch x", "SLURM_NODELIST": "n9"}
     command = [sys.executable, "-m", "nlcl_plugin", *TRAIN, "slurm"]
     processes = [begin(folder, command, environment, **slurm(rank, **common)) for rank in range(2)]
-    assert_trained_by_two(folder, *finish(*processes))
+    codes, said = finish(*processes)
+    assert set(codes) == {0}, "\n".join(said)
+    assert (folder / "experiments/tiny/models/net_g_latest.pth").is_file()
+    assert "world_size: 2" in "".join(said)
+    assert not list((folder / "experiments").glob("*archived*"))  # a second first process would have begun anew
+    assert "destroy_process_group" not in "".join(said)  # torch complains where it was not called
     assert (folder / "asked").read_text().splitlines() == ["show hostnames n[1-2];touch x"] * 2
     assert not (folder / "x").exists()
 

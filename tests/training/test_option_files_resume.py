@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from conftest import REPOSITORY, photograph
+from conftest import REPOSITORY
 from test_addon_option_files import ESRGAN, SWINIR, TINY, losses, make_pairs
 from training_helpers import make_folders
 
@@ -116,7 +116,7 @@ def folders(tmp_path_factory):
     unpaired, paired = (tmp_path_factory.mktemp(name) for name in ("unpaired", "paired"))
     root = unpaired / "datasets" / "rain"
     root.mkdir(parents=True)
-    make_folders(root, photograph)
+    make_folders(root)
     for kind in ("rainy", "clean"):
         create_lmdb(root / kind, root / f"{kind}.lmdb", cut=Cut(480, 240))
     make_pairs(paired)

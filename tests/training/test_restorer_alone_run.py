@@ -23,7 +23,7 @@ def larger(height, width, **more):
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("alone")
-    make_folders(root, larger)  # 144 × 168
+    make_folders(root, draw=larger)  # 144 × 168
     options = tiny_options(longest_side=100, adaptive=True, logger={"print_freq": 1, "save_checkpoint_freq": 100})
     del options["network_g"], options["network_d"]
     options["network_s"] = {"type": "ContextUNet", "num_feat": 16, "num_block": 6}
