@@ -75,12 +75,13 @@ class TrainedStages:
 
 
 def image_sets(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Options of datasets by name: those of validation or, without any, of the rainy images of training."""
+    """Options of datasets by name: those of validation, and the rainy images of training if they have no pairs."""
     datasets = {key: value for key, value in block(options, "datasets").items() if isinstance(value, dict)}
     chosen = {key: value for key, value in datasets.items() if key.split("_")[0] == "val"}
-    if not chosen and "train" in datasets:
-        kept = {key: datasets["train"][key] for key in ("dataroot_lq", "io_backend") if key in datasets["train"]}
-        chosen = {"train": {**kept, "type": "UnpairedImageDataset", "phase": "val", "name": "training images"}}
+    train = datasets.get("train", {})
+    if train and (not chosen or train.get("type") == "UnpairedImageDataset"):
+        kept = {key: train[key] for key in ("dataroot_lq", "io_backend") if key in train}
+        chosen["train"] = {**kept, "type": "UnpairedImageDataset", "phase": "val", "name": "training images"}
     return {str(value.get("name", key)): value for key, value in chosen.items()}
 
 

@@ -212,6 +212,11 @@ def test_an_interrupted_training_in_stage_1_shows_the_layers_of_stage_1(copied):
     assert "restorer: B" not in found.texts
 
 
+def test_photographs_of_an_unpaired_training_are_shown_beside_its_validation_pairs(page):
+    assert "training images: rainy_0.png" in page.texts
+    assert any(text.startswith("pairs: ") for text in page.texts)
+
+
 def test_without_validation_data_training_images_are_shown_with_the_newest_weights(copied):
     best = json.loads((copied / "models/best.json").read_text(encoding="utf-8"))["iter"]
     assert layers.TrainedStages(read_experiment(copied)).which == str(best)
