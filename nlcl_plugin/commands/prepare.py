@@ -1,7 +1,7 @@
 """Turn a rain dataset of any layout into a standard tree: rainy/ clean/ val_rainy/ val_clean/ and manifest.jsonl.
 
 Usage: basicsr prepare SOURCE... --layout NAME --output DIR
-       basicsr prepare --layout two-folders --rainy DIR --clean DIR --output DIR
+       basicsr prepare --layout two-folders --rainy DIR --clean DIR [--val-rainy DIR --val-clean DIR] --output DIR
        basicsr prepare --pair-by stem --rainy DIR --clean DIR --output DIR
        basicsr prepare VIDEO... --layout static-video --output DIR
 
@@ -44,6 +44,8 @@ _ONLY_FOR = {
     "list": ["pairs", "SPA-Data"],
     "rain_side": ["side-by-side"],
     "paired_val": ["trainA/trainB"],
+    "val_rainy": ["two-folders"],
+    "val_clean": ["two-folders"],
 }
 
 
@@ -111,7 +113,8 @@ def _check(arguments: argparse.Namespace) -> None:
         if getattr(arguments, name) not in (None, False) and arguments.layout not in layouts:
             raise InputError(f"--{name.replace('_', '-')}: is for {' and '.join(layouts)} only; remove it")
     output = Path(os.path.realpath(os.path.expanduser(arguments.output)))
-    for source in filter(None, (*arguments.sources, arguments.rainy, arguments.clean)):
+    folders = (arguments.rainy, arguments.clean, arguments.val_rainy, arguments.val_clean)
+    for source in filter(None, (*arguments.sources, *folders)):
         # Or the next run would find the output among its images.
         place = Path(os.path.realpath(os.path.expanduser(source)))
         if output.is_relative_to(place) or place.is_relative_to(output):
@@ -141,6 +144,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--output", required=True, metavar="DIR", help="folder to make")
     add("--rainy", metavar="DIR", help="rainy images or videos")
     add("--clean", metavar="DIR", help="clean images or videos")
+    add("--val-rainy", metavar="DIR", help="two-folders: rainy images of validation pairs")
+    add("--val-clean", metavar="DIR", help="two-folders: their clean images, of equal names")
     add("--pair-by", choices=("stem", "affix", "regex", "list", "order"), help="how --rainy and --clean pair")
     add("--rainy-name", metavar="FORM", help="affix: rainy names without ending, such as {}_rain")
     add("--clean-name", metavar="FORM", help="affix: clean names without ending, such as {}_clean")

@@ -27,7 +27,12 @@ def _two_folders(rainy: Path, options: Options) -> Collection:
     one, other = rainy.resolve(), clean.resolve()
     if one.is_relative_to(other) or other.is_relative_to(one):
         raise InputError(f"--rainy {rainy} and --clean {clean}: one lies in the other; give a folder of each kind")
-    return Collection(_label_unpaired(find(rainy, "rainy/", videos=True), find(clean, "clean/", videos=True)))
+    images = find(rainy, "rainy/", videos=True), find(clean, "clean/", videos=True)
+    if options.val_rainy is None or options.val_clean is None:
+        return Collection(_label_unpaired(*images))
+    collection = Collection(_label_unpaired(*images, split="train"))
+    pairs = pairing.by_stem(find(Path(options.val_rainy)), find(Path(options.val_clean)))
+    return collection.add_pairs(pairs, "val", lambda clean: f"val/{clean.stem}")
 
 
 def _pairs(root: Path, options: Options) -> Collection:
@@ -211,12 +216,17 @@ def collect(layout: str, sources: list[str], options: Options) -> Collection:
             raise InputError(f"layout {layout}: takes --rainy DIR and --clean DIR, and no other source; give both")
     elif by_role or not sources:
         raise InputError(f"layout {layout}: takes the dataset's folder, not --rainy and --clean; give that alone")
+    pairs = [os.path.expanduser(path) for path in (options.val_rainy, options.val_clean) if path]
+    if len(pairs) == 1:
+        raise InputError("validation pairs: received one folder; give both --val-rainy DIR and --val-clean DIR")
     roots = [Path(os.path.expanduser(path)) for path in (*sources, *by_role)]
-    for root in roots:
+    for root in (*roots, *map(Path, pairs)):
         if not root.is_dir():
             kind = "a file" if root.exists() else "not there"
             raise InputError(f"{root}: this is {kind}, expected a folder; correct the path")
     options = replace(options, clean=str(roots[-1]))  # without ~
+    if pairs:
+        options = replace(options, val_rainy=pairs[0], val_clean=pairs[1])
     collection = Collection()
     for number, root in enumerate(roots[:1] if by_role else roots, start=1):
         found = find_images(root, options)
@@ -225,7 +235,7 @@ def collect(layout: str, sources: list[str], options: Options) -> Collection:
         collection.images += [image.below(prefix) for image in found.images]
         collection.drops += found.drops
         collection.notes += found.notes
-    _list_unused(collection, roots)
+    _list_unused(collection, [*roots, *map(Path, pairs)])
     if not collection.images:
         left = f"; left out {len(collection.drops)}, such as {collection.drops[0].label}" if collection.drops else ""
         wanted = f"no images of layout {layout} ({description})"

@@ -121,6 +121,8 @@ class Options:
 
     rainy: str | None = None  # folders, for `two-folders` and `pairs`
     clean: str | None = None
+    val_rainy: str | None = None  # folders of validation pairs of equal names, for `two-folders`
+    val_clean: str | None = None
     pair_by: str | None = None  # `stem`, `affix`, `regex`, `list` or `order`, for `pairs`
     rainy_name: str = "{}"  # the forms of file names, for `affix`
     clean_name: str = "{}"

@@ -122,6 +122,27 @@ def test_videos_become_their_sharpest_frames(tmp_path):
     assert line["scene"] == "rainy/walk"
 
 
+def test_unpaired_photographs_and_validation_pairs_are_prepared_together(tmp_path, capsys):
+    for seed, name in enumerate(("r/a.png", "r/b.png", "c/a.png", "c/d.png")):
+        write_image(tmp_path / name, scene(seed))
+    for seed in (10, 11):
+        write_pair(tmp_path / f"vr/{seed}.png", tmp_path / f"vc/{seed}.png", seed)
+    write_image(tmp_path / "vr/alone.png", scene(12))
+    folders = {"--rainy": "r", "--clean": "c", "--val-rainy": "vr", "--val-clean": "vc"}
+    command = ["--layout", "two-folders", "--output", str(tmp_path / "out")]
+    command += [word for flag, name in folders.items() for word in (flag, str(tmp_path / name))]
+    assert main(command) == 0
+    assert "alone.png" in capsys.readouterr().out
+    found = {folder: names(tmp_path / "out", folder) for folder in ("rainy", "clean", "val_rainy", "val_clean")}
+    assert found == {"rainy": ["a.png", "b.png"], "clean": ["a.png", "d.png"],
+                     "val_rainy": ["10.png", "11.png"], "val_clean": ["10.png", "11.png"]}  # fmt: skip
+    write_image(tmp_path / "r/leak.png", scene(10))
+    assert main([*command[:-2], "--output", str(tmp_path / "other")]) == 2
+    assert "give both --val-rainy DIR and --val-clean DIR" in capsys.readouterr().err
+    assert main([*command, "--output", str(tmp_path / "other")]) == 2
+    assert "leak.png" in capsys.readouterr().err
+
+
 def test_the_perceptual_hash():
     images = [scene(seed, (160, 220)) for seed in range(30)]
     first = dhash(images[0])
