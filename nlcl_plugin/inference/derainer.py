@@ -82,7 +82,7 @@ class Derainer:
     def _output_at(self, rainy: Tensor) -> Tensor:
         try:
             output = infer(self.net, rainy, window=self.about["window_size"])
-        except Exception as error:  # more memory than there is, or whatever an architecture does on this size
+        except (RuntimeError, ValueError, TypeError, AssertionError, MemoryError) as error:  # such as too little memory
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"{self.source}: the network fails on {tuple(rainy.shape)} ({reason})") from error
         if output.shape != rainy.shape and not (self.makes_rain and output.shape == rainy[:, :1].shape):
