@@ -166,6 +166,9 @@ class DistOptions(OpenBlock):
     )
 
 
+SETTINGS = ("longest_side", "adaptive", "keep_colours")  # of `TopOptions`: how a trained network derains
+
+
 class TopOptions(OpenBlock):
     """The top of an option file. Networks are here too, each in a block `network_X`."""
 
@@ -183,6 +186,11 @@ class TopOptions(OpenBlock):
         False,
         description="In validation and testing by NLCLModel, and wherever the trained network derains, what is left of "
         "the rain is taken too, the more, the more of an image has rain (`inference.adaptive`).",
+    )
+    keep_colours: bool = Field(
+        False,
+        description="In validation and testing by NLCLModel, and wherever the trained network derains, R is subtracted "
+        "without its low frequencies: colours and brightness of regions stay.",
     )
     num_gpu: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
         "auto", description="GPUs of this process; 0 is the CPU, `auto` all that are there."

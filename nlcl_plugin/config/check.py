@@ -13,7 +13,14 @@ import torch
 from basicsr.utils.registry import MODEL_REGISTRY
 from pydantic import AfterValidator, BaseModel, create_model
 
-from nlcl_plugin.config.blocks import NetworkBlock, NetworkPathOptions, PathOptions, StockTrainOptions, TopOptions
+from nlcl_plugin.config.blocks import (
+    SETTINGS,
+    NetworkBlock,
+    NetworkPathOptions,
+    PathOptions,
+    StockTrainOptions,
+    TopOptions,
+)
 from nlcl_plugin.config.check_datasets import check_dataset, check_dataset_keys
 from nlcl_plugin.config.check_parts import check_loss, check_metric, check_network, registered
 from nlcl_plugin.config.rehearsal import silence
@@ -53,7 +60,7 @@ def check_options(options: dict[str, Any], *, is_train: bool) -> None:
             raise InputError(f"scale: {kept}: expected 1, but received {checked.scale}")
         _warn_of_unused_optimizers(options.get("train", {}))
     else:
-        for key in ("longest_side", "adaptive"):
+        for key in SETTINGS:
             if getattr(checked, key) and any(name != "train" for name in options["datasets"]):
                 warnings.warn(f"{key}: {options['model_type']} validates and tests without it", stacklevel=3)
         if is_train:

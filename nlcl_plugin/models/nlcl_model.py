@@ -16,6 +16,7 @@ from basicsr.utils import get_root_logger
 from pydantic import BaseModel as OptionsModel
 from torch import Tensor, nn
 
+from nlcl_plugin.config.blocks import SETTINGS
 from nlcl_plugin.config.schema import build_once
 from nlcl_plugin.config.train_options import OptimizerOptions, TrainOptions
 from nlcl_plugin.errors import InputError
@@ -201,8 +202,8 @@ class NLCLModel(ValidationMixin, BaseModel):
                 return run_padded(net, images, window)
             return torch.cat([infer(net, image[None], window=window) for image in images])  # they may be large
 
-        longest_side, adaptive = self.opt.get("longest_side") or 0, self.opt.get("adaptive", False)
-        return run_adjusted(run, self.lq, makes_rain=makes_rain, longest_side=longest_side, adaptive=adaptive)
+        settings = {key: self.opt[key] for key in SETTINGS if self.opt.get(key)}
+        return run_adjusted(run, self.lq, makes_rain=makes_rain, **settings)
 
     def get_current_visuals(self) -> OrderedDict[str, Tensor]:
         """Images of the last `test`: `lq`, `result`, `rain` and, if known, `gt`; (B, C, H, W) on the CPU."""

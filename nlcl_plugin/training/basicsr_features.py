@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from nlcl_plugin.compat import TorchWith
+from nlcl_plugin.config.blocks import SETTINGS
 from nlcl_plugin.data.files import written_whole
 from nlcl_plugin.errors import InputError
 
@@ -142,7 +143,7 @@ def save_network_metadata() -> None:
             iteration = last if current_iter == -1 else current_iter
             content["about"] = describe(self.opt[f"network_{label}"], label, net=nets[0], iteration=iteration)
             if content["about"]["output"]:
-                content["about"].update((k, self.opt[k]) for k in ("longest_side", "adaptive") if self.opt.get(k))
+                content["about"].update((k, self.opt[k]) for k in SETTINGS if self.opt.get(k))
             for key in keys:  # for readers that take the weights alone, such as nlcl_plugin.spandrel_support
                 content[key]._metadata[""]["about"] = content["about"]
         file = f"{net_label}_{'latest' if current_iter == -1 else current_iter}.pth"
