@@ -83,9 +83,9 @@ def runnable(command):
     if "tools/benchmark.py step" in command:
         return command + " --small --crop 64 --batch-crop 64 --rounds 1"
     if command.startswith("basicsr demo"):  # it serves a page until it is interrupted
-        until_open = "import subprocess, sys; demo = subprocess.Popen(sys.argv[1:], stdout=-1, text=True); "
-        until_open += "assert demo.stdout.readline().startswith('Open http'); demo.send_signal(2); sys.exit(demo.wait())"
-        return f'python -c "{until_open}" {command}'
+        code = "import subprocess, sys; page = subprocess.Popen(sys.argv[1:], stdout=-1, text=True); "
+        code += "assert page.stdout.readline().startswith('Open http'); page.send_signal(2); sys.exit(page.wait())"
+        return f'python -c "{code}" {command}'
     if re.match(r"(basicsr (?!train)|python tools/|find )", command):
         return command
     raise AssertionError(f"{command}: say here how it is run")

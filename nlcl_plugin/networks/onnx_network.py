@@ -22,7 +22,10 @@ class OnnxNetwork(nn.Module):
 
     def forward(self, rainy: Tensor) -> Tensor:
         """Derain (B, 3, H, W), RGB in [0, 1]; the result is on the device of the input."""
-        (derained,) = self.session.run(["derained"], {"rainy": rainy.float().cpu().numpy()})
+        try:
+            (derained,) = self.session.run(["derained"], {"rainy": rainy.float().cpu().numpy()})
+        except Exception as error:  # its own, of no common kind
+            raise RuntimeError(f"onnxruntime: {error}") from error
         return torch.from_numpy(derained).to(rainy)
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
@@ -53,6 +54,8 @@ def join_process_group(
     given = DistOptions(**parameters).model_dump(include=set(DistOptions.model_fields), exclude_none=True)
     if given["backend"] == "nccl" and not (on_gpu and torch.cuda.is_available() and dist.is_nccl_available()):
         given["backend"] = "gloo"
+        if parameters.get("backend") == "nccl":
+            warnings.warn("dist_params.backend: nccl needs GPUs, and this run has none; gloo is used", stacklevel=2)
     if local_rank is not None:
         os.environ.setdefault("LOCAL_RANK", str(local_rank))
     try:
