@@ -30,6 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     from nlcl_plugin.inference.derain import ImageDerainer
     from nlcl_plugin.inference.derain_files import DerainOptions, derain_files
     from nlcl_plugin.media.inputs import list_inputs
+    from nlcl_plugin.networks.weights import PACKAGED
 
     output = Path(arguments.output)
     left: list[str] = []
@@ -66,6 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
         more = ", …" if len(left) > 3 else ""
         lines.append(f"left out, by their endings no images or videos ({len(left)}): {', '.join(left[:3])}{more}")
     lines += [f"note: {note}" for note in report.notes]
+    if network.derainer.source == PACKAGED["demo"]:
+        lines.append("note: demo knows the rendered rain of the quickstart; for photographs of real rain use real")
     if report.measured:
         lines.append(f"figures (files: {report.measured}): {output / 'metrics.csv'}, {output / 'metrics.json'}")
     lines += [f"{len(report.failed)} failed:"] if report.failed else []

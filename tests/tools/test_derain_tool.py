@@ -303,3 +303,10 @@ def test_whatever_becomes_of_the_record_no_derained_file_is_lost(tmp_path, weigh
             record.write_bytes(draw.choice([b"null\n", b"{}\n", b"\xff\n", b'{"file": 3}\n', os.urandom(9)]) + whole)
         assert run("--metrics")[0] in (0, 2)
         assert {path: path.read_bytes() for path in made} == made
+
+
+def test_weights_that_know_rendered_rain_only_say_so(run, tmp_path):
+    write(tmp_path / "in/a.png", scene())
+    note = "for photographs of real rain use real"
+    assert note in run(weights="demo")[1]
+    assert note not in run(weights="real", output="other")[1]
