@@ -57,7 +57,7 @@ def import_module(name: str) -> None:
     Raises:
         InputError: If there is no module of this name. What its own code raises goes through.
     """
-    if name.endswith(".py") or os.sep in name:
+    if name.endswith(".py") or not all(part.isidentifier() for part in name.split(".")):
         raise InputError(f"--import {name}: expected the name of a module, such as archs.mine, not its file")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # which `python -m` has there, and a script does not

@@ -17,7 +17,7 @@ import argparse
 import json
 from pathlib import Path
 
-from nlcl_plugin.errors import escape
+from nlcl_plugin.errors import InputError, escape
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -29,7 +29,10 @@ def run(arguments: argparse.Namespace) -> int:
     network = ImageDerainer(arguments.weights, device=arguments.device, **which)
     report = extract_rain_bank(network, arguments.input, arguments.output, overwrite=arguments.overwrite)
     bank = Path(arguments.output).expanduser()
-    facts = json.loads((bank / BANK_FILE).read_bytes())
+    try:
+        facts = json.loads((bank / BANK_FILE).read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{bank / BANK_FILE}: cannot be read ({error}); give --overwrite") from error
     made = "already made" if report.already_made else "extracted"
     lines = [
         f"{arguments.output}: {report.values} rain layers, {report.bytes / 1e6:.1f} MB; {made}",

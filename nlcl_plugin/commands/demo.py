@@ -12,6 +12,7 @@ Exit codes: 0 stopped by Ctrl-C, 2 bad usage or input.
 from __future__ import annotations
 
 import argparse
+import signal
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -32,6 +33,9 @@ def run(arguments: argparse.Namespace) -> int:
     weights = list(dict.fromkeys([*arguments.weights, "real", "demo"]))
     for name in weights:
         ImageDerainer(name, device=arguments.device)  # a fault of it is reported now, not on the page
+    for name in ("SIGTERM", "SIGHUP"):  # a closed terminal must not leave photographs behind
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.default_int_handler)
     with TemporaryDirectory(prefix="nlcl_demo-") as folder:
         page = build_page(weights, Path(folder), device=arguments.device, max_pixels=arguments.max_pixels)
         serve(page, port=arguments.port, max_bytes=8 * arguments.max_pixels)

@@ -25,6 +25,8 @@ class FeatureOptions(Block):
             raise ValueError("modules go with discriminator or generator; all levels of network_e are used")
         if self.source != "encoder" and not self.modules:
             raise ValueError(f"name at least one of the {self.source}'s modules in modules")
+        if len(set(self.modules)) < len(self.modules):
+            raise ValueError("modules names one module twice")
         return self
 
 

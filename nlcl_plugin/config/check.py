@@ -24,7 +24,7 @@ from nlcl_plugin.config.blocks import (
 from nlcl_plugin.config.check_datasets import check_dataset, check_dataset_keys
 from nlcl_plugin.config.check_parts import check_loss, check_metric, check_network, registered
 from nlcl_plugin.config.rehearsal import silence
-from nlcl_plugin.config.schema import check_known, check_schema, keys_in_source
+from nlcl_plugin.config.schema import check_known, check_numbers, check_schema, keys_in_source
 from nlcl_plugin.config.train_options import STAGE_ONE, LossBlock
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.networks.weights import newest_checkpoint
@@ -44,6 +44,9 @@ def check_options(options: dict[str, Any], *, is_train: bool) -> None:
         check_schema(TopOptions, options, "")
     model = registered(MODEL_REGISTRY, "model_type", options["model_type"])
     refuse = hasattr(model, "train_options")  # is ours
+    for key, block in options.items():
+        if isinstance(block, dict):
+            check_numbers(key, block)
     checked: Any = check_schema(_schema(options, model, is_train), options, "", check_loss)
     read = set() if refuse else keys_in_source(model)
     _check_unknown("", checked, read, refuse=refuse)
@@ -93,7 +96,10 @@ def _stock_train_schema(options: dict[str, Any], model: Any) -> type[BaseModel]:
         for key, block in train.items()
         if key.endswith("_opt") and key != "nlcl_opt" and isinstance(block, dict) and "type" in block
     }
-    if hasattr(model, "addon_options"):
+    takes_addon = hasattr(model, "addon_options")
+    if ("nlcl_opt" in train or takes_addon) and "optim_p" in train and "optim_p" not in keys_in_source(model):
+        raise InputError("train.optim_p: nothing reads it in this model; it goes into train.nlcl_opt.optim_p")
+    if takes_addon:
         blocks["nlcl_opt"] = (model.addon_options | None, None)
     elif train.pop("nlcl_opt", None) is not None:
         ready = f"NLCL{model.__name__}"

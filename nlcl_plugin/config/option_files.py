@@ -217,7 +217,10 @@ def complete(options: dict[str, Any], *, root: str, is_train: bool, auto_resume:
 
 
 def _complete_dataset(name: str, dataset: dict[str, Any], options: dict[str, Any]) -> None:
-    dataset.update(phase=name.split("_")[0], scale=options["scale"])
+    for key, value in (("phase", name.split("_")[0]), ("scale", options["scale"])):
+        if dataset.get(key, value) != value:
+            warnings.warn(f"datasets.{name}.{key}: is not read; {value!r} is filled in", stacklevel=3)
+        dataset[key] = value
     dataset.setdefault("name", name)
     dataset.setdefault("io_backend", {"type": "disk"})
     dataset.setdefault("manual_seed", options.get("manual_seed"))

@@ -40,6 +40,8 @@ def rehearse(opt: dict[str, Any], *, full: bool = False) -> dict[str, int]:
     if steps:
         trial["train"]["compile"] = False  # takes a minute, and would be done twice
         trial["train"]["min_mean_rain"] = 0  # noise has no rain
+    elif opt["is_train"]:
+        trial["train"].pop("perceptual_opt", None)  # would load, or even download, its weights
     trial["num_gpu"] = min(trial["num_gpu"], 1)
     what = "a training step" if steps else "the model"
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import json
+import math
 import re
 import sys
 import warnings
@@ -28,6 +29,9 @@ _MESSAGES = {  # pydantic's, in the words of an option file
     "dict_type": "expected a block",
     "model_type": "expected a block",
 }
+
+# The last part of a key that can only be a number, in blocks without a schema.
+NUMBERS = ("lr", "iter", "weight", "size", "gpu", "decay", "freq")
 
 
 def check_schema(schema: type[T], block: Any, block_name: str, context: Any = None) -> T:
@@ -66,6 +70,20 @@ def join_message(where: str, message: str) -> str:
     if where and message.startswith(where):
         return message
     return f"{where}{message}" if message[:1] in (".", ":") else f"{where}: {message}"
+
+
+def check_numbers(where: str, block: Any) -> None:
+    """Refuse text such as `1,5` or `2e-4x` where only a number is possible, and NaN and infinity anywhere."""
+    if isinstance(block, dict):
+        for key, value in block.items():
+            if isinstance(value, str) and key.rpartition("_")[2] in NUMBERS:
+                raise InputError(f"{where}.{key}: expected a number, but received the text {value!r}")
+            check_numbers(f"{where}.{key}", value)
+    elif isinstance(block, list):
+        for i, value in enumerate(block):
+            check_numbers(f"{where}.{i}", value)
+    elif isinstance(block, float) and not math.isfinite(block):
+        raise InputError(f"{where}: expected a finite number, but received {block!r}")
 
 
 def build_once(where: str, make: Callable[[], Any]) -> Any:

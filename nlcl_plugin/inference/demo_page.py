@@ -37,7 +37,8 @@ def build_page(weights: Sequence[str], folder: Path, *, device: str = "auto", ma
     Returns:
         The page, not yet served.
     """
-    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    # gradio serves what is in its own folder as it is, and copies of all else, named by their content.
+    os.environ["GRADIO_TEMP_DIR"] = str(folder / "served")
     results = folder / "results"
     results.mkdir()
 
@@ -45,7 +46,7 @@ def build_page(weights: Sequence[str], folder: Path, *, device: str = "auto", ma
         if path is None:
             raise gradio.Error("Choose a photograph first.", print_exception=False)
         for old in results.iterdir():
-            old.unlink()  # gradio has made a copy of it, which it deletes in time
+            old.unlink()  # its copy is deleted in time
         try:
             settings = {"weights": chosen, "strength": strength, "device": device}
             return _derain_file(Path(path), results, max_pixels, settings)

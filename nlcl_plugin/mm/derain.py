@@ -34,10 +34,25 @@ class UnitRangePreprocessor(BaseDataPreprocessor):
     """Brings a batch to the device as the networks need it: RGB, (B, 3, H, W), float in [0, 1]."""
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
-        """Convert `lq` and `gt`, uint8 or float in [0, 1]: (B, 3, H, W) or a list of (3, H, W)."""
+        """Convert `lq` and `gt`, uint8 or float in [0, 1]: (B, 3, H, W) or, by `pseudo_collate`, a list of (3, H, W).
+
+        Raises:
+            InputError: If `lq` is missing, or `gt` in training, or images are of several sizes.
+        """
+        if not data.keys() >= ({"lq", "gt"} if training else {"lq"}):
+            raise InputError(
+                f"the dataset gives {', '.join(map(str, data))}, but NLCLDerain needs lq (rainy images)"
+                f"{' and gt (clean ones of other scenes)' if training else ''}"
+            )
         batch = dict(data)
         for key in {"lq", "gt"} & set(batch):
-            images = self.cast_data(batch[key] if isinstance(batch[key], Tensor) else torch.stack(batch[key]))
+            try:
+                images = batch[key] if isinstance(batch[key], Tensor) else torch.stack(batch[key])
+            except (TypeError, RuntimeError) as error:
+                raise InputError(
+                    f"{key}: expected tensors (3, H, W) of one size ({error}); crop training images in the dataset"
+                ) from error
+            images = self.cast_data(images)
             batch[key] = images.float() / 255 if images.dtype == torch.uint8 else images
         return batch
 

@@ -66,7 +66,7 @@ def compiled(expression: str) -> re.Pattern[str]:
     """Compile a user's regular expression; an invalid one is an `InputError`."""
     try:
         return re.compile(expression)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:  # the last two for huge counts and many brackets
         raise InputError(f"{expression[:200]!r}: is no regular expression ({error}); correct it") from error
 
 

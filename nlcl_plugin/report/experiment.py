@@ -60,13 +60,17 @@ def read_experiment(path: str | os.PathLike[str]) -> Experiment:
     summary = folder / "summary.json"
     metrics = {(entry["iter"], str(entry.get("dataset"))): entry for entry in read_json_lines(folder / "metrics.jsonl")}
     written = max(file.stat().st_mtime for file in (folder / "losses.jsonl", *folder.glob("models/*")))
+    try:
+        figures = parse_record(summary.read_bytes()) if summary.is_file() else {}
+    except ValueError as error:
+        raise InputError(f"{summary}: is no JSON of figures ({error}); move the file away") from error
     return Experiment(
         folder=folder,
         options=options,
         losses=read_json_lines(folder / "losses.jsonl"),
         metrics=list(metrics.values()),
         starts=read_json_lines(folder / STARTS),
-        summary=parse_record(summary.read_bytes()) if summary.is_file() else {},
+        summary=figures,
         written=datetime.datetime.fromtimestamp(written, datetime.timezone.utc),
     )
 

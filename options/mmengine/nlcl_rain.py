@@ -38,6 +38,7 @@ model = dict(
             pixel_opt=dict(type="CharbonnierLoss", eps=2.5e-3),
             gain=[0.9, 1.6],
             rain_free=0.1,
+            screen=0.25,
         ),
     ),
 )

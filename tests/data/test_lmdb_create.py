@@ -169,7 +169,7 @@ class TestCreate:
         write_files(tmp_path, {"file.lmdb": b"", "own.lmdb/a.png": KINDS["png"][0]})
         for source, output, words, overwrite in [
             (root, "x", r"x: expected a name that ends in \.lmdb", False),
-            (root, "file.lmdb", r"file\.lmdb: cannot be written \(Not a directory\)", False),
+            (root, "file.lmdb", r"file\.lmdb: is a file, expected a folder", False),
             (root, "file.lmdb/x.lmdb", "cannot be written", False),
             (root, "own.lmdb", "exists, and is not made of these images", False),
             (root, "own.lmdb", r"contains a\.png, so it is not an LMDB to replace", True),

@@ -1,6 +1,8 @@
+import io
 import shutil
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import gradio_client
@@ -55,6 +57,16 @@ def test_what_is_shown_is_the_photograph_before_and_after(client, photograph):
     (before, after), _, _, rain = derain(client, photograph)
     assert {Image.open(path).size for path in (before, after, rain)} == {(64, 48)}
     assert Path(before).read_bytes() != Path(after).read_bytes()
+
+
+def test_results_of_one_name_are_kept_apart(address, photograph, tmp_path):
+    other = tmp_path / "other" / photograph.name
+    other.parent.mkdir()
+    Image.new("RGB", (32, 32), "teal").save(other)
+    linked = gradio_client.Client(address, verbose=False, analytics_enabled=False, download_files=False)
+    links = [derain(linked, path)[2]["value"]["url"] for path in (photograph, other)]
+    sizes = [Image.open(io.BytesIO(urllib.request.urlopen(link).read())).size for link in links]
+    assert sizes == [(64, 48), (32, 32)]
 
 
 def test_a_file_that_cannot_be_derained_is_one_line_with_its_name(client, photograph, tmp_path):

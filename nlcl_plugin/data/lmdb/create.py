@@ -186,16 +186,25 @@ def check_output(root: str, output: str) -> Path:
     if Path(output).suffix != ".lmdb":
         raise InputError(f"{output}: expected a name that ends in .lmdb, by which readers know it; correct --output")
     target = Path(os.path.realpath(output))  # of a link, the folder itself: that is what is renamed
+    if os.path.exists(target) and not os.path.isdir(target):
+        raise InputError(f"{output}: is a file, expected a folder to be made; choose another --output")
     if Path(os.path.realpath(root)).is_relative_to(target):
         raise InputError(f"{output}: the images of {root} are in it; choose another --output")
     return target
 
 
 def read_skipped(folder: Path) -> list[Skipped]:
-    """Return the images that were left out of an LMDB, as they could not be read."""
+    """Return the images that were left out of an LMDB, as they could not be read.
+
+    Raises:
+        InputError: If the file that lists them is damaged.
+    """
     path = folder / SKIPPED_FILE
-    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []  # a line without an end is torn
-    return [Skipped(**json.loads(line)) for line in lines]
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []  # a line without an end is torn
+        return [Skipped(**json.loads(line)) for line in lines]
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path}: is damaged ({error}); build the LMDB again") from error
 
 
 def remove(folder: Path) -> None:
@@ -347,6 +356,8 @@ def _already_made(target: Path, recipe: Recipe) -> BuildReport:
         )
     report = _count(target)
     report.already_made = True
+    if recipe.strict and report.skipped:
+        raise InputError(f"{report.skipped[0].source}: {report.skipped[0].reason}")
     return report
 
 

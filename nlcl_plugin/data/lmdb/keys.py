@@ -122,12 +122,15 @@ def read_records(folder: str | os.PathLike[str]) -> Iterator[Record]:
     """Yield the records in the `keys.jsonl` of an LMDB's folder.
 
     Raises:
-        InputError: If a line is damaged.
+        InputError: If the file cannot be read.
     """
     path = Path(folder) / KEYS_FILE
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                yield from_line(line)
-            except ValueError as error:
-                raise InputError(f"{path}: line {number} is damaged ({error}); build the LMDB again") from error
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    yield from_line(line)
+                except ValueError as error:
+                    raise InputError(f"{path}: line {number} is damaged ({error}); build the LMDB again") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); build the LMDB again") from error
