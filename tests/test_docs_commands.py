@@ -84,7 +84,7 @@ def runnable(command):
         return command + " --small --crop 64 --batch-crop 64 --rounds 1"
     if command.startswith("basicsr demo"):  # it serves a page until it is interrupted
         code = "import subprocess, sys; page = subprocess.Popen(sys.argv[1:], stdout=-1, text=True); "
-        code += "assert page.stdout.readline().startswith('Open http'); page.send_signal(2); sys.exit(page.wait())"
+        code += "assert page.stdout.readline().startswith('Open http'); page.terminate(); sys.exit(page.wait())"
         return f'python -c "{code}" {command}'
     if re.match(r"(basicsr (?!train)|python tools/|find )", command):
         return command
