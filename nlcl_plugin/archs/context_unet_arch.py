@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nlcl_plugin.archs.common import full_precision, start_small
+from nlcl_plugin.archs.output_layer import full_precision, start_small
 from nlcl_plugin.archs.residual_unet_arch import ResidualBlock, UNetLayers
 
 

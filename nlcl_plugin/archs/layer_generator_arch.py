@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from nlcl_plugin.archs.common import FeatureTaps, full_precision, start_small
+from nlcl_plugin.archs.feature_taps import FeatureTaps
+from nlcl_plugin.archs.output_layer import full_precision, start_small
 
 LAYERS = ("image", "rain", "residual")
 

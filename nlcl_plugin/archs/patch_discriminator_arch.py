@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nlcl_plugin.archs.common import FeatureTaps
+from nlcl_plugin.archs.feature_taps import FeatureTaps
 
 
 class _BlurPool(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nlcl_plugin.archs.common import full_precision, start_small
+from nlcl_plugin.archs.output_layer import full_precision, start_small
 
 
 class ResidualBlock(nn.Module):

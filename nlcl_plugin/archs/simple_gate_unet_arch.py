@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nlcl_plugin.archs.common import full_precision, start_small
+from nlcl_plugin.archs.output_layer import full_precision, start_small
 
 
 class _ChannelNorm(nn.Module):

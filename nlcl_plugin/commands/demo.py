@@ -30,14 +30,13 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError('the page needs gradio: run pip install "nlcl_plugin[demo]"') from error
     from nlcl_plugin.inference.derain import ImageDerainer
 
-    weights = list(dict.fromkeys([*arguments.weights, "real", "demo"]))
-    for name in weights:
-        ImageDerainer(name, device=arguments.device)  # a fault of it is reported now, not on the page
+    weights = dict.fromkeys([*arguments.weights, "real", "demo"])
+    networks = {name: ImageDerainer(name, device=arguments.device) for name in weights}
     for name in ("SIGTERM", "SIGHUP"):  # a closed terminal must not leave photographs behind
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.default_int_handler)
     with TemporaryDirectory(prefix="nlcl_demo-") as folder:
-        page = build_page(weights, Path(folder), device=arguments.device, max_pixels=arguments.max_pixels)
+        page = build_page(networks, Path(folder), max_pixels=arguments.max_pixels)
         serve(page, port=arguments.port, max_bytes=8 * arguments.max_pixels)
     return 0
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +15,24 @@ import numpy as np
 
 from nlcl_plugin.data.image_io import to_float, to_uint8
 from nlcl_plugin.errors import InputError
-from nlcl_plugin.inference.derain import derain
+from nlcl_plugin.inference.derain import ImageDerainer
+from nlcl_plugin.inference.derainer import STRONGEST
 from nlcl_plugin.media.photograph import read_photograph, write_photograph
-from nlcl_plugin.media.photograph.writing import mean_channel
 from nlcl_plugin.pictures import brightened, fit
 
 SHOWN_SIDE = 1600  # pixels: the longest side of what is shown; the download has the size of the photograph
 KEPT = 3600  # seconds that the server keeps uploads and results
-_STRONGEST = 3.0  # above it, structure goes faster than rain
+_MOST = 3.0  # factor on the strength; above it, structure goes faster than rain
 _HEAD = """# Remove the rain from a photograph
 Photographs stay on the machine that runs this page; they are deleted after an hour and when it stops."""
 
 
-def build_page(weights: Sequence[str], folder: Path, *, device: str = "auto", max_pixels: int) -> gradio.Blocks:
+def build_page(networks: Mapping[str, ImageDerainer], folder: Path, *, max_pixels: int) -> gradio.Blocks:
     """Build the page.
 
     Args:
-        weights: What can be chosen, as `derain` takes it; the first one is chosen at first.
+        networks: What can be chosen, by the names that are shown; the first one is chosen at first.
         folder: Gets the uploads and results; the caller deletes it.
-        device: `auto`, `cpu`, `cuda` …
         max_pixels: Pixels of a photograph; larger ones are refused.
 
     Returns:
@@ -48,8 +49,9 @@ def build_page(weights: Sequence[str], folder: Path, *, device: str = "auto", ma
         for old in results.iterdir():
             old.unlink()  # its copy is deleted in time
         try:
-            settings = {"weights": chosen, "strength": strength, "device": device}
-            return _derain_file(Path(path), results, max_pixels, settings)
+            network = copy.copy(networks[chosen])
+            network.derainer = replace(network.derainer, strength=min(strength * network.derainer.strength, STRONGEST))
+            return _derain_file(Path(path), results, max_pixels, network)
         except (InputError, OSError) as error:
             reason = str(error).removeprefix(f"{path}: ")
             raise gradio.Error(f"{Path(path).name}: {reason}", print_exception=False) from error
@@ -64,9 +66,9 @@ def build_page(weights: Sequence[str], folder: Path, *, device: str = "auto", ma
                 # The file as it is, for `read_photograph`; gradio answers a broken one with a page of text.
                 photograph.preprocess = lambda upload: upload and upload.path
                 text = "real: for photographs of real rain. demo: for rendered rain, as in the quickstart."
-                chosen = gradio.Dropdown(list(weights), value=weights[0], label="Weights", info=text)
-                text = "Above 1 more rain goes, and more of the structure."
-                strength = gradio.Slider(0.25, _STRONGEST, value=1.0, step=0.25, label="Strength", info=text)
+                chosen = gradio.Dropdown(list(networks), label="Weights", info=text)
+                text = "Factor on what the weights ask for: above 1 more rain goes, and more of the structure."
+                strength = gradio.Slider(0.25, _MOST, value=1.0, step=0.25, label="Strength", info=text)
                 button = gradio.Button("Derain", variant="primary")
             with gradio.Column(scale=2):
                 both = gradio.ImageSlider(label="Before and after", interactive=False, buttons=["fullscreen"])
@@ -118,14 +120,12 @@ def serve(page: gradio.Blocks, *, port: int | None, max_bytes: int, wait: bool =
     return str(address)
 
 
-def _derain_file(path: Path, results: Path, max_pixels: int, settings: dict[str, Any]) -> tuple[Any, ...]:
+def _derain_file(path: Path, results: Path, max_pixels: int, network: ImageDerainer) -> tuple[Any, ...]:
     """Derain a photograph into a folder; returns the values of the page's outputs."""
     start = time.monotonic()
     photograph = read_photograph(path, max_pixels=max_pixels)
     rainy = photograph.rgb
-    derained = derain(rainy, **settings)
-    if photograph.grey:
-        derained = mean_channel(derained).repeat(3, axis=2)
+    derained = network.array(rainy)
     seconds = time.monotonic() - start
     target = results / f"{path.stem}_derained{path.suffix}"
     write_photograph(target, derained, photograph)

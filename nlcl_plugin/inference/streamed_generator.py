@@ -86,7 +86,7 @@ def stream_generator(
     norm.append(convolve(net.tail1, summed, branch))
     convolve(net.tail2, activated, branch)
     layer = torch.empty((1, net.last.out_channels, height, width), dtype=image.dtype, device=image.device)
-    with torch.autocast(image.device.type, enabled=False):  # as in `archs.common`
+    with torch.autocast(image.device.type, enabled=False):  # as in `archs.output_layer`
         convolve(net.last, plain, layer)
     return net.to_layer(layer, image)
 

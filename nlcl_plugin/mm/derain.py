@@ -112,6 +112,7 @@ class NLCLDerain(BaseModel):
             setattr(self, f"average_{NAMES[label]}", averages[label])
         if self.options.restorer_opt and self.options.restorer_opt.rounds:
             averages["t"] = self.rain_restorer = frozen_copy(nets["s"])
+        self._tried = False
         self.criteria = nn.ModuleList()  # here, so that `to` moves them to the device
         rank, processes = get_dist_info()
         self.iteration = UnpairedIteration(
@@ -154,8 +155,8 @@ class NLCLDerain(BaseModel):
         self.iteration.mean_rain = None if math.isnan(mean_rain) else mean_rain
         self.iteration.skipped_steps = int(skipped)
         try:
-            if taken == 0 and "s" in self.iteration.nets:
-                self._try_restorer(batch["lq"])
+            if not self._tried:
+                self._try(batch["lq"], batch["gt"])
             log = self.iteration(
                 batch["lq"],
                 batch["gt"],
@@ -174,16 +175,20 @@ class NLCLDerain(BaseModel):
         return dict(log) if log is not None else {"skipped_steps": float(self.iteration.skipped_steps)}
 
     @torch.no_grad()
-    def _try_restorer(self, rainy: Tensor) -> None:
+    def _try(self, rainy: Tensor, clean: Tensor) -> None:
         """Refuse at the first iteration what would otherwise end stage 2, hours later."""
+        self._tried = True
         shape = tuple(rainy.shape)
-        try:
-            found = tuple(frozen_copy(bare(self.iteration.nets["s"]))(rainy).shape)
-        except (AttributeError, RuntimeError, TypeError, ValueError) as error:
-            raise InputError(f"model.restorer: {error}") from error
-        if found != shape:
-            raise InputError(f"model.restorer: makes {found} of images {shape}, but must keep their shape: "
-                             "use scale or upscale 1 and as many channels out as in")  # fmt: skip
+        if clean.shape != rainy.shape:
+            raise InputError(f"lq {shape} and gt {tuple(clean.shape)} must have one shape; crop both alike")
+        if "s" in self.iteration.nets:
+            try:
+                found = tuple(frozen_copy(bare(self.iteration.nets["s"]))(rainy).shape)
+            except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+                raise InputError(f"model.restorer: {error}") from error
+            if found != shape:
+                raise InputError(f"model.restorer: makes {found} of images {shape}, but must keep their shape: "
+                                 "use scale or upscale 1 and as many channels out as in")  # fmt: skip
 
     def forward(self, lq: Tensor, mode: str = "tensor", **data: Any) -> Any:
         """Derain images; `val_step` and `test_step` come here.

@@ -83,9 +83,12 @@ class NLCLOptimWrapperConstructor:
             parameters = [p for net in networks if hasattr(model, net) for p in getattr(model, net).parameters()]
             if not parameters:
                 continue
-            optimizer = OPTIMIZERS.build({**copy.deepcopy(self.optimizers[name]), "params": parameters})
-            wrapper = copy.deepcopy(self.wrapper)
-            wrappers[name] = OPTIM_WRAPPERS.build(wrapper, default_args={"optimizer": optimizer})
+            try:
+                optimizer = OPTIMIZERS.build({**copy.deepcopy(self.optimizers[name]), "params": parameters})
+                wrapper = copy.deepcopy(self.wrapper)
+                wrappers[name] = OPTIM_WRAPPERS.build(wrapper, default_args={"optimizer": optimizer})
+            except (TypeError, ValueError, KeyError, AssertionError) as error:
+                raise InputError(f"optim_wrapper, {name}: {' '.join(str(error).split())}") from error
         first = next(iter(wrappers.values()))
         if hasattr(first, "loss_scaler"):
             # One scale for all networks: the heads learn from the generator's loss.

@@ -20,11 +20,22 @@ def gather_at(features: Tensor, centres: Tensor, image_size: tuple[int, int]) ->
     Returns:
         Feature vectors (B, N, C), of the dtype of ``features``.
 
+    Raises:
+        TypeError: If ``centres`` is not integer.
+        ValueError: If a shape is wrong.
+
     Example:
         >>> features = torch.arange(4.0).view(1, 1, 2, 2)  # a layer at half the resolution
         >>> gather_at(features, torch.tensor([[[0, 3], [2, 1]]]), (4, 4)).tolist()
         [[[1.0], [2.0]]]
     """
+    if centres.is_floating_point() or centres.is_complex() or centres.dtype == torch.bool:
+        raise TypeError(f"centres must be integer (row, column) positions, got {centres.dtype}")
+    if features.ndim != 4 or centres.ndim != 3 or centres.shape[0] != features.shape[0] or centres.shape[2] != 2:
+        raise ValueError(
+            "expected features (B, C, h, w) and centres (B, N, 2), but received "
+            f"{tuple(features.shape)} and {tuple(centres.shape)}"
+        )
     centres = centres.to(features.device, torch.int64)
     rows, columns = (
         torch.div(centres[..., axis] * size, full, rounding_mode="floor").clamp(0, size - 1)

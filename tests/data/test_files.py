@@ -79,11 +79,14 @@ def test_a_lock_stays_while_the_folder_is_renamed_and_made_anew(tmp_path):
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="forks")
 def test_a_killed_owner_takes_the_lock_with_it_though_its_loader_workers_live(tmp_path):
     reading, writing = os.pipe()
+
+    def live():
+        os.write(writing, str(os.getpid()).encode())
+        time.sleep(60)
+
     if not (owner := os.fork()):
         with locked(tmp_path / "x"):
-            worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
-            worker.start()
-            os.write(writing, str(worker.pid).encode())
+            multiprocessing.get_context("fork").Process(target=live).start()
             time.sleep(60)
             os._exit(1)
     worker = int(os.read(reading, 20))

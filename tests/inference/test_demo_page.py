@@ -13,11 +13,14 @@ from PIL import Image
 import nlcl_plugin
 from nlcl_plugin.cli import main
 from nlcl_plugin.inference.demo_page import build_page, serve
+from nlcl_plugin.inference.derain import ImageDerainer
 
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
-    page = build_page(["real", "demo"], tmp_path_factory.mktemp("demo"), device="cpu", max_pixels=10_000)
+    networks = {name: ImageDerainer(name, device="cpu") for name in ("real", "demo")}
+    networks["weak"] = ImageDerainer("demo", device="cpu", strength=0.5)
+    page = build_page(networks, tmp_path_factory.mktemp("demo"), max_pixels=10_000)
     yield serve(page, port=None, max_bytes=80_000, wait=False)
     page.close()
 
@@ -41,9 +44,14 @@ def derain(client, path, weights="real", strength=1.0):
     return client.predict(gradio_client.handle_file(str(path)), weights, strength, api_name="/derain")
 
 
-@pytest.mark.parametrize(("weights", "strength"), [("real", 1.0), ("demo", 1.0), ("demo", 2.0)])
-def test_the_download_is_the_derained_photograph_with_its_metadata(client, photograph, weights, strength):
-    _, facts, download, _ = derain(client, photograph, weights, strength)
+@pytest.mark.parametrize(
+    ("chosen", "factor", "weights", "strength"),
+    [("real", 1.0, "real", 1.0), ("demo", 2.0, "demo", 2.0), ("weak", 1.0, "demo", 0.5), ("weak", 3.0, "demo", 1.5)],
+)
+def test_the_download_is_the_derained_photograph_with_its_metadata(
+    client, photograph, chosen, factor, weights, strength
+):
+    _, facts, download, _ = derain(client, photograph, chosen, factor)
     path = Path(download["value"])
     expected = nlcl_plugin.derain(np.asarray(Image.open(photograph)), weights, strength=strength, device="cpu")
     with Image.open(path) as result:

@@ -111,7 +111,16 @@ def test_predictions_are_a_dict_an_image_and_layers_sum_to_the_rainy_image():
         assert not sample["result"].requires_grad
 
 
-def test_8_bits_are_brought_to_the_unit_range():
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"lq": torch.rand(1, 3, 8, 8)}, r"the dataset gives lq, but NLCLDerain needs lq \(rainy images\) and gt"),
+        ({"lq": [torch.rand(3, 8, 8), torch.rand(3, 8, 9)], "gt": torch.rand(2, 3, 8, 8)}, "lq: expected .* one size"),
+    ],
+)
+def test_batches_without_images_are_refused_and_8_bits_brought_to_the_unit_range(data, message):
+    with pytest.raises(InputError, match=message):
+        UnitRangePreprocessor()(data, training=True)
     images = [torch.randint(256, (3, 8, 8), dtype=torch.uint8) for _ in range(2)]
     torch.testing.assert_close(UnitRangePreprocessor()({"lq": images})["lq"], torch.stack(images) / 255)
 
@@ -178,6 +187,7 @@ def test_a_wrong_model_config_is_refused(change, message):
     [
         ({"accumulative_counts": 2}, "accumulative_counts: not supported"),
         ({"paramwise_cfg": {"custom_keys": {}, "bias_lr_mult": 2}}, "paramwise_cfg: not supported"),
+        ({"heads": {"type": "Adam", "rate": 1}}, "optim_wrapper, heads: .*rate"),
     ],
 )
 def test_a_wrong_optimizer_config_is_refused(change, message):

@@ -49,6 +49,20 @@ def test_gather_at_keeps_the_dtype_and_takes_any_layout(dtype):
     assert torch.equal(found[:, 0], torch.stack([features[0, :, 0, 0], features[1, :, 7, 5]]))
 
 
+@pytest.mark.parametrize(
+    ("features", "centres", "error", "message"),
+    [
+        (torch.zeros(3, 4, 4), torch.zeros(1, 2, 2).long(), ValueError, r"\(B, C, h, w\).*received \(3, 4, 4\)"),
+        (torch.zeros(1, 3, 4, 4), torch.zeros(2, 2).long(), ValueError, r"\(B, N, 2\), .* and \(2, 2\)"),
+        (torch.zeros(2, 3, 4, 4), torch.zeros(1, 5, 2).long(), ValueError, r"\(B, N, 2\), .* and \(1, 5, 2\)"),
+        (torch.zeros(1, 3, 4, 4), torch.zeros(1, 5, 2), TypeError, "centres must be integer.*float32"),
+    ],
+)
+def test_gather_at_wrong_arguments(features, centres, error, message):
+    with pytest.raises(error, match=message):
+        gather_at(features, centres, (4, 4))
+
+
 @pytest.mark.parametrize("patch_size", [1, 4, 5])
 def test_random_centres_cover_the_allowed_range(patch_size):
     centres = random_centres(3, 2000, (9, 12), patch_size, generator=torch.Generator().manual_seed(0))

@@ -55,7 +55,7 @@ def test_what_is_trained_derains_as_it_was_validated(root):
         derained = network.array(read_image(root / "val_rainy" / name))
         for other in ({"longest_side": 0}, {"adaptive": False}, {"keep_colours": False}):
             made = ImageDerainer(folder, **other).array(read_image(root / "val_rainy" / name))
-            assert np.abs(derained - made).max() > 0.005
+            assert np.abs(derained - made).max() > 0.005  # more than a grey level
         values.append(psnr(np.rint(derained * 255), read_image(root / "val_clean" / name) * 255))
     assert entry["metrics"]["psnr"] == pytest.approx(np.mean(values), abs=0.02)
 
