@@ -130,12 +130,12 @@ class CompositeLossOptions(LossOptions):
 
 
 class RestorerOptions(RainVariation):
-    """Stage 2: a new network learns on pseudo-pairs of clean images and extracted rain; stage 1 is frozen."""
+    """Stage 2: a new network is trained on pseudo-pairs of clean images and extracted rain; stage 1 is frozen."""
 
     start_iter: int = Field(
         ge=0,
         description="Iterations of stage 1; stage 2 begins with the next. With 0 and no loss of stage 1 there is no "
-        "stage 1 and no network of it: the restorer learns on rendered rain until the first of `rounds`.",
+        "stage 1 and no network of it: the restorer is trained on rendered rain until the first of `rounds`.",
     )
     pixel_opt: LossOptions = Field(LossOptions(type="L1Loss"), description="Loss between output and clean image.")
     composite_opt: CompositeLossOptions | None = Field(None, description="Layer contrast on the pseudo-pairs.")
@@ -189,7 +189,7 @@ class UnpairedOptions(Block):
     consistency_opt: LossOptions | None = Field(None, description="B + R against O; two_branch only.")
     fidelity_opt: LossOptions | None = Field(None, description="B against O.")
     identity_opt: LossOptions | None = Field(None, description="B(C) against C.")
-    relay_opt: LossOptions | None = Field(None, description="Re-lay (ours): B(clip(C + sg(R))) against C.")
+    relay_opt: LossOptions | None = Field(None, description="Composite consistency (ours): B(clip(C + R)) against C, R detached.")
     composite_opt: CompositeLossOptions | None = Field(
         None, description="Layer contrast on clip(C + sg(R)), where both layers are known (ours)."
     )

@@ -67,7 +67,7 @@ def build_page(networks: Mapping[str, ImageDerainer], folder: Path, *, max_pixel
                 photograph.preprocess = lambda upload: upload and upload.path
                 text = "real: for photographs of real rain. demo: for rendered rain, as in the quickstart."
                 chosen = gradio.Dropdown(list(networks), label="Weights", info=text)
-                text = "Factor on what the weights ask for: above 1 more rain goes, and more of the structure."
+                text = "Factor on the default of the weights: above 1 more rain is removed, and more of the structure."
                 strength = gradio.Slider(0.25, _MOST, value=1.0, step=0.25, label="Strength", info=text)
                 button = gradio.Button("Derain", variant="primary")
             with gradio.Column(scale=2):

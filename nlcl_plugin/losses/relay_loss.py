@@ -1,4 +1,4 @@
-"""Re-lay: lay extracted rain on an unrelated clean image and ask for the clean image back (ours)."""
+"""Composite consistency (ours): extracted rain on an unrelated clean image; the output is compared with that image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The unpaired deraining model: NLCL's losses (arXiv 2203.11509, 2211.00837), re-lay and a restorer stage (ours)."""
+"""The unpaired deraining model: NLCL's losses (arXiv 2203.11509, 2211.00837), a restorer stage (ours)."""
 
 from __future__ import annotations
 

@@ -148,7 +148,7 @@ class UnpairedIteration:
         restorer, restoring = self.options.restorer_opt, self.options.restores(current_iter)
         if restorer is not None and current_iter == restorer.start_iter + 1:
             frozen = "the networks of stage 1 are frozen, " if "g" in self.nets else ""
-            self._logger().info(f"Stage 2: {frozen}the restorer learns on pseudo-pairs.")
+            self._logger().info(f"Stage 2: {frozen}the restorer is trained on pseudo-pairs.")
         active = {name: o for name, o in optimizers.items() if (name == "s") == restoring}
         for optimizer in active.values():
             optimizer.zero_grad(set_to_none=True)
