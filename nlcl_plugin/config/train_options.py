@@ -189,7 +189,7 @@ class UnpairedOptions(Block):
     consistency_opt: LossOptions | None = Field(None, description="B + R against O; two_branch only.")
     fidelity_opt: LossOptions | None = Field(None, description="B against O.")
     identity_opt: LossOptions | None = Field(None, description="B(C) against C.")
-    relay_opt: LossOptions | None = Field(None, description="Composite consistency (ours): B(clip(C + R)) against C, R detached.")
+    relay_opt: LossOptions | None = Field(None, description="On composites (ours): B(clip(C + sg(R))) against C.")
     composite_opt: CompositeLossOptions | None = Field(
         None, description="Layer contrast on clip(C + sg(R)), where both layers are known (ours)."
     )
