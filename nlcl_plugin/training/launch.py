@@ -15,6 +15,7 @@ from nlcl_plugin.config.rehearsal import rehearse
 from nlcl_plugin.data.demo_data import demo_data_is_made, make_demo_data
 from nlcl_plugin.errors import InputError, TrainingStoppedError
 from nlcl_plugin.training.distributed import check_launcher, from_rank_zero, get_dist_info, join_process_group
+from nlcl_plugin.training.memory import keep_freed_memory
 
 
 def start(
@@ -50,6 +51,8 @@ def start(
     complete(options, root=root, is_train=is_train, auto_resume=auto_resume, debug=debug)
     check_data(options)
     _choose_kernels(deterministic=options.get("deterministic", False))
+    if is_train and options["num_gpu"] == 0:
+        keep_freed_memory()
     rehearse(options)
     set_random_seed(options["manual_seed"] + options["rank"])
     return options

@@ -28,6 +28,7 @@ from nlcl_plugin.training import checkpoint
 from nlcl_plugin.training.distributed import Agreement
 from nlcl_plugin.training.json_log import JsonLog, read_json_lines, record_start
 from nlcl_plugin.training.loaders import TrainingBatches, evaluation_loader, faults_of_workers
+from nlcl_plugin.training.memory import give_back_freed_memory
 from nlcl_plugin.training.summary import summarise
 from nlcl_plugin.version import __version__
 
@@ -284,6 +285,7 @@ class _Run:
             for loader in self.val_loaders:
                 dataset: Any = loader.dataset
                 self.model.validation(loader, self.current_iter, self._tb_logger, self.opt["val"]["save_img"])
+                give_back_freed_memory()  # images of many sizes leave pieces that no training step fits into
                 if self._metrics:  # those of the dataset that was validated last, of our models and BasicSR's
                     metrics = plain(getattr(self.model, "metric_results", None) or {})
                     entry = {"iter": self.current_iter, "dataset": dataset.opt["name"]}

@@ -279,6 +279,23 @@ def test_kernels_are_chosen_before_the_first_computation(folder, bare, determini
     assert seen == [(":4096:8" if deterministic else None, deterministic)]
 
 
+@pytest.mark.parametrize(("num_gpu", "is_train"), [(0, True), (1, True), (0, False)])
+def test_freed_memory_is_kept_in_training_on_a_cpu(folder, monkeypatch, num_gpu, is_train):
+    kept = []
+    monkeypatch.chdir(folder)
+    for name, stand_in in {
+        "check_data": lambda _: None,  # which would refuse a GPU that isn't there
+        "rehearse": lambda _: None,
+        "keep_freed_memory": lambda: kept.append(True),
+    }.items():
+        monkeypatch.setattr(f"nlcl_plugin.training.launch.{name}", stand_in)
+    options = short_options(num_gpu=num_gpu)
+    if not is_train:
+        options["datasets"] = {"test": tiny_options()["datasets"]["val"]}
+    start(str(write_options(folder, options)), is_train=is_train)
+    assert len(kept) == (num_gpu == 0 and is_train)
+
+
 def test_written_options_start_the_same_run_again(folder, monkeypatch):
     monkeypatch.chdir(folder)
     remembered = option_files.plain_options(start("options.yml", is_train=True))
