@@ -47,10 +47,12 @@ def measure(folder, arguments):
         yield from _paper(setting, arguments.rounds)
     if "batch" in arguments.only:
         crop = arguments.batch_crop or (128 if arguments.device == "cpu" else arguments.crop)
-        found = call("step:batches", **{**setting, "crop": crop}, rounds=arguments.rounds)
-        case = f"batch 8 against 1, crop {crop}, {arguments.device}"
-        text = f"{case}: {found['ratio']:.2f} × the images a second"
-        yield {"part": "step", "case": case, **found, "text": text}
+        for kept in (True, False) if arguments.device == "cpu" else (True,):
+            sides = {**setting, "crop": crop, "keep_memory": kept}
+            found = call("step:batches", **sides, rounds=arguments.rounds)
+            case = f"batch 8 against 1, crop {crop}, {arguments.device}{'' if kept else ', freed memory given back'}"
+            text = f"{case}: {found['ratio']:.2f} × the images a second"
+            yield {"part": "step", "case": case, **found, "text": text}
     if "switches" in arguments.only:
         yield from _switches(setting, arguments.rounds, arguments.compile or arguments.device != "cpu")
 
@@ -102,13 +104,16 @@ def _switches(setting, rounds, compiled):
         }
 
 
-def build(device, small=False, switches=None):
-    """The model of options/nlcl.yml."""
+def build(device, small=False, switches=None, keep_memory=True):
+    """The model of options/nlcl.yml; by default freed memory is kept, as `basicsr train` does on a CPU."""
     import nlcl_plugin  # noqa: F401  before BasicSR, which it mends
 
     from basicsr.models import build_model  # isort: skip
     from nlcl_plugin.config.option_files import load_yaml
+    from nlcl_plugin.training.memory import keep_freed_memory
 
+    if device == "cpu" and keep_memory:
+        keep_freed_memory()
     options = load_yaml(str(OPTIONS))
     options.update(num_gpu=0 if device == "cpu" else 1, dist=False, rank=0, world_size=1, is_train=True)
     switches = dict(switches or {})
@@ -172,11 +177,11 @@ def run_reference(device, crop, small):
     return {"seconds": median(taken), "peak_mb": peak_mb(device)}
 
 
-def batches(device, crop, small, rounds):
+def batches(device, crop, small, rounds, keep_memory=True):
     """Images a second in a batch of 8 over those of a batch of 1, in turn."""
     sides = {}
     for batch in (1, 8):
-        model = build(device, small)
+        model = build(device, small, keep_memory=keep_memory)
         model.feed_data(_images(batch, crop))
         sides[batch] = lambda model=model: model.optimize_parameters(1)
     times = alternate(sides, rounds, device)
