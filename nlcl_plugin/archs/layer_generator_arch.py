@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from nlcl_plugin.archs.feature_taps import FeatureTaps
+from nlcl_plugin.archs.memory_layout import in_layout_of
 from nlcl_plugin.archs.output_layer import full_precision, start_small
 
 LAYERS = ("image", "rain", "residual")
@@ -36,7 +37,7 @@ class _ResidualBlock(nn.Module):
 
 def _instance_norm(x: Tensor) -> Tensor:
     # A one-pixel map has no variance to divide by and torch refuses it; its normalised value is zero.
-    return F.instance_norm(x) if x.shape[-1] * x.shape[-2] > 1 else x * 0
+    return in_layout_of(F.instance_norm(x), x) if x.shape[-1] * x.shape[-2] > 1 else x * 0
 
 
 class LayerGenerator(FeatureTaps):

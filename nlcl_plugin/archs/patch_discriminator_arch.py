@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nlcl_plugin.archs.feature_taps import FeatureTaps
+from nlcl_plugin.archs.memory_layout import in_layout_of
 
 
 class _BlurPool(nn.Module):
@@ -27,6 +28,13 @@ class _BlurPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), self.kernel, stride=2, groups=x.shape[1])
+
+
+class _InstanceNorm(nn.InstanceNorm2d):
+    """Instance norm that keeps the memory layout."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return in_layout_of(super().forward(x), x)
 
 
 class PatchDiscriminator(FeatureTaps):
@@ -60,7 +68,7 @@ class PatchDiscriminator(FeatureTaps):
             halve = level < num_layers
             layers.append(nn.Conv2d(channels, width, 4, stride=2 if halve and not antialias else 1, padding=1))
             if level > 0:
-                layers.append(nn.InstanceNorm2d(width))
+                layers.append(_InstanceNorm(width))
             layers.append(nn.LeakyReLU(0.2))
             if halve and antialias:
                 layers.append(_BlurPool(width))
