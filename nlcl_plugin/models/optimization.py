@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from nlcl_plugin.config.train_options import Built, OptimizerOptions
 from nlcl_plugin.errors import InputError
@@ -153,8 +154,8 @@ def update_average(average: nn.Module, net: nn.Module, *, decay: float, age: int
     A young average would still contain the random start: after `age` steps its decay is at most (age + 1) / (age + 10).
     """
     decay = min(decay, (age + 1) / (age + 10))
-    for mean, parameter in zip(average.parameters(), net.parameters(), strict=True):
-        mean.lerp_(parameter, 1 - decay)
+    # All at once: a kernel a tensor takes a GPU longer to launch than to run.
+    get_ema_multi_avg_fn(decay)(list(average.parameters()), list(net.parameters()), 0)
     for copied, buffer in zip(average.buffers(), net.buffers(), strict=True):
         copied.copy_(buffer)
 
