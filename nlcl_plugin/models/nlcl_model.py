@@ -119,6 +119,9 @@ class NLCLModel(ValidationMixin, BaseModel):
             load_pretrained(self, self.averages[label], label, "params_ema")
         if self.train_opt.restorer_opt and self.train_opt.restorer_opt.rounds:
             self.averages["t"] = frozen_copy(self.get_bare_model(self.nets["s"]))
+        if self.train_opt.compile and self.train_opt.restorer_opt:
+            for label in self.averages.keys() - {"s"}:  # stage 2 runs them in each step; copies are not compiled
+                self.averages[label].compile()
 
     def _inference_network(self, label: str) -> nn.Module:
         return self.averages[label] if label in self.averages else self.get_bare_model(self.nets[label])
