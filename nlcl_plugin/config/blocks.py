@@ -67,7 +67,7 @@ class DatasetOptions(OpenBlock):
         None, description="Load ahead in a thread, or onto the GPU (needs one)."
     )
     num_prefetch_queue: int | None = Field(None, ge=1, description="Batches that `prefetch_mode: cpu` loads ahead.")
-    pin_memory: bool | None = Field(None, description="Pinned memory, for faster copies to a GPU.")
+    pin_memory: bool | None = Field(None, description="Pinned memory, for faster copies to a GPU; training's default.")
     persistent_workers: bool | None = Field(
         None, description="Keep loader processes from one epoch to the next; not with `prefetch_mode: cpu`."
     )

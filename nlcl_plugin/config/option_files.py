@@ -230,8 +230,11 @@ def _complete_dataset(name: str, dataset: dict[str, Any], options: dict[str, Any
     for key in ("dataroot_gt", "dataroot_lq"):
         if dataset.get(key) is not None:
             dataset[key] = os.path.expanduser(str(dataset[key]))
-    if dataset.get("pin_memory") and not torch.cuda.is_available():
-        dataset["pin_memory"] = False  # pinning needs a GPU; torch would warn at every epoch
+    if not torch.cuda.is_available():
+        if dataset.get("pin_memory"):
+            dataset["pin_memory"] = False  # pinning needs a GPU; torch would warn at every epoch
+    elif dataset["phase"] == "train" and dataset.get("pin_memory") is None:
+        dataset["pin_memory"] = True  # else the copy of each batch to the GPU waits for all that runs there
 
 
 def _roots_exist(dataset: dict[str, Any]) -> bool:
