@@ -120,8 +120,8 @@ class NLCLModel(ValidationMixin, BaseModel):
         if self.train_opt.restorer_opt and self.train_opt.restorer_opt.rounds:
             self.averages["t"] = frozen_copy(self.get_bare_model(self.nets["s"]))
         if self.train_opt.compile and self.train_opt.restorer_opt:
-            for label in self.averages.keys() - {"s"}:  # stage 2 runs them in each step; copies are not compiled
-                self.averages[label].compile()
+            for name in self.averages.keys() - {"s"}:  # stage 2 runs them in each step; copies are not compiled
+                self.averages[name].compile()
 
     def _inference_network(self, label: str) -> nn.Module:
         return self.averages[label] if label in self.averages else self.get_bare_model(self.nets[label])
