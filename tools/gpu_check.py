@@ -15,8 +15,6 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path[:0] = [path for path in map(str, Path(__file__).resolve().parents[:2]) if path not in sys.path]
-
 import torch
 from gpu import report, runner
 from gpu.rows import FAIL

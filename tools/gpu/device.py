@@ -1,7 +1,9 @@
 """All calls of CUDA, each with what takes its place on a CPU."""
 
 import contextlib
+import shutil
 import subprocess
+from importlib.util import find_spec
 
 import torch
 from benchmarks import machine, own_process
@@ -68,6 +70,15 @@ def exact():
 def count(device):
     """GPUs that can be used."""
     return 0 if device == "cpu" else torch.cuda.device_count()
+
+
+def no_compiler():
+    """Why torch.compile cannot work for this GPU, or None."""
+    if find_spec("triton") is None:
+        return "torch.compile needs Triton, which is not installed"
+    if torch.cuda.get_device_capability() < (7, 0):
+        return "torch.compile needs a GPU of compute capability 7.0"
+    return None if any(map(shutil.which, ("cc", "gcc", "clang"))) else "torch.compile needs a C compiler"
 
 
 def facts(device):

@@ -4,14 +4,15 @@ from unittest.mock import patch
 
 import torch
 from gpu import device
-from gpu.rows import Setting, check, no_time
+from gpu.rows import check, no_time, within
 from gpu.training import build, noise, options_of, paper
 
 from nlcl_plugin.models import layer_embeddings
 
 SECONDS = 90
-# Kernels add in another order. The bounds are loose against that and tight against a wrong kernel.
-LOSS, GRADIENT = 1e-3, 1e-2
+# Kernels add in another order. On a CPU, at a crop of 64, the same step in fp32 and in fp64 differed by 2.4e-7 in a
+# loss and by 5.4e-4 of the norm of a gradient, which passes through all layers of both generators.
+LOSS, GRADIENT = 1e-4, 1e-2
 # Largest error of a loss, least cosine of a gradient. bf16 keeps 8 bits of a number and fp16 11. On a CPU, at a crop of
 # 64, losses were off by 1.3e-3 and 5.7e-4, and the cosines at least 0.980 and 0.998.
 HALF = {"bf16": (0.02, 0.9), "fp16": (0.01, 0.98)}
@@ -25,8 +26,7 @@ def measure(setting):
             if not setting.fits(2 if setting.tiny else 15):
                 yield no_time(case)
                 continue
-            on_cpu = Setting("cpu", setting.quick, setting.folder, setting.deadline)
-            wanted = step({**options, "num_gpu": 0}, on_cpu.device, crop)
+            wanted = step({**options, "num_gpu": 0}, "cpu", crop)
             found = step(options, setting.device, crop)
             yield from _compared(case, found, wanted)
             if case == "nlcl.yml":
@@ -70,14 +70,14 @@ def _compared(case, found, wanted):
     off = {name: _relative(found["losses"][name], value) for name, value in wanted["losses"].items()}
     worst = max(off, key=off.get)
     text = f"{len(off)} losses, {worst} is off by {off[worst]:.1e}"
-    yield check(f"{case}: losses", off[worst] <= LOSS, text, f"≤ {LOSS}, relative", off=off)
+    yield check(f"{case}: losses", within(off, LOSS), text, f"≤ {LOSS}, relative", off=off)
     off = {
         name: float((found["gradients"][name] - value).norm() / value.norm().clamp(min=1e-12))
         for name, value in wanted["gradients"].items()
     }
     worst = max(off, key=off.get)
     text = f"{', '.join(off)}; {worst} is off by {off[worst]:.1e}"
-    yield check(f"{case}: gradients", off[worst] <= GRADIENT, text, f"≤ {GRADIENT} of the norm", off=off)
+    yield check(f"{case}: gradients", within(off, GRADIENT), text, f"≤ {GRADIENT} of the norm", off=off)
 
 
 def _neighbours(searches):
@@ -101,7 +101,7 @@ def _half(setting, full, crop):
             for key, value in full["gradients"].items()
         }
         worst, least = max(off, key=off.get), min(alike, key=alike.get)
-        good = off[worst] <= loss and alike[least] >= cosine
+        good = within(off, loss) and all(value >= cosine for value in alike.values())
         text = f"{worst} is off by {off[worst]:.1e}, the gradient of {least} has a cosine of {alike[least]:.4f}"
         yield check(f"nlcl.yml: {name} against fp32", good, text, f"≤ {loss}, ≥ {cosine}", off=off, cosines=alike)
 

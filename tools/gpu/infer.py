@@ -3,7 +3,7 @@
 import torch
 from benchmarks.infer import generator
 from gpu import device
-from gpu.rows import MEASURED, NOT_RUN, check, no_time, row
+from gpu.rows import MEASURED, NOT_RUN, attempt, check, no_time, row
 
 from nlcl_plugin.inference.any_size import infer
 
@@ -25,7 +25,8 @@ def measure(setting):
             continue
         for name in ("fp32", "bf16"):
             case = f"{size}, {name}"
-            yield _timed(case, setting, net, shape, name, rate) if setting.fits(5) else no_time(case)
+            fits = setting.fits(5)
+            yield attempt(case, _timed, case, setting, net, shape, name, rate) if fits else no_time(case)
             device.free(setting.device)
 
 
@@ -52,13 +53,10 @@ def _correct(setting, net, size):
 
 def _timed(case, setting, net, shape, name, rate):
     where = setting.device
-    try:
-        image = _image(shape, where)
-        _run(net, image, name)
-        peak = device.peak_mb(lambda: _run(net, image, name), where)
-        taken = min(device.seconds(lambda: _run(net, image, name), where, 2) for _ in range(1 if setting.tiny else 3))
-    except torch.cuda.OutOfMemoryError as error:
-        return row(case, NOT_RUN, f"out of memory: {' '.join(str(error).split())[:200]}")
+    image = _image(shape, where)
+    _run(net, image, name)
+    peak = device.peak_mb(lambda: _run(net, image, name), where)
+    taken = min(device.seconds(lambda: _run(net, image, name), where, 2) for _ in range(1 if setting.tiny else 3))
     share = _bytes(net, shape, 2 if name == "bf16" else 4) / rate / taken
     megapixels = shape[0] * shape[1] / 1e6 / taken
     text = f"{taken * 1e3:.1f} ms, {megapixels:.1f} megapixels/s, {share:.0%} of the memory bandwidth, {peak:.0f} MB"

@@ -6,7 +6,7 @@ import time
 import warnings
 
 from gpu import device
-from gpu.rows import NOT_RUN, check, no_time, row
+from gpu.rows import NOT_RUN, attempt, check, no_time, row
 from gpu.training import make_images, options_of, shortened, silence, trains
 
 from nlcl_plugin.training.run import train
@@ -26,7 +26,7 @@ def measure(setting):
         elif not setting.fits(5 if setting.tiny else 10):
             yield no_time(name)
         else:
-            yield _trained(name, setting, images)
+            yield attempt(name, _trained, name, setting, images)
             device.free(setting.device)
 
 
@@ -36,13 +36,9 @@ def _trained(name, setting, images):
     if setting.tiny:
         options["datasets"]["train"].update(batch_size_per_gpu=1, gt_size=48)
     start = time.time()
-    try:
-        with silence(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            folder = train(options, root=setting.folder)
-    except Exception as error:
-        text = f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
-        return check(name, False, text, f"{iterations} iterations, finite losses")
+    with silence(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        folder = train(options, root=setting.folder)
     lines = [json.loads(line) for line in (folder / "losses.jsonl").read_text().splitlines()]
     values = [value for line in lines for value in line.values()]
     finite = all(isinstance(value, (int, float)) and math.isfinite(value) for value in values)

@@ -6,7 +6,7 @@ import shutil
 import warnings
 
 import torch
-from gpu.rows import check, no_time
+from gpu.rows import attempt, check, no_time
 from gpu.training import make_images, options_of, paper, shortened, silence
 
 from nlcl_plugin.training.run import train
@@ -25,7 +25,7 @@ def measure(setting):
             continue
         case = f"{name}, {half} + {half} iterations"
         if setting.fits(2 if setting.tiny else 20):
-            yield _resumed(case, shortened(options, images, 2 * half), setting, half)
+            yield attempt(case, _resumed, case, shortened(options, images, 2 * half), setting, half)
         else:
             yield no_time(case)
 

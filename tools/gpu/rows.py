@@ -1,8 +1,11 @@
 """What a part reports: rows; and what it is given: a setting."""
 
 import time
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 PASS, FAIL, MEASURED, NOT_RUN = "pass", "fail", "measured", "not run"
 
@@ -54,3 +57,20 @@ def check(case, good, found, expected, **figures):
 def no_time(case):
     """A row for what no longer fits."""
     return row(case, NOT_RUN, "time")
+
+
+def attempt(case, work, *args):
+    """The row that a function returns; of an error one that failed, and of too little memory one that says so."""
+    try:
+        return work(*args)
+    except torch.cuda.OutOfMemoryError as error:
+        return row(case, NOT_RUN, f"out of memory: {' '.join(str(error).split())[:200]}")
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        text = f"{type(error).__name__}: {' '.join(str(error).split())[:400]} ({where.filename}:{where.lineno})"
+        return row(case, FAIL, text, "no error")
+
+
+def within(off, bound):
+    """Whether all errors are at most so large; NaN is not."""
+    return all(value <= bound for value in off.values())

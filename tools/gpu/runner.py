@@ -7,12 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-import traceback
 from dataclasses import asdict
 from pathlib import Path
 
 from gpu.report import rows_of_file
-from gpu.rows import FAIL, NOT_RUN, Setting, row
+from gpu.rows import FAIL, NOT_RUN, Setting, attempt, row
 
 TOOL = Path(__file__).resolve().parents[1] / "gpu_check.py"
 GRACE = 30  # seconds that a part may take longer than it should, until it is taken for hanging
@@ -20,13 +19,9 @@ GRACE = 30  # seconds that a part may take longer than it should, until it is ta
 
 def rows_here(part, setting):
     """Yield the rows of a part; one that raises ends with a failed row that has the error and its line."""
-    try:
-        for found in importlib.import_module(f"gpu.{part}").measure(setting):
-            yield {"part": part, **found}
-    except Exception as error:
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        text = f"{type(error).__name__}: {' '.join(str(error).split())[:400]} ({where.filename}:{where.lineno})"
-        yield {"part": part, **row("the part itself", FAIL, text, "no error")}
+    rows = iter(importlib.import_module(f"gpu.{part}").measure(setting))
+    while found := attempt("the part itself", next, rows, None):
+        yield {"part": part, **found}
 
 
 def rows_apart(part, setting, grace=GRACE):
@@ -66,6 +61,7 @@ def run(parts, device, *, quick, folder, deadline, apart):
         if limit < 5:
             yield part, [{"part": part, **row("all", NOT_RUN, "time")}]
             continue
+        print(f"{part}: at most {limit:.0f} s", flush=True)
         own = folder / part
         own.mkdir()
         setting = Setting(device, quick, own, time.time() + limit)

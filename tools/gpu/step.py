@@ -5,7 +5,7 @@ import math
 
 from benchmarks.machine import ratios, spread
 from gpu import device
-from gpu.rows import MEASURED, NOT_RUN, check, no_time, row
+from gpu.rows import MEASURED, NOT_RUN, attempt, check, no_time, row
 from gpu.training import build, noise, paper
 
 SECONDS = 150
@@ -34,10 +34,14 @@ def measure(setting):
                 yield row(case, NOT_RUN, "a CPU takes one of them, to test this tool")
             elif setting.quick and (compiled or "fp16" in name or batch > 1):
                 yield row(case, NOT_RUN, "--quick")
+            elif compiled and (reason := device.no_compiler()):
+                yield row(case, NOT_RUN, reason)
             elif not setting.fits(60 if compiled else 1 if setting.tiny else 8):
                 yield no_time(case)
             else:
-                yield _against(case, plain, setting, batch, crop, switches)
+                yield attempt(case, _against, case, plain, setting, batch, crop, switches)
+                gc.collect()
+                device.free(setting.device)
         del plain
         gc.collect()
         device.free(setting.device)
@@ -76,21 +80,12 @@ def _alone(case, side, setting):
 
 
 def _against(case, plain, setting, batch, crop, switches):
-    try:
-        side = _Side(setting, batch, crop, switches)
-    except Exception as error:
-        if "compile" in switches and _cannot_compile(error):
-            return row(case, NOT_RUN, f"torch.compile does not work here: {' '.join(str(error).split())[:200]}")
-        raise
+    side = _Side(setting, batch, crop, switches)
     taken = [[], []]
     for _ in range(_rounds(setting)):
         for times, each in zip(taken, (plain, side), strict=True):
             times.append(device.seconds(each.step, setting.device, _calls(setting)))
-    found = _row(case, {**side.figures(taken[1]), **spread(ratios(*taken))})
-    del side
-    gc.collect()
-    device.free(setting.device)
-    return found
+    return _row(case, {**side.figures(taken[1]), **spread(ratios(*taken))})
 
 
 def _row(case, figures):
@@ -103,12 +98,6 @@ def _row(case, figures):
     if not figures["finite"]:
         return check(case, False, f"a loss is not finite; {text}", "finite losses", **figures)
     return row(case, MEASURED, text, **figures)
-
-
-def _cannot_compile(error):
-    """Whether there is no compiler, Triton or supported GPU: torch says so by these."""
-    words = ("triton", "compiler", "gcc", "python.h", "not supported", "too old")
-    return any(word in f"{type(error).__name__} {error}".lower() for word in words)
 
 
 def _rounds(setting):
