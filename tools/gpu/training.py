@@ -63,7 +63,7 @@ def shortened(options, images, iterations):
     """The same for a whole training of some iterations on generated images; both stages and a round fit in."""
     options = copy.deepcopy(options)
     for block in options["datasets"].values():
-        for key in [key for key in block if key.startswith("dataroot_")]:
+        for key in [key for key, value in block.items() if key.startswith("dataroot_") and value]:
             name = block[key].rpartition("/")[2]
             block[key] = str(images / ("rain" if key == "dataroot_rain" else name))
     data, train = options["datasets"]["train"], options["train"]
