@@ -19,7 +19,7 @@ import torch
 from gpu import report, runner
 from gpu.rows import FAIL
 
-from nlcl_plugin.errors import exit_code_of
+from nlcl_plugin.errors import InputError, exit_code_of
 
 PARTS = ("environment", "equal", "search", "options", "resume", "step", "infer", "loader", "multi")
 BUDGET, QUICK = 540 - runner.GRACE - 5, 120 - 15  # seconds; a part that hangs takes its grace
@@ -34,6 +34,8 @@ def _check(argv) -> int:
     if arguments.child:
         runner.child(arguments.child)
         return 0
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: torch finds no GPU; see nvidia-smi and torch.version.cuda, or use cpu")
     start, rows = time.time(), []
     parts = [part for part in PARTS if part in (arguments.part or PARTS)]
     with tempfile.TemporaryDirectory(prefix="gpu_check_") as folder:

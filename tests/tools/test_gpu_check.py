@@ -111,6 +111,12 @@ def test_a_process_of_a_part_writes_its_rows(tmp_path):
     assert runner.rows_of_file(file)[0]["case"] == "system"
 
 
+def test_a_gpu_that_is_not_there_is_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert gpu_check.main(["--device", "cuda"]) == 2
+    assert capsys.readouterr().err.startswith("error: --device cuda: torch finds no GPU")
+
+
 def test_what_no_longer_fits_is_reported(tmp_path):
     [(part, rows)] = runner.run(["step"], "cpu", quick=False, folder=tmp_path, deadline=time.time(), apart=False)
     assert (part, rows[0]["case"], rows[0]["result"], rows[0]["found"]) == ("step", "all", NOT_RUN, "time")
