@@ -27,7 +27,14 @@ class _BlurPool(nn.Module):
         self.register_buffer("kernel", torch.outer(line, line).expand(channels, 1, 3, 3).clone(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), self.kernel, stride=2, groups=x.shape[1])
+        mirrored = _mirror_border(x) if torch.are_deterministic_algorithms_enabled() else F.pad(x, (1,) * 4, "reflect")
+        return F.conv2d(mirrored, self.kernel, stride=2, groups=x.shape[1])
+
+
+def _mirror_border(x: Tensor) -> Tensor:
+    """Reflection padding by one pixel; that of torch has no deterministic gradient on CUDA and refuses to run there."""
+    x = torch.cat([x[:, :, 1:2], x, x[:, :, -2:-1]], dim=2)
+    return torch.cat([x[..., 1:2], x, x[..., -2:-1]], dim=3)
 
 
 class _InstanceNorm(nn.InstanceNorm2d):

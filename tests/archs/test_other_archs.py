@@ -52,6 +52,23 @@ def test_antialiased_halving_drops_what_half_the_pixels_cannot_hold():
     torch.testing.assert_close(blur(torch.full((1, 4, 9, 9), 0.3)), torch.full((1, 4, 5, 5), 0.3))
 
 
+@pytest.mark.parametrize("size", [(2, 3), (9, 8)])
+def test_deterministic_halving_gives_the_same_values_and_gradients(size):
+    blur = next(layer for layer in PatchDiscriminator(num_feat=4).layers if hasattr(layer, "kernel"))
+    x, weight = torch.rand(2, 4, *size, dtype=torch.float64), torch.rand(2, 4, 1, 1, dtype=torch.float64)
+    results = []
+    for deterministic in (False, True):
+        leaf = x.clone().requires_grad_()
+        torch.use_deterministic_algorithms(deterministic)
+        try:
+            value = blur.double()(leaf)
+            (value.square() * weight).sum().backward()
+        finally:
+            torch.use_deterministic_algorithms(False)
+        results.append((value, leaf.grad))
+    torch.testing.assert_close(*results)
+
+
 def test_heads_exist_before_the_first_forward_and_give_unit_vectors():
     heads = ProjectionHeads([4, 6], num_feat=8)
     assert len(list(heads.parameters())) == 8
