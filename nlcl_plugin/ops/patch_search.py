@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -32,6 +33,7 @@ def nonlocal_neighbours(
     search_size: int = 40,
     k: int = 8,
     include_query: bool = True,
+    validate: bool | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Find the ``k`` nearest patches of each query patch inside its search window, exactly.
 
@@ -50,6 +52,10 @@ def nonlocal_neighbours(
         k: Number of neighbours, from 1 to the number of candidates.
         include_query: Whether the query's own centre is a candidate (then it has distance 0). Other patches that
             equal the query patch are candidates either way.
+        validate: Whether to check that features are finite and queries inside the image. A check waits for the
+            device, so by default (None) only tensors on the CPU are checked. What comes of unchecked tensors that are
+            wrong is undefined. Without checks a search waits once, or more often if distances are almost equal or
+            ``k`` is above the candidates of a query in a corner.
 
     Returns:
         Centres (B, Q, k, 2), int64, and squared L2 distances over the patch_size x patch_size x C values
@@ -58,8 +64,8 @@ def nonlocal_neighbours(
 
     Raises:
         TypeError: If a dtype is wrong.
-        ValueError: If a shape, a size or ``k`` is wrong, a feature is not finite (or too large to square), or a
-            query patch leaves the image.
+        ValueError: If a shape, a size or ``k`` is wrong; if checked, also if a feature is not finite (or too large to
+            square) or a query patch leaves the image.
 
     Example:
         >>> image = torch.arange(8.0).repeat(8, 1)[None, None]  # a horizontal ramp
@@ -69,7 +75,7 @@ def nonlocal_neighbours(
         >>> distances[0, 0].tolist()
         [0.0, 0.0, 0.0, 4.0]
     """
-    features, queries = _checked(features, queries, patch_size, search_size, k)
+    features, queries = _checked(features, queries, patch_size, search_size, k, validate)
     (batch, num), device = queries.shape[:2], features.device
     height, width = features.shape[2:]
     # All windows have one shape: at a border a window moves inwards, and candidates that are too far are masked.
@@ -77,18 +83,21 @@ def nonlocal_neighbours(
     grid = (window[0] - patch_size + 1, window[1] - patch_size + 1)
     corner = queries.reshape(-1, 2) - patch_size // 2  # of the query patch
     wanted = corner - search_size // 2
-    origin = wanted.clamp(min=0).minimum(wanted.new_tensor([height - window[0], width - window[1]]))  # of the window
+    limits = zip(wanted.unbind(-1), (height, width), window, strict=True)
+    origin = torch.stack([first.clamp(0, size - side) for first, size, side in limits], -1)  # of the window
     offset = corner - origin
     own = offset[:, :1] * grid[1] + offset[:, 1:]  # candidate (i, j) of a window has the index i * grid[1] + j
     counts = torch.full((batch * num,), grid[0] * grid[1], device=device)
-    moved = bool((origin != wanted).any())
+    # Elsewhere than on a CPU, the mask costs less than to wait for the answer.
+    moved = device.type != "cpu" or bool((origin != wanted).any())
     if moved:
         steps = torch.arange(max(grid), device=device) + (origin - wanted)[:, :, None]
         inside = (steps >= 0) & (steps < search_size)
         rows, columns = inside[:, 0, : grid[0]], inside[:, 1, : grid[1]]
         counts = rows.sum(-1) * columns.sum(-1)
     counts -= int(not include_query)
-    if bool((counts < k).any()):
+    fewest = math.prod(min(size, search_size // 2 + 1, (search_size + 1) // 2) for size in grid)  # in some corner
+    if k > fewest - int(not include_query) and bool((counts < k).any()):
         worst = int(counts.argmin())
         raise ValueError(
             f"k = {k} is above the {int(counts[worst])} candidates of the query at (row, column) "
@@ -100,16 +109,25 @@ def nonlocal_neighbours(
     distances = torch.empty(batch * num, k, dtype=features.dtype, device=device)
     image = torch.arange(batch * num, device=device) // max(num, 1)
     step = max(1, _BLOCK_BYTES // (128 * grid[0] * grid[1]))
-    for start in range(0, batch * num, step):
+
+    def candidates(start: int) -> _Block:
         part = slice(start, start + step)
         where = image[part], corner[part], origin[part]
         score, margin = _scores(features, where, window, patch_size)
         if moved:
             score.masked_fill_(~(rows[part, :, None] & columns[part, None]), math.inf)
         score = score.flatten(1).scatter_(1, own[part], 0.0 if include_query else math.inf)
-        value, index = _nearest(score, margin, own[part], k, features, where, grid[1], patch_size)
-        centres[part] = _positions(index, grid[1]) + (where[2][:, None] + patch_size // 2)
-        distances[part] = value
+        return _Block(part, score, margin, own[part], k, features, where, grid[1], patch_size)
+
+    blocks: Iterable[_Block] = map(candidates, range(0, batch * num, step))
+    if device.type != "cpu":
+        blocks = list(blocks)
+        if blocks and not bool(torch.stack([block.is_open for block in blocks]).any()):  # the one wait of a search
+            for block in blocks:
+                block.settled = True
+    for block in blocks:
+        index, distances[block.part] = block.nearest()
+        centres[block.part] = _positions(index, grid[1]) + (block.where[2][:, None] + patch_size // 2)
     return centres.view(batch, num, k, 2), distances.view(batch, num, k)
 
 
@@ -183,32 +201,74 @@ def _transformed(
     return spectrum, region.square_().sum(1), query.square_().sum((1, 2, 3))
 
 
-def _nearest(
-    score: Tensor, margin: Tensor, own: Tensor, k: int, features: Tensor, where: _Where, columns: int, patch: int
-) -> tuple[Tensor, Tensor]:
-    """The k least distances (N, k) and their indices, from scores (N, M) that are off by at most ``margin``."""
-    # What the rounding of a float64 sum of n values may part, relative to the sum: n roundoffs in each of the two
-    # that are compared, doubled for the rounding of the squares and for good measure.
-    tie = 4 * _ROUNDOFF * (features.shape[1] * patch**2 + 4)
-    value, index = score.topk(min(k + 1, score.shape[1]), largest=False)
-    # Up to here come the scores of all distances up to the true kth: that one's score is off, and so is theirs.
-    bound = value[:, k - 1 : k] * (1 + tie) + 2 * margin
-    if bool((value[:, k:] <= bound).any()):
-        value, index = score.topk(int((score <= bound).sum(-1).max()), largest=False)
-    close = value.diff(dim=-1) <= 2 * margin + tie * value[:, :-1]  # False from the last candidate to the masked ones
-    vague = margin > value * (torch.finfo(features.dtype).eps / 2)
-    vague[:, 1:] |= close
-    vague[:, :-1] |= close
-    # The own centre's distance is 0, and the scores of a flat query patch (margin 0) are direct differences already.
-    vague &= (margin > 0) & (index != own)
-    query, place = vague.nonzero(as_tuple=True)
-    if len(query):
-        image, corner, origin = (tensor[query] for tensor in where)
-        at = _positions(index[query, place], columns) + origin
-        value[query, place] = _direct(features, image, corner, at, patch)
-    if bool(close.any()):
-        value, index = _ordered(value, index, tie)
-    return value[:, :k], index[:, :k]
+class _Block:
+    """The least scores of some queries; `is_open` tells whether anything is left to settle, without waiting for it.
+
+    Args:
+        part: Which queries.
+        score: Squared distances (N, M), off by at most ``margin``.
+        margin: (N, 1).
+        own: Index of each query's own centre (N, 1).
+        k: Number of neighbours.
+        features: As searched.
+        where: See `_Where`.
+        columns: Candidates in a row of a window.
+        patch: Side of a patch.
+    """
+
+    def __init__(
+        self,
+        part: slice,
+        score: Tensor,
+        margin: Tensor,
+        own: Tensor,
+        k: int,
+        features: Tensor,
+        where: _Where,
+        columns: int,
+        patch: int,
+    ) -> None:
+        self.part, self.score, self.margin, self.own, self.k = part, score, margin, own, k
+        self.features, self.where, self.columns, self.patch = features, where, columns, patch
+        self.settled = False
+        # What the rounding of a float64 sum of n values may part, relative to the sum: n roundoffs in each of the two
+        # that are compared, doubled for the rounding of the squares and for good measure.
+        self.tie = 4 * _ROUNDOFF * (features.shape[1] * patch**2 + 4)
+        self.value, self.index = score.topk(min(k + 1, score.shape[1]), largest=False)
+        # Up to here come the scores of all distances up to the true kth: that one's score is off, and so is theirs.
+        self.bound = self.value[:, k - 1 : k] * (1 + self.tie) + 2 * margin
+        if score.device.type != "cpu":  # a CPU asks when it settles
+            close, vague = self._unsettled()
+            self.is_open = (self.value[:, k:] <= self.bound).any() | (close.any() | vague.any())
+
+    def _unsettled(self) -> tuple[Tensor, Tensor]:
+        """Where the order of neighbours (N, n - 1) and their distances (N, n) need direct differences."""
+        value, margin = self.value, self.margin
+        close = value.diff(dim=-1) <= 2 * margin + self.tie * value[:, :-1]  # False from the last to the masked ones
+        vague = margin > value * (torch.finfo(self.features.dtype).eps / 2)
+        vague[:, 1:] |= close
+        vague[:, :-1] |= close
+        # The own centre's distance is 0; the scores of a flat query patch (margin 0) are direct differences already.
+        vague &= (margin > 0) & (self.index != self.own)
+        return close, vague
+
+    def nearest(self) -> tuple[Tensor, Tensor]:
+        """Indices and distances (N, k) of the nearest candidates."""
+        if not self.settled:
+            self._settle()
+        return self.index[:, : self.k], self.value[:, : self.k]
+
+    def _settle(self) -> None:
+        if bool((self.value[:, self.k :] <= self.bound).any()):
+            self.value, self.index = self.score.topk(int((self.score <= self.bound).sum(-1).max()), largest=False)
+        close, vague = self._unsettled()
+        query, place = vague.nonzero(as_tuple=True)
+        if len(query):
+            image, corner, origin = (tensor[query] for tensor in self.where)
+            at = _positions(self.index[query, place], self.columns) + origin
+            self.value[query, place] = _direct(self.features, image, corner, at, self.patch)
+        if bool(close.any()):
+            self.value, self.index = _ordered(self.value, self.index, self.tie)
 
 
 def _direct(features: Tensor, image: Tensor, corner: Tensor, at: Tensor, patch: int) -> Tensor:
@@ -234,7 +294,9 @@ def _ordered(value: Tensor, index: Tensor, tie: float) -> tuple[Tensor, Tensor]:
     return torch.where(starts, value, 0).cummax(-1).values, index.gather(-1, order)
 
 
-def _checked(features: Tensor, queries: Tensor, patch_size: int, search_size: int, k: int) -> tuple[Tensor, Tensor]:
+def _checked(
+    features: Tensor, queries: Tensor, patch_size: int, search_size: int, k: int, validate: bool | None
+) -> tuple[Tensor, Tensor]:
     """Check the arguments; features as float32 or float64, queries as int64 on the features' device."""
     for name, number in (("patch_size", patch_size), ("search_size", search_size), ("k", k)):
         if not isinstance(number, int):
@@ -257,6 +319,17 @@ def _checked(features: Tensor, queries: Tensor, patch_size: int, search_size: in
         )
     if features.dtype != torch.float64:
         features = features.float()
+    height, width = features.shape[2:]
+    if min(height, width) < patch_size:
+        raise ValueError(f"features of {height} x {width} pixels are smaller than the patch_size {patch_size}")
+    queries = queries.to(features.device, torch.int64)
+    if features.device.type == "cpu" if validate is None else validate:
+        _check_values(features, queries, patch_size)
+    return features, queries
+
+
+def _check_values(features: Tensor, queries: Tensor, patch_size: int) -> None:
+    """Check what only values tell, for which a device has to be waited for."""
     low, high = (float(end) for end in features.aminmax())
     # Distances are at most C p^2 (2 max)^2, which must not overflow. A NaN fails the comparison too.
     largest = math.sqrt(torch.finfo(features.dtype).max / features.shape[1]) / (4 * patch_size)
@@ -264,9 +337,6 @@ def _checked(features: Tensor, queries: Tensor, patch_size: int, search_size: in
         what = f"values beyond ±{largest:.2g}" if math.isfinite(low) and math.isfinite(high) else "NaN or infinity"
         raise ValueError(f"features must be finite, got {what} (minimum {low}, maximum {high})")
     height, width = features.shape[2:]
-    if min(height, width) < patch_size:
-        raise ValueError(f"features of {height} x {width} pixels are smaller than the patch_size {patch_size}")
-    queries = queries.to(features.device, torch.int64)
     half = patch_size // 2
     last = torch.tensor([height, width], device=queries.device) - (patch_size - half)
     outside = ((queries < half) | (queries > last)).any(-1)
@@ -277,4 +347,3 @@ def _checked(features: Tensor, queries: Tensor, patch_size: int, search_size: in
             f"rows must be {half} to {int(last[0])} and columns {half} to {int(last[1])} "
             f"(patch_size {patch_size}, image {height} x {width})"
         )
-    return features, queries

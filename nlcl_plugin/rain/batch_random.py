@@ -42,7 +42,8 @@ class BatchRandom:
         Returns:
             The own rows of what was drawn.
         """
-        return draw(self.total)[self.rows].to(device)
+        # Blocking, a copy would wait for all work of the device.
+        return draw(self.total)[self.rows].to(device, non_blocking=True)
 
     def uniform(self, low: float, high: float, like: Tensor) -> Tensor:
         """A number in [low, high) for each image, (B, 1, 1, 1), on the device and of the type of `like`."""

@@ -58,4 +58,4 @@ def _blurred(images: Tensor) -> Tensor:
 
 def _as_jpeg(image: Tensor, quality: int) -> Tensor:
     levels = (image.float().clamp(0, 1) * 255).round().to("cpu", torch.uint8)
-    return (decode_jpeg(encode_jpeg(levels, quality)) / 255).to(image)
+    return (decode_jpeg(encode_jpeg(levels, quality)) / 255).to(image, non_blocking=True)

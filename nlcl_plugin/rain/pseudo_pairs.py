@@ -65,7 +65,7 @@ def replace_by_rendered(rain: Tensor, options: RainVariation, random: BatchRando
     rain = rain.clone()
     for place, seed in random.seeds(options.rendered).items():
         rendered = render((rain.shape[-2], rain.shape[-1]), np.random.default_rng(seed))
-        rain[place] = torch.from_numpy(rendered).to(rain)  # grey: all channels alike
+        rain[place] = torch.from_numpy(rendered).to(rain, non_blocking=True)  # grey: all channels alike
     return rain
 
 

@@ -76,7 +76,7 @@ def add_structure(clean: Tensor, options: RainVariation, random: BatchRandom) ->
     for place, seed in random.seeds(options.structure).items():
         image = clean[place].detach().float().permute(1, 2, 0).cpu().numpy()
         drawn = draw_structure(image, np.random.default_rng(seed))
-        clean[place] = torch.from_numpy(drawn).permute(2, 0, 1).to(clean)
+        clean[place] = torch.from_numpy(drawn).permute(2, 0, 1).to(clean, non_blocking=True)
     return clean
 
 
