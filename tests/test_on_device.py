@@ -78,7 +78,11 @@ def test_mmengine_trains_and_validates_on_the_device(device, monkeypatch):  # no
     model.data_preprocessor._device = device  # what MMEngine sets where it knows the device
     optimizers = mm_helpers.optimizers(model)
     for seed in (0, 1):  # either stage
-        log = model.train_step(mm_helpers.batch(seed), optimizers)
+        inputs = model.data_preprocessor.cast_data(mm_helpers.batch(seed))
+        waits.clear()
+        log = model.train_step(inputs, optimizers)
+        found = [wait.rsplit(":")[0] for wait in waits if "patch_search" not in wait]
+        assert found == ["tolist at unpaired_iteration.py"], waits
         assert all(torch.isfinite(value).all() for value in log.values() if isinstance(value, torch.Tensor))
     model.eval()
     model.val_step({key: value[:1] for key, value in mm_helpers.batch().items()})

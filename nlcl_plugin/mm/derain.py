@@ -128,6 +128,12 @@ class NLCLDerain(BaseModel):
         # Iterations taken, running mean of |R| (NaN at first), steps left out: a checkpoint knows its stage.
         self.register_buffer("progress", torch.tensor([0.0, math.nan, 0.0]))
 
+    def _apply(self, *arguments: Any, **options: Any) -> nn.Module:
+        # It stays on the CPU, as each step reads it: elsewhere that would wait for all work of the device.
+        super()._apply(*arguments, **options)
+        self.progress = self.progress.cpu()
+        return self
+
     def _build_loss(self, options: dict[str, Any]) -> nn.Module:
         self.criteria.append(MODELS.build(options))
         return self.criteria[-1]
