@@ -57,7 +57,7 @@ def anchor_losses(positives: Tensor, negatives: Tensor, form: str = "out") -> Te
     return everything - mean
 
 
-def anchor_floor(num_positives: int, num_negatives: int, temperature: float, form: str = "out") -> float:
+def anchor_floor(num_positives: int, num_negatives: int, temperature: float | Tensor, form: str = "out") -> float:
     """Value that `anchor_losses` cannot go below for embeddings of unit length and their dot products.
 
     Args:
@@ -71,5 +71,5 @@ def anchor_floor(num_positives: int, num_negatives: int, temperature: float, for
         `single`.
     """
     if form == "decoupled":
-        return math.log(num_negatives) - 2 / temperature
+        return math.log(num_negatives) - 2 / float(temperature)  # read only here: a tensor's device is waited for
     return 0.0 if form == "single" else math.log(num_positives)

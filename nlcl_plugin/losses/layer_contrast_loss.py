@@ -162,8 +162,8 @@ def layer_contrast_floor(
         >>> round(layer_contrast_floor(8, 128), 2)
         4.67
     """
-    image = anchor_floor(n_image - 1, n_rain, float(temperature_image), form)
-    rain = anchor_floor(n_rain - 1, n_image, float(temperature_rain), form)
+    image = anchor_floor(n_image - 1, n_rain, temperature_image, form)
+    rain = anchor_floor(n_rain - 1, n_image, temperature_rain, form)
     return (weight_image * n_image * image + weight_rain * n_rain * rain) / (n_image + n_rain)
 
 
