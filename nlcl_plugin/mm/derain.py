@@ -128,12 +128,6 @@ class NLCLDerain(BaseModel):
         # Iterations taken, running mean of |R| (NaN at first), steps left out: a checkpoint knows its stage.
         self.register_buffer("progress", torch.tensor([0.0, math.nan, 0.0]))
 
-    def _apply(self, *arguments: Any, **options: Any) -> nn.Module:
-        # It stays on the CPU, as each step reads it: elsewhere that would wait for all work of the device.
-        super()._apply(*arguments, **options)
-        self.progress = self.progress.cpu()
-        return self
-
     def _build_loss(self, options: dict[str, Any]) -> nn.Module:
         self.criteria.append(MODELS.build(options))
         return self.criteria[-1]
@@ -177,7 +171,8 @@ class NLCLDerain(BaseModel):
             size = "×".join(map(str, batch["lq"].shape[-2:]))
             raise InputError(f"model, with images of {size} pixels: {error}") from error
         mean_rain = math.nan if self.iteration.mean_rain is None else self.iteration.mean_rain
-        self.progress.copy_(torch.tensor([taken + 1, mean_rain, self.iteration.skipped_steps]))
+        now = torch.tensor([taken + 1, mean_rain, self.iteration.skipped_steps])
+        self.progress.copy_(now, non_blocking=True)
         return dict(log) if log is not None else {"skipped_steps": float(self.iteration.skipped_steps)}
 
     @torch.no_grad()

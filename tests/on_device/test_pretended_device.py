@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from pretended_device import device, waits  # noqa: F401  the first is a fixture
+from pretended_device import waits
 
 
-def test_the_device_refuses_what_a_gpu_refuses(device):  # noqa: F811
+def test_the_device_refuses_what_a_gpu_refuses(device):
     x = torch.rand(2, 3).to(device)
     for fault in (
         lambda: x + torch.zeros(2, 3),
@@ -22,7 +22,7 @@ def test_the_device_refuses_what_a_gpu_refuses(device):  # noqa: F811
     assert torch.equal((x + torch.tensor(1.0)).cpu(), x.cpu() + 1)
 
 
-def test_every_wait_is_recorded(device):  # noqa: F811
+def test_every_wait_is_recorded(device):
     x = torch.rand(3).to(device, non_blocking=True)
     index = torch.zeros(1, dtype=torch.int64, device=device)
     assert (x * 2).sum().device == x[index].device == device

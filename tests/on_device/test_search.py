@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from pretended_device import device, waits  # noqa: F401  the first is a fixture
+from pretended_device import waits
 from test_patch_search import image_makers, make_image, spread_queries
 
 from nlcl_plugin.ops import intrinsic_dimension, nonlocal_neighbours, patch_search
@@ -14,7 +14,7 @@ def search(features, queries, **arguments):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("name", image_makers())
-def test_same_as_on_the_cpu_with_ties_and_borders(device, monkeypatch, name, dtype):  # noqa: F811
+def test_same_as_on_the_cpu_with_ties_and_borders(device, monkeypatch, name, dtype):
     monkeypatch.setattr(patch_search, "_BLOCK_BYTES", 128 * 100 * 5)  # more than one block
     image, queries = make_image(name, height=14, width=17).to(dtype), spread_queries(2, 14, 17, 4)
     for k, include_query in ((1, True), (8, False), (25, True)):
@@ -23,7 +23,7 @@ def test_same_as_on_the_cpu_with_ties_and_borders(device, monkeypatch, name, dty
         assert all(torch.equal(f.cpu(), e) for f, e in zip(found, expected, strict=True))
 
 
-def test_a_search_waits_once_and_checks_values_where_asked_to(device):  # noqa: F811
+def test_a_search_waits_once_and_checks_values_where_asked_to(device):
     image, queries = make_image("random").to(device), spread_queries(2, 26, 33, 4).to(device)
     waits.clear()
     search(image, queries, k=8)
@@ -37,7 +37,7 @@ def test_a_search_waits_once_and_checks_values_where_asked_to(device):  # noqa: 
 
 
 @pytest.mark.parametrize("method", ["mle", "two_nn"])
-def test_dimension_is_that_of_the_cpu(device, method):  # noqa: F811
+def test_dimension_is_that_of_the_cpu(device, method):
     points = torch.rand(2, 40, 6, generator=torch.Generator().manual_seed(0))
     for k in (5, (4, 8)):
         expected = intrinsic_dimension(points, k=k, method=method)

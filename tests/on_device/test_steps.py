@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from model_helpers import RESTORER, build, options, step
-from pretended_device import device, waits  # noqa: F401  the first is a fixture
+from pretended_device import waits
 
 COMPOSITE = {
     "type": "AsymmetricNLCLLoss", "form": "single", "temperature": 0.02,
@@ -33,7 +33,7 @@ SEARCHES = {"residual": 2, "two branches": 2, "automatic asymmetry": 2, "composi
 
 
 @pytest.mark.parametrize("kind", STEPS)
-def test_a_step_stays_on_the_device_and_waits_once_and_once_a_search(tmp_path, device, kind):  # noqa: F811
+def test_a_step_stays_on_the_device_and_waits_once_and_once_a_search(tmp_path, device, kind):
     decomposition, train = STEPS[kind]
     model = build(options(tmp_path, decomposition, **train))
     assert all(p.device == device for net in model.nets.values() for p in net.parameters())
