@@ -21,7 +21,9 @@ from gpu.rows import FAIL
 
 from nlcl_plugin.errors import InputError, exit_code_of
 
-PARTS = ("environment", "equal", "search", "options", "resume", "step", "infer", "loader", "multi")
+# Seconds that each part may take at most; what cannot be seen elsewhere comes first.
+PARTS = {"environment": 30, "equal": 90, "multi": 100, "resume": 60, "options": 120, "search": 30, "infer": 40,
+         "loader": 40, "step": 150}  # fmt: skip
 BUDGET, QUICK = 540 - runner.GRACE - 5, 120 - 15  # seconds; a part that hangs takes its grace
 
 
@@ -37,7 +39,7 @@ def _check(argv) -> int:
     if arguments.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: torch finds no GPU; see nvidia-smi and torch.version.cuda, or use cpu")
     start, rows = time.time(), []
-    parts = [part for part in PARTS if part in (arguments.part or PARTS)]
+    parts = {part: seconds for part, seconds in PARTS.items() if part in (arguments.part or PARTS)}
     with tempfile.TemporaryDirectory(prefix="gpu_check_") as folder:
         found = runner.run(
             parts,

@@ -193,7 +193,8 @@ class TopOptions(OpenBlock):
         "without its low frequencies: colours and brightness of regions stay.",
     )
     num_gpu: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
-        "auto", description="GPUs of this process; 0 is the CPU, `auto` all that are there."
+        "auto",
+        description="GPUs of this process; 0 is the CPU, `auto` one GPU if there is any. For more start `torchrun`.",
     )
     manual_seed: int | None = Field(
         None, ge=0, lt=2**31, description="Seed of all randomness; one is drawn, and logged, where none is given."

@@ -194,7 +194,9 @@ def complete(options: dict[str, Any], *, root: str, is_train: bool, auto_resume:
     options.update(name=name, is_train=is_train, auto_resume=auto_resume, root_path=root)
     options.setdefault("scale", 1)
     if options.get("num_gpu", "auto") == "auto":
-        options["num_gpu"] = torch.cuda.device_count()
+        # BasicSR would take all, with a batch for each: another recipe, and batches larger than small folders.
+        there = torch.cuda.device_count()
+        options["num_gpu"] = there if options.get("dist") else min(there, 1)
     for key, dataset in list(options["datasets"].items()):
         if dataset.pop("optional", False) and not _roots_exist(dataset):
             warnings.warn(f"datasets.{key} is left out: its folders don't exist and it is optional", stacklevel=2)
@@ -230,11 +232,8 @@ def _complete_dataset(name: str, dataset: dict[str, Any], options: dict[str, Any
     for key in ("dataroot_gt", "dataroot_lq"):
         if dataset.get(key) is not None:
             dataset[key] = os.path.expanduser(str(dataset[key]))
-    if not torch.cuda.is_available():
-        if dataset.get("pin_memory"):
-            dataset["pin_memory"] = False  # pinning needs a GPU; torch would warn at every epoch
-    elif dataset["phase"] == "train" and dataset.get("pin_memory") is None:
-        dataset["pin_memory"] = True  # else the copy of each batch to the GPU waits for all that runs there
+    if dataset.get("pin_memory") and not torch.cuda.is_available():
+        dataset["pin_memory"] = False  # pinning needs a GPU; torch would warn at every epoch
 
 
 def _roots_exist(dataset: dict[str, Any]) -> bool:

@@ -25,6 +25,7 @@ from nlcl_plugin.models.optimization import frozen_copy, own_random_stream
 from nlcl_plugin.models.unpaired_iteration import UnpairedIteration, bare, needed_nets
 from nlcl_plugin.networks.about import describe
 from nlcl_plugin.networks.weights import weights_of
+from nlcl_plugin.rain.batch_random import to_device
 
 # Arguments of NLCLDerain, and attributes, by the labels that the iteration uses.
 NAMES = {"g": "generator", "r": "rain_generator", "d": "discriminator", "p": "heads", "s": "restorer"}
@@ -172,7 +173,7 @@ class NLCLDerain(BaseModel):
             raise InputError(f"model, with images of {size} pixels: {error}") from error
         mean_rain = math.nan if self.iteration.mean_rain is None else self.iteration.mean_rain
         now = torch.tensor([taken + 1, mean_rain, self.iteration.skipped_steps])
-        self.progress.copy_(now, non_blocking=True)
+        self.progress.copy_(to_device(now, self.progress.device))
         return dict(log) if log is not None else {"skipped_steps": float(self.iteration.skipped_steps)}
 
     @torch.no_grad()

@@ -21,6 +21,7 @@ from torch import Tensor
 _ROUNDOFF = 2.0**-53  # of float64, in which scores and direct differences are computed
 _BLOCK_BYTES = 40 << 20  # of temporaries at a time
 _BLOCK_BYTES_CPU = 8 << 20  # a CPU is slower on blocks that leave its cache
+_BLOCKS = 256  # whose scores a device holds together, so that the host waits once for all of them
 _Where = tuple[Tensor, Tensor, Tensor]  # per query: number of the image, first pixels of the patch and of the window
 
 
@@ -53,8 +54,9 @@ def nonlocal_neighbours(
         include_query: Whether the query's own centre is a candidate (then it has distance 0). Other patches that
             equal the query patch are candidates either way.
         validate: Whether to check that features are finite and queries inside the image. A check waits for the
-            device, so by default (None) only tensors on the CPU are checked. What comes of unchecked tensors that are
-            wrong is undefined. Without checks a search waits once, or more often if distances are almost equal or
+            device, so by default (None) only tensors on the CPU are checked. Unchecked queries outside are moved to
+            the nearest place inside, and unchecked features that are not finite have arbitrary neighbours. Without
+            checks a search waits once, or more often if distances are almost equal or
             ``k`` is above the candidates of a query in a corner.
 
     Returns:
@@ -119,15 +121,16 @@ def nonlocal_neighbours(
         score = score.flatten(1).scatter_(1, own[part], 0.0 if include_query else math.inf)
         return _Block(part, score, margin, own[part], k, features, where, grid[1], patch_size)
 
-    blocks: Iterable[_Block] = map(candidates, range(0, batch * num, step))
-    if device.type != "cpu":
-        blocks = list(blocks)
-        if blocks and not bool(torch.stack([block.is_open for block in blocks]).any()):  # the one wait of a search
-            for block in blocks:
-                block.settled = True
-    for block in blocks:
-        index, distances[block.part] = block.nearest()
-        centres[block.part] = _positions(index, grid[1]) + (block.where[2][:, None] + patch_size // 2)
+    for first in range(0, batch * num, step * _BLOCKS):
+        blocks: Iterable[_Block] = map(candidates, range(first, min(first + step * _BLOCKS, batch * num), step))
+        if device.type != "cpu":
+            blocks = list(blocks)
+            if not bool(torch.stack([block.is_open for block in blocks]).any()):  # the one wait of these blocks
+                for block in blocks:
+                    block.settled = True
+        for block in blocks:
+            index, distances[block.part] = block.nearest()
+            centres[block.part] = _positions(index, grid[1]) + (block.where[2][:, None] + patch_size // 2)
     return centres.view(batch, num, k, 2), distances.view(batch, num, k)
 
 
@@ -325,7 +328,10 @@ def _checked(
     queries = queries.to(features.device, torch.int64)
     if features.device.type == "cpu" if validate is None else validate:
         _check_values(features, queries, patch_size)
-    return features, queries
+        return features, queries
+    half = patch_size // 2  # an index out of range would end the whole process on CUDA
+    rows, columns = (queries[..., axis].clamp(half, (height, width)[axis] - patch_size + half) for axis in (0, 1))
+    return features, torch.stack([rows, columns], -1)
 
 
 def _check_values(features: Tensor, queries: Tensor, patch_size: int) -> None:

@@ -11,6 +11,12 @@ from torch import Tensor
 from nlcl_plugin.ops import random_centres
 
 
+def to_device(x: Tensor, like: torch.device | Tensor) -> Tensor:
+    """A copy on a device, or of the type of a tensor too; blocking, it would wait for all work of the device."""
+    where = like.device if isinstance(like, Tensor) else like
+    return x.to(like, non_blocking=where.type != "mps")  # which may read `x` after it has gone
+
+
 class BatchRandom:
     """Random numbers for some images of a batch.
 
@@ -42,8 +48,7 @@ class BatchRandom:
         Returns:
             The own rows of what was drawn.
         """
-        # Blocking, a copy would wait for all work of the device.
-        return draw(self.total)[self.rows].to(device, non_blocking=True)
+        return to_device(draw(self.total)[self.rows], device)
 
     def uniform(self, low: float, high: float, like: Tensor) -> Tensor:
         """A number in [low, high) for each image, (B, 1, 1, 1), on the device and of the type of `like`."""

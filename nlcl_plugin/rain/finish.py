@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision.io import decode_jpeg, encode_jpeg
 from torchvision.transforms.functional import gaussian_blur
 
-from nlcl_plugin.rain.batch_random import BatchRandom
+from nlcl_plugin.rain.batch_random import BatchRandom, to_device
 from nlcl_plugin.rain.variation import RainVariation
 
 QUALITY = (60.0, 98.0)  # of JPEG
@@ -58,4 +58,4 @@ def _blurred(images: Tensor) -> Tensor:
 
 def _as_jpeg(image: Tensor, quality: int) -> Tensor:
     levels = (image.float().clamp(0, 1) * 255).round().to("cpu", torch.uint8)
-    return (decode_jpeg(encode_jpeg(levels, quality)) / 255).to(image, non_blocking=True)
+    return to_device(decode_jpeg(encode_jpeg(levels, quality)) / 255, image)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nlcl_plugin.losses import lay_rain
-from nlcl_plugin.rain.batch_random import BatchRandom
+from nlcl_plugin.rain.batch_random import BatchRandom, to_device
 from nlcl_plugin.rain.photographic import render_photographic_rain
 from nlcl_plugin.rain.renderer import render_rain
 from nlcl_plugin.rain.variation import RainVariation
@@ -65,7 +65,7 @@ def replace_by_rendered(rain: Tensor, options: RainVariation, random: BatchRando
     rain = rain.clone()
     for place, seed in random.seeds(options.rendered).items():
         rendered = render((rain.shape[-2], rain.shape[-1]), np.random.default_rng(seed))
-        rain[place] = torch.from_numpy(rendered).to(rain, non_blocking=True)  # grey: all channels alike
+        rain[place] = to_device(torch.from_numpy(rendered), rain)  # grey: all channels alike
     return rain
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nlcl_plugin.rain.batch_random import BatchRandom
+from nlcl_plugin.rain.batch_random import BatchRandom, to_device
 from nlcl_plugin.rain.variation import RainVariation
 
 _FINER = 4  # drawn at so many times the size and averaged, so that lines may be thinner than a pixel
@@ -76,7 +76,7 @@ def add_structure(clean: Tensor, options: RainVariation, random: BatchRandom) ->
     for place, seed in random.seeds(options.structure).items():
         image = clean[place].detach().float().permute(1, 2, 0).cpu().numpy()
         drawn = draw_structure(image, np.random.default_rng(seed))
-        clean[place] = torch.from_numpy(drawn).permute(2, 0, 1).to(clean, non_blocking=True)
+        clean[place] = to_device(torch.from_numpy(drawn).permute(2, 0, 1), clean)
     return clean
 
 

@@ -35,7 +35,9 @@ class TrainingBatches:
     """
 
     def __init__(self, opt: dict[str, Any]) -> None:
-        options = opt["datasets"]["train"]
+        options = dict(opt["datasets"]["train"])
+        if opt["num_gpu"] and options.get("pin_memory") is None:
+            options["pin_memory"] = True  # else the copy of each batch to the GPU waits for all that runs there
         self.dataset = SeededDataset(ExplainedDataset(build_dataset(options)), opt["manual_seed"])
         ratio = options.get("dataset_enlarge_ratio", 1)
         self._sampler = EpochSampler(self.dataset, opt["world_size"], opt["rank"], ratio)

@@ -6,9 +6,9 @@ import ctypes
 import sys
 from typing import Any
 
-# Parameters of mallopt(3), from glibc's malloc.h.
-M_TRIM_THRESHOLD = -1
-M_MMAP_MAX = -4
+# Parameters of mallopt(3), and what glibc begins with, from its malloc.h.
+M_TRIM_THRESHOLD, TRIM_THRESHOLD = -1, 128 * 1024
+M_MMAP_MAX, MMAP_MAX = -4, 65536
 
 _libc: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
 
@@ -25,7 +25,14 @@ def keep_freed_memory() -> None:
         _libc.mallopt(M_TRIM_THRESHOLD, -1)  # never
 
 
-def give_back_freed_memory() -> None:
-    """Return what is free now to the system, once: after work whose sizes are not those of the work to come."""
+def give_back_freed_memory(*, from_now_on: bool = False) -> None:
+    """Return what is free to the system: after work whose sizes are not those of the work to come.
+
+    Args:
+        from_now_on: Undo `keep_freed_memory`, as after a training in a notebook.
+    """
+    if from_now_on and hasattr(_libc, "mallopt"):
+        _libc.mallopt(M_MMAP_MAX, MMAP_MAX)
+        _libc.mallopt(M_TRIM_THRESHOLD, TRIM_THRESHOLD)
     if hasattr(_libc, "malloc_trim"):
         _libc.malloc_trim(0)

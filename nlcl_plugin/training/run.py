@@ -12,6 +12,7 @@ from nlcl_plugin.config.option_files import find_option_file, write_options
 from nlcl_plugin.errors import TrainingStoppedError
 from nlcl_plugin.training.distributed import leave_process_group, only_run
 from nlcl_plugin.training.launch import start
+from nlcl_plugin.training.memory import give_back_freed_memory
 from nlcl_plugin.training.train import INTERRUPTED
 from nlcl_plugin.training.train import test as test_model
 from nlcl_plugin.training.train import train as train_model
@@ -19,15 +20,19 @@ from nlcl_plugin.training.train import train as train_model
 
 def run(option_file: str, *, is_train: bool, **start_options: Any) -> tuple[int, str]:
     """Train or test; returns the exit code and the folder of the results. Arguments as of `training.launch.start`."""
-    options = start(option_file, is_train=is_train, **start_options)
-    folder = options["path"]["experiments_root" if is_train else "results_root"]
-    with only_run(folder):
-        try:
-            code = train_model(options, option_file) if is_train else test_model(options)
-        except TrainingStoppedError:  # which all processes raise
-            leave_process_group(4)
-            raise
-        return leave_process_group(code), folder
+    try:
+        options = start(option_file, is_train=is_train, **start_options)
+        folder = options["path"]["experiments_root" if is_train else "results_root"]
+        with only_run(folder):
+            try:
+                code = train_model(options, option_file) if is_train else test_model(options)
+            except TrainingStoppedError:  # which all processes raise
+                leave_process_group(4)
+                raise
+            return leave_process_group(code), folder
+    finally:
+        if is_train:
+            give_back_freed_memory(from_now_on=True)
 
 
 def train(

@@ -9,6 +9,7 @@ import torch
 from training_helpers import make_folders, tiny_options, write_options
 
 from nlcl_plugin.config.check import check_data
+from nlcl_plugin.config.option_files import complete
 from nlcl_plugin.errors import InputError
 from nlcl_plugin.training.launch import start
 
@@ -203,6 +204,14 @@ def test_an_optional_dataset_is_left_out_with_a_warning_where_it_is_missing(begi
     with pytest.warns(UserWarning, match="datasets.val is left out"):
         options = begin(tiny_options(), "datasets:val:optional=true", "datasets:val:dataroot_gt=nowhere")
     assert list(options["datasets"]) == ["train"]
+
+
+@pytest.mark.parametrize(("there", "dist", "expected"), [(0, False, 0), (8, False, 1), (8, True, 8)])
+def test_auto_is_one_gpu_without_a_launcher(monkeypatch, there, dist, expected):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
+    options = {"name": "x", "datasets": {}, "num_gpu": "auto", "dist": dist}
+    complete(options, root="", is_train=False, auto_resume=False, debug=False)
+    assert options["num_gpu"] == expected
 
 
 def test_more_gpus_than_there_are_are_refused_unless_they_are_of_several_machines(monkeypatch):

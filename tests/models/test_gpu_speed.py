@@ -7,10 +7,12 @@ import pytest
 import torch
 from model_helpers import ADAM, RESTORER, batch, build, options, step
 from torch import nn
+from training_helpers import tiny_options
 
 from nlcl_plugin import archs, losses
 from nlcl_plugin.config.option_files import complete
 from nlcl_plugin.models.optimization import frozen_copy, update_average
+from nlcl_plugin.training.loaders import TrainingBatches
 
 NETS = {
     "generator": partial(archs.LayerGenerator, num_feat=8, num_block=1),
@@ -154,14 +156,17 @@ def test_keeping_the_memory_layout_changes_no_value(name):
 
 
 @pytest.mark.parametrize(
-    ("asked", "expected"), [({}, True), ({"pin_memory": None}, True), ({"pin_memory": False}, False)]
+    ("num_gpu", "asked", "expected"),
+    [(1, {}, True), (1, {"pin_memory": None}, True), (1, {"pin_memory": False}, False), (0, {}, False)],
 )
-def test_training_batches_are_pinned_where_there_is_a_gpu(monkeypatch, asked, expected):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    opt = {"datasets": {"train": dict(asked), "val": dict(asked)}, "name": "tiny", "num_gpu": 1}
+def test_training_batches_are_pinned_where_a_gpu_is_used(folder, monkeypatch, num_gpu, asked, expected):
+    monkeypatch.chdir(folder)
+    opt = tiny_options()
     complete(opt, root="", is_train=True, auto_resume=False, debug=False)
-    assert opt["datasets"]["train"]["pin_memory"] is expected
-    assert not opt["datasets"]["val"].get("pin_memory")
+    opt.update(num_gpu=num_gpu, dist=False, rank=0, world_size=1, manual_seed=0)
+    opt["datasets"]["train"].update(asked)
+    assert TrainingBatches(opt)._loader.pin_memory is expected
+    assert opt["datasets"]["train"].get("pin_memory") == asked.get("pin_memory")  # as resuming compares it
 
 
 def test_joined_update_of_averages_equals_the_loop():

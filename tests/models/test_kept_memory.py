@@ -1,6 +1,5 @@
 """Freed memory is kept for the next step: fewer page faults, the same results."""
 
-import ctypes
 import platform
 import resource
 
@@ -8,7 +7,7 @@ import pytest
 import torch
 from model_helpers import RESTORER, build, options, step
 
-from nlcl_plugin.training.memory import M_MMAP_MAX, M_TRIM_THRESHOLD, give_back_freed_memory, keep_freed_memory
+from nlcl_plugin.training.memory import give_back_freed_memory, keep_freed_memory
 
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")
 
@@ -16,14 +15,9 @@ pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other
 @pytest.fixture(autouse=True)
 def given_back():
     """Memory is given back, as glibc does by default, whatever trained in this process before."""
-    yield _give_back()
-    _give_back()
-    give_back_freed_memory()
-
-
-def _give_back():
-    assert ctypes.CDLL(None).mallopt(M_MMAP_MAX, 65536) == 1
-    assert ctypes.CDLL(None).mallopt(M_TRIM_THRESHOLD, 128 * 1024) == 1
+    give_back_freed_memory(from_now_on=True)
+    yield
+    give_back_freed_memory(from_now_on=True)
 
 
 def page_faults():
@@ -42,6 +36,8 @@ def test_a_tensor_gets_the_pages_of_those_before_it_until_they_are_given_back():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.ones(2**24)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before > fresh / 2
+    give_back_freed_memory(from_now_on=True)
+    assert page_faults() > fresh / 2
 
 
 def test_results_are_the_same_bits(tmp_path):

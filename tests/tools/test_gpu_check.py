@@ -1,12 +1,13 @@
 """The check for GPUs at tiny sizes on the CPU: its parts, its reports, and what becomes of faults."""
 
 import json
+import sys
 import time
 
 import gpu_check
 import pytest
 import torch
-from gpu import device, equal, runner, search
+from gpu import device, equal, resume, runner, search
 from gpu.rows import FAIL, MEASURED, NOT_RUN, PASS, Setting
 
 DONE = {  # of each part, what has to be among the results
@@ -117,8 +118,26 @@ def test_a_gpu_that_is_not_there_is_one_line(monkeypatch, capsys):
     assert capsys.readouterr().err.startswith("error: --device cuda: torch finds no GPU")
 
 
+def test_a_part_that_cannot_be_imported_is_a_failed_row(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gpu.step", None)
+    [found] = runner.rows_here("step", setting(tmp_path))
+    assert found["result"] == FAIL
+    assert found["found"].startswith("ModuleNotFoundError")
+
+
+def test_a_training_that_begins_anew_is_not_resumed(tmp_path, monkeypatch):
+    def anew(*args, auto_resume=False, **options):
+        return resume_train(*args, **options)
+
+    resume_train = resume.train
+    monkeypatch.setattr(resume, "train", anew)
+    [found] = resume.measure(setting(tmp_path))
+    assert found["result"] == FAIL
+    assert "begun anew" in found["found"]
+
+
 def test_what_no_longer_fits_is_reported(tmp_path):
-    [(part, rows)] = runner.run(["step"], "cpu", quick=False, folder=tmp_path, deadline=time.time(), apart=False)
+    [(part, rows)] = runner.run({"step": 60}, "cpu", quick=False, folder=tmp_path, deadline=time.time(), apart=False)
     assert (part, rows[0]["case"], rows[0]["result"], rows[0]["found"]) == ("step", "all", NOT_RUN, "time")
     cases = list(runner.rows_here("search", setting(tmp_path, seconds=0)))
     assert [row["found"] for row in cases] == ["time"] * 3

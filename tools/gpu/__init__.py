@@ -1,1 +1,1 @@
-"""The parts of `tools/gpu_check.py`, one a file: each has `SECONDS`, what it may take, and `measure(setting)`."""
+"""The parts of `tools/gpu_check.py`, one per file: each has `measure(setting)`."""

@@ -8,7 +8,6 @@ import torch
 from gpu import device
 from gpu.rows import FAIL, MEASURED, NOT_RUN, PASS, row
 
-SECONDS = 30
 PACKAGES = ("nlcl_plugin", "torch", "torchvision", "basicsr", "numpy", "opencv-python", "mmengine", "triton")
 
 

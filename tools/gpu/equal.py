@@ -9,7 +9,6 @@ from gpu.training import build, noise, options_of, paper
 
 from nlcl_plugin.models import layer_embeddings
 
-SECONDS = 90
 # Kernels add in another order. On a CPU, at a crop of 64, the same step in fp32 and in fp64 differed by 2.4e-7 in a
 # loss and by 5.4e-4 of the norm of a gradient, which passes through all layers of both generators.
 LOSS, GRADIENT = 1e-4, 1e-2

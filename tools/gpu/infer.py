@@ -7,7 +7,6 @@ from gpu.rows import MEASURED, NOT_RUN, attempt, check, no_time, row
 
 from nlcl_plugin.inference.any_size import infer
 
-SECONDS = 60
 SIZES = {"512²": (512, 512), "1080p": (1080, 1920), "4K": (2160, 3840)}
 EXACT = 1e-4  # in [0, 1]: bands of rows and other kernels add in another order
 GREY = 8  # grey levels by which bf16, with 8 bits of its own, may be off
@@ -18,7 +17,7 @@ def measure(setting):
     sizes = {"64²": (64, 64)} if setting.tiny else SIZES
     net, rate = generator(setting.device), device.copy_rate(setting.device)
     with device.exact():
-        yield _correct(setting, net, next(iter(sizes.items())))
+        yield attempt("result", _correct, setting, net, next(iter(sizes.items())))
     for size, shape in sizes.items():
         if setting.quick and size == "4K":
             yield row(size, NOT_RUN, "--quick")

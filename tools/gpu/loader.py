@@ -9,7 +9,6 @@ from nlcl_plugin.config.option_files import write_options
 from nlcl_plugin.training.launch import start
 from nlcl_plugin.training.loaders import TrainingBatches
 
-SECONDS = 60
 AHEAD = 2  # batches that each worker of a loader makes ahead
 
 

@@ -10,9 +10,8 @@ from statistics import median
 
 import torch
 from gpu import device
-from gpu.rows import MEASURED, NOT_RUN, Setting, check, row, within
+from gpu.rows import MEASURED, NOT_RUN, Setting, check, no_time, row, within
 
-SECONDS = 100
 HERE = Path(__file__).resolve()
 PROCESSES = 2
 EXACT = 1e-8  # of the largest gradient; in fp64, so that only sums in another order differ
@@ -26,6 +25,9 @@ def measure(setting):
         yield row(
             "NCCL", NOT_RUN, f"{gpus} GPUs, and it takes {PROCESSES}; what follows ran on the CPU over gloo, tiny"
         )
+    if not setting.fits(15 if setting.tiny else 45):
+        yield no_time("two processes")
+        return
     for found in job(setting, "cuda" if nccl else "cpu"):
         found["case"] = f"{'NCCL' if nccl else 'gloo on the CPU'}: {found['case']}"
         yield found

@@ -11,7 +11,6 @@ from gpu.training import make_images, options_of, shortened, silence, trains
 
 from nlcl_plugin.training.run import train
 
-SECONDS = 150
 QUICK = ("nlcl.yml", "nlcl_best.yml", "nlcl_real.yml", "mix_nlcl_esrgan.yml")
 TINY = ("nlcl_quickstart.yml", "restorer_from_bank.yml")
 

@@ -11,8 +11,6 @@ from gpu.training import make_images, options_of, paper, shortened, silence
 
 from nlcl_plugin.training.run import train
 
-SECONDS = 60
-
 
 def measure(setting):
     """Yield the rows of this part."""
@@ -48,14 +46,17 @@ def _resumed(case, options, setting, half):
             resumed = roots[1] / states.relative_to(roots[0])
             for path in [*resumed.glob(f"{2 * half}.*"), *resumed.parent.glob(f"models/*_{2 * half}.*")]:
                 path.unlink()
+            kept = resumed / f"{half}.state"
+            before_resuming = kept.stat().st_mtime_ns
             train(options, root=roots[1], auto_resume=True)
+            continued = kept.is_file() and kept.stat().st_mtime_ns == before_resuming  # not begun anew
     finally:
         torch.use_deterministic_algorithms(before[0])
         torch.backends.cudnn.benchmark = before[1]
     found = _contents(roots[1] / whole.relative_to(roots[0]), 2 * half)
     differing = sorted(name for name, value in wanted.items() if name not in found or not same(found[name], value))
-    text = f"{len(wanted)} files, differing: {', '.join(differing) or 'none'}"
-    return check(case, bool(wanted) and not differing, text, "weights and optimizers equal bit for bit")
+    text = f"{len(wanted)} files, differing: {', '.join(differing) or 'none'}{'' if continued else '; begun anew'}"
+    return check(case, bool(wanted) and not differing and continued, text, "weights and optimizers equal bit for bit")
 
 
 def _contents(folder, iteration):

@@ -19,9 +19,13 @@ GRACE = 30  # seconds that a part may take longer than it should, until it is ta
 
 def rows_here(part, setting):
     """Yield the rows of a part; one that raises ends with a failed row that has the error and its line."""
-    rows = iter(importlib.import_module(f"gpu.{part}").measure(setting))
+    rows = _rows(part, setting)
     while found := attempt("the part itself", next, rows, None):
         yield {"part": part, **found}
+
+
+def _rows(part, setting):
+    yield from importlib.import_module(f"gpu.{part}").measure(setting)  # a fault of an import is one of the part
 
 
 def rows_apart(part, setting, grace=GRACE):
@@ -55,9 +59,18 @@ def child(given):
 
 
 def run(parts, device, *, quick, folder, deadline, apart):
-    """Yield each part and its rows; a part for which no time is left has one row that says so."""
-    for part in parts:
-        limit = min(importlib.import_module(f"gpu.{part}").SECONDS, deadline - time.time())
+    """Yield each part and its rows; a part for which no time is left has one row that says so.
+
+    Args:
+        parts: Seconds that each part may take at most, by name.
+        device: `cuda` or `cpu`.
+        quick: Fewer cases and rounds.
+        folder: Where the parts may write.
+        deadline: When all should be over, in seconds of `time.time`.
+        apart: Whether each part has a process of its own.
+    """
+    for part, seconds in parts.items():
+        limit = min(seconds, deadline - time.time())
         if limit < 5:
             yield part, [{"part": part, **row("all", NOT_RUN, "time")}]
             continue

@@ -9,7 +9,6 @@ from gpu.rows import MEASURED, check, no_time, row
 
 from nlcl_plugin.ops import nonlocal_neighbours, random_centres
 
-SECONDS = 45
 QUERIES = 64
 
 

@@ -8,7 +8,6 @@ from gpu import device
 from gpu.rows import MEASURED, NOT_RUN, attempt, check, no_time, row
 from gpu.training import build, noise, paper
 
-SECONDS = 150
 SWITCHES = {
     "channels_last": {"channels_last": True},
     "bf16": {"amp": "bf16"},
@@ -25,26 +24,36 @@ def measure(setting):
     """Yield the rows of this part."""
     crop = 48 if setting.tiny else 256
     for batch in (1,) if setting.tiny else (1, 8):
-        plain = _Side(setting, batch, crop, {})
-        yield _alone(f"fp32, batch {batch}, crop {crop}", plain, setting)
-        for name, switches in SWITCHES.items():
-            case = f"{name}, batch {batch}, crop {crop}"
-            compiled = "compile" in switches
-            if setting.tiny and name not in TINY:
-                yield row(case, NOT_RUN, "a CPU takes one of them, to test this tool")
-            elif setting.quick and (compiled or "fp16" in name or batch > 1):
-                yield row(case, NOT_RUN, "--quick")
-            elif compiled and (reason := device.no_compiler()):
-                yield row(case, NOT_RUN, reason)
-            elif not setting.fits(60 if compiled else 1 if setting.tiny else 8):
-                yield no_time(case)
-            else:
-                yield attempt(case, _against, case, plain, setting, batch, crop, switches)
-                gc.collect()
-                device.free(setting.device)
-        del plain
+        yield from _of_batch(setting, batch, crop)
         gc.collect()
         device.free(setting.device)
+
+
+def _of_batch(setting, batch, crop):
+    built = []
+
+    def plain(case):
+        built.append(_Side(setting, batch, crop, {}))
+        return _alone(case, built[0], setting)
+
+    case = f"fp32, batch {batch}, crop {crop}"
+    fits = setting.fits(1 if setting.tiny else 15)
+    yield attempt(case, plain, case) if fits else no_time(case)
+    for name, switches in SWITCHES.items() if built else ():  # none after too little memory, or time
+        case = f"{name}, batch {batch}, crop {crop}"
+        compiled = "compile" in switches
+        if setting.tiny and name not in TINY:
+            yield row(case, NOT_RUN, "a CPU takes one of them, to test this tool")
+        elif setting.quick and (compiled or "fp16" in name or batch > 1):
+            yield row(case, NOT_RUN, "--quick")
+        elif compiled and (reason := device.no_compiler()):
+            yield row(case, NOT_RUN, reason)
+        elif not setting.fits(60 if compiled else 1 if setting.tiny else 8):
+            yield no_time(case)
+        else:
+            yield attempt(case, _against, case, built[0], setting, batch, crop, switches)
+            gc.collect()
+            device.free(setting.device)
 
 
 class _Side:
