@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-for folder in ("models", "mm", "ops"):
+for folder in ("models", "mm", "ops", "report"):
     sys.path.append(str(Path(__file__).parent.parent / folder))
 
 from pretended_device import device  # noqa: E402, F401  a fixture
