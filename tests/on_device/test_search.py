@@ -1,11 +1,13 @@
 """The search on a device finds bit for bit what it finds on a CPU, and waits once."""
 
+import math
+
 import pytest
 import torch
 from pretended_device import waits
 from test_patch_search import image_makers, make_image, spread_queries
 
-from nlcl_plugin.ops import intrinsic_dimension, nonlocal_neighbours, patch_search
+from nlcl_plugin.ops import intrinsic_dimension, layer_dimensions, nonlocal_neighbours, patch_search
 
 
 def search(features, queries, **arguments):
@@ -42,3 +44,15 @@ def test_dimension_is_that_of_the_cpu(device, method):
     for k in (5, (4, 8)):
         expected = intrinsic_dimension(points, k=k, method=method)
         torch.testing.assert_close(intrinsic_dimension(points.to(device), k=k, method=method).cpu(), expected)
+
+
+def test_dimensions_of_layers_are_those_of_the_cpu_with_every_argument(device):
+    layers = make_image("random"), make_image("random")[:, :1].sqrt()
+    every = {"patch_size": 4, "search_size": 12, "k": 16, "num_queries": 3, "flat": 0.01}
+    for arguments in ({}, every):
+        on_cpu, found = (
+            layer_dimensions(*images, generator=torch.Generator().manual_seed(0), **{"k": 8, **arguments})
+            for images in (layers, [layer.to(device) for layer in layers])
+        )
+        assert found == pytest.approx(on_cpu)
+    assert all(map(math.isfinite, layer_dimensions(*(layer.to(device) for layer in layers))))  # torch's own generator

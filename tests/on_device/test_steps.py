@@ -4,8 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from model_helpers import RESTORER, build, options, step
+import torch
+from addon_helpers import EDSR
+from model_helpers import RESTORER, batch, build, options, step
 from pretended_device import waits
+
+from nlcl_plugin.losses import RelayLoss
 
 COMPOSITE = {
     "type": "AsymmetricNLCLLoss", "form": "single", "temperature": 0.02,
@@ -21,15 +25,43 @@ STEPS = {
     "automatic asymmetry": ("residual", {"layer_opt": {**LAYER, "asymmetry": "auto"}, "dimension_freq": 25}),
     "parts and clipping": ("residual", {"accumulate": 2, "grad_clip": 0.1}),
     "bf16, channels last": ("two_branch", {"amp": "bf16", "channels_last": True}),
+    "fp16": ("residual", {"amp": "fp16"}),
+    "negatives of all images": ("residual", {"layer_opt": {**LAYER, "gather_negatives": True}}),
     "restorer": ("residual", {**RESTORER, "restorer_opt": AT_ONCE}),
     "restorer's composites": ("residual", {**RESTORER, "restorer_opt": {**AT_ONCE, "composite_opt": COMPOSITE}}),
     "restorer's rounds": ("residual", {**RESTORER, "restorer_opt": {**AT_ONCE, "rounds": [0]}}),
     "varied rain": ("residual", {**RESTORER, "restorer_opt": {**AT_ONCE, "rendered": 0.5, "noise": 0.02,
                                                               "sharpen": 0.5}}),
+    "JPEG": ("residual", {**RESTORER, "restorer_opt": {**AT_ONCE, "jpeg": 1.0}}),
+    "structure": ("residual", {**RESTORER, "restorer_opt": {**AT_ONCE, "structure": 1.0}}),
 }  # fmt: skip
+RESTORERS = {
+    "context": {"type": "ContextUNet", "num_feat": 8, "num_block": 1, "num_late": 1, "num_stat": 8},
+    "gated": {"type": "SimpleGateUNet", "num_feat": 8, "enc_blocks": [1], "middle_blocks": 1, "dec_blocks": [1]},
+    "EDSR": {**EDSR, "upscale": 1},
+}
 # Searches of a step; each waits once, to learn whether any distances are almost equal.
-SEARCHES = {"residual": 2, "two branches": 2, "automatic asymmetry": 2, "composites": 3,
-            "parts and clipping": 4, "bf16, channels last": 2, "restorer's composites": 1}  # fmt: skip
+SEARCHES = {"residual": 2, "two branches": 2, "automatic asymmetry": 2, "composites": 3, "fp16": 2,
+            "negatives of all images": 2, "parts and clipping": 4, "bf16, channels last": 2,
+            "restorer's composites": 1}  # fmt: skip
+
+
+# Images that are changed on the CPU: clean and rainy, of two pairs; clean alone.
+COPIES = {"JPEG": ["copy to the CPU at finish.py"] * 4, "structure": ["copy to the CPU at structure.py"] * 2}
+SCALED = ["_local_scalar_dense at optimization.py"] * 3  # torch's GradScaler asks for infinities, once an optimizer
+
+
+def finite_steps(model):
+    """Take two steps; the waits of each, without their lines."""
+    found = []
+    for current_iter in (1, 2):
+        model.update_learning_rate(current_iter)
+        model.feed_data(batch(current_iter))
+        waits.clear()
+        model.optimize_parameters(current_iter)
+        found.append([wait.rsplit(":")[0] for wait in waits])
+        assert np.isfinite(list(model.get_current_log().values())).all()
+    return found
 
 
 @pytest.mark.parametrize("kind", STEPS)
@@ -37,15 +69,30 @@ def test_a_step_stays_on_the_device_and_waits_once_and_once_a_search(tmp_path, d
     decomposition, train = STEPS[kind]
     model = build(options(tmp_path, decomposition, **train))
     assert all(p.device == device for net in model.nets.values() for p in net.parameters())
-    taken = model.optimize_parameters
+    searches = ["_local_scalar_dense at patch_search.py"] * SEARCHES.get(kind, 0)
+    expected = [
+        *searches,
+        *COPIES.get(kind, []),
+        "tolist at unpaired_iteration.py",
+        *(SCALED if kind == "fp16" else []),
+    ]
+    assert finite_steps(model) == [expected] * 2
 
-    def counted(current_iter):
-        waits.clear()
-        taken(current_iter)
-        found = [wait.rsplit(":")[0] for wait in waits]
-        searches = ["_local_scalar_dense at patch_search.py"] * SEARCHES.get(kind, 0)
-        assert found == [*searches, "tolist at unpaired_iteration.py"], waits
 
-    model.optimize_parameters = counted
-    log = [step(model, current_iter) for current_iter in (1, 2)]
-    assert all(np.isfinite(list(values.values())).all() for values in log)
+@pytest.mark.parametrize("network", RESTORERS)
+def test_every_restorer_trains_on_the_device(tmp_path, device, network):
+    opt = options(tmp_path, **RESTORER)
+    opt["train"]["restorer_opt"] = {**AT_ONCE, "rounds": [1]}
+    model = build({**opt, "network_s": RESTORERS[network]})
+    # BasicSR's EDSR has its mean on the CPU until its first pass: that of the restorer, then that of its copy.
+    first = ["copy to the device at unpaired_iteration.py"] if network == "EDSR" else []
+    assert finite_steps(model) == [[*first, "tolist at unpaired_iteration.py"]] * 2
+
+
+def test_a_tensor_made_on_the_cpu_inside_of_a_loss_is_found(tmp_path, device, monkeypatch):
+    forward, model = RelayLoss.forward, build(options(tmp_path))
+    monkeypatch.setattr(RelayLoss, "forward", lambda *args: (forward(*args) + torch.zeros(3)).mean())
+    with pytest.raises(RuntimeError, match="same device"):
+        step(model, 1)
+    monkeypatch.setattr(RelayLoss, "forward", lambda *args: (forward(*args) + torch.zeros(3).to(device)).mean())
+    assert "copy to the device at unpaired_losses.py" in finite_steps(model)[0]
