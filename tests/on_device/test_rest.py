@@ -62,8 +62,8 @@ def test_mix_ins_train_on_the_device(tmp_path, device, model, features):
 
 def test_images_are_derained_on_the_device_and_come_back(device, monkeypatch):
     monkeypatch.setattr("nlcl_plugin.inference.derain._find_device", lambda _: device)
-    image = torch.rand(1, 3, 24, 32)
-    network = ImageDerainer("demo", adaptive=True, keep_colours=True)
+    image = torch.rand(1, 3, 24, 80)
+    network = ImageDerainer("demo", adaptive=True, keep_colours=True, strength=2.0, longest_side=64)
     assert all(isinstance(p, DeviceTensor) for p in network.derainer.net.parameters())
     assert not isinstance(network.tensor(image), DeviceTensor)
     assert isinstance(network.tensor(image.to(device)), DeviceTensor)

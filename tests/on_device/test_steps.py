@@ -30,8 +30,9 @@ STEPS = {
     "restorer": ("residual", {**RESTORER, "restorer_opt": AT_ONCE}),
     "restorer's composites": ("residual", {**RESTORER, "restorer_opt": {**AT_ONCE, "composite_opt": COMPOSITE}}),
     "restorer's rounds": ("residual", {**RESTORER, "restorer_opt": {**AT_ONCE, "rounds": [0]}}),
-    "varied rain": ("residual", {**RESTORER, "restorer_opt": {**AT_ONCE, "rendered": 0.5, "noise": 0.02,
-                                                              "sharpen": 0.5}}),
+    "varied rain": ("residual", {**RESTORER, "restorer_opt": {
+        **AT_ONCE, "rendered": 0.5, "renderer": "photograph", "layers": 2, "screen": 0.5, "air_light": 0.5,
+        "noise": 0.02, "sharpen": 0.5}}),
     "JPEG": ("residual", {**RESTORER, "restorer_opt": {**AT_ONCE, "jpeg": 1.0}}),
     "structure": ("residual", {**RESTORER, "restorer_opt": {**AT_ONCE, "structure": 1.0}}),
 }  # fmt: skip
@@ -44,8 +45,6 @@ RESTORERS = {
 SEARCHES = {"residual": 2, "two branches": 2, "automatic asymmetry": 2, "composites": 3, "fp16": 2,
             "negatives of all images": 2, "parts and clipping": 4, "bf16, channels last": 2,
             "restorer's composites": 1}  # fmt: skip
-
-
 # Images that are changed on the CPU: clean and rainy, of two pairs; clean alone.
 COPIES = {"JPEG": ["copy to the CPU at finish.py"] * 4, "structure": ["copy to the CPU at structure.py"] * 2}
 SCALED = ["_local_scalar_dense at optimization.py"] * 3  # torch's GradScaler asks for infinities, once an optimizer
