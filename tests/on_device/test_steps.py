@@ -16,6 +16,7 @@ COMPOSITE = {
     "sampling": {"num_queries": 2, "num_positives": 2, "num_negatives": 2, "num_candidates": 2, "patch_size": 4,
                  "search_size": 8},
 }  # fmt: skip
+UNSEARCHED = {**COMPOSITE, "sampling": {**COMPOSITE["sampling"], "neighbours": "random"}}
 LAYER = options(Path())["train"]["layer_opt"]
 AT_ONCE = {"start_iter": 0}
 STEPS = {
@@ -29,6 +30,7 @@ STEPS = {
     "negatives of all images": ("residual", {"layer_opt": {**LAYER, "gather_negatives": True}}),
     "restorer": ("residual", {**RESTORER, "restorer_opt": AT_ONCE}),
     "restorer's composites": ("residual", {**RESTORER, "restorer_opt": {**AT_ONCE, "composite_opt": COMPOSITE}}),
+    "random neighbours": ("residual", {**RESTORER, "restorer_opt": {**AT_ONCE, "composite_opt": UNSEARCHED}}),
     "restorer's rounds": ("residual", {**RESTORER, "restorer_opt": {**AT_ONCE, "rounds": [0]}}),
     "varied rain": ("residual", {**RESTORER, "restorer_opt": {
         **AT_ONCE, "rendered": 0.5, "renderer": "photograph", "layers": 2, "screen": 0.5, "air_light": 0.5,
