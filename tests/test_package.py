@@ -54,11 +54,18 @@ def test_a_name_that_another_class_took_is_an_error():
             "import nlcl_plugin.ops, nlcl_plugin.losses, nlcl_plugin.archs",
             {"basicsr", "mmengine", "torchvision", "cv2", "lmdb", "yaml", "pydantic", "skimage"},
         ),
+        ("import nlcl_plugin; dir(nlcl_plugin)", {"basicsr", "torch", "numpy"}),
         ("from nlcl_plugin.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass", {"basicsr", "torch"}),
     ],
 )
 def test_what_is_not_needed_is_not_imported(code, absent):
     done = python(f"{code}\nimport sys; assert not {absent!r} & set(sys.modules), {absent!r} & set(sys.modules)")
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_parts_of_the_package_are_its_attributes_and_no_others():
+    assert {name for name in dir(nlcl_plugin) if not name.startswith("__")} == {*nlcl_plugin.__all__} - {"__version__"}
+    done = python("import nlcl_plugin as n; n.ops, n.losses.RelayLoss, n.archs, n.data, n.derain, n.train")
     assert done.returncode == 0, done.stderr
 
 
