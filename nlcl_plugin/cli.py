@@ -6,6 +6,7 @@ import argparse
 import importlib
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -29,12 +30,21 @@ COMMANDS = (train, test, check, options, derain, demo, report, prepare, lmdb, ba
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with these arguments, by default `sys.argv[1:]`; returns the exit code."""
-    arguments = build_parser().parse_args(argv)
+    arguments = argparse.Namespace()
+    if exit_code := exit_code_of(lambda: _parse(argv, arguments)):  # its output may be no longer read
+        return exit_code
     again = getattr(arguments.module, "INTERRUPTED", "run the same command again to continue")
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         run = _run if getattr(arguments, "launcher", "none") == "none" else _run_recorded
         return exit_code_of(lambda: run(arguments), interrupted=again)
+
+
+def _parse(argv: Sequence[str] | None, arguments: argparse.Namespace) -> int:
+    _, unknown = build_parser().parse_known_args(argv, arguments)
+    if unknown:
+        arguments.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return 0
 
 
 def _run_recorded(arguments: argparse.Namespace) -> int:
@@ -55,7 +65,7 @@ def import_module(name: str) -> None:
     """Import a module of the user's, from the current folder or the environment, so that what it registers is known.
 
     Raises:
-        InputError: If there is no module of this name. What its own code raises goes through.
+        InputError: If there is no module of this name, or its own code raises an error.
     """
     if name.endswith(".py") or not all(part.isidentifier() for part in name.split(".")):
         raise InputError(f"--import {name}: expected the name of a module, such as archs.mine, not its file")
@@ -63,13 +73,23 @@ def import_module(name: str) -> None:
         sys.path.insert(0, os.getcwd())  # which `python -m` has there, and a script does not
     try:
         importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise  # something that the module imports
-        raise InputError(
-            f"--import {name}: there is no module {error.name!r} in {os.getcwd()} or the environment; start the "
-            "command in the folder that contains it, or correct the name"
-        ) from error
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
+            raise InputError(
+                f"--import {name}: there is no module {error.name!r} in {os.getcwd()} or the environment; start the "
+                "command in the folder that contains it, or correct the name"
+            ) from error
+        reason = error.msg if isinstance(error, SyntaxError) else error
+        raise InputError(f"--import {name}: {_place_of(error)}{type(error).__name__}: {reason}") from error
+
+
+def _place_of(error: Exception) -> str:
+    """The file and line of the user's code that an error of an import comes from."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{os.path.relpath(error.filename)}, line {error.lineno}: "
+    frames = traceback.extract_tb(error.__traceback__)[1:]
+    own = [one for one in frames if "importlib" not in one.filename and "site-packages" not in one.filename]
+    return f"{os.path.relpath(own[-1].filename)}, line {own[-1].lineno}: " if own else ""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -92,10 +112,10 @@ def build_parser() -> argparse.ArgumentParser:
         description = module.__doc__ or ""
         summary = description.split("\n", 1)[0].rstrip(".:")
         command = commands.add_parser(name, help=summary, description=description, formatter_class=raw)
-        command.set_defaults(module=module)
-        module.add_arguments(command)
         text = "import a module of yours, which registers architectures, models, datasets or losses; repeatable"
-        command.add_argument("--import", action="append", default=[], dest="imports", metavar="MODULE", help=text)
+        for one in module.add_arguments(command) or [command]:
+            one.set_defaults(module=module, parser=one)
+            one.add_argument("--import", action="append", default=[], dest="imports", metavar="MODULE", help=text)
     return parser
 
 

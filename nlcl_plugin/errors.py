@@ -8,7 +8,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_DISK = {*_FULL, errno.EFBIG, errno.EROFS, errno.EIO}
 
 
 class InputError(ValueError):
@@ -28,7 +29,7 @@ class TrainingStoppedError(RuntimeError):
 
 @contextmanager
 def writing_to(
-    path: str | os.PathLike[str], *kinds: type[Exception], advice: str = "make room or choose another place"
+    path: str | os.PathLike[str], *kinds: type[Exception], advice: str = "choose another place"
 ) -> Iterator[None]:
     """Turn an `OSError`, or an error of another kind, of writing to a path into an `InputError` with an advice."""
     caught: tuple[type[Exception], ...] = (OSError, *kinds)
@@ -36,7 +37,22 @@ def writing_to(
         yield
     except caught as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise InputError(f"{path}: cannot be written ({reason}); {advice}") from error
+        raise InputError(f"{path}: cannot be written ({reason}); {_make_room(error)}{advice}") from error
+
+
+def _make_room(error: Exception) -> str:
+    return "make room or " if getattr(error, "errno", None) in _FULL else ""
+
+
+def counted(count: int, noun: str) -> str:
+    """A number and what it counts: `1 image`, `2 images`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def size_of(count: int) -> str:
+    """A number of bytes in kB, MB or GB."""
+    unit, name = next((pair for pair in ((1e9, "GB"), (1e6, "MB")) if count >= pair[0]), (1e3, "kB"))
+    return f"{count / unit:.1f} {name}"
 
 
 def escape(text: str) -> str:
@@ -65,10 +81,13 @@ def exit_code_of(work: Callable[[], int], *, interrupted: str = "run the same co
 
     Returns:
         The exit code of the work; 2 for a fault in what the user gave and for a disk that is full, read-only or broken,
-        4 if training stopped itself, 5 after an interruption.
+        4 if training stopped itself, 5 after an interruption; 141, as after SIGPIPE, if its output is no longer read.
     """
     try:
-        return work()
+        try:
+            return work()
+        finally:
+            sys.stdout.flush()  # so that a closed pipe shows here, and not at the interpreter's end
     except InputError as error:
         print_line(f"error: {error}")
         return 2
@@ -78,11 +97,15 @@ def exit_code_of(work: Callable[[], int], *, interrupted: str = "run the same co
     except KeyboardInterrupt:
         print_line(f"interrupted; {interrupted}")
         return 5
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except OSError as error:
         if error.errno not in _DISK:
             raise
         where = f"{error.filename}: " if error.filename else ""
         print_line(
-            f"error: {where}cannot be written ({error.strerror}); make room or choose another place, then run it again"
+            f"error: {where}cannot be written ({error.strerror}); {_make_room(error)}choose another place, then run it "
+            "again"
         )
         return 2

@@ -80,7 +80,12 @@ def test_options_are_listed_with_a_line_each_and_copied_as_they_are(empty, repos
 
 def test_a_copy_replaces_no_edited_file(empty, capsys):
     assert main(["options", "--copy", "mine"]) == 0
-    assert main(["options", "--copy", "mine"]) == 0  # the same again
+    written = capsys.readouterr().out
+    assert re.fullmatch(r"mine: \d+ option files written\n", written)
+    assert main(["options", "--copy", "mine"]) == 0
+    assert capsys.readouterr().out == written.replace("mine: ", "mine: 0 option files written, ").replace(
+        "option files written\n", "already there\n"
+    )
     (empty / "mine" / "nlcl.yml").write_text("name: edited")
     (empty / "mine" / "nlcl_4gpu.yml").unlink()
     assert main(["options", "--copy", "mine"]) == 2
@@ -130,13 +135,33 @@ def test_a_module_that_is_not_there_is_one_line(empty, capsys, name, words):
 
 
 @pytest.mark.parametrize(
-    ("line", "error"), [("1 / 0", ZeroDivisionError), ("import torch_that_is_absent", ModuleNotFoundError)]
+    ("line", "error"),
+    [
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("import torch_that_is_absent", "ModuleNotFoundError: No module named 'torch_that_is_absent'"),
+        ("import torch; torch.zeros('a')", "TypeError: zeros()"),
+        ("x = = 1", "SyntaxError: invalid syntax"),
+    ],
 )
-def test_a_fault_in_ones_own_module_shows_its_line(empty, line, error):
+def test_a_fault_in_ones_own_module_is_one_line_with_its_place(empty, capsys, line, error):
     (empty / "broken.py").write_text(f"\n{line}\n")
-    with pytest.raises(error) as caught:
-        main(["options", "--import", "broken"])
-    assert any(os.path.basename(entry.path) == "broken.py" and entry.lineno == 1 for entry in caught.traceback)
+    assert main(["lmdb", "verify", "x.lmdb", "--import", "broken"]) == 2
+    assert capsys.readouterr().err.startswith(f"error: --import broken: broken.py, line 2: {error}")
+
+
+@pytest.mark.parametrize("arguments", [["options"], ["--print-completion", "bash"]])
+def test_a_reader_that_has_enough_ends_a_command_quietly(arguments):
+    command = [sys.executable, "-m", "nlcl_plugin", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
+
+
+def test_an_unknown_switch_is_refused_with_the_usage_of_its_command(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["lmdb", "verify", "x.lmdb", "--agianst", "y"])
+    assert "basicsr lmdb verify: error: unrecognized arguments: --agianst y" in capsys.readouterr().err
 
 
 def test_training_as_a_function_returns_the_folder_that_derain_takes(folder):
@@ -147,7 +172,6 @@ def test_training_as_a_function_returns_the_folder_that_derain_takes(folder):
     assert (experiment / "models" / "net_s_latest.pth").is_file()
     derained = nlcl_plugin.derain(torch.rand(3, 32, 40), experiment)
     assert derained.shape == (3, 32, 40)
-    assert {"derain", "train"} <= set(dir(nlcl_plugin))
 
 
 @pytest.mark.parametrize(("tool", "command"), TOOLS.items())

@@ -10,7 +10,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from nlcl_plugin.commands.numbers import number
-from nlcl_plugin.errors import InputError, escape
+from nlcl_plugin.errors import InputError, counted, escape, size_of
 
 if TYPE_CHECKING:
     from nlcl_plugin.data.lmdb.encode import Cut
@@ -33,8 +33,8 @@ INTERRUPTED = "run the same command again"  # create continues, verify begins an
 FAULTS_SHOWN = 20
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of this command."""
+def add_arguments(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
+    """Add the arguments of this command; returns the parsers of its actions."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="{create,verify}")
     raw = argparse.RawDescriptionHelpFormatter
     create = actions.add_parser("create", help="make one of a folder", description=CREATE, formatter_class=raw)
@@ -52,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("lmdb", metavar="X.lmdb", help="LMDB to check")
     add("--against", metavar="DIR", help="folder of the images that it is made of")
     add("--jobs", type=number(1, 256), default=2, metavar="N", help="threads (default: %(default)s)")
+    return [create, verify]
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -70,9 +71,10 @@ def _create(arguments: argparse.Namespace) -> int:
         strict=arguments.strict,
         overwrite=arguments.overwrite,
     )
-    pictures = f"{report.images} images" + (f", {report.values} sub-images" if report.values != report.images else "")
+    pictures = counted(report.images, "image")
+    pictures += f", {counted(report.values, 'sub-image')}" if report.values != report.images else ""
     made = "; already made" if report.already_made else ""
-    lines = [f"{arguments.output}: {pictures}, {report.bytes / 1e6:.1f} MB{made}"]
+    lines = [f"{arguments.output}: {pictures}, {size_of(report.bytes)}{made}"]
     lines += [f"{len(report.skipped)} could not be read and were skipped:"] if report.skipped else []
     lines += [f"  {one.source}: {one.reason}" for one in report.skipped]
     print("\n".join(map(escape, lines)))
@@ -96,7 +98,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     lines = [f"  {fault}" for fault in found.faults[:FAULTS_SHOWN]]
     if len(found.faults) > FAULTS_SHOWN:
         lines.append(f"  and {len(found.faults) - FAULTS_SHOWN} more")
-    done = f"{found.values} images decoded, {found.hashed} hashes compared"
+    done = f"{counted(found.values, 'image')} decoded, {counted(found.hashed, 'SHA-256 sum')} compared"
     if arguments.against is not None:
         done += f", {found.compared} compared with {arguments.against}"
     result = "1 fault" if len(found.faults) == 1 else f"{len(found.faults) or 'no'} faults"

@@ -15,7 +15,7 @@ import argparse
 import re
 from pathlib import Path
 
-from nlcl_plugin.errors import InputError, writing_to
+from nlcl_plugin.errors import InputError, counted, writing_to
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,12 +36,14 @@ def run(arguments: argparse.Namespace) -> int:
     for target, path in targets.items():
         if target.exists() and not (target.is_file() and target.read_bytes() == path.read_bytes()):
             raise InputError(f"{target}: is another file, and is not replaced; move it, or choose another folder")
+    there = [target for target in targets if target.exists()]
     with writing_to(arguments.copy):
         for target, path in targets.items():
             target.parent.mkdir(parents=True, exist_ok=True)
-            if not target.exists():
+            if target not in there:
                 target.write_bytes(path.read_bytes())
-    print(f"{arguments.copy}: {len(targets)} option files")
+    kept = f", {len(there)} already there" if there else ""
+    print(f"{arguments.copy}: {counted(len(targets) - len(there), 'option file')} written{kept}")
     return 0
 
 

@@ -67,7 +67,7 @@ def execute(plan: Plan, output: str | os.PathLike[str], *, copy: bool = False, j
     groups = defaultdict(list)
     for item in plan.files:
         groups[("video", item.source.path) if item.source.is_frame else ("file", item.path)].append(item)
-    with writing_to(output, advice="make room or choose another --output"), locked(output, inside=True):
+    with writing_to(output, advice="choose another --output"), locked(output, inside=True):
         check_output_folder(output, plan)
         if not (output / MANIFEST).exists():
             write_whole(output / UNFINISHED, plan.manifest().encode())

@@ -38,7 +38,7 @@ def test_make_check_and_repeat(folder, capsys):
     assert "x.lmdb: 6 images, 12 sub-images, " in capsys.readouterr().out
     assert verify(["x.lmdb", "--against", "in"]) == 0
     out = capsys.readouterr().out
-    assert out == "x.lmdb: no faults\n12 images decoded, 12 hashes compared, 12 compared with in\n"
+    assert out == "x.lmdb: no faults\n12 images decoded, 12 SHA-256 sums compared, 12 compared with in\n"
     assert create([*COMMAND, *cut]) == 0
     assert "already made" in capsys.readouterr().out
     assert create(COMMAND) == 2

@@ -136,7 +136,7 @@ def build_lmdb(recipe: Recipe, output: str, *, overwrite: bool) -> BuildReport:
     target = check_output(recipe.root, output)
     folder = target.with_name(f"{target.name}.building")
     replaced = target.with_name(f"{target.name}.replaced")
-    advice = "make room or choose another place, then run it again"
+    advice = "choose another place, then run it again"
     with writing_to(output, lmdb.Error, advice=advice), locked(folder):
         # After a kill within the swap below: the former LMDB goes back, or away if the new one is there.
         if target.exists():
