@@ -17,7 +17,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from nlcl_plugin.errors import escape
+from nlcl_plugin.errors import escape, size_of
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     print(escape(f"{derainer.source}: exporting {derainer.about['network']['type']} to {output}"), flush=True)
     difference = export(derainer, output, half=arguments.half, opset=arguments.opset)
     sizes = ", ".join(f"{batch}×{height}×{width}" for batch, _, height, width in CHECKED_SHAPES)
-    print(escape(f"{output}: {output.stat().st_size / 1e6:.2f} MB"))
+    print(escape(f"{output}: {size_of(output.stat().st_size)}"))
     print(f"Differs from PyTorch in float32 by at most {difference:.1e} on {sizes}")
     return 0
 

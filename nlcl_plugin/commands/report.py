@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 
 from nlcl_plugin.commands.numbers import number
-from nlcl_plugin.errors import escape
+from nlcl_plugin.errors import escape, size_of
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -22,7 +22,7 @@ def run(arguments: argparse.Namespace) -> int:
     from nlcl_plugin.report import write_report
 
     page = write_report(arguments.experiment, arguments.output, images=arguments.images, which=arguments.checkpoint)
-    print(escape(f"{page}: {page.stat().st_size / 1e6:.1f} MB"))
+    print(escape(f"{page}: {size_of(page.stat().st_size)}"))
     return 0
 
 

@@ -6,7 +6,9 @@ import base64
 import hashlib
 import math
 import os
+import re
 import shlex
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -76,7 +78,10 @@ def write_report(
             file cannot be written. What only pictures need (weights, images) may be missing: the page then says so.
     """
     found = read_experiment(experiment)
-    page = render(found, _pictures(found, images, which))
+    pictures = _pictures(found, images, which)
+    for note in pictures.notes:
+        warnings.warn(f"pictures are missing: {note}", stacklevel=2)
+    page = render(found, pictures)
     path = Path(os.path.expanduser(output)) if output is not None else found.folder / "report.html"
     with writing_to(path, advice="give another --output"):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,6 +110,8 @@ def render(experiment: Experiment, pictures: PagePictures) -> str:
     charts = [chart for _, found in sections for chart in found]
     numbers = iter(range(len(charts)))
     options = experiment.folder / "options.yml"
+    started = experiment.starts[-1].get("command", "") if experiment.starts else ""
+    imports = [word for name in re.findall(r" --import[ =]([\w.]+)", started) for word in ("--import", name)]
     again = ["basicsr", "train", "-opt", os.path.relpath(options), "--force_yml", f"name={experiment.name}_again"]
     return environment.get_template("page.html").render(
         experiment=experiment,
@@ -113,7 +120,7 @@ def render(experiment: Experiment, pictures: PagePictures) -> str:
         data=[{"title": chart.title, "curves": [curve._asdict() for curve in chart.curves]} for chart in charts],
         block=block,
         options=options.read_text(encoding="utf-8"),
-        again=shlex.join(again),
+        again=shlex.join([*again, *imports]),
         version=__version__,
         style=(_HERE / "page.css").read_text(encoding="utf-8"),
         script=script,

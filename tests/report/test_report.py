@@ -163,6 +163,12 @@ def test_the_pictures_are_the_images(page, root):
     assert np.abs(derained.astype(float) - first).mean() > 0.1
 
 
+def test_the_command_to_do_it_again_imports_what_was_imported(copied):
+    record = (copied / "starts.jsonl").read_text().replace("options.yml", "options.yml --import archs.my_arch")
+    (copied / "starts.jsonl").write_text(record)
+    assert "name=tiny_again --import archs.my_arch" in report(copied, images=0).text
+
+
 def test_the_page_says_how_to_do_it_again_and_that_works(experiment, tmp_path, monkeypatch):
     monkeypatch.chdir(experiment.parent.parent)
     found = report(experiment, output=tmp_path / "report.html", images=0)
@@ -200,6 +206,8 @@ def test_a_running_training_without_weights_has_its_curves(copied):
     assert len(found.charts["l_d"]["value"]) == 3
     assert not {"Metrics", "Non-local neighbours"} & set(found.texts)  # sections without content
     assert "contains no net_g_*.pth or net_s_*.pth yet" in found.text
+    with pytest.warns(UserWarning, match=r"pictures are missing: .*contains no net_g_"):
+        write_report(copied)
 
 
 def test_an_interrupted_training_in_stage_1_shows_the_layers_of_stage_1(copied):
