@@ -154,7 +154,7 @@ class UnpairedIteration:
             optimizer.zero_grad(set_to_none=True)
         sums: OrderedDict[str, Tensor] = OrderedDict()
         if self._rounds(current_iter) > self._rounds(current_iter - 1):
-            self._logger().info("A round is over: the rain is now what the restorer of this moment takes out.")
+            self._logger().info("From here on, rain is extracted by the restorer as it is now.")
             self.averages["t"].load_state_dict(self.steady("s").state_dict())
         take = self._restorer_part if restoring else self._unpaired_part
         parts = list(self._parts(rainy.shape[0]))

@@ -15,6 +15,7 @@ import os
 import random
 import re
 import warnings
+from contextlib import redirect_stdout
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -159,7 +160,8 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
         return None
     opt["path"]["resume_state"] = path
     state = _load_state(Path(path))
-    check_resume(opt, state["iter"])
+    with redirect_stdout(None):  # it also prints files of networks that are not used, which do not exist
+        check_resume(opt, state["iter"])
     return state
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import os
+import sys
+import time
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from basicsr.data import build_dataset
 from nlcl_plugin.config.check_datasets import ROOTS, is_below
 from nlcl_plugin.config.rehearsal import silence
 from nlcl_plugin.data.image_sources import open_source
+from nlcl_plugin.errors import counted, size_of
 from nlcl_plugin.training.launch import dry_run
 from nlcl_plugin.training.loaders import TrainingBatches
 
@@ -23,7 +26,9 @@ def check(option_file: str, *, force_yml: list[str] | None = None, full: bool = 
     Returns what would be done: a heading, and a line for each thing that matters. An `InputError` if a run would end in
     one before its first iteration.
     """
+    began = time.perf_counter()
     options, sizes, planned = dry_run(option_file, force_yml=force_yml, full=full)
+    seconds = time.perf_counter() - began
     networks = {key: block["type"] for key, block in options.items() if key.startswith("network_")}
     counts = {key: f"{sizes[key]:,} parameters" if key in sizes else "not used" for key in networks}
     weights = {key: path for key, path in options["path"].items() if key.startswith(("pretrain_network", "resume_s"))}
@@ -44,6 +49,8 @@ def check(option_file: str, *, force_yml: list[str] | None = None, full: bool = 
             "batch": [_batch(options, planned)],
         }
     lines |= {"device": [_device(options)], "metrics": _metrics(options), "output": [_output(options)]}
+    if full and options["is_train"]:
+        lines["rehearsal"] = [f"a step of each stage with the crops of the training: {seconds:.0f} s{_memory(options)}"]
     kind = f" ({options['decomposition']})" if "decomposition" in options else ""
     width = max(map(len, lines))
     rows = [(label if not i else "", row) for label, rows in lines.items() for i, row in enumerate(rows)]
@@ -65,7 +72,7 @@ def _dataset(name: str, block: dict[str, Any], planned: str | None) -> str:
         images = len(build_dataset(copy.deepcopy(block)))
     roots = [block[key] for key in ROOTS if isinstance(block.get(key), str)]
     counts = ", ".join(f"{root} ({len(open_source(root).names):,})" for root in roots)
-    return f"{label}, {_many(images, 'image')}{crop}; {counts}"
+    return f"{label}, {counted(images, 'image')}{crop}; {counts}"
 
 
 def _losses(train: dict[str, Any]) -> list[str]:
@@ -93,8 +100,8 @@ def _stages(train: dict[str, Any]) -> list[str]:
     start = restorer["start_iter"]
     rounds = ", ".join(f"{start + end:,}" for end in restorer.get("rounds", ()))
     extra = f"; rain is extracted by the restorer of iteration {rounds}" if rounds else ""
-    lines = [f"1, layers: iterations 1 to {start:,}"] if start else []
-    return [*lines, f"2, restorer on pseudo-pairs: iterations {start + 1:,} to {total:,}{extra}"]
+    lines = [f"stage 1 (layers): iterations 1 to {start:,}"] if start else []
+    return [*lines, f"stage 2 (restorer on pseudo-pairs): iterations {start + 1:,} to {total:,}{extra}"]
 
 
 def _batch(options: dict[str, Any], planned: str | None) -> str:
@@ -105,9 +112,9 @@ def _batch(options: dict[str, Any], planned: str | None) -> str:
             batches = TrainingBatches({**copy.deepcopy(options), "manual_seed": options["manual_seed"] or 0})
         size, steps = batches.batch_size, batches.steps
         count = math.ceil(options["train"]["total_iter"] / steps)
-        epochs = f"; in one, {_many(steps, 'step')} per epoch, {_many(count, 'epoch')}"
+        epochs = f"; with one process: {counted(steps, 'step')} per epoch, {counted(count, 'epoch')}"
     parts = f" in {accumulate} parts" if accumulate > 1 else ""
-    return f"{_many(size, 'image')} per step{parts}, times the number of processes{epochs}"
+    return f"{counted(size, 'image')} per step{parts} in each process{epochs}"
 
 
 def _device(options: dict[str, Any]) -> str:
@@ -132,15 +139,23 @@ def _output(options: dict[str, Any]) -> str:
     folder = paths["log"]
     shown = os.path.relpath(folder, options["root_path"])
     if paths.get("resume_state"):
-        return f"{shown}, continues from {paths['resume_state']}"
+        return f"{shown}: continues from {paths['resume_state']}"
     if not os.path.isdir(folder):
         return shown
     states = paths.get("training_states", "")
     names = [os.path.splitext(name) for name in (os.listdir(states) if os.path.isdir(states) else ())]
     saved = [int(stem) for stem, ending in names if ending == ".state" and stem.isdecimal()]
     resume = f"; --auto_resume continues from iteration {max(saved):,}" if saved else ""
-    return f"{shown}, which is there: it would be kept under another name{resume}"
+    return f"{shown}: already exists; it would be renamed{resume}"
 
 
-def _many(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
+def _memory(options: dict[str, Any]) -> str:
+    """The most memory that the rehearsal needed: of the GPU, or of this process."""
+    if options["num_gpu"]:
+        return f", at most {size_of(torch.cuda.max_memory_allocated())} of GPU memory"
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return ""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return f", at most {size_of(peak if sys.platform == 'darwin' else 1024 * peak)} of memory"

@@ -37,10 +37,10 @@ def test_what_would_be_trained_on_what(folder, capsys):
         "gan_opt: GANLoss × 1\n",
         "identity_opt: L1Loss × 0.25, rising from 0 over 1,000 iterations",
         "restorer_opt.pixel_opt: L1Loss × 1",
-        "1, layers: iterations 1 to 3",
-        "2, restorer on pseudo-pairs: iterations 4 to 1,200",
+        "stage 1 (layers): iterations 1 to 3",
+        "stage 2 (restorer on pseudo-pairs): iterations 4 to 1,200",
         "optim_g: type Adam, lr 0.0005",
-        "2 images per step in 2 parts, times the number of processes; in one, 1 step per epoch, 1,200 epochs",
+        "2 images per step in 2 parts in each process; with one process: 1 step per epoch, 1,200 epochs",
         "CPU, fp32, seed 1",
         "every 100 iterations and at the end",
     ):
@@ -51,7 +51,7 @@ def test_what_would_be_trained_on_what(folder, capsys):
     for name in ("4.state", "12.state", "4.sha256"):
         (states / name).touch()
     _, out, _ = check(folder, options, capsys)
-    assert "which is there: it would be kept under another name; --auto_resume continues from iteration 12" in out
+    assert "tiny: already exists; it would be renamed; --auto_resume continues from iteration 12" in out
 
 
 def test_a_stock_model_with_layer_contrast_shows_both_weights(folder, capsys):
@@ -102,5 +102,7 @@ def test_the_step_is_rehearsed_at_the_smallest_crop_that_fits_or_at_the_real_one
     step = rehearsal._step
     monkeypatch.setattr(rehearsal, "_step", lambda model, opt, size: (step(model, opt, size), seen.append(size)))
     options = tiny_options()
-    assert check(folder, options, capsys, "datasets:train:gt_size=98", full=full)[0] == 0
+    code, out, _ = check(folder, options, capsys, "datasets:train:gt_size=98", full=full)
+    assert code == 0
+    assert bool(re.search(r"with the crops of the training: \d+ s, at most [\d.]+ [MG]B of memory\n", out)) == full
     assert seen == [side]
