@@ -140,10 +140,7 @@ def convert_official_state_dict(state_dict: dict[str, Tensor]) -> dict[str, Tens
         module, _, parameter = key.rpartition(".")
         name = f"{renamed.get(module)}.{parameter}"
         if name not in expected or not isinstance(value, Tensor) or value.shape != expected[name].shape:
-            raise ValueError(
-                f"not a released NLCL generator: unexpected entry {key!r}; expected latest_net_Back.pth or "
-                "latest_net_Rain.pth"
-            )
+            raise ValueError(f"not a released NLCL generator: unexpected entry {key!r}")
         converted[name] = value
     missing = sorted(set(expected) - set(converted))
     if missing:

@@ -35,7 +35,8 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         converted = convert_official_state_dict(weights)
     except (ValueError, AttributeError, TypeError) as error:
-        raise InputError(f"{source}: is no released generator ({error}); give latest_net_Back.pth") from error
+        reason = error if isinstance(error, ValueError) else "not a released NLCL generator"
+        raise InputError(f"{source}: {reason}; give latest_net_Back.pth or latest_net_Rain.pth") from error
     layer = released_layer(converted) or ("rain" if "Rain" in source.name else "image")
     with writing_to(target), written_whole(target) as file:
         torch.save({"params": converted, "about": official_about(layer)}, file)

@@ -123,15 +123,15 @@ def load_derainer(
         The network, on the CPU. No code from a file is run.
 
     Raises:
-        InputError: If there is none, the file is torn or no network, its architecture is unknown or makes no layer, the
-            weights don't fit, or a setting is out of range.
+        InputError: If there is none, the file is damaged or no network, its architecture is unknown or makes no layer,
+            the weights don't fit, or a setting is out of range.
     """
     wanted = dict(zip(PLAIN, (longest_side, strength, adaptive, keep_colours), strict=True))
     asked = {key: value for key, value in wanted.items() if value is not None}
     path = find_weights(path)
     if not path.exists():
         names = " or ".join(PACKAGED)
-        raise InputError(f"{path}: missing; give the weights: a network file, the folder of a training, or {names}")
+        raise InputError(f"{path}: no such file or folder; give a network file, the folder of a training, or {names}")
     if path.suffix == ".onnx":
         graph, about = load_onnx(path)
         return Derainer(graph, about, path, **{**_noted(about), **asked})

@@ -81,7 +81,7 @@ def read_network_file(
         Its weights, and what it is.
 
     Raises:
-        InputError: If it is missing, torn, no network, of an unknown kind, or not `label`.
+        InputError: If it is missing, damaged, no network, of an unknown kind, or not `label`.
     """
     path = Path(path)
     content = load_plain(path)

@@ -33,7 +33,7 @@ def load_onnx(path: Path) -> tuple[OnnxNetwork, dict[str, Any]]:
     """Load an exported network, and what it is (see `networks.about.describe`); its output is always the image layer.
 
     Raises:
-        InputError: If onnxruntime is not installed, or the file is missing, torn or of another origin.
+        InputError: If onnxruntime is not installed, or the file is missing, damaged or of another origin.
     """
     try:
         import onnx
@@ -51,7 +51,9 @@ def load_onnx(path: Path) -> tuple[OnnxNetwork, dict[str, Any]]:
         names = [[port.name for port in ports] for ports in (session.get_inputs(), session.get_outputs())]
     except Exception as error:  # both packages have exceptions of their own for each fault
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path}: torn, or no ONNX file of ours ({reason}); export it again") from error
+        raise InputError(
+            f"{path}: damaged, or not an ONNX file of basicsr export ({reason}); export it again"
+        ) from error
     if text is None or names != [["rainy"], ["derained"]]:
         raise InputError(f"{path}: is no export of ours; give a file of basicsr export")
     return OnnxNetwork(session), {**about_from_json(text, path), "output": "image"}

@@ -20,26 +20,26 @@ PACKAGED = {file.stem: file for file in sorted((Path(__file__).parents[1] / "wei
 BEST_FILE = "best.json"  # in `models`: which iteration was best in validation; training.checkpoint writes it
 
 
-def load_plain(path: Path, kind: str = "checkpoint") -> Any:
+def load_plain(path: Path, kind: str = "file of weights") -> Any:
     """Load a file of `torch.save` or a .safetensors file, without ever running code from it.
 
     It contains tensors, which come to the CPU, and plain values; `kind` says in messages what it should be.
 
     Raises:
-        InputError: If it is missing, torn, or contains anything else.
+        InputError: If it is missing, damaged, or contains anything else.
     """
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path, device="cpu")
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise InputError(f"{path}: missing") from error
+        raise InputError(f"{path}: no such file or folder") from error
     except Exception as error:  # torch.load raises nearly anything on a file that is no checkpoint
-        reason = " ".join(str(error).split())[:200]
+        # Torch's own text explains how to load it all the same, or is a bare key.
         refused = re.search(r"(?:GLOBAL|Unsupported class) ([\w.]+)", str(error))
-        if refused:  # torch's own text explains how to load it all the same
-            reason = f"it holds {refused[1]}, where only tensors and plain values are loaded, so that no code can run"
-        raise InputError(f"{path}: torn, or not a {kind} ({reason or type(error).__name__})") from error
+        advice = "only tensors and plain values are loaded, so that no code can run"
+        reason = f" (it contains {refused[1]}, but {advice})" if refused else ""
+        raise InputError(f"{path}: damaged, or not a {kind}{reason}") from error
 
 
 def weights_key(content: Any, *keys: str | None) -> str | None:
@@ -93,7 +93,7 @@ def newest(found: Mapping[str, Path]) -> Path:
 def _iteration_of(path: Path) -> float:
     try:
         iteration = load_plain(path)["about"]["iter"]
-    except (InputError, KeyError, TypeError):  # torn: its reader says so; stock BasicSR writes no `about`
+    except (InputError, KeyError, TypeError):  # damaged: its reader says so; stock BasicSR writes no `about`
         return math.inf
     return iteration if isinstance(iteration, int) else math.inf
 
@@ -137,7 +137,7 @@ def newest_checkpoint(path: str, key: str) -> str:
     if os.path.isfile(path):
         return path
     if not os.path.isdir(path):
-        raise InputError(f"path.{key}: there is no file or folder {path!r}; train first, or give another path")
+        raise InputError(f"path.{key}: {path}: no such file or folder; train first, or give another path")
     found = saved_networks(path, label) if label else numbered(Path(path), ".state")
     if not found:
         raise InputError(f"path.{key}: the folder {path!r} holds no {f'net_{label}_*.pth' if label else '*.state'}")

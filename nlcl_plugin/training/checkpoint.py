@@ -194,7 +194,7 @@ def verify(path: Path, opt: dict[str, Any]) -> None:
     """See that a checkpoint is whole and as it was written.
 
     `path` is its training state. Without checksums (BasicSR writes none, and a kill may have come before them) it must
-    at least load. An InputError names the first file that is missing, torn or changed.
+    at least load. An InputError names the first file that is missing, damaged or changed.
     """
     sums = path.with_suffix(".sha256")
     sealed = sums.exists()
@@ -204,7 +204,7 @@ def verify(path: Path, opt: dict[str, Any]) -> None:
         except OSError as error:
             raise InputError(f"{file}: missing or unreadable ({error.strerror})") from error
         if found != expected:
-            raise InputError(f"{file}: torn or changed: its SHA-256 is not the one in {sums.name}")
+            raise InputError(f"{file}: damaged or changed: its SHA-256 is not the one in {sums.name}")
     iteration = _load_state(path)["iter"]
     if not sealed:
         for file in _networks(opt, iteration) or [Path(opt["path"]["models"]) / f"net_g_{iteration}.pth"]:
@@ -215,7 +215,7 @@ def verify(path: Path, opt: dict[str, Any]) -> None:
 def _read_sums(sums: Path) -> dict[Path, str]:
     lines = [_SUM.fullmatch(line) for line in sums.read_text(encoding="utf-8", errors="replace").splitlines()]
     if None in lines or f"{sums.stem}.state" not in {line["name"] for line in lines if line}:
-        raise InputError(f"{sums}: torn or changed: it is no list of checksums of this checkpoint")
+        raise InputError(f"{sums}: damaged or changed: it is no list of checksums of this checkpoint")
     # Earlier versions sealed the copies as .safetensors too, which nothing resumes from.
     named = {line["name"]: line["sum"] for line in lines if line and not line["name"].endswith(".safetensors")}
     return {sums.parent / name: expected for name, expected in named.items()}

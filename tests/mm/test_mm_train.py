@@ -290,7 +290,7 @@ def test_sigterm_saves_one_checkpoint_and_ends_with_code_5(folder, tmp_path, mon
         ("broken.py", "a=1", 2, "error: broken.py: "),
         ("tiny.py", "seed", 2, "error: --cfg-options: expected KEY=VALUE, but received 'seed'"),
         ("tiny.py", "model.train_cfg.gan_optt=3", 2, "error: model.train_cfg.gan_optt: unknown option"),
-        ("tiny.py", "load_from=tiny.py", 2, "error: tiny.py: the checkpoint is torn or no checkpoint of MMEngine"),
+        ("tiny.py", "load_from=tiny.py", 2, "error: tiny.py: the checkpoint is damaged, or not one of MMEngine"),
         ("tiny.py", "train_dataloader.dataset.opt.gt_size=8", 2, "error: model, with images of 8×8 pixels: the disc"),
         ("tiny.py", "model.train_cfg.min_mean_rain=0.9", 4, "stopped: the rain layer is empty"),
     ],

@@ -135,8 +135,8 @@ def refusal(path, **arguments):
 def test_what_is_no_network_file_is_refused(experiment, tmp_path):
     for name in ("net_s_latest.safetensors", "net_s_latest.pth"):
         (tmp_path / name).write_bytes((experiment / "models" / name).read_bytes()[:-99])
-        assert refusal(tmp_path / name).startswith(": torn, or not a checkpoint (")
-    assert refusal(tmp_path / "none.pth").startswith(": missing; give the weights")
+        assert refusal(tmp_path / name).startswith(": damaged, or not a file of weights")
+    assert refusal(tmp_path / "none.pth").startswith(": no such file or folder; give")
     (tmp_path / "empty").mkdir()
     assert refusal(tmp_path / "empty").startswith(": contains no net_s_*.pth or net_g_*.pth; train first")
     for content, message in (

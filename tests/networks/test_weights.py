@@ -30,16 +30,16 @@ def test_weights_come_back_from_safetensors_as_they_were(tmp_path):
         assert file.metadata() == {"format": "pt", "iteration": "1000"}
 
 
-def test_files_without_weights_under_the_key_are_named_and_missing_or_torn_ones_told_apart(tmp_path):
+def test_files_without_weights_under_the_key_are_named_and_missing_or_damaged_ones_told_apart(tmp_path):
     torch.save({"a": {}, "b": 1}, tmp_path / "net.pth")
     with pytest.raises(InputError, match=r"no weights under 'own' or .* but a, b; name their key in path"):
         load(tmp_path / "net.pth", "own")
     for name in ("net.pth", "net.safetensors"):
         (tmp_path / name).write_bytes(b"\x08" * 20)
-        with pytest.raises(InputError, match=rf"{name}: torn, or not a checkpoint \(.+\)"):
+        with pytest.raises(InputError, match=rf"{name}: damaged, or not a file of weights"):
             load(tmp_path / name)
         (tmp_path / name).unlink()
-        with pytest.raises(InputError, match=f"{name}: missing"):
+        with pytest.raises(InputError, match=f"{name}: no such file or folder"):
             load(tmp_path / name)
 
 

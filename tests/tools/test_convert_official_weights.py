@@ -37,4 +37,5 @@ def test_other_files_are_refused_in_one_line(tmp_path, capsys):
         said = capsys.readouterr().err
         assert said.startswith(f"error: {tmp_path / name}: ")
         assert len(said.splitlines()) == 1
+        assert said.count("released NLCL generator") == (name in ("other.pth", "list.pth"))
     assert not list(tmp_path.glob("out.pth*"))

@@ -95,13 +95,13 @@ def test_newest_by_number_is_resumed_and_its_networks_are_set(opt):
 
 
 DAMAGES = {
-    "state cut": (lambda state, network, seal: cut(state), r"/3\.state: torn"),
+    "state cut": (lambda state, network, seal: cut(state), r"/3\.state: damaged"),
     "state gone": (lambda state, network, seal: os.remove(state), r"/3\.state: missing"),
-    "state flipped": (lambda state, network, seal: flip_a_bit(state), r"/3\.state: torn or changed"),
-    "network cut": (lambda state, network, seal: cut(network), r"/net_d_3\.pth: torn"),
+    "state flipped": (lambda state, network, seal: flip_a_bit(state), r"/3\.state: damaged or changed"),
+    "network cut": (lambda state, network, seal: cut(network), r"/net_d_3\.pth: damaged"),
     "network gone": (lambda state, network, seal: os.remove(network), r"/net_d_3\.pth: missing"),
-    "network flipped": (lambda state, network, seal: flip_a_bit(network), r"/net_d_3\.pth: torn or changed"),
-    "seal cut": (lambda state, network, seal: os.truncate(seal, 70), r"/3\.sha256: torn or changed"),
+    "network flipped": (lambda state, network, seal: flip_a_bit(network), r"/net_d_3\.pth: damaged or changed"),
+    "seal cut": (lambda state, network, seal: os.truncate(seal, 70), r"/3\.sha256: damaged or changed"),
 }
 
 
@@ -213,7 +213,7 @@ def test_all_processes_take_what_the_first_one_found_whole_and_their_own_random_
     refused = "refuses: training_states: none of its 2 checkpoints is whole"
     lines = sorted(line.partition(";")[0] for line in done.stdout.splitlines() if "rank" in line)
     assert lines == [f"rank {rank} {what}" for rank in (0, 1) for what in (refused, "resumes 1")]
-    assert done.stderr.count("1.state: torn") == 1
+    assert done.stderr.count("1.state: damaged") == 1
 
 
 # pruning --------------------------------------------------------------------------------------------------------------
