@@ -41,7 +41,7 @@ def _check_arguments(registry: Registry, name: str, arguments: dict[str, Any]) -
     parameters = inspect.signature(registered(registry, ".type", name)).parameters
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         return
-    check_known(".", arguments, parameters, refuse=True)
+    check_known(".", arguments, {*parameters, "type"}, refuse=True)
     needed = {key for key, p in parameters.items() if p.default is inspect.Parameter.empty}
     for key in sorted(needed - set(arguments) - FILLED_IN.get(name, set())):
         raise InputError(f".{key} is missing: {name} needs it")
@@ -53,5 +53,4 @@ def registered(registry: Registry, where: str, name: str) -> Any:
         if known in registry:
             return registry._obj_map[known]
     own = "if it is your own, give --import MODULE, the module that registers it"
-    hint = f"{suggest(name, registry.keys())}; {own}"
-    raise InputError(f"{where}: no {registry._name} is named {name!r}{hint}")
+    raise InputError(f"{where}: no {registry._name} is named {name!r}; {own}{suggest(name, registry.keys())}")

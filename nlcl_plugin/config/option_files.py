@@ -51,8 +51,12 @@ def find_option_file(path: str, *, folder: str = "") -> str:
     if os.path.isfile(own) or packaged is None:
         return own
     if rank_in_environment() == "0":
-        print_line(f"{path}: that of the package, {packaged}")
+        print_line(f"{path}: using the package's option file {packaged}")
     return str(packaged)
+
+
+def _similar(path: str) -> str:
+    return suggest(os.path.basename(path), (name for name in packaged_option_files() if name.endswith(".yml")))
 
 
 def load_yaml(path: str) -> dict[str, Any]:
@@ -78,7 +82,7 @@ def _load_merged(path: str, above: tuple[str, ...]) -> dict[str, Any]:
     identity = os.path.realpath(path)
     if identity in above:
         names = " → ".join(os.path.basename(name) for name in (*above[above.index(identity) :], identity))
-        raise InputError(f"{path}: _base_ leads back to where it began ({names}); take one of them out")
+        raise InputError(f"{path}: _base_ leads back to where it began ({names}); remove one of them")
     own = read_yaml(path)
     bases = own.pop("_base_", [])
     bases = [bases] if isinstance(bases, str) else bases
@@ -90,7 +94,7 @@ def _load_merged(path: str, above: tuple[str, ...]) -> dict[str, Any]:
         if not os.path.isfile(file):
             raise InputError(
                 f"{path}: _base_: there is no file {file!r}; give it relative to this option file, or the name of one "
-                "of the package (see `basicsr options`)"
+                f"of the package (see `basicsr options`){_similar(file)}"
             )
         options = merged(options, _load_merged(file, (*above, identity)), path)
     return merged(options, own, path)
@@ -117,7 +121,8 @@ def read_yaml(path: str) -> dict[str, Any]:
         raise InputError(f"{path}: {error}") from error
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        advice = "; correct the path, or give one of `basicsr options`" if isinstance(error, FileNotFoundError) else ""
+        absent = isinstance(error, FileNotFoundError)
+        advice = f"{_similar(path)}; correct the path, or give one of `basicsr options`" if absent else ""
         raise InputError(f"cannot read the option file {path!r}: {reason}{advice}") from error
     if not isinstance(options, dict):
         raise InputError(f"{path} must contain a mapping of options, but contains {type(options).__name__}")
@@ -143,8 +148,9 @@ def override(options: dict[str, Any], entries: list[str]) -> None:
     for entry in entries:
         keys, separator, text = entry.partition("=")
         path = [key.strip() for key in keys.split(":")]
-        if not separator or not all(path):
-            raise InputError(f"--force_yml: expected block:key=value, but received {entry!r}")
+        if not separator or not all(path) or (len(path) == 1 and "." in keys):
+            form = "block:key=value, with colons, such as train:total_iter=1000"
+            raise InputError(f"--force_yml: expected {form}, but received {entry!r}")
         try:
             value = parse(text)
         except InputError as error:

@@ -66,6 +66,7 @@ def test_overrides_set_typed_values_may_add_keys_and_are_never_evaluated():
     ("entry", "match"),
     [
         ("train", "expected block:key=value"),
+        ("train.total_iter=5", "expected block:key=value, with colons, such as train:total_iter=1000, but received"),
         ("val:x=1", "there is no block 'val'; set it whole, val={x: 1}"),
         ("trian:total_iter=5", "there is no block 'trian'; did you mean 'train'?"),
     ],
@@ -130,6 +131,7 @@ def test_later_bases_win_and_two_ways_to_one_base_are_no_circle(tmp_path):
     [
         ({"own": "_base_: a.yml", "a": "_base_: b.yml", "b": "_base_: ./a.yml"}, r"\(a.yml → b.yml → a.yml\)"),
         ({"own": "_base_: [a.yml, none.yml]", "a": "x: 1"}, "own.yml: _base_: there is no file '.*none.yml'"),
+        ({"own": "_base_: nlcl_smal.yml"}, "there is no file '.*'; .*; did you mean 'nlcl_small.yml'"),
         ({"own": "_base_: {a: 1}"}, "own.yml: _base_: expected an option file or a list of them"),
     ],
 )

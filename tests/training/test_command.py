@@ -157,7 +157,7 @@ def test_a_log_is_read_while_it_is_written_and_cut_back_when_resumed(tmp_path):
 
 # resuming -------------------------------------------------------------------------------------------------------------
 def test_resuming_continues_at_the_checkpoint_and_takes_back_what_came_after(trained, capsys):
-    """As after a kill between the checkpoints of 4 and 6: the state of 6 is torn."""
+    """As after a kill between the checkpoints of 4 and 6: the state of 6 is damaged."""
     experiment = trained / "experiments/tiny"
     shutil.rmtree(experiment)
     options = ["--force_yml", "val:val_freq=2", "logger:save_checkpoint_freq=2"]
@@ -173,7 +173,7 @@ def test_resuming_continues_at_the_checkpoint_and_takes_back_what_came_after(tra
     capsys.readouterr()
     assert cli.main([*TRAIN, "--auto_resume", *options, "logger:print_freq=2"]) == 0
     log = capsys.readouterr().err
-    assert "6.state: torn or changed" in log
+    assert "6.state: damaged or changed" in log
     assert ", iteration 4." in log
     # Stage 2 began after iteration 3, so the generator does not change and only the restorer continues.
     resumed = torch.load(experiment / "models/net_g_latest.pth", weights_only=True)["params"]
@@ -313,11 +313,10 @@ def test_skipping_unreadable_images_trains_on_the_rest_and_lists_them(folder, ca
 
 
 def test_a_missing_option_file_is_one_line(capsys):
-    assert cli.main(["train", "-opt", "nothing.yml"]) == 2
-    expected = (
-        "error: cannot read the option file 'nothing.yml': No such file or directory; correct the path, or give one"
-    )
-    assert capsys.readouterr().err.startswith(expected)
+    for name, hint in (("nothing.yml", ""), ("options/nlcl_smal.yml", "; did you mean 'nlcl_small.yml'?")):
+        assert cli.main(["train", "-opt", name]) == 2
+        expected = f"error: cannot read the option file {name!r}: No such file or directory{hint}; correct the path, or"
+        assert capsys.readouterr().err.startswith(expected)
 
 
 # stock BasicSR --------------------------------------------------------------------------------------------------------
