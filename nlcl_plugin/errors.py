@@ -37,6 +37,7 @@ def writing_to(
         yield
     except caught as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        reason = f"{error.filename} is a file, not a folder" if isinstance(error, FileExistsError) else reason
         raise InputError(f"{path}: cannot be written ({reason}); {_make_room(error)}{advice}") from error
 
 

@@ -51,7 +51,9 @@ def test_option_files_of_the_package_are_found_by_name_from_any_folder(folder, c
     assert main(["check", "-opt", "options/nlcl_quickstart.yml"]) == 0
     printed = capsys.readouterr()
     assert "nlcl_quickstart: trains NLCLModel" in printed.out
-    assert re.match(r"options/nlcl_quickstart.yml: that of the package, \S+nlcl_quickstart.yml\n", printed.err)
+    assert re.match(
+        r"options/nlcl_quickstart.yml: using the package's option file \S+nlcl_quickstart.yml\n", printed.err
+    )
 
 
 def test_a_file_of_ones_own_comes_first_and_may_build_on_one_of_the_package(folder, capsys):
@@ -61,7 +63,7 @@ def test_a_file_of_ones_own_comes_first_and_may_build_on_one_of_the_package(fold
     assert main(["check", "-opt", "nlcl_quickstart.yml", "--force_yml", *entries, *small]) == 0
     printed = capsys.readouterr()
     assert "my_own: trains NLCLModel" in printed.out
-    assert "options/nlcl_small.yml: that of the package" in printed.err
+    assert "options/nlcl_small.yml: using the package's option file" in printed.err
 
 
 def test_options_are_listed_with_a_line_each_and_copied_as_they_are(empty, repository, capsys):
@@ -75,7 +77,7 @@ def test_options_are_listed_with_a_line_each_and_copied_as_they_are(empty, repos
     for name in lines:
         assert filecmp.cmp(empty / "my options" / name, repository / "options" / name, shallow=False)
     assert main(["check", "-opt", "my options/nlcl_quickstart.yml"]) == 0  # it has its bases
-    assert "that of the package" not in capsys.readouterr().err
+    assert "option file" not in capsys.readouterr().err
 
 
 def test_a_copy_replaces_no_edited_file(empty, capsys):

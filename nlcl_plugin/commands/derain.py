@@ -103,7 +103,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "look for rain in a copy that is no longer, and take what is found out of the photograph; 0: any size"
     add("--longest-side", type=number(0), metavar="PIXELS", help=f"{text} (default: what the weights say, else 0)")
     text = "factor on the rain that is taken out, up to 10: above 1 more rain goes, and more structure"
-    add("--strength", type=float, metavar="FACTOR", help=f"{text} (default: what the weights say, else 1)")
+    add(
+        "--strength",
+        type=number(0, 10, float),
+        metavar="FACTOR",
+        help=f"{text} (default: what the weights say, else 1)",
+    )
     text = "take more, the more of an image has rain"
     either, default = argparse.BooleanOptionalAction, "(default: what the weights say, else not)"
     add("--adaptive", action=either, help=f"{text} {default}")

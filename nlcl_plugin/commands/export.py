@@ -17,15 +17,17 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+from nlcl_plugin.commands.numbers import number
 from nlcl_plugin.errors import escape, size_of
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     from nlcl_plugin.inference.derainer import PLAIN, load_derainer
-    from nlcl_plugin.inference.export import CHECKED_SHAPES, export
+    from nlcl_plugin.inference.export import CHECKED_SHAPES, export, kind_of
 
     output = Path(arguments.output).expanduser()
+    kind_of(output)  # before anything is loaded
     settings = {key: getattr(arguments, key) for key in PLAIN if getattr(arguments, key) is not None}
     derainer = load_derainer(arguments.weights, label=arguments.label, take_newest=arguments.newest, **settings)
     noted = {**settings, "license": arguments.license or derainer.about["license"]}
@@ -49,8 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--opset", type=int, default=18, metavar="N", help="of ONNX (default: %(default)s)")
     add("--license", metavar="TEXT", help="licence of the weights, to note in the file")
     text = "side to which basicsr derain reduces larger images to find rain, to note in the file; 0: any size"
-    add("--longest-side", type=int, metavar="PIXELS", help=text)
-    add("--strength", type=float, metavar="FACTOR", help="factor of basicsr derain on the rain, to note in the file")
+    add("--longest-side", type=number(0), metavar="PIXELS", help=text)
+    add(
+        "--strength",
+        type=number(0, 10, float),
+        metavar="FACTOR",
+        help="factor of basicsr derain on the rain, to note in the file",
+    )
     text = "whether basicsr derain takes more, the more of an image has rain, to note in the file"
     add("--adaptive", action=argparse.BooleanOptionalAction, help=text)
     text = "whether basicsr derain leaves colours and brightness of regions as they are, to note in the file"

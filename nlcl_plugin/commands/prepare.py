@@ -105,7 +105,7 @@ def _static_video(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> None:
     if arguments.layout is None:
         if arguments.pair_by is None:
-            raise InputError(f"give --layout ({', '.join(LAYOUT_NAMES)}) or --pair-by")
+            raise InputError(f"give --layout ({', '.join((*LAYOUT_NAMES, STATIC_VIDEO))}) or --pair-by")
         arguments.layout = "pairs"
     elif arguments.pair_by is not None and arguments.layout != "pairs":
         raise InputError(f"--pair-by goes without --layout {arguments.layout}, which pairs by itself; remove one")

@@ -160,7 +160,8 @@ def _derained(images: Any, network: ImageDerainer) -> Any:
         return result if images.dim() == 4 else result[0]
     received = f"the shape {tuple(images.shape)}" if hasattr(images, "shape") else f"{type(images).__name__}"
     raise InputError(
-        f"expected an array (H, W, 3), a tensor (3, H, W) or (B, 3, H, W), or a list of them, but received {received}"
+        f"expected an array (H, W, 3), a tensor (3, H, W) or (B, 3, H, W), or a list of them, but received {received}; "
+        'of an image file give np.array(Image.open(path).convert("RGB"))'
     )
 
 
@@ -180,6 +181,8 @@ def _as_array(image: Tensor, like: np.ndarray) -> np.ndarray:
 def _find_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"device {name!r}: no GPU is available here; give --device cpu")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

@@ -49,6 +49,14 @@ class _Graph(nn.Module):
         return rainy - output if self.makes_rain else output
 
 
+def kind_of(output: str | os.PathLike[str]) -> str:
+    """What a file is to contain, by its name: `onnx` or `safetensors`; an `InputError` if it is neither."""
+    kind = Path(output).suffix.removeprefix(".")
+    if kind not in ("onnx", "safetensors"):
+        raise InputError(f"--output: expected a name that ends in .onnx or .safetensors, but received {str(output)!r}")
+    return kind
+
+
 def export(derainer: Derainer, output: str | os.PathLike[str], *, half: bool = False, opset: int = OPSET) -> float:
     """Export a network; the file is written only if it makes what PyTorch makes.
 
@@ -66,10 +74,7 @@ def export(derainer: Derainer, output: str | os.PathLike[str], *, half: bool = F
         InputError: If the name does not fit, a package is missing, the network cannot be exported, the result differs,
             or the file cannot be written.
     """
-    path = Path(output).expanduser()
-    kind = path.suffix.removeprefix(".")
-    if kind not in ("onnx", "safetensors"):
-        raise InputError(f"output: expected a name that ends in .onnx or .safetensors, but received {str(output)!r}")
+    path, kind = Path(output).expanduser(), kind_of(output)
     network = derainer.about["network"]["type"]
     if kind != "safetensors" and derainer.about["window_size"] > 1:
         raise InputError(
@@ -137,7 +142,7 @@ def _onnx(derainer: Derainer, half: bool, opset: int) -> bytes:
     model = program.model_proto
     found = {entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")}
     if found != {opset}:
-        raise InputError(f"opset: received {opset}, but the exporter makes {max(found)} of this network; give that")
+        raise InputError(f"--opset: received {opset}, but the exporter makes {max(found)} of this network; give that")
     graph = model.graph
     for entry in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
         del entry.metadata_props[:]  # the Python code that a node comes from, paths on this machine included

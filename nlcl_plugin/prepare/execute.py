@@ -37,7 +37,9 @@ def check_output_folder(output: Path, plan: Plan | None = None) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise InputError(f"{output}: is no folder to write to ({error.strerror}); choose another --output") from error
+        raise InputError(
+            f"{output}: is not a folder to write to ({error.strerror}); choose another --output"
+        ) from error
     if foreign and not saved:
         raise InputError(
             f"{output}: contains files that are not of this preparation ({examples(foreign)}); choose an empty --output"

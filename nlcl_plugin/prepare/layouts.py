@@ -222,8 +222,8 @@ def collect(layout: str, sources: list[str], options: Options) -> Collection:
     roots = [Path(os.path.expanduser(path)) for path in (*sources, *by_role)]
     for root in (*roots, *map(Path, pairs)):
         if not root.is_dir():
-            kind = "a file" if root.exists() else "not there"
-            raise InputError(f"{root}: this is {kind}, expected a folder; correct the path")
+            fault = "is a file, not a folder" if root.exists() else "no such file or folder"
+            raise InputError(f"{root}: {fault}; correct the path")
     options = replace(options, clean=str(roots[-1]))  # without ~
     if pairs:
         options = replace(options, val_rainy=pairs[0], val_clean=pairs[1])

@@ -110,7 +110,7 @@ def make_static_pairs(
         raise InputError(f"videos of equal names ({', '.join(sorted(names))}) would overwrite each other; rename one")
     for video in videos:
         if not os.path.isfile(video):
-            raise InputError(f"{video}: there is no such file; give videos")
+            raise InputError(f"{video}: no such file or folder; give videos")
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as temporary:
         folder = Path(temporary) / "pairs"

@@ -101,7 +101,7 @@ def test_unusable_arguments_are_one_line(capsys, monkeypatch, address):
     assert main(["demo", "--port", address.rstrip("/").rpartition(":")[2]]) == 2
     assert "cannot be used" in capsys.readouterr().err
     assert main(["demo", "--weights", "missing.pth"]) == 2
-    assert "missing.pth: missing" in capsys.readouterr().err
+    assert "missing.pth: no such file or folder" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "gradio", None)
     monkeypatch.delitem(sys.modules, "nlcl_plugin.inference.demo_page")
     assert main(["demo"]) == 2

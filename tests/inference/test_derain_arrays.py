@@ -106,7 +106,7 @@ def test_the_model_card_has_the_checksums_of_the_weights():
         (torch.zeros(3, 4, 5, dtype=torch.uint8), "but received torch.uint8"),
         (np.full((4, 5, 3), 128.0), "but received 128 to 128; divide by 255"),
         (np.full((4, 5, 3), np.nan), "but received nan to nan"),
-        ("image.png", "but received str"),
+        ("image.png", r"but received str; of an image file give np\.array"),
     ],
 )
 def test_what_is_no_image_is_refused(network, image, message):
@@ -123,5 +123,5 @@ def test_weights_of_the_package_go_by_their_names_unless_such_a_file_or_folder_e
     (tmp_path / "real").mkdir()  # photographs, say
     assert ImageDerainer().derainer.source == PACKAGED["real"]
     assert find_weights("demo") == Path("demo")
-    with pytest.raises(InputError, match=r"^real2: missing; give the weights: .*, or .*demo"):
+    with pytest.raises(InputError, match=r"^real2: no such file or folder; give .*, or .*demo"):
         ImageDerainer("real2")

@@ -360,7 +360,9 @@ def test_what_does_not_fit_is_not_written(tmp_path):
             write_photograph(tmp_path / "b.png", wrong, like)
     with pytest.raises(ValueError, match="not finite"):
         write_photograph(tmp_path / "b.png", np.full(RGB.shape, np.nan, np.float32), like)
-    with pytest.raises(InputError, match=r"b\.png: cannot be written \((Not a directory|File exists)\)"):
+    with pytest.raises(
+        InputError, match=r"b\.png: cannot be written \((Not a directory|.*a\.png is a file, not a folder)\)"
+    ):
         write_photograph(tmp_path / "a.png" / "b.png", RGB, like)
     assert os.listdir(tmp_path) == ["a.png"]
 

@@ -232,11 +232,12 @@ def test_of_a_folder_the_best_network_is_taken_or_the_newest(tmp_path, run):
     ("arguments", "message"),
     [
         (["--save", "rain,snow"], "--save: expected some of rain,montage,heatmap, but received 'snow'"),
-        (["--weights", "nowhere.pth"], "nowhere.pth: missing; give the weights"),
+        (["--weights", "nowhere.pth"], "nowhere.pth: no such file or folder; give"),
         (["--device", "quantum"], "device 'quantum' cannot be used"),
         (["--reference", "nowhere"], "--reference: there is no folder nowhere"),
         (["--weights", "x2.pth"], "makes (1, 3, 128, 128) of (1, 3, 64, 64); expected a network that keeps the shape"),
-        (["--output", __file__], "cannot be written"),
+        (["--output", __file__], "is a file, not a folder); give another --output"),
+        (["--device", "cuda"], "device 'cuda': no GPU is available here; give --device cpu\n"),
     ],
 )
 def test_bad_arguments_end_in_one_line(tmp_path, run, monkeypatch, arguments, message):
@@ -246,6 +247,7 @@ def test_bad_arguments_end_in_one_line(tmp_path, run, monkeypatch, arguments, me
         {"params": MSRResNet(num_feat=4, num_block=1, upscale=2).state_dict(), "about": describe(block, "g")}, "x2.pth"
     )
     write(tmp_path / "in/a.png", scene())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     code, printed = run(*arguments)
     assert code == 2
     assert message in printed

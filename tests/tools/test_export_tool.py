@@ -75,9 +75,9 @@ def test_onnx_gives_what_pytorch_gives_at_any_size(weights, tmp_path, name):
     assert 0 <= exporting.export(load_derainer(weights / f"{name}.pth"), tmp_path / "net.onnx") < 1e-5
     check(onnx_run(tmp_path / "net.onnx"), weights / f"{name}.pth", 1e-5)
     check(load_derainer(tmp_path / "net.onnx"), weights / f"{name}.pth", 1e-5)
-    (tmp_path / "torn.onnx").write_bytes((tmp_path / "net.onnx").read_bytes()[:-99])
-    with pytest.raises(InputError, match="torn, or no ONNX file"):
-        load_derainer(tmp_path / "torn.onnx")
+    (tmp_path / "damaged.onnx").write_bytes((tmp_path / "net.onnx").read_bytes()[:-99])
+    with pytest.raises(InputError, match="damaged, or not an ONNX file"):
+        load_derainer(tmp_path / "damaged.onnx")
 
 
 @pytest.mark.parametrize("half", [False, True])
@@ -124,7 +124,9 @@ def test_what_cannot_be_exported_is_one_line_and_writes_nothing(capsys, weights,
         return printed
 
     (tmp_path / "unet.pth").write_bytes((weights / "unet.pth").read_bytes())
-    assert "expected a name that ends in .onnx or .safetensors, but received" in error("unet.pth", output="n")
+    assert "error: --output: expected a name that ends in .onnx or .safetensors, but received" in error(
+        "unet.pth", output="n"
+    )
     assert "no/n.safetensors: cannot be written" in error("unet.pth", output="no/n.safetensors")
     assert "opset: received 99, but the exporter makes 18" in error("unet.pth", "--opset", "99")
     block = {"type": "SwinIR", "window_size": 4, "depths": [1], "num_heads": [2], "embed_dim": 8, "img_size": 8}

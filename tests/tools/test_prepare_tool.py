@@ -9,12 +9,12 @@ BY_REGEX = ["--pair-by", "regex", "--rainy", "PAIR", "--clean", "PAIR", "--rainy
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["SOURCE"], "give --layout"),
-        (["MISSING", "--layout", "GT-RAIN"], "error: MISSING: this is not there"),
+        (["SOURCE"], "pairs, static-video) or --pair-by"),
+        (["MISSING", "--layout", "GT-RAIN"], "error: MISSING: no such file or folder"),
         (["SOURCE", "--layout", "GT-RAIN", "--pair-by", "stem"], "remove one"),
         (["--layout", "two-folders", "--rainy", "SOURCE", "--clean", "SOURCE/clean"], "one lies in the other"),
         (["SOURCE", "--layout", "GT-RAIN", "--output", "SOURCE/out"], "overlaps"),
-        (["PAIR", "--layout", "GT-RAIN", "--output", "FILE"], "FILE: is no folder to write to"),
+        (["PAIR", "--layout", "GT-RAIN", "--output", "FILE"], "FILE: is not a folder to write to"),
         (["SOURCE", "--layout", "GT-RAIN", "--list", "x.txt"], "--list: is for pairs and SPA-Data only"),
         (["SOURCE", "--layout", "SPA-Data", "--list", "LIST"], "LIST, line 2: got 'a b c'"),
         ([*BY_REGEX, "("], "'(': is no regular expression"),

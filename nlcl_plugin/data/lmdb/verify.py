@@ -57,7 +57,10 @@ def verify_lmdb(
     if against is not None:
         if records is None:
             raise InputError(f"{path}: has no {KEYS_FILE}, so its sources are not known; verify it without --against")
-        used = {one.source for one in records.values()} | {one.source for one in read_skipped(Path(path))}
+        sources = {one.source for one in records.values()}
+        if sources and not any(os.path.exists(os.path.join(against, source)) for source in sources):
+            raise InputError(f"{against}: contains none of the images that {path} is made of; give their folder")
+        used = sources | {one.source for one in read_skipped(Path(path))}
         found.faults += [f"{name}: is not in the LMDB" for name in list_images(against) if name not in used]
 
     def check(group: list[str]) -> tuple[int, list[str]]:
