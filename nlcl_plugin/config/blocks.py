@@ -110,7 +110,7 @@ class NetworkPathOptions(OpenBlock):
     )
     param_key_: str | None = Field(
         None,
-        description="Which weights of the file: `params`, `params_ema` for the moving average, or whatever holds them. "
+        description="Which weights of the file: `params`, `params_ema` for the moving average, or another key. "
         "Default: `params`, in testing with our models `params_ema`. A file without them: `params_ema`, else `params`, "
         "else the file itself. A network's average: `params_ema`, else as the network.",
     )
@@ -157,7 +157,7 @@ class LoggerOptions(OpenBlock):
 class DistOptions(OpenBlock):
     """The block `dist_params`."""
 
-    backend: str = Field("nccl", description="`nccl` between GPUs; `gloo`, which is taken where there is none.")
+    backend: str = Field("nccl", description="`nccl` between GPUs; `gloo`, the default without one.")
     port: int | None = Field(None, ge=1, lt=65536, description="Port of the first host, where the launcher names none.")
     timeout: float | None = Field(
         None,
@@ -178,14 +178,14 @@ class TopOptions(OpenBlock):
     longest_side: int | None = Field(
         None,
         ge=SHORTEST_LIMIT,
-        description="Pixels. In larger images rain is looked for in copies with this longest side: in training, in "
+        description="Pixels. In larger images rain is detected in copies with this longest side: in training, in "
         "validation and testing by NLCLModel (give it in the file of the test too), and wherever the trained network "
         "derains. By default images are taken as they are.",
     )
     adaptive: bool = Field(
         False,
-        description="In validation and testing by NLCLModel, and wherever the trained network derains, what is left of "
-        "the rain is taken too, the more, the more of an image has rain (`inference.adaptive`).",
+        description="In validation and testing by NLCLModel, and wherever the trained network derains, more than R is "
+        "subtracted where more of an image has rain (`inference.adaptive`).",
     )
     keep_colours: bool = Field(
         False,
@@ -208,12 +208,10 @@ class TopOptions(OpenBlock):
         description="NLCLModel only. `two_branch`: a generator each for B and R, and B + R = O is a loss. `residual` "
         "(ours, and the default): one generator, R = O - B.",
     )
-    demo_data: str | None = Field(
-        None, description="Folder in which the demo data is made, unless it is there already."
-    )
+    demo_data: str | None = Field(None, description="Folder in which the demo data is made, unless it exists.")
     datasets: dict[str, DatasetOptions] = Field(
         description="A block a dataset: `train` and `val` (`val_1`, `val_2` ...) for training, `test` for testing. "
-        "`~` takes one out."
+        "`~` removes one."
     )
     path: PathOptions | None = Field(None, description="Weights to begin with, and what to resume.")
     train: dict[str, Any] | None = Field(None, description="Losses, optimizers, schedule and stages.")

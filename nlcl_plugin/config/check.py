@@ -98,7 +98,7 @@ def _stock_train_schema(options: dict[str, Any], model: Any) -> type[BaseModel]:
     }
     takes_addon = hasattr(model, "addon_options")
     if ("nlcl_opt" in train or takes_addon) and "optim_p" in train and "optim_p" not in keys_in_source(model):
-        raise InputError("train.optim_p: nothing reads it in this model; it goes into train.nlcl_opt.optim_p")
+        raise InputError("train.optim_p: nothing reads it in this model; its place is train.nlcl_opt.optim_p")
     if takes_addon:
         blocks["nlcl_opt"] = (model.addon_options | None, None)
     elif train.pop("nlcl_opt", None) is not None:

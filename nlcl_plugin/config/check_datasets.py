@@ -38,7 +38,7 @@ def check_dataset_keys(where: str, dataset: dict[str, Any], *, training: bool) -
     if training and dataset.get("batch_size_per_gpu") is None:
         raise InputError(f"{where}.batch_size_per_gpu is missing: expected a whole number of at least 1")
     if dataset.get("prefetch_mode") == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"{where}.prefetch_mode: cuda needs a GPU, and none is there; use ~ or cpu")
+        raise InputError(f"{where}.prefetch_mode: cuda needs a GPU, and none is available; use ~ or cpu")
 
 
 def check_dataset(where: str, dataset: dict[str, Any], *, planned: str | None = None) -> None:
@@ -65,7 +65,7 @@ def check_dataset(where: str, dataset: dict[str, Any], *, planned: str | None = 
     if dataset["phase"] != "train" and dataset.get("longest_side"):
         raise InputError(f"{where}.longest_side: is read in training only; give longest_side at the top of the file")
     if dataset["phase"] == "train" and dataset.get("longest_side") and not ours:
-        raise InputError(f"longest_side: {dataset['type']} does not read it; make its images smaller, and take it out")
+        raise InputError(f"longest_side: {dataset['type']} does not read it; make its images smaller, and remove it")
     made = build_once(where, lambda: cls(copy.deepcopy(dataset)))
     if len(made) == 0:
         raise InputError(f"{where}: {dataset['type']} finds no image; correct its roots or its list of images")
@@ -102,8 +102,8 @@ def _check_images(where: str, dataset: dict[str, Any], paths: Sequence[str | dic
             if not fits:
                 rule = f"the second must be {scale} times the first" if scale > 1 else "pairs must have one size"
                 raise InputError(
-                    f"{where}: {files[0]} is {width}×{height} and {files[1]} {wide}×{high}; {rule}: mend the pair or "
-                    "take it out"
+                    f"{where}: {files[0]} is {width}×{height} and {files[1]} {wide}×{high}; {rule}: correct the "
+                    "pair or remove it"
                 )
 
 

@@ -149,8 +149,7 @@ def override(options: dict[str, Any], entries: list[str]) -> None:
         keys, separator, text = entry.partition("=")
         path = [key.strip() for key in keys.split(":")]
         if not separator or not all(path) or (len(path) == 1 and "." in keys):
-            form = "block:key=value, with colons, such as train:total_iter=1000"
-            raise InputError(f"--force_yml: expected {form}, but received {entry!r}")
+            raise InputError(f"--force_yml: expected block:key=value (colons, no dots), but received {entry!r}")
         try:
             value = parse(text)
         except InputError as error:

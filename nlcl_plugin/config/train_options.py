@@ -212,9 +212,9 @@ class UnpairedOptions(Block):
         if self.restorer_opt and self.restorer_opt.round_gain is not None and not self.restorer_opt.rounds:
             raise ValueError("restorer_opt.round_gain: there are no rounds; add restorer_opt.rounds")
         if self.dimension_freq and not self.has_stage_one:
-            raise ValueError("dimension_freq: dimensions are measured in stage 1, and there is none; take it out")
+            raise ValueError("dimension_freq: dimensions are measured in stage 1, which is not trained; remove it")
         if self.layer_opt is not None and self.gan_opt is None:
-            raise ValueError("layer_opt takes its features from net_d, which only gan_opt trains: add gan_opt")
+            raise ValueError("layer_opt uses features of net_d, which only gan_opt trains: add gan_opt")
         restorer = self.restorer_opt.composite_opt if self.restorer_opt else None
         contrasts = (self.layer_opt, self.composite_opt, restorer)
         if not self.dimension_freq and any(c and c.build_options().get("asymmetry") == "auto" for c in contrasts):

@@ -117,9 +117,7 @@ class LocationContrastLoss(nn.Module):
         if gather_negatives and negatives != "random":
             raise ValueError(f"gather_negatives goes with negatives: random, but received {negatives!r}")
         if num_negatives is not None and negatives == "random":
-            raise ValueError(
-                "num_negatives goes with negatives: similar or dissimilar, as random keeps all; leave it out"
-            )
+            raise ValueError("num_negatives goes with negatives: similar or dissimilar, as random keeps all; remove it")
         self.loss_weight = loss_weight
         self.temperature = temperature
         self.negatives = negatives

@@ -182,7 +182,7 @@ class NLCLMixin:
             return 3
         raise InputError(
             f"train.nlcl_opt: network_g ({type(net).__name__}) takes no images (B, 3 or 1, H, W): {reason}; "
-            "use a network that does, or take the block out"
+            "use a network that does, or remove the block"
         )
 
     def _module_features(self) -> ModuleFeatures:

@@ -122,7 +122,7 @@ ADDED = [
     ("train:nlcl_opt:features:modules=[haed]", "ResidualUNet has no module 'haed'; did you mean 'head'?"),
     ("train:nlcl_opt:features={source: discriminator, modules: [conv0]}", "net_d, which NLCLSRModel lacks"),
     ("train:nlcl_opt:features={source: encoder}", "network_e is missing: train.nlcl_opt needs an encoder"),
-    ("train:optim_p={type: Adam, lr: 1e-4}", "train.optim_p: nothing reads it .* into train.nlcl_opt.optim_p"),
+    ("train:optim_p={type: Adam, lr: 1e-4}", "train.optim_p: nothing reads it .* train.nlcl_opt.optim_p"),
     (
         "train:pixel_opt:loss_weight='1,5'",
         "train.pixel_opt.loss_weight: expected a number, but received the text '1,5'",

@@ -71,7 +71,7 @@ def test_demo_data_is_named_and_not_made(folder, capsys):
     assert "val (pairs): PairedImageDataset, 2 images" in out
     for entry, message in (
         ("datasets:train:cache=yes please", "error: datasets.train.cache: got 'yes please', expected true or false\n"),
-        ("demo_data=rainy", "exists and holds no demo data"),
+        ("demo_data=rainy", "exists and contains no demo data"),
     ):
         code, _, err = check(folder, options, capsys, entry)
         assert code == 2
@@ -104,5 +104,5 @@ def test_the_step_is_rehearsed_at_the_smallest_crop_that_fits_or_at_the_real_one
     options = tiny_options()
     code, out, _ = check(folder, options, capsys, "datasets:train:gt_size=98", full=full)
     assert code == 0
-    assert bool(re.search(r"with the crops of the training: \d+ s, at most [\d.]+ [MG]B of memory\n", out)) == full
+    assert bool(re.search(r"with the crops of the training: \d+ s\n", out)) == full
     assert seen == [side]

@@ -66,7 +66,7 @@ def test_overrides_set_typed_values_may_add_keys_and_are_never_evaluated():
     ("entry", "match"),
     [
         ("train", "expected block:key=value"),
-        ("train.total_iter=5", "expected block:key=value, with colons, such as train:total_iter=1000, but received"),
+        ("train.total_iter=5", r"expected block:key=value \(colons, no dots\), but received"),
         ("val:x=1", "there is no block 'val'; set it whole, val={x: 1}"),
         ("trian:total_iter=5", "there is no block 'trian'; did you mean 'train'?"),
     ],
