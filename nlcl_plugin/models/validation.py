@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from nlcl_plugin.data.files import inner_name
 from nlcl_plugin.data.progress import ProgressBar
-from nlcl_plugin.errors import InputError, escape
+from nlcl_plugin.errors import InputError, counted, escape
 from nlcl_plugin.metrics.niqe import niqe
 from nlcl_plugin.metrics.quality import finite_mean
 from nlcl_plugin.pictures import fit
@@ -147,7 +147,8 @@ class ValidationMixin:
             texts.append(f"{key} {value:.4f}{left_out}{since}")
             if tb_logger:
                 tb_logger.add_scalar(f"metrics/{dataset}/{key}", value, current_iter)
-        get_root_logger().info(f"Validation {dataset} ({len(rows)} images): {', '.join(texts) or 'no metric applies'}")
+        found = ", ".join(texts) or "no metric applies"
+        get_root_logger().info(f"Validation {dataset} ({counted(len(rows), 'image')}): {found}")
         self.metric_results = means  # BasicSR's: of the dataset validated last
         self.last_metrics: dict[str, dict[str, float]] = {**getattr(self, "last_metrics", {}), dataset: means}
 

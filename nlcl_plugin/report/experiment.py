@@ -63,7 +63,7 @@ def read_experiment(path: str | os.PathLike[str]) -> Experiment:
     try:
         figures = parse_record(summary.read_bytes()) if summary.is_file() else {}
     except ValueError as error:
-        raise InputError(f"{summary}: is no JSON of figures ({error}); move the file away") from error
+        raise InputError(f"{summary}: is not a JSON file of figures ({error}); move the file away") from error
     return Experiment(
         folder=folder,
         options=options,

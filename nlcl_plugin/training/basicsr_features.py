@@ -116,7 +116,7 @@ def load_weights_under_any_key() -> None:
         except (InputError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:300].replace("param_key_X", given or "param_key_X")
             where, network = (f"path.{option}: ", option.removeprefix("pretrain_")) if option else ("", name)
-            raise InputError(f"{where}{load_path} does not fit {network} or is no checkpoint ({reason})") from error
+            raise InputError(f"{where}{load_path} does not fit {network} or is not a checkpoint ({reason})") from error
 
     BaseModel.load_network = load_network
 

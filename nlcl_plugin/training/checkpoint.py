@@ -181,7 +181,7 @@ def _choose(opt: dict[str, Any]) -> str | None:
             return str(path)
         if found:
             raise InputError(
-                f"{folder}: none of its {len(found)} checkpoints is whole; restore one, or start afresh without "
+                f"{folder}: none of its {len(found)} checkpoints is undamaged; restore one, or start afresh without "
                 "--auto_resume, which keeps this folder under another name"
             )
     given = opt["path"].get("resume_state")
@@ -215,7 +215,7 @@ def verify(path: Path, opt: dict[str, Any]) -> None:
 def _read_sums(sums: Path) -> dict[Path, str]:
     lines = [_SUM.fullmatch(line) for line in sums.read_text(encoding="utf-8", errors="replace").splitlines()]
     if None in lines or f"{sums.stem}.state" not in {line["name"] for line in lines if line}:
-        raise InputError(f"{sums}: damaged or changed: it is no list of checksums of this checkpoint")
+        raise InputError(f"{sums}: damaged or changed: it is not the list of checksums of this checkpoint")
     # Earlier versions sealed the copies as .safetensors too, which nothing resumes from.
     named = {line["name"]: line["sum"] for line in lines if line and not line["name"].endswith(".safetensors")}
     return {sums.parent / name: expected for name, expected in named.items()}

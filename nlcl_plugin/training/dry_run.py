@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 import os
-import sys
 import time
 from typing import Any
 
@@ -50,7 +49,8 @@ def check(option_file: str, *, force_yml: list[str] | None = None, full: bool = 
         }
     lines |= {"device": [_device(options)], "metrics": _metrics(options), "output": [_output(options)]}
     if full and options["is_train"]:
-        lines["rehearsal"] = [f"a step of each stage with the crops of the training: {seconds:.0f} s{_memory(options)}"]
+        peak = f", {size_of(torch.cuda.max_memory_allocated())} of GPU memory" if options["num_gpu"] else ""
+        lines["rehearsal"] = [f"a step of each stage with the crops of the training: {seconds:.0f} s{peak}"]
     kind = f" ({options['decomposition']})" if "decomposition" in options else ""
     width = max(map(len, lines))
     rows = [(label if not i else "", row) for label, rows in lines.items() for i, row in enumerate(rows)]
@@ -147,15 +147,3 @@ def _output(options: dict[str, Any]) -> str:
     saved = [int(stem) for stem, ending in names if ending == ".state" and stem.isdecimal()]
     resume = f"; --auto_resume continues from iteration {max(saved):,}" if saved else ""
     return f"{shown}: already exists; it would be renamed{resume}"
-
-
-def _memory(options: dict[str, Any]) -> str:
-    """The most memory that the rehearsal needed: of the GPU, or of this process."""
-    if options["num_gpu"]:
-        return f", at most {size_of(torch.cuda.max_memory_allocated())} of GPU memory"
-    try:
-        import resource  # not on Windows
-    except ImportError:
-        return ""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return f", at most {size_of(peak if sys.platform == 'darwin' else 1024 * peak)} of memory"

@@ -16,7 +16,7 @@ import torch
 import torchvision
 
 from nlcl_plugin.data.files import json_text, parse_record, write_whole
-from nlcl_plugin.errors import InputError
+from nlcl_plugin.errors import InputError, counted
 from nlcl_plugin.version import __version__
 
 STARTS = "starts.jsonl"
@@ -75,6 +75,7 @@ def record_start(experiment: str | os.PathLike[str], opt: dict[str, Any], curren
     path = Path(program)
     script = ["-m", path.parent.name] if path.name == "__main__.py" else [program]
     start = ["python", *script] if path.suffix == ".py" else [path.name]
+    threads = counted(torch.get_num_threads(), "thread")
     entry = {
         "iter": current_iter,
         "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -88,7 +89,7 @@ def record_start(experiment: str | os.PathLike[str], opt: dict[str, Any], curren
             "numpy": np.__version__,
             "Python": platform.python_version(),
             "system": f"{platform.system()} {platform.release()}, {platform.machine()}, {os.cpu_count()} CPU cores",
-            "device": torch.cuda.get_device_name() if opt["num_gpu"] else f"CPU, {torch.get_num_threads()} threads",
+            "device": torch.cuda.get_device_name() if opt["num_gpu"] else f"CPU, {threads}",
             "processes": str(opt["world_size"]),
         },
     }

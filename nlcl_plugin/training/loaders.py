@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from nlcl_plugin.data.image_io import decode_stored, read_bytes
 from nlcl_plugin.data.sampler import EpochSampler, SeededDataset
-from nlcl_plugin.errors import InputError
+from nlcl_plugin.errors import InputError, counted
 
 
 class TrainingBatches:
@@ -63,8 +63,9 @@ class TrainingBatches:
         self.epoch = self.place = 0
         iterations = int(opt["train"]["total_iter"])
         get_root_logger().info(
-            f"Training on {len(self.dataset)} images: {opt['world_size']} processes × {self._loader.batch_size} images "
-            f"per step, {self.steps} steps per epoch, {iterations} steps, {math.ceil(iterations / self.steps)} epochs."
+            f"Training on {counted(len(self.dataset), 'image')}: {counted(opt['world_size'], 'process')} × "
+            f"{counted(self._loader.batch_size, 'image')} per step, {counted(self.steps, 'step')} per epoch, "
+            f"{counted(iterations, 'step')}, {counted(math.ceil(iterations / self.steps), 'epoch')}."
         )
 
     def start_at(self, epoch: int, place: int) -> None:

@@ -14,6 +14,7 @@ from basicsr.utils import get_root_logger
 from nlcl_plugin.data.files import json_text, write_whole
 from nlcl_plugin.data.image_io import to_uint8
 from nlcl_plugin.data.progress import ProgressBar
+from nlcl_plugin.errors import counted
 from nlcl_plugin.metrics.classical_filters import FILTERS, best_filter
 from nlcl_plugin.metrics.quality import psnr, ssim
 from nlcl_plugin.pictures import Cell, save_montage
@@ -71,16 +72,16 @@ def table(datasets: dict[str, dict[str, Any]], photographs: dict[str, dict[str, 
     width = max([22, *(len(figures["baseline"]) for figures in datasets.values())])
     lines = [f"{'':{width + 2}} {'PSNR (dB)':>10} {'SSIM':>8}"] if datasets else []
     for name, figures in datasets.items():
-        lines.append(f"{name} ({figures['images']} pairs)")
+        lines.append(f"{name} ({counted(figures['images'], 'pair')})")
         labels = {"rainy": "rainy, not derained", "baseline": figures["baseline"], "clean": "derain(clean)"}
         for key in ("rainy", "baseline", "derained", "clean"):
             lines.append(f"  {labels.get(key, key):{width}} {figures['psnr'][key]:10.2f} {figures['ssim'][key]:8.3f}")
     for name, figures in photographs.items():
         niqe = figures["niqe"]
-        text = "no NIQE: too small, or other metrics were asked for"
+        text = "no NIQE: too small, or val.metrics has others"
         if niqe:
             text = f"NIQE {niqe['rainy']:.2f} before, {niqe['derained']:.2f} after deraining (lower is better)"
-        lines.append(f"{name} ({figures['images']} without pairs): {text}")
+        lines.append(f"{name} ({counted(figures['images'], 'photograph')} without ground truth): {text}")
     return "\n".join(lines)
 
 
@@ -104,10 +105,10 @@ def verdict(datasets: dict[str, dict[str, Any]], photographs: dict[str, dict[str
         gain, lead = psnr["derained"] - psnr["rainy"], psnr["derained"] - psnr["baseline"]
         result = "deraining does better than the best classical filter"
         if gain <= 0:
-            result = "deraining does not help these images; see in the picture what R takes"
+            result = "deraining does not help these images; see in the picture what R contains"
         elif lead <= 0:
             result = "the best classical filter does better than this network"
-        lines.append(f"{name}: {result} (gain {gain:+.2f} dB, that is {lead:+.2f} dB against the filter)")
+        lines.append(f"{name}: {result} ({gain:+.2f} dB over the rainy image, {lead:+.2f} dB over the filter)")
     return lines
 
 
@@ -120,7 +121,7 @@ def _compare_with_best(model: Any, loaders: list[Any], best: dict[str, Any]) -> 
         return []
     return [
         f"iteration {best['iter']:,} was the best in validation: {best['metric']} {best['value']:.4f}, at the end "
-        f"{last:.4f}; derain and report take the best"
+        f"{last:.4f}; derain and report use the best"
     ]
 
 
@@ -148,7 +149,7 @@ def _with_pairs(model: Any, dataset: Any) -> tuple[dict[str, Any], _Pictures] | 
         return None
     name = dataset.opt["name"]
     get_root_logger().info(
-        f"Summary of {name}: classical filters and derain(clean) on {len(chosen)} images, for comparison"
+        f"Summary of {name}: classical filters and derain(clean) on {counted(len(chosen), 'image')}, for comparison"
     )
 
     def samples(what: str) -> Iterator[dict[str, Any]]:

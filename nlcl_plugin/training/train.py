@@ -22,7 +22,7 @@ from basicsr.utils.options import copy_opt_file, dict2str
 
 from nlcl_plugin.config.option_files import FOLDERS, difference, plain, plain_options, write_options
 from nlcl_plugin.data.files import natural_key
-from nlcl_plugin.errors import InputError, TrainingStoppedError
+from nlcl_plugin.errors import InputError, TrainingStoppedError, counted
 from nlcl_plugin.models.validation import ValidationMixin
 from nlcl_plugin.training import checkpoint
 from nlcl_plugin.training.distributed import Agreement
@@ -239,7 +239,7 @@ class _Run:
             self._tb_logger.close()
         if skipped:
             listed = "\n".join(f"  {path}" for path in skipped)
-            logger.warning(f"Trained without {len(skipped)} files that could not be read:\n{listed}")
+            logger.warning(f"Trained without {counted(len(skipped), 'file')} that could not be read:\n{listed}")
             return SKIPPED
         return 0
 

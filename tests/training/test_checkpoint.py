@@ -141,7 +141,7 @@ def test_no_whole_checkpoint_is_an_error_and_never_a_fresh_start(opt):
         save(opt, iteration)
         cut(network_path(opt, "g", iteration))
     opt["path"]["resume_state"] = state_path(opt, 1)
-    with pytest.raises(InputError, match=r"none of its 2 checkpoints is whole; .* without --auto_resume") as raised:
+    with pytest.raises(InputError, match=r"none of its 2 checkpoints is undamaged; .* without --auto_resume") as raised:
         resume(opt)
     assert "\n" not in str(raised.value)
 

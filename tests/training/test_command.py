@@ -308,7 +308,7 @@ def test_skipping_unreadable_images_trains_on_the_rest_and_lists_them(folder, ca
     options["datasets"]["train"].update(on_error="skip", num_worker_per_gpu=1)
     write_options(folder, options)
     assert cli.main(TRAIN) == 3
-    assert "Trained without 1 files that could not be read:\n  rainy/broken.png" in capsys.readouterr().err
+    assert "Trained without 1 file that could not be read:\n  rainy/broken.png" in capsys.readouterr().err
     assert (folder / "experiments/tiny/summary.json").is_file()
 
 
