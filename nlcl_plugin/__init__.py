@@ -26,10 +26,9 @@ extend_basicsr_on_import()
 
 def __getattr__(name: str) -> Any:
     """Import a part when it is asked for: who uses the losses alone does not wait for BasicSR."""
-    if name in ("archs", "data", "losses", "ops"):
-        return importlib.import_module(f"{__name__}.{name}")
-    if name in _PLACES:
-        return getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)
+    if name in __all__:
+        module = importlib.import_module(f"{__name__}.{_PLACES.get(name, name)}")
+        return getattr(module, name) if name in _PLACES else module
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -30,21 +30,18 @@ COMMANDS = (train, test, check, options, derain, demo, report, prepare, lmdb, ba
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with these arguments, by default `sys.argv[1:]`; returns the exit code."""
-    arguments = argparse.Namespace()
-    if exit_code := exit_code_of(lambda: _parse(argv, arguments)):  # its output may be no longer read
-        return exit_code
+    return exit_code_of(lambda: _main(argv))
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    arguments, unknown = build_parser().parse_known_args(argv)
+    if unknown:
+        arguments.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     again = getattr(arguments.module, "INTERRUPTED", "run the same command again to continue")
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         run = _run if getattr(arguments, "launcher", "none") == "none" else _run_recorded
         return exit_code_of(lambda: run(arguments), interrupted=again)
-
-
-def _parse(argv: Sequence[str] | None, arguments: argparse.Namespace) -> int:
-    _, unknown = build_parser().parse_known_args(argv, arguments)
-    if unknown:
-        arguments.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    return 0
 
 
 def _run_recorded(arguments: argparse.Namespace) -> int:

@@ -46,13 +46,13 @@ def _make_room(error: Exception) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """A number and what it counts: `1 image`, `2 images`."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+    """A number and what it counts: `1 image`, `2 images`, `2 processes`."""
+    return f"{count:,} {noun}{'' if count == 1 else 'es' if noun.endswith('s') else 's'}"
 
 
 def size_of(count: int) -> str:
     """A number of bytes in kB, MB or GB."""
-    unit, name = next((pair for pair in ((1e9, "GB"), (1e6, "MB")) if count >= pair[0]), (1e3, "kB"))
+    unit, name = (1e9, "GB") if count >= 1e9 else (1e6, "MB") if count >= 1e6 else (1e3, "kB")
     return f"{count / unit:.1f} {name}"
 
 
@@ -105,8 +105,6 @@ def exit_code_of(work: Callable[[], int], *, interrupted: str = "run the same co
         if error.errno not in _DISK:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        print_line(
-            f"error: {where}cannot be written ({error.strerror}); {_make_room(error)}choose another place, then run it "
-            "again"
-        )
+        advice = f"{_make_room(error)}choose another place, then run it again"
+        print_line(f"error: {where}cannot be written ({error.strerror}); {advice}")
         return 2

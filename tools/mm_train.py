@@ -119,7 +119,7 @@ def _leave_process_group() -> None:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, UnpicklingError):  # torch's own advice is to run whatever code the file holds
-        return ("the checkpoint is damaged, or not one of MMEngine; go on from another one by "
+        return ("the checkpoint is damaged, or not one of MMEngine; continue from another one with "
                 "--resume --cfg-options load_from=FILE")  # fmt: skip
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
     return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"

@@ -2,7 +2,7 @@
 
 Usage: basicsr bank WEIGHTS --input RAINY --output BANK.lmdb
 
-WEIGHTS is the folder of a training, such as experiments/nlcl_quickstart, whose first stage is taken (net_r if it has
+WEIGHTS is the folder of a training, such as experiments/nlcl_quickstart, whose first stage is used (net_r if it has
 one, else net_g), or a network file. The layers are 8-bit PNGs, grey where the rain is; negative values are dropped.
 BANK.lmdb/rain_bank.png shows some of them beside their images, BANK.lmdb/rain_bank.json says where they came from, and
 BANK.lmdb/keys.jsonl of which image each is. Train on them with PseudoPairDataset (options/restorer_from_bank.yml). Run
@@ -17,7 +17,7 @@ import argparse
 import json
 from pathlib import Path
 
-from nlcl_plugin.errors import InputError, escape
+from nlcl_plugin.errors import InputError, counted, escape, size_of
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -33,13 +33,13 @@ def run(arguments: argparse.Namespace) -> int:
         facts = json.loads((bank / BANK_FILE).read_bytes())
     except (OSError, ValueError) as error:
         raise InputError(f"{bank / BANK_FILE}: cannot be read ({error}); give --overwrite") from error
-    made = "already made" if report.already_made else "extracted"
+    made = "; already made" if report.already_made else ""
     lines = [
-        f"{arguments.output}: {report.values} rain layers, {report.bytes / 1e6:.1f} MB; {made}",
+        f"{arguments.output}: {counted(report.values, 'rain layer')}, {size_of(report.bytes)}{made}",
         f"mean R {facts['mean_rain']:.4f}, brightest {facts['max_rain']:.2f}",
         f"Picture: {bank / SHEET_FILE}",
     ]
-    lines += [f"{len(report.skipped)} could not be read and were skipped:"] if report.skipped else []
+    lines += [f"skipped {counted(len(report.skipped), 'file')} that could not be read:"] if report.skipped else []
     lines += [f"  {one.source}: {one.reason}" for one in report.skipped]
     print("\n".join(escape(line) for line in lines))
     return 3 if report.skipped else 0
@@ -52,6 +52,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--label", choices=("g", "r", "s"), help="which network of the folder")
     add("--newest", action="store_true", help="of a folder the newest network, not the best in validation")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: %(default)s)")
-    add("--input", required=True, metavar="RAINY", help="rainy images: a folder, searched to its depth, or an LMDB")
+    add("--input", required=True, metavar="RAINY", help="rainy images: a folder, searched recursively, or an LMDB")
     add("--output", required=True, metavar="BANK.lmdb", help="bank to make")
-    add("--overwrite", action="store_true", help="replace a bank that is there, when the new one is whole")
+    add("--overwrite", action="store_true", help="replace an existing bank once the new one is complete")

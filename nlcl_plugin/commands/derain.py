@@ -2,7 +2,7 @@
 
 Usage: basicsr derain INPUT... --output DIR [--weights W]
 
-INPUT is any number of images, folders (searched to their depth), globs and videos, or - for names on standard input.
+INPUT is any number of images, folders (searched recursively), globs and videos, or - for names on standard input.
 DIR gets the results under the same names, in the same folders and formats: 8 or 16 bits, grey, alpha, colour profile
 and EXIF stay, a video keeps its sound and the times of its frames. Files already derained with the same weights from
 the same input are skipped.
@@ -22,7 +22,7 @@ import argparse
 from pathlib import Path
 
 from nlcl_plugin.commands.numbers import number
-from nlcl_plugin.errors import InputError, escape
+from nlcl_plugin.errors import InputError, counted, escape
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
         max_pixels=arguments.max_pixels,
     )
     report = derain_files(jobs, network, options)
-    there = f", {report.there} were there already" if report.there else ""
+    there = f", {report.there} already there" if report.there else ""
     about = network.derainer.about
     iteration = f", iteration {about['iter']}" if about["iter"] else ""
     lines = [
@@ -65,12 +65,13 @@ def run(arguments: argparse.Namespace) -> int:
     ]
     if left:
         more = ", …" if len(left) > 3 else ""
-        lines.append(f"left out, by their endings no images or videos ({len(left)}): {', '.join(left[:3])}{more}")
+        what = "that is not an image or a video" if len(left) == 1 else "that are not images or videos"
+        lines.append(f"skipped {counted(len(left), 'file')} {what}: {', '.join(left[:3])}{more}")
     lines += [f"note: {note}" for note in report.notes]
     if network.derainer.source == PACKAGED["demo"]:
         lines.append("note: demo knows the rendered rain of the quickstart; for photographs of real rain use real")
     if report.measured:
-        lines.append(f"figures (files: {report.measured}): {output / 'metrics.csv'}, {output / 'metrics.json'}")
+        lines.append(f"figures of {counted(report.measured, 'file')}: {output / 'metrics.csv'} and metrics.json")
     lines += [f"{len(report.failed)} failed:"] if report.failed else []
     lines += [f"  {reason if reason.startswith(name) else f'{name}: {reason}'}" for name, reason in report.failed]
     print("\n".join(escape(line) for line in lines))
@@ -100,17 +101,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--newest", action="store_true", help="of a folder the newest network, not the best in validation")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: %(default)s)")
     add("--amp", action="store_true", help="bfloat16: less time where the processor has it, off by some grey levels")
-    text = "look for rain in a copy that is no longer, and take what is found out of the photograph; 0: any size"
-    add("--longest-side", type=number(0), metavar="PIXELS", help=f"{text} (default: what the weights say, else 0)")
-    text = "factor on the rain that is taken out, up to 10: above 1 more rain goes, and more structure"
-    add(
-        "--strength",
-        type=number(0, 10, float),
-        metavar="FACTOR",
-        help=f"{text} (default: what the weights say, else 1)",
-    )
-    text = "take more, the more of an image has rain"
-    either, default = argparse.BooleanOptionalAction, "(default: what the weights say, else not)"
+    text = "detect rain in a copy reduced to this longest side, and subtract it from the photograph; 0: any size"
+    add("--longest-side", type=number(0), metavar="PIXELS", help=f"{text} (default: from the weights, else 0)")
+    text = "factor on the rain that is subtracted, up to 10: above 1 removes more rain, and more structure"
+    add("--strength", type=number(0, 10, float), metavar="FACTOR", help=f"{text} (default: from the weights, else 1)")
+    text = "subtract more where more of the image has rain"
+    either, default = argparse.BooleanOptionalAction, "(default: from the weights, else no)"
     add("--adaptive", action=either, help=f"{text} {default}")
     text = "leave the colours and the brightness of regions as they are"
     add("--keep-colours", action=either, help=f"{text} {default}")

@@ -24,18 +24,17 @@ from nlcl_plugin.errors import escape, size_of
 def run(arguments: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     from nlcl_plugin.inference.derainer import PLAIN, load_derainer
-    from nlcl_plugin.inference.export import CHECKED_SHAPES, export, kind_of
+    from nlcl_plugin.inference.export import CHECKED_SHAPES, export
 
     output = Path(arguments.output).expanduser()
-    kind_of(output)  # before anything is loaded
     settings = {key: getattr(arguments, key) for key in PLAIN if getattr(arguments, key) is not None}
     derainer = load_derainer(arguments.weights, label=arguments.label, take_newest=arguments.newest, **settings)
     noted = {**settings, "license": arguments.license or derainer.about["license"]}
     derainer = replace(derainer, about={**derainer.about, **noted})
-    print(escape(f"{derainer.source}: exporting {derainer.about['network']['type']} to {output}"), flush=True)
     difference = export(derainer, output, half=arguments.half, opset=arguments.opset)
     sizes = ", ".join(f"{batch}×{height}×{width}" for batch, _, height, width in CHECKED_SHAPES)
-    print(escape(f"{output}: {size_of(output.stat().st_size)}"))
+    network = f"{derainer.about['network']['type']} of {derainer.source}"
+    print(escape(f"{output}: {network}, {size_of(output.stat().st_size)}"))
     print(f"Differs from PyTorch in float32 by at most {difference:.1e} on {sizes}")
     return 0
 
@@ -52,13 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--license", metavar="TEXT", help="licence of the weights, to note in the file")
     text = "side to which basicsr derain reduces larger images to find rain, to note in the file; 0: any size"
     add("--longest-side", type=number(0), metavar="PIXELS", help=text)
-    add(
-        "--strength",
-        type=number(0, 10, float),
-        metavar="FACTOR",
-        help="factor of basicsr derain on the rain, to note in the file",
-    )
-    text = "whether basicsr derain takes more, the more of an image has rain, to note in the file"
+    text = "factor of basicsr derain on the rain, to note in the file"
+    add("--strength", type=number(0, 10, float), metavar="FACTOR", help=text)
+    text = "whether basicsr derain subtracts more where more of the image has rain, to note in the file"
     add("--adaptive", action=argparse.BooleanOptionalAction, help=text)
     text = "whether basicsr derain leaves colours and brightness of regions as they are, to note in the file"
     add("--keep-colours", action=argparse.BooleanOptionalAction, help=text)

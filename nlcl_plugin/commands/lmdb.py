@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 CREATE = """Make an LMDB in BasicSR's layout of all images below a folder, whole or cut into sub-images.
 
-A PNG that needs no cut and has no EXIF goes in byte for byte, with its alpha, which readers drop. All else becomes PNG
-without loss: grey and 16-bit stay so, floats become 16-bit, alpha is dropped, EXIF orientation is applied.
+A PNG that needs no cut and has no EXIF is stored byte for byte, with its alpha, which readers drop. All else becomes
+PNG without loss: grey and 16-bit stay so, floats become 16-bit, alpha is dropped, EXIF orientation is applied.
 X.lmdb/keys.jsonl says of which file and part each key is. Run the same command again after an interruption.
 
 Exit codes: 0 done, 2 bad usage or input, 3 done but unreadable images were skipped, 5 interrupted.
 """
 VERIFY = """Check an LMDB in BasicSR's layout: counts, every image, sizes and hashes; with --against, also the pictures.
 
-Nothing is changed. Hashes and sources are known of LMDBs that `basicsr lmdb create` made.
+Nothing is changed. Hashes and sources are known only for LMDBs made by `basicsr lmdb create`.
 
 Exit codes: 0 all is well, 2 faults, bad usage or input, 5 interrupted.
 """
@@ -39,14 +39,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> list[argparse.ArgumentPars
     raw = argparse.RawDescriptionHelpFormatter
     create = actions.add_parser("create", help="make one of a folder", description=CREATE, formatter_class=raw)
     add = create.add_argument
-    add("--input", required=True, metavar="DIR", help="folder of images, searched to its depth")
+    add("--input", required=True, metavar="DIR", help="folder of images, searched recursively")
     add("--output", required=True, metavar="X.lmdb", help="LMDB to make")
     add("--crop", type=number(1, 65535), metavar="N", help="cut into squares of this side (BasicSR: 480)")
     add("--step", type=number(1, 65535), metavar="N", help="from one square to the next (default: half of --crop)")
-    add("--threshold", type=number(0, 65535), metavar="N", help="what may be left over at the edges (default: 0)")
+    add("--threshold", type=number(0, 65535), metavar="N", help="pixels to leave uncovered at most (default: 0)")
     add("--jobs", type=number(1, 256), default=2, metavar="N", help="threads (default: %(default)s)")
     add("--strict", action="store_true", help="an unreadable image ends the run")
-    add("--overwrite", action="store_true", help="replace an LMDB that is there, when the new one is whole")
+    add("--overwrite", action="store_true", help="replace an existing LMDB once the new one is complete")
     verify = actions.add_parser("verify", help="check one", description=VERIFY, formatter_class=raw)
     add = verify.add_argument
     add("lmdb", metavar="X.lmdb", help="LMDB to check")
@@ -71,11 +71,10 @@ def _create(arguments: argparse.Namespace) -> int:
         strict=arguments.strict,
         overwrite=arguments.overwrite,
     )
-    pictures = counted(report.images, "image")
-    pictures += f", {counted(report.values, 'sub-image')}" if report.values != report.images else ""
+    parts = f", {counted(report.values, 'sub-image')}" if report.values != report.images else ""
     made = "; already made" if report.already_made else ""
-    lines = [f"{arguments.output}: {pictures}, {size_of(report.bytes)}{made}"]
-    lines += [f"{len(report.skipped)} could not be read and were skipped:"] if report.skipped else []
+    lines = [f"{arguments.output}: {counted(report.images, 'image')}{parts}, {size_of(report.bytes)}{made}"]
+    lines += [f"skipped {counted(len(report.skipped), 'file')} that could not be read:"] if report.skipped else []
     lines += [f"  {one.source}: {one.reason}" for one in report.skipped]
     print("\n".join(map(escape, lines)))
     return 3 if report.skipped else 0

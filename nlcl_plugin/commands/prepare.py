@@ -5,8 +5,8 @@ Usage: basicsr prepare SOURCE... --layout NAME --output DIR
        basicsr prepare --pair-by stem --rainy DIR --clean DIR --output DIR
        basicsr prepare VIDEO... --layout static-video --output DIR
 
-Files are hard links where possible: to change one changes the source; --copy makes copies. Run the same command again
-after an interruption: files that are there already are kept. Halves of images and frames of videos become PNG.
+Files are hard links where possible, so that changing one changes the source; --copy makes copies. Run the same command
+again after an interruption: existing files are kept. Halves of images and frames of videos become PNG.
 
 A video of a still scene, with the camera on a tripod or in a calm hand, gives pairs for validation (val_rainy/,
 val_clean/) and a bank of real rain layers (rain/, for dataroot_rain of PseudoPairDataset): of every N frames (--every)
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nlcl_plugin.commands.numbers import number
-from nlcl_plugin.errors import InputError, escape
+from nlcl_plugin.errors import InputError, counted, escape
 
 if TYPE_CHECKING:
     from nlcl_plugin.prepare.model import Collection, SourceImage
@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 3 if plan.unreadable else 0
     counts = execute(plan, output, copy=arguments.copy, jobs=arguments.jobs)
     print("\n".join(plan.describe()))
-    print(escape(f"{output}: {counts['linked']} linked, {counts['written']} written, {counts['kept']} there already"))
+    print(escape(f"{output}: {counts['linked']} linked, {counts['written']} written, {counts['kept']} already there"))
     print(escape(f"look at {output / SUMMARY}"))
     return 3 if plan.unreadable else 0
 
@@ -95,9 +95,9 @@ def _static_video(arguments: argparse.Namespace) -> int:
     if not arguments.sources:
         raise InputError(f"layout {STATIC_VIDEO}: received no video; give one or more")
     pairs, left_out = make_static_pairs(arguments.sources, arguments.output, every=arguments.every)
-    print(escape(f"{arguments.output}: {pairs} pairs in val_rainy and val_clean, and as many layers in rain"))
+    print(escape(f"{arguments.output}: {counted(pairs, 'pair')} in val_rainy and val_clean, with layers in rain"))
     if left_out:
-        print(escape(f"left out ({len(left_out)}): {'; '.join(left_out[:3])}"))
+        print(escape(f"skipped ({len(left_out)}): {'; '.join(left_out[:3])}"))
     print(escape(f"look at {Path(arguments.output) / SUMMARY}"))
     return 3 if left_out else 0
 
@@ -108,7 +108,7 @@ def _check(arguments: argparse.Namespace) -> None:
             raise InputError(f"give --layout ({', '.join((*LAYOUT_NAMES, STATIC_VIDEO))}) or --pair-by")
         arguments.layout = "pairs"
     elif arguments.pair_by is not None and arguments.layout != "pairs":
-        raise InputError(f"--pair-by goes without --layout {arguments.layout}, which pairs by itself; remove one")
+        raise InputError(f"--pair-by: --layout {arguments.layout} has a rule of its own; remove one")
     for name, layouts in _ONLY_FOR.items():
         if getattr(arguments, name) not in (None, False) and arguments.layout not in layouts:
             raise InputError(f"--{name.replace('_', '-')}: is for {' and '.join(layouts)} only; remove it")

@@ -175,7 +175,7 @@ def demo_data_is_made(root: str | os.PathLike[str], *, seed: int = 0) -> bool:
     try:
         manifest = parse_record((target / _MANIFEST).read_bytes())
     except (OSError, ValueError) as error:
-        raise InputError(f"{target} exists and holds no demo data (no {_MANIFEST} of ours); {advice}") from error
+        raise InputError(f"{target} exists and contains no demo data (no valid {_MANIFEST}); {advice}") from error
     found = {folder: len(list((target / folder).glob("*.png"))) for folder in expected["counts"]}
     for key, value in {**expected, **manifest, "counts": found}.items():
         if value != expected.get(key):

@@ -41,7 +41,7 @@ def list_images(root: str | os.PathLike[str]) -> list[str]:
     names = [name for name in list_files(root) if name.lower().endswith(IMAGE_SUFFIXES)]
     if not names:
         endings = ", ".join(suffix.lstrip(".") for suffix in IMAGE_SUFFIXES)
-        raise InputError(f"{root}: no image in this folder or below it; looked for files ending in {endings}")
+        raise InputError(f"{root}: no image in this folder or below it; expected {endings}")
     return names
 
 

@@ -113,7 +113,7 @@ def serve(page: gradio.Blocks, *, port: int | None, max_bytes: int, wait: bool =
         )
     except OSError as error:
         where = "7860 to 7959" if port is None else str(port)
-        raise InputError(f"--port: {where} cannot be used, such as when it is in use; give another one") from error
+        raise InputError(f"--port: {where} is in use or not permitted; give another one") from error
     print(f"Open {address} in a browser; Ctrl-C stops it.", flush=True)
     if wait:
         page.block_thread()

@@ -187,6 +187,6 @@ def _find_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = " ".join(str(error).split())[:150]
+        reason = str(error).partition("\n")[0]
         raise InputError(f"device {name!r} cannot be used ({reason}); expected auto, cpu or cuda") from error
     return device

@@ -17,7 +17,7 @@ import numpy as np
 from nlcl_plugin.data.files import inner_name, sha256
 from nlcl_plugin.data.image_io import to_float, to_uint8, write_image
 from nlcl_plugin.data.progress import ProgressBar
-from nlcl_plugin.errors import InputError, escape, writing_to
+from nlcl_plugin.errors import InputError, counted, escape, writing_to
 from nlcl_plugin.inference.derain import ImageDerainer
 from nlcl_plugin.inference.derainer import PLAIN
 from nlcl_plugin.inference.measures import find_truth, measure, write_measures
@@ -90,8 +90,8 @@ def derain_files(jobs: Iterable[Job], network: ImageDerainer, options: DerainOpt
     others = [job for job in waiting if record.is_of_others(job)]
     if others and not options.overwrite:
         raise InputError(
-            f"{others[0].output}: exists (in all {len(others)} such), but not of these weights and settings; give "
-            "another --output, or --overwrite"
+            f"{others[0].output}: already exists, made with other weights or settings ({counted(len(others), 'file')})"
+            "; give another --output, or --overwrite"
         )
     report = DerainReport(there=len(jobs) - len(waiting))
     run = _Run(network, options, record)

@@ -49,14 +49,6 @@ class _Graph(nn.Module):
         return rainy - output if self.makes_rain else output
 
 
-def kind_of(output: str | os.PathLike[str]) -> str:
-    """What a file is to contain, by its name: `onnx` or `safetensors`; an `InputError` if it is neither."""
-    kind = Path(output).suffix.removeprefix(".")
-    if kind not in ("onnx", "safetensors"):
-        raise InputError(f"--output: expected a name that ends in .onnx or .safetensors, but received {str(output)!r}")
-    return kind
-
-
 def export(derainer: Derainer, output: str | os.PathLike[str], *, half: bool = False, opset: int = OPSET) -> float:
     """Export a network; the file is written only if it makes what PyTorch makes.
 
@@ -74,7 +66,10 @@ def export(derainer: Derainer, output: str | os.PathLike[str], *, half: bool = F
         InputError: If the name does not fit, a package is missing, the network cannot be exported, the result differs,
             or the file cannot be written.
     """
-    path, kind = Path(output).expanduser(), kind_of(output)
+    path = Path(output).expanduser()
+    kind = path.suffix.removeprefix(".")
+    if kind not in ("onnx", "safetensors"):
+        raise InputError(f"--output: expected a name that ends in .onnx or .safetensors, but received {str(output)!r}")
     network = derainer.about["network"]["type"]
     if kind != "safetensors" and derainer.about["window_size"] > 1:
         raise InputError(

@@ -101,7 +101,7 @@ def _expand_path(path: str, name: str, home: str, left: list[str]) -> Iterator[t
         inner = _below(path, list_files(path), home, left)
         if not inner:
             endings = ", ".join(suffix.lstrip(".") for suffix in _SUFFIXES)
-            raise InputError(f"{path}: no image or video in this folder or below it; looked for {endings}")
+            raise InputError(f"{path}: no image or video in this folder or below it; expected {endings}")
         for file in inner:
             yield os.path.join(path, file), os.path.join(name, file)
     elif os.path.lexists(path):

@@ -104,7 +104,7 @@ class Video:
         except errors() as error:
             raise self._broken(0, error) from error
         if frame is None:
-            raise InputError(f"{self.path}: has no frame that can be read; mend or convert the video")
+            raise InputError(f"{self.path}: has no frame that can be read; repair or convert the video")
         self._pending = itertools.chain([frame], decoded)
         self.orientation = self._orientation(frame)
         sides = frame.height, frame.width
@@ -160,7 +160,7 @@ class Video:
     def _broken(self, count: int, why: object) -> InputError:
         announced = f" of {self.frames}" if self.frames else ""
         reason = " ".join(str(why).split())
-        return InputError(f"{self.path}: reading ends after {count}{announced} frames ({reason}); mend or convert it")
+        return InputError(f"{self.path}: reading ends after {count}{announced} frames ({reason}); repair or convert it")
 
 
 @contextlib.contextmanager
@@ -191,12 +191,12 @@ def _video(source: str, container: Any, max_pixels: int) -> Video:
         what = "no moving pictures" if name else f"the format {container.format.name}"
         raise InputError(f"{source}: has {what}; expected a video as {_EXPECTED}")
     if name != "MP4" and not is_whole(source):
-        raise InputError(f"{source}: ends too early; mend or replace it")
+        raise InputError(f"{source}: ends too early; repair or replace it")
     stream = pictures[0]
     context = stream.codec_context
     kind = context.format if context else None  # neither is there for a codec that FFmpeg does not know
     if kind is None:
-        raise InputError(f"{source}: its pictures cannot be decoded; mend it, or convert it, for example to H.264")
+        raise InputError(f"{source}: its pictures cannot be decoded; repair it, or convert it, for example to H.264")
     stream.thread_type = "AUTO"
     context.options = {"err_detect": "explode"}  # else damaged frames are patched and passed on
     height, width = stream.height, stream.width

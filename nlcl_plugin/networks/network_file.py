@@ -104,7 +104,7 @@ def read_network_file(
             raise InputError(f"{path}: {error}") from error
     checked = _checked(about, path) if about is not None else _guessed(path, weights, label)
     if label is not None and checked["label"] != label:
-        raise InputError(f"{path}: is net_{checked['label']}, but net_{label} was asked for; give another file")
+        raise InputError(f"{path}: is net_{checked['label']}, but net_{label} is needed; give another file")
     return NetworkFile(path, checked, weights)
 
 
@@ -113,14 +113,14 @@ def _of_mmengine(content: dict[str, Any], path: Path, order: tuple[str, ...]) ->
     networks = content.get(KEY)
     if not isinstance(networks, dict):
         raise InputError(
-            f"{path}: does not say which networks it holds; give a checkpoint that WholeCheckpointHook saved (with "
+            f"{path}: does not say which networks it contains; give a checkpoint that WholeCheckpointHook saved (with "
             "options/mmengine), or a network file"
         )
     found = {_checked(about, path)["label"]: (about, f"{name}.") for name, about in networks.items()}
     chosen = next((label for label in order if label in found), None)
     if chosen is None:
         there = ", ".join(f"net_{label}" for label in found)
-        raise InputError(f"{path}: holds no trained net_{' or net_'.join(order)}, but {there}; give another file")
+        raise InputError(f"{path}: contains no trained net_{' or net_'.join(order)}, but {there}; give another file")
     about, prefix = found[chosen]
     weights = weights_of(content, path, "state_dict")
     return about, {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
@@ -135,7 +135,7 @@ def about_from_json(text: str, path: Path) -> dict[str, Any]:
     try:
         return _checked(json.loads(text), path)
     except (json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"{path}: its metadata are no JSON ({error}); save it again") from error
+        raise InputError(f"{path}: its metadata is not JSON ({error}); save it again") from error
 
 
 def _checked(about: Any, path: Path) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def _checked(about: Any, path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: its entry `about` is damaged: its network is unknown; save it again") from error
     network = about["network"]
     if network["type"] in _OPENS_FILES or any("path" in str(key) and isinstance(network[key], str) for key in network):
-        raise InputError(f"{path}: its network {network['type']} opens other files, which no network file may ask for")
+        raise InputError(f"{path}: its network {network['type']} opens other files, which a network file may not do")
     return {"iter": None, **about}
 
 

@@ -51,11 +51,9 @@ def load_onnx(path: Path) -> tuple[OnnxNetwork, dict[str, Any]]:
         names = [[port.name for port in ports] for ports in (session.get_inputs(), session.get_outputs())]
     except Exception as error:  # both packages have exceptions of their own for each fault
         reason = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"{path}: damaged, or not an ONNX file of basicsr export ({reason}); export it again"
-        ) from error
+        raise InputError(f"{path}: damaged, or not made by basicsr export ({reason}); export it again") from error
     if text is None or names != [["rainy"], ["derained"]]:
-        raise InputError(f"{path}: is no export of ours; give a file of basicsr export")
+        raise InputError(f"{path}: was not made by basicsr export; give a file that was")
     return OnnxNetwork(session), {**about_from_json(text, path), "output": "image"}
 
 

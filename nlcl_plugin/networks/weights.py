@@ -60,7 +60,7 @@ def weights_of(content: Any, path: Path, *keys: str | None) -> dict[str, Tensor]
         if keys and key is None and isinstance(weights, dict):  # who asks for none has no such option
             asked = " or ".join(repr(one) for one in dict.fromkeys((*keys, "params_ema", "params")) if one is not None)
             found = ", ".join(map(str, list(weights)[:3]))
-            raise InputError(f"{path}: holds no weights under {asked} but {found}; name their key in path.param_key_X")
+            raise InputError(f"{path}: has no weights under {asked} but {found}; name their key in path.param_key_X")
         where = f" under {key!r}" if key is not None else ""
         raise InputError(f"{path}: expected the weights of a network{where}, but it contains something else")
     return {name.removeprefix("module."): value for name, value in weights.items()}
@@ -140,7 +140,7 @@ def newest_checkpoint(path: str, key: str) -> str:
         raise InputError(f"path.{key}: {path}: no such file or folder; train first, or give another path")
     found = saved_networks(path, label) if label else numbered(Path(path), ".state")
     if not found:
-        raise InputError(f"path.{key}: the folder {path!r} holds no {f'net_{label}_*.pth' if label else '*.state'}")
+        raise InputError(f"path.{key}: the folder {path!r} contains no {f'net_{label}_*.pth' if label else '*.state'}")
     return str(newest(found))
 
 

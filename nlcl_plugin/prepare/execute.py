@@ -37,9 +37,7 @@ def check_output_folder(output: Path, plan: Plan | None = None) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise InputError(
-            f"{output}: is not a folder to write to ({error.strerror}); choose another --output"
-        ) from error
+        raise InputError(f"{output}: is not a usable folder ({error.strerror}); choose another --output") from error
     if foreign and not saved:
         raise InputError(
             f"{output}: contains files that are not of this preparation ({examples(foreign)}); choose an empty --output"
@@ -132,7 +130,7 @@ def _write_checked(file: OutputFile, output: Path, data: bytes) -> None:
 
 
 def _changed(file: OutputFile) -> InputError:
-    return InputError(f"{file.source.label}: changed while it was being prepared; run again when it is at rest")
+    return InputError(f"{file.source.label}: changed while it was being prepared; run again when nothing changes it")
 
 
 def _save_summary(plan: Plan, output: Path) -> None:

@@ -12,7 +12,7 @@ from typing import TypeVar, get_args
 
 from nlcl_plugin.data.files import natural_key
 from nlcl_plugin.data.image_io import IMAGE_SUFFIXES, list_files
-from nlcl_plugin.errors import InputError
+from nlcl_plugin.errors import InputError, counted
 from nlcl_plugin.prepare import pairing, scan
 from nlcl_plugin.prepare.model import Collection, Drop, LabelledImage, Options, SourceImage, Split, examples
 from nlcl_plugin.prepare.scan import VIDEO_SUFFIXES, find, split_of
@@ -213,9 +213,9 @@ def collect(layout: str, sources: list[str], options: Options) -> Collection:
     by_role = [path for path in (options.rainy, options.clean) if path]
     if layout in ("two-folders", "pairs"):
         if sources or len(by_role) < 2:
-            raise InputError(f"layout {layout}: takes --rainy DIR and --clean DIR, and no other source; give both")
+            raise InputError(f"layout {layout}: needs --rainy DIR and --clean DIR, and no other source")
     elif by_role or not sources:
-        raise InputError(f"layout {layout}: takes the dataset's folder, not --rainy and --clean; give that alone")
+        raise InputError(f"layout {layout}: needs the dataset's folder instead of --rainy and --clean")
     pairs = [os.path.expanduser(path) for path in (options.val_rainy, options.val_clean) if path]
     if len(pairs) == 1:
         raise InputError("validation pairs: received one folder; give both --val-rainy DIR and --val-clean DIR")
@@ -237,7 +237,7 @@ def collect(layout: str, sources: list[str], options: Options) -> Collection:
         collection.notes += found.notes
     _list_unused(collection, [*roots, *map(Path, pairs)])
     if not collection.images:
-        left = f"; left out {len(collection.drops)}, such as {collection.drops[0].label}" if collection.drops else ""
+        left = f"; skipped {len(collection.drops)}, such as {collection.drops[0].label}" if collection.drops else ""
         wanted = f"no images of layout {layout} ({description})"
         raise InputError(f"{', '.join(map(str, roots))}: {wanted}{left}; correct the path or layout")
     return collection
@@ -253,7 +253,8 @@ def _list_unused(collection: Collection, roots: list[Path]) -> None:
         elif path not in known and not path.lower().endswith(".txt"):
             collection.drops.append(Drop(path, "where this layout does not look"))
     if others:
-        collection.notes.append(f"{len(others)} files are no images or videos by their endings: {examples(others)}")
+        what = f"skipped {counted(len(others), 'file')} without the ending of an image or video"
+        collection.notes.append(f"{what}: {examples(others)}")
 
 
 def _label_unpaired(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
-from nlcl_plugin.errors import escape
+from nlcl_plugin.errors import counted, escape, size_of
 
 Role = Literal["rainy", "clean"]
 Split = Literal["train", "val", "test"]
@@ -183,11 +183,11 @@ class Plan:
         lines = []
         for key, folder in FOLDERS.items():
             files = self.of(*key)
-            size = sum(file.facts.bytes for file in files) / 1e6
-            line = f"{folder}: {len(files)} images of {len({file.scene for file in files})} scenes, {size:.1f} MB"
+            size, scenes = sum(file.facts.bytes for file in files), {file.scene for file in files}
+            line, sides = f"{folder}: {counted(len(files), 'image')}", sorted({min(file.facts.size) for file in files})
             if files:
-                sides = [min(file.facts.size) for file in files]
-                line += f", shorter side {min(sides)} to {max(sides)} pixels"
+                span = f"{sides[0]} to {sides[-1]}" if len(sides) > 1 else sides[0]
+                line += f" of {counted(len(scenes), 'scene')}, {size_of(size)}, shorter side {span} pixels"
             lines.append(line)
         return [escape(line) for line in lines + self.left_out() + [f"note: {note}" for note in self.notes]]
 

@@ -141,4 +141,4 @@ def by_list(list_file: Path, rainy: dict[str, SourceImage], clean: dict[str, Sou
         raise InputError(f"{list_file}: contains no pair; expected 'rainy_path clean_path' on each line")
     used = {*partners, *partners.values()}
     unlisted = [source for source in dict.fromkeys((*rainy.values(), *clean.values())) if source not in used]
-    return list(partners.items()), drops + [Drop(source.label, "in no whole pair of the list") for source in unlisted]
+    return list(partners.items()), drops + [Drop(source.label, "not in a pair of the list") for source in unlisted]

@@ -183,7 +183,7 @@ def _separate_twins(found: Collection, seed: int) -> None:
     half = len(paired) // 2
     for kept, dropped, scenes in (("clean", "rainy", set(paired[:half])), ("rainy", "clean", set(paired[half:]))):
         left = [image.source for image in train if image.scene in scenes and image.role == dropped]
-        found.drop(dict.fromkeys(left, f"training takes the {kept} images of its scene (--keep-twins takes both)"))
+        found.drop(dict.fromkeys(left, f"training uses the {kept} images of its scene (--keep-twins uses both)"))
 
 
 def _shuffled(scenes: Iterable[str], seed: int, purpose: str) -> list[str]:
@@ -226,9 +226,10 @@ def _files(images: list[LabelledImage], facts: Facts) -> list[OutputFile]:
 def _check_leaks(plan: Plan, options: model.Options) -> None:
     leaks = find_leaks(plan.files, options.leakage_bits)
     if leaks:
-        text = f"{len(leaks)} validation images are in training too, or nearly: {_pairs(leaks)}"
+        occur = "image also occurs" if len(leaks) == 1 else "images also occur"
+        text = f"{len(leaks)} validation {occur} in training (identical or nearly so): {_pairs(leaks)}"
         if not options.allow_leakage:
-            raise InputError(f"{text}; name the scenes with --scene, mend the data, or --allow-leakage")
+            raise InputError(f"{text}; name the scenes with --scene, correct the data, or give --allow-leakage")
         plan.notes.append(text)
     leaking = {one.path for one, _ in leaks}
     alike = [(one, other) for one, other in find_leaks(plan.files, TWIN_BITS) if one.path not in leaking]

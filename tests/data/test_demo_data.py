@@ -124,7 +124,7 @@ def test_complete_data_is_left_alone_and_all_else_refused_untouched(tmp_path, mo
         make_demo_data(root)
     (root / "manifest.json").unlink()
     before = digests(root)
-    with pytest.raises(InputError, match=r"holds no demo data.*delete it or choose another folder"):
+    with pytest.raises(InputError, match=r"contains no demo data.*delete it or choose another folder"):
         make_demo_data(root)
     assert digests(root) == before
     assert list(tmp_path.iterdir()) == [root]

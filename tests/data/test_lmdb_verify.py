@@ -99,7 +99,7 @@ class TestOurs:
         (root / "c/alpha.png").unlink()
         write_files(root, {"new/x.png": with_opencv(noise((10, 10)), ".png")})
         assert verify(path).faults == []
-        with pytest.raises(InputError, match="new: contains none of the images that .* is made of; give their folder"):
+        with pytest.raises(InputError, match=r"new: contains none of the images that .* is made of; give their folder"):
             verify(path, root / "new")
         keys = {}
         for record in records(path):

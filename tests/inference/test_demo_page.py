@@ -99,7 +99,7 @@ def test_it_is_served_to_this_machine_only(address):
 
 def test_unusable_arguments_are_one_line(capsys, monkeypatch, address):
     assert main(["demo", "--port", address.rstrip("/").rpartition(":")[2]]) == 2
-    assert "cannot be used" in capsys.readouterr().err
+    assert "is in use or not permitted" in capsys.readouterr().err
     assert main(["demo", "--weights", "missing.pth"]) == 2
     assert "missing.pth: no such file or folder" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "gradio", None)

@@ -211,9 +211,9 @@ def test_the_tool_takes_them_and_does_not_take_files_of_others_for_its_own(netwo
     expected = ImageDerainer(weights, **settings).array(np.float32(image) / 255).clip(0, 1)
     np.testing.assert_allclose(first, expected, atol=0.501 / 255)
     assert derain.main([*arguments, *options]) == 0
-    assert "1 were there already" in capsys.readouterr().out
+    assert "1 already there" in capsys.readouterr().out
     assert derain.main(arguments) == 2
-    assert "not of these weights and settings" in capsys.readouterr().err
+    assert "made with other weights or settings" in capsys.readouterr().err
     assert derain.main([*arguments, "--overwrite"]) == 0
     assert not np.array_equal(read_image(tmp_path / "out" / "a.png"), first)
     for other in (["--longest-side", "70"], ["--strength", "2"], ["--adaptive"], ["--keep-colours"]):

@@ -171,7 +171,7 @@ def test_bad_usage_is_one_line(root, tmp_path, capsys, monkeypatch):
     images = ["--input", str(root / "rainy"), "--output", "bank.lmdb"]
     for arguments, words in (
         ([str(tmp_path), *images], "contains no net_r_*.pth or net_g_*.pth; train first"),
-        (["net_r.pth", "--label", "g", *images], "net_r.pth: is net_r, but net_g was asked for"),
+        (["net_r.pth", "--label", "g", *images], "net_r.pth: is net_r, but net_g is needed"),
         (["net_r.pth", "--input", "nowhere", "--output", "bank.lmdb"], "nowhere: no such folder"),
         (["net_r.pth", "--input", str(root / "rainy"), "--output", "bank"], "ends in .lmdb"),
     ):

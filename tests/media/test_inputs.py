@@ -120,7 +120,7 @@ def test_inputs_of_one_name_and_arguments_that_give_nothing_are_refused(tree):
         ("missing.png", r"missing\.png: no such file or folder"),
         ("*.gif", r"\*\.gif: no image or video matches this pattern"),
         ("nowhere/**/*.png", "no image or video matches"),
-        ("empty", "empty: no image or video in this folder or below it; looked for png, jpg"),
+        ("empty", "empty: no image or video in this folder or below it; expected png, jpg"),
     ):
         with pytest.raises(InputError, match=what):
             list_inputs(["in", argument], "out")

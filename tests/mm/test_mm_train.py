@@ -248,10 +248,12 @@ def test_a_checkpoint_contains_plain_values_and_networks_that_were_trained(train
     content = load_plain(trained / "iter_8.pth")
     assert list(content["nlcl_plugin"]) == ["average_generator"]
     assert list(load_plain(trained / "iter_20.pth")["nlcl_plugin"]) == ["average_generator", "average_restorer"]
-    with pytest.raises(InputError, match=r"iter_8\.pth: holds no trained net_s, but net_g; give another file"):
+    with pytest.raises(InputError, match=r"iter_8\.pth: contains no trained net_s, but net_g; give another file"):
         load_derainer(trained / "iter_8.pth", label="s")
     torch.save({"state_dict": content["state_dict"], "meta": content["meta"]}, tmp_path / "other.pth")
-    with pytest.raises(InputError, match=r"other\.pth: does not say which networks it holds; give a checkpoint that"):
+    with pytest.raises(
+        InputError, match=r"other\.pth: does not say which networks it contains; give a checkpoint that"
+    ):
         load_derainer(tmp_path / "other.pth")
 
 

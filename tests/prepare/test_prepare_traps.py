@@ -36,7 +36,7 @@ def test_every_file_is_used_or_named(layout, tmp_path):
         for path in folder.glob("*"):
             if path.suffix not in (".gif", ".txt") and path.is_file():
                 assert (str(path) in used) != (str(path) in said), path
-    assert f"{len(below)} files are no images or videos by their endings" in collection.notes[-1]
+    assert f"skipped {len(below)} files without the ending of an image or video" in collection.notes[-1]
 
 
 @pytest.mark.parametrize(

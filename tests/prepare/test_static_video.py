@@ -106,6 +106,6 @@ def test_the_tool_takes_videos_and_a_broken_one_costs_no_other_its_pairs(tmp_pat
     assert "received no video" in capsys.readouterr().err
     assert main([*videos, *arguments]) == 3
     printed = capsys.readouterr().out
-    assert "1 pairs in val_rainy and val_clean" in printed
+    assert "1 pair in val_rainy and val_clean" in printed
     assert "torn.avi: no frame of this video can be read" in printed
     assert (tmp_path / "out" / "rain" / "yard_000000.png").is_file()

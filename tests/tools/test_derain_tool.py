@@ -103,7 +103,7 @@ def test_a_broken_file_and_files_of_other_kinds_are_listed_and_stop_no_other(tmp
     assert code == 3
     assert "1 failed:" in printed
     assert str(broken) in printed
-    assert f"(4): {tmp_path / 'in/b.gif'}, " in printed
+    assert f"skipped 4 files that are not images or videos: {tmp_path / 'in/b.gif'}, " in printed
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["derain.jsonl", "good.png"]
 
 
@@ -114,20 +114,20 @@ def test_files_already_derained_are_skipped_and_other_weights_are_not_mixed_in(t
     assert run()[0] == 0
     (out / "b.png").unlink()
     before = (out / "a.png").stat().st_mtime_ns
-    assert "1 derained, 1 were there already" in run()[1]
+    assert "1 derained, 1 already there" in run()[1]
     assert (out / "a.png").stat().st_mtime_ns == before
     write(tmp_path / "in/a.png", scene(seed=7, width=60))  # a changed input is derained again
-    assert "1 derained, 1 were there already" in run()[1]
+    assert "1 derained, 1 already there" in run()[1]
     assert read(out / "a.png").shape[1] == 60
     write(tmp_path / "in/a.png", scene())
     assert run()[0] == 0
     code, printed = run(weights=other)
     assert code == 2
-    assert "not of these weights and settings" in printed
+    assert "made with other weights or settings" in printed
     # Overwriting that was interrupted after the first image goes on, and leaves no mixture.
     assert run("--overwrite", inputs=["in/a.png"], weights=other)[0] == 0
-    assert "b.png: exists (in all 1 such)" in run(weights=other)[1]
-    assert "1 derained, 1 were there already" in run("--overwrite", weights=other)[1]
+    assert "b.png: already exists, made with other weights or settings (1 file); give" in run(weights=other)[1]
+    assert "1 derained, 1 already there" in run("--overwrite", weights=other)[1]
     for name, seed in (("a.png", 0), ("b.png", 9)):
         assert np.array_equal(read(out / name), nlcl_plugin.derain(scene(seed=seed), other))
 
@@ -193,7 +193,7 @@ def test_a_photograph_without_ground_truth_is_derained_and_listed(tmp_path, weig
     assert "1 derained" in printed
     assert f"a.png: derained, but {tmp_path / 'truth'} has no ground truth of its name" in printed
     assert np.array_equal(read(tmp_path / "out/a.png"), nlcl_plugin.derain(scene(), weights))
-    assert "0 derained, 1 were there already" in run("--reference", tmp_path / "truth")[1]
+    assert "0 derained, 1 already there" in run("--reference", tmp_path / "truth")[1]
     write(tmp_path / "truth/a.png", scene())
     assert "1 derained" in run("--reference", tmp_path / "truth")[1]
     assert "psnr" in json.loads((tmp_path / "out/metrics.json").read_text())["images"]["a.png"]
@@ -283,7 +283,7 @@ def test_what_was_derained_when_an_interruption_came_is_recorded(tmp_path, monke
     assert run("--jobs", 2)[0] == 5
     made = len(list((tmp_path / "out").glob("*.png")))
     assert 4 <= made < 9
-    assert f"{9 - made} derained, {made} were there already" in run()[1]
+    assert f"{9 - made} derained, {made} already there" in run()[1]
 
 
 def test_whatever_becomes_of_the_record_no_derained_file_is_lost(tmp_path, weights, run):

@@ -76,7 +76,7 @@ def test_onnx_gives_what_pytorch_gives_at_any_size(weights, tmp_path, name):
     check(onnx_run(tmp_path / "net.onnx"), weights / f"{name}.pth", 1e-5)
     check(load_derainer(tmp_path / "net.onnx"), weights / f"{name}.pth", 1e-5)
     (tmp_path / "damaged.onnx").write_bytes((tmp_path / "net.onnx").read_bytes()[:-99])
-    with pytest.raises(InputError, match="damaged, or not an ONNX file"):
+    with pytest.raises(InputError, match="damaged, or not made by basicsr export"):
         load_derainer(tmp_path / "damaged.onnx")
 
 
@@ -95,7 +95,7 @@ def test_the_command_writes_a_whole_annotated_model(repository, weights, tmp_pat
     assert tool([str(weights / "unet.pth"), "--output", "net.onnx", *options]) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    assert re.search(r"net.onnx: [\d.]+ kB", out)
+    assert re.search(r"net.onnx: ResidualUNet of .*unet.pth, [\d.]+ kB", out)
     assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
     check(onnx_run(tmp_path / "net.onnx"), weights / "unet.pth", 1e-2)
     model = onnx.load(tmp_path / "net.onnx")

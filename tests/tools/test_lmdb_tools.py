@@ -53,7 +53,7 @@ def test_unreadable_images_and_the_first_faults_are_listed(folder, tmp_path, cap
     assert create([*COMMAND, "--crop", "60", "--step", "30"]) == 3
     lines = capsys.readouterr().out.splitlines()
     assert lines[-2:] == [
-        "1 could not be read and were skipped:",
+        "skipped 1 file that could not be read:",
         "  2.jpg: cannot be decoded as an image; it is broken or of another kind, replace it",
     ]
     for i in (0, 1, 3, 4, 5):

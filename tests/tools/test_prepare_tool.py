@@ -14,7 +14,7 @@ BY_REGEX = ["--pair-by", "regex", "--rainy", "PAIR", "--clean", "PAIR", "--rainy
         (["SOURCE", "--layout", "GT-RAIN", "--pair-by", "stem"], "remove one"),
         (["--layout", "two-folders", "--rainy", "SOURCE", "--clean", "SOURCE/clean"], "one lies in the other"),
         (["SOURCE", "--layout", "GT-RAIN", "--output", "SOURCE/out"], "overlaps"),
-        (["PAIR", "--layout", "GT-RAIN", "--output", "FILE"], "FILE: is not a folder to write to"),
+        (["PAIR", "--layout", "GT-RAIN", "--output", "FILE"], "FILE: is not a usable folder"),
         (["SOURCE", "--layout", "GT-RAIN", "--list", "x.txt"], "--list: is for pairs and SPA-Data only"),
         (["SOURCE", "--layout", "SPA-Data", "--list", "LIST"], "LIST, line 2: got 'a b c'"),
         ([*BY_REGEX, "("], "'(': is no regular expression"),

@@ -300,7 +300,7 @@ def _encode(recipe: Recipe, sources: list[SourceFile]) -> Iterator[_Batch]:
         finally:  # a change is the cause of whatever else went wrong
             if state_of(source.file) != source.state:
                 path = os.path.join(recipe.root, source.name)
-                raise InputError(f"{path}: changed while the LMDB was being made; run again when it is at rest")
+                raise InputError(f"{path}: changed while the LMDB was being made; run again when nothing changes it")
 
     results = map_in_order(encode, sources, jobs=recipe.jobs, title=recipe.title)
     batch = _Batch()

@@ -160,8 +160,8 @@ class LmdbImages(ImageSource):
         self._environment = open_environment(path)
         if len(self._environment) < len(self.names):
             raise InputError(
-                f"{self.root}: holds {len(self._environment)} images, but its meta_info.txt lists {len(self.names)}; "
-                "build it again"
+                f"{self.root}: contains {len(self._environment)} images, but its meta_info.txt lists {len(self.names)}"
+                "; build it again"
             )
 
     def read(self, name: str) -> bytes:

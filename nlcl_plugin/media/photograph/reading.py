@@ -92,8 +92,9 @@ def read_photograph(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXEL
     except (InputError, MemoryError):
         raise
     except Exception as error:  # decoders raise nearly anything for broken files
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"{source}: cannot be decoded as an image ({reason}); mend or replace it") from error
+        text = re.sub(r" \(\d+ bytes not processed\)", "", str(error))  # Pillow's
+        reason = " ".join(text.split())[:200] or type(error).__name__
+        raise InputError(f"{source}: cannot be decoded as an image ({reason}); repair or replace it") from error
 
 
 def _decode(data: bytes, source: str, max_pixels: int) -> Photograph:
