@@ -122,7 +122,7 @@ def read_yaml(path: str) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         absent = isinstance(error, FileNotFoundError)
-        advice = f"{_similar(path)}; correct the path, or give one of `basicsr options`" if absent else ""
+        advice = f"; correct the path, or give one of `basicsr options`{_similar(path)}" if absent else ""
         raise InputError(f"cannot read the option file {path!r}: {reason}{advice}") from error
     if not isinstance(options, dict):
         raise InputError(f"{path} must contain a mapping of options, but contains {type(options).__name__}")

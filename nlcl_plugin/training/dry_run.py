@@ -50,7 +50,7 @@ def check(option_file: str, *, force_yml: list[str] | None = None, full: bool = 
     lines |= {"device": [_device(options)], "metrics": _metrics(options), "output": [_output(options)]}
     if full and options["is_train"]:
         peak = f", {size_of(torch.cuda.max_memory_allocated())} of GPU memory" if options["num_gpu"] else ""
-        lines["rehearsal"] = [f"a step of each stage with the crops of the training: {seconds:.0f} s{peak}"]
+        lines["rehearsal"] = [f"a step of each stage with the crops of the training: {seconds:.1f} s{peak}"]
     kind = f" ({options['decomposition']})" if "decomposition" in options else ""
     width = max(map(len, lines))
     rows = [(label if not i else "", row) for label, rows in lines.items() for i, row in enumerate(rows)]

@@ -140,7 +140,7 @@ def _photograph_tables(results: dict[Training, Any]) -> list[str]:
     for title, arms in sets.items():
         some = next(iter(arms.values()))[0]
         lines += [
-            f"## {title} ({some['images']} without ground truth)",
+            f"## {title} ({some['images']} without pairs)",
             "",
             f"NIQE by seed; {some['niqe']['rainy']:.2f} before, lower is better. *split error*: mean |O − B − R|",
             "in [0, 1], zero where one network makes both layers.",
