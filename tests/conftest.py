@@ -1,16 +1,25 @@
 """Paths and small real inputs that several tests share."""
 
+import os
 import signal
 import warnings
 from pathlib import Path
 
 import pytest
+import torch
 from training_helpers import make_folders, photograph  # noqa: F401  photograph is for the tests
 
 import nlcl_plugin  # noqa: F401  before any test imports BasicSR, which it mends
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
+
+
+def pytest_configure(config):
+    """One thread in each of several processes: with more threads than cores they would wait for each other."""
+    if hasattr(config, "workerinput"):  # of pytest-xdist
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the commands that tests start, too
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 @pytest.fixture
