@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import signal
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -37,7 +38,8 @@ def run(arguments: argparse.Namespace) -> int:
             signal.signal(getattr(signal, name), signal.default_int_handler)
     with TemporaryDirectory(prefix="nlcl_demo-") as folder:
         page = build_page(networks, Path(folder), max_pixels=arguments.max_pixels)
-        serve(page, port=arguments.port, max_bytes=8 * arguments.max_pixels)
+        with suppress(KeyboardInterrupt):  # which gradio takes only once it waits
+            serve(page, port=arguments.port, max_bytes=8 * arguments.max_pixels)
     return 0
 
 
