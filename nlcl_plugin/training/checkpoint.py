@@ -181,7 +181,7 @@ def _choose(opt: dict[str, Any]) -> str | None:
             return str(path)
         if found:
             raise InputError(
-                f"{folder}: none of its {len(found)} checkpoints is undamaged; restore one, or start afresh without "
+                f"{folder}: each of its {len(found)} checkpoints is damaged; restore one, or start afresh without "
                 "--auto_resume, which keeps this folder under another name"
             )
     given = opt["path"].get("resume_state")

@@ -141,7 +141,7 @@ def test_no_whole_checkpoint_is_an_error_and_never_a_fresh_start(opt):
         save(opt, iteration)
         cut(network_path(opt, "g", iteration))
     opt["path"]["resume_state"] = state_path(opt, 1)
-    with pytest.raises(InputError, match=r"none of its 2 checkpoints is undamaged; .* without --auto_resume") as raised:
+    with pytest.raises(InputError, match=r"each of its 2 checkpoints is damaged; .* without --auto_resume") as raised:
         resume(opt)
     assert "\n" not in str(raised.value)
 
@@ -210,7 +210,7 @@ def test_all_processes_take_what_the_first_one_found_whole_and_their_own_random_
     cut(network_path(opt, "g", 2))
     done = torchrun(tmp_path, TWO_PROCESSES)
     assert done.returncode == 0, done.stderr
-    refused = "refuses: training_states: none of its 2 checkpoints is whole"
+    refused = "refuses: training_states: each of its 2 checkpoints is damaged"
     lines = sorted(line.partition(";")[0] for line in done.stdout.splitlines() if "rank" in line)
     assert lines == [f"rank {rank} {what}" for rank in (0, 1) for what in (refused, "resumes 1")]
     assert done.stderr.count("1.state: damaged") == 1
