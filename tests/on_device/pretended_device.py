@@ -150,12 +150,12 @@ def _register():
         _plain(target).copy_(_plain(source))
         return target
 
-    library, autocast = torch.library.Library("aten", "IMPL"), torch.library.Library("_", "IMPL")
-    library.impl("empty_strided", made(torch.ops.aten.empty_strided), "PrivateUse1")
-    library.impl("empty.memory_format", made(torch.ops.aten.empty.memory_format), "PrivateUse1")
-    library.impl("_copy_from", copy, "PrivateUse1")
+    operators, autocast = torch.library.Library("aten", "IMPL"), torch.library.Library("_", "IMPL")
+    operators.impl("empty_strided", made(torch.ops.aten.empty_strided), "PrivateUse1")
+    operators.impl("empty.memory_format", made(torch.ops.aten.empty.memory_format), "PrivateUse1")
+    operators.impl("_copy_from", copy, "PrivateUse1")
     autocast.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
-    return library, autocast
+    return operators, autocast
 
 
 @contextlib.contextmanager

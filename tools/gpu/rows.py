@@ -40,10 +40,10 @@ def row(case, result, found, expected="", **figures):
     """One line of the report.
 
     Args:
-        case: What was looked at.
+        case: What was checked or measured.
         result: `PASS`, `FAIL`, `MEASURED` (a figure without a bound) or `NOT_RUN`.
         found: What was found, or the reason, as text.
-        expected: What a check wants, as text.
+        expected: The bound or condition of a check, as text.
         **figures: Numbers behind it, for the JSON report.
     """
     return {"case": case, "result": result, "found": found, "expected": expected, **figures}
