@@ -30,7 +30,7 @@ COMMANDS = (train, test, check, options, derain, demo, report, prepare, lmdb, ba
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with these arguments, by default `sys.argv[1:]`; returns the exit code."""
-    return exit_code_of(lambda: _main(argv))
+    return exit_code_of(lambda: _main(argv))  # the parser itself prints, too, to a reader that may have gone
 
 
 def _main(argv: Sequence[str] | None) -> int:

@@ -166,10 +166,13 @@ def test_an_unknown_switch_is_refused_with_the_usage_of_its_command(capsys):
     assert "basicsr lmdb verify: error: unrecognized arguments: --agianst y" in capsys.readouterr().err
 
 
-def test_training_as_a_function_returns_the_folder_that_derain_takes(folder):
+def test_training_as_a_function_returns_the_folder_that_derain_takes(folder, monkeypatch):
     options = tiny_options()
     options["train"]["total_iter"] = 4
+    given_back = []
+    monkeypatch.setattr("nlcl_plugin.training.run.give_back_freed_memory", lambda **how: given_back.append(how))
     experiment = nlcl_plugin.train(options, force_yml=["name=called"], root=folder / "place")
+    assert given_back == [{"from_now_on": True}]  # a notebook goes on
     assert experiment == folder / "place" / "experiments" / "called"
     assert (experiment / "models" / "net_s_latest.pth").is_file()
     derained = nlcl_plugin.derain(torch.rand(3, 32, 40), experiment)

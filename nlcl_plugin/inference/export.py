@@ -40,7 +40,7 @@ class _Graph(nn.Module):
 
     def __init__(self, derainer: Derainer, dtype: torch.dtype) -> None:
         super().__init__()
-        self.net = deepcopy(derainer.net).cpu().to(dtype)
+        self.net = derainer.net.to(dtype)
         self.dtype = dtype
         self.makes_rain = derainer.makes_rain
 
@@ -79,8 +79,9 @@ def export(derainer: Derainer, output: str | os.PathLike[str], *, half: bool = F
     examples = [torch.rand(shape, generator=torch.Generator().manual_seed(0)) for shape in CHECKED_SHAPES]
     with _quiet(), torch.no_grad():
         try:
-            # What a graph does, and on the CPU: a GPU's convolutions round more than TOLERANCE.
-            whole = replace(derainer, net=deepcopy(derainer.net).cpu(), **PLAIN)
+            # A copy, as `half` changes it, and on the CPU, as a GPU's convolutions round more than TOLERANCE.
+            derainer = replace(derainer, net=deepcopy(derainer.net).cpu())
+            whole = replace(derainer, **PLAIN)  # what a graph does
             expected = [whole(example) for example in examples]  # raises if the size is not kept
             content = _onnx(derainer, half, opset) if kind == "onnx" else _safetensors(derainer, half)
             run = _run_onnx(content) if kind == "onnx" else _run_safetensors(content, derainer)
